@@ -1,0 +1,72 @@
+"""Packaging of fastmux."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """``__version__`` of the package, read as text: importing fastmux would need torch at build time."""
+    source = (ROOT / "fastmux" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise ValueError('fastmux/__init__.py has no line of the form __version__ = "1.2.3"')
+    return match[1]
+
+
+# The kernels live in kernels/ and are imported as fastmux.kernels, through the link fastmux/kernels. They are
+# never a top-level package: `kernels` is Hugging Face's, and transformers imports it when it is installed.
+if not (ROOT / "fastmux" / "kernels").is_dir():
+    raise RuntimeError(
+        "fastmux/kernels is not a directory, expected a symbolic link to ../kernels; "
+        "clone again with `git clone -c core.symlinks=true`"
+    )
+
+LIBRARY = [
+    "torch>=2.11",
+    "transformers>=5.17",
+    "numpy",
+    "safetensors",
+    # torch's CUDA wheels bring it, its CPU wheels do not: there the tests run the kernels in the interpreter.
+    'triton>=3.6; sys_platform == "linux"',
+]
+# What training/ imports. Part of the plain install, so that `pip install -e .` is enough for the main job.
+TRAIN = [
+    "accelerate>=1.1",  # transformers.Trainer does not start without it
+    "datasets",
+    "matplotlib",
+    "seqeval",
+    "tensorboard",
+    "tokenizers",
+]
+TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "setuptools>=77"]  # setuptools: the tests build a wheel
+BENCH = ["pytest>=8", "pytest-benchmark>=5", "tqdm"]
+
+setup(
+    name="fastmux",
+    version=version(),
+    description="Data multiplexing for transformers: one forward pass serves N inputs",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The fastmux authors",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    # find_packages does not see fastmux.kernels, which has no __init__.py: with one, kernels/ in the
+    # repository root would hide Hugging Face's package from everything that runs there.
+    packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels"],
+    install_requires=[*LIBRARY, *TRAIN],
+    extras_require={
+        "test": TEST,
+        "bench": BENCH,
+        "dev": sorted({*TEST, *BENCH, "build", "ruff"}),
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: POSIX :: Linux",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
