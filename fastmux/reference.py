@@ -1,0 +1,163 @@
+"""The specification: data multiplexing in plain PyTorch, the way the papers write it.
+
+Nothing here is fast and nothing here is called in production. Every function concatenates, expands and averages as
+the formulas say, differentiates through autograd and works in any floating dtype; tests and benchmarks hold
+`fastmux.functional` to these functions in float64.
+
+Shapes: G mux groups, N instances, L positions, width d, V vocabulary entries; row ``g * N + i`` of a batch is
+instance i of group g.
+
+Sources: DataMUX (Murahari et al., NeurIPS 2022, arXiv 2202.09318) sections 3.1-3.3; MUX-PLM (Murahari et al., 2023,
+arXiv 2302.12441) section 3; `unbind_demux` is fastmux's own.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hadamard_mux(x: Tensor, instance_vectors: Tensor, scale: float | None = None) -> Tensor:
+    """``y = scale * sum_i v_i * x_i``: x (G, N, L, d), instance_vectors (N, d) -> (G, L, d); scale 1/N by default."""
+    if scale is None:
+        scale = 1.0 / x.shape[1]
+    return scale * (instance_vectors[None, :, None, :] * x).sum(dim=1)
+
+
+def orthogonal_mux(x: Tensor, instance_matrices: Tensor, scale: float | None = None) -> Tensor:
+    """``y = scale * sum_i O_i x_i``: x (G, N, L, d), instance_matrices (N, d, d) -> (G, L, d); scale 1/sqrt(N)."""
+    if scale is None:
+        scale = x.shape[1] ** -0.5
+    return scale * (instance_matrices[None, :, None] @ x[..., None]).squeeze(-1).sum(dim=1)
+
+
+def embedding_mux(
+    input_ids: Tensor,
+    instance_vectors: Tensor,
+    word_embeddings: Tensor,
+    position_embeddings: Tensor,
+    position_ids: Tensor,
+    token_type_embeddings: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    ln_weight: Tensor | None = None,
+    ln_bias: Tensor | None = None,
+    eps: float = 1e-12,
+    scale: float | None = None,
+) -> Tensor:
+    """Embed every instance as BERT does, then `hadamard_mux`.
+
+    input_ids, position_ids, token_type_ids (G, N, L); tables (V, d), (P, d), (T, d) -> (G, L, d).
+    """
+    x = word_embeddings[input_ids] + position_embeddings[position_ids]
+    if token_type_embeddings is not None:
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        x = x + token_type_embeddings[token_type_ids]
+    x = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
+    return hadamard_mux(x, instance_vectors, scale)
+
+
+def _select(z: Tensor, instances: Tensor | None) -> Tensor:
+    """z (G, N, L, d), instances (G, L) -> (G, L, d): the drawn instance of every position."""
+    if instances is None:
+        return z
+    index = instances[:, None, :, None].expand(-1, 1, -1, z.shape[-1])
+    return z.gather(1, index).squeeze(1)
+
+
+def index_demux(
+    h: Tensor,
+    p: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    instances: Tensor | None = None,
+) -> Tensor:
+    """``z_ij = LN(GELU(W [p_i ; h_j] + b))`` (DataMUX 3.2, "index embeddings").
+
+    h (G, L, d) hidden states, p (G, N, d) the backbone's output at the index prefix, weight (d, 2d) -> (G, N, L, d),
+    or (G, L, d) with ``instances`` (G, L), the one instance wanted at each position.
+    """
+    groups, length, width = h.shape
+    num_instances = p.shape[1]
+    pairs = torch.cat(
+        [
+            p[:, :, None, :].expand(groups, num_instances, length, width),
+            h[:, None, :, :].expand(groups, num_instances, length, width),
+        ],
+        dim=-1,
+    )
+    z = F.layer_norm(F.gelu(F.linear(pairs, weight, bias)), (width,), ln_weight, ln_bias, eps)
+    return _select(z, instances)
+
+
+def key_demux(
+    h: Tensor,
+    instance_keys: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    instances: Tensor | None = None,
+) -> Tensor:
+    """`index_demux` with learned keys (N, d), the same for every group, in place of index states (MUX-PLM, RSA)."""
+    p = instance_keys[None].expand(h.shape[0], -1, -1)
+    return index_demux(h, p, weight, bias, ln_weight, ln_bias, eps, instances)
+
+
+def unbind_demux(
+    h: Tensor,
+    transforms: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    instances: Tensor | None = None,
+) -> Tensor:
+    """``z_ij = LN(GELU(W (v_i * h_j) + b))``, or ``LN(v_i * h_j)`` without a weight.
+
+    h (G, L, d); transforms (N, d), the multiplexer's vectors, or (N, d, d), its orthogonal matrices, whose inverse
+    O_i^T takes the place of the product -> (G, N, L, d), or (G, L, d) with ``instances`` (G, L).
+    """
+    if transforms.dim() == 2:
+        unbound = transforms[None, :, None, :] * h[:, None]
+    else:
+        unbound = (transforms.mT[None, :, None] @ h[:, None, :, :, None]).squeeze(-1)
+    if weight is not None:
+        unbound = F.gelu(F.linear(unbound, weight, bias))
+    z = F.layer_norm(unbound, h.shape[-1:], ln_weight, ln_bias, eps)
+    return _select(z, instances)
+
+
+def index_prefix(embed, index_tokens: Tensor, pad_token: Tensor, cls_token: Tensor) -> Tensor:
+    """The N prefixes, embedded one by one (DataMUX 3.2): instance i holds its own token at position i and pads
+    elsewhere.
+
+    embed maps word embeddings (N, N + 1, d) to the encoder's embeddings; index_tokens (N, d), pad_token (d),
+    cls_token (d) are word embeddings -> (N, N + 1, d).
+    """
+    num_instances = index_tokens.shape[0]
+    rows = []
+    for i in range(num_instances):
+        row = [index_tokens[i] if k == i else pad_token for k in range(num_instances)]
+        rows.append(torch.stack([*row, cls_token]))
+    return embed(torch.stack(rows))
+
+
+def retrieval_loss(
+    z: Tensor, instances: Tensor, input_ids: Tensor, weight: Tensor, bias: Tensor | None, ignore_index: int = -100
+) -> Tensor:
+    """Retrieval warm-up (DataMUX 3.3): predict, at each position, the token of one instance drawn there.
+
+    z (G, N, L, d), instances (G, L), input_ids (G, N, L), decoder weight (V, d) and bias (V) -> scalar, the mean over
+    positions whose target is not ``ignore_index``.
+    """
+    selected = _select(z, instances)
+    targets = input_ids.gather(1, instances[:, None]).squeeze(1)
+    logits = F.linear(selected, weight, bias)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignore_index)
