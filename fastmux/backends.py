@@ -1,0 +1,81 @@
+"""Which implementation runs an op: the fused Triton kernels or the factorised PyTorch formulation.
+
+``triton`` is the choice for tensors on a GPU, ``torch`` for tensors anywhere else. Both can be asked for by name, with
+`backend` or the environment variable ``FASTMUX_BACKEND``; a backend asked for by name is never replaced silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+
+from torch import Tensor
+
+BACKENDS = ("torch", "triton")
+
+# One variable for the process, not one per thread: autograd runs backward in threads of its own.
+_forced: str | None = None
+
+
+def _validated(name: str, source: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{source} is {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+    return name
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run every op inside the ``with`` block on the backend ``name`` ("torch" or "triton"), in the whole process.
+
+    "triton" takes tensors on a GPU, and tensors on a CPU when the process runs with ``TRITON_INTERPRET=1``.
+
+    Raises:
+        ValueError: if there is no backend of that name.
+
+    Example:
+        >>> import torch, fastmux
+        >>> with fastmux.backend("torch"):
+        ...     y = fastmux.functional.hadamard_mux(torch.ones(1, 2, 3, 4), torch.ones(2, 4))
+        >>> y.shape
+        torch.Size([1, 3, 4])
+    """
+    global _forced
+    previous, _forced = _forced, _validated(name, "backend")
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+def choose_backend(tensor: Tensor) -> str:
+    """The backend that runs an op on ``tensor``.
+
+    Raises:
+        ValueError: if ``FASTMUX_BACKEND`` is no backend, or the triton backend was asked for and cannot run here.
+    """
+    name = _forced
+    if name is None and os.environ.get("FASTMUX_BACKEND"):
+        name = _validated(os.environ["FASTMUX_BACKEND"], "FASTMUX_BACKEND")
+    if name is None:
+        return "triton" if tensor.is_cuda and _triton_installed() else "torch"
+    if name == "triton":
+        if not _triton_installed():
+            raise ValueError("backend 'triton' was asked for, but the package triton is not installed")
+        if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+            raise ValueError(
+                f"backend 'triton' was asked for with tensors on {tensor.device}; it takes tensors on a GPU, "
+                "or on a CPU when the process runs with TRITON_INTERPRET=1"
+            )
+    return name
+
+
+_installed: bool | None = None
+
+
+def _triton_installed() -> bool:
+    global _installed
+    if _installed is None:
+        _installed = importlib.util.find_spec("triton") is not None
+    return _installed

@@ -1,0 +1,22 @@
+"""The ops of data multiplexing, differentiable, each with a fast path per backend (`fastmux.backends`).
+
+One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
+"""
+
+from fastmux.functional.embedding_mux import embedding_mux
+from fastmux.functional.hadamard_mux import hadamard_mux
+from fastmux.functional.index_demux import gelu_norm, index_demux
+from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
+from fastmux.functional.orthogonal_mux import orthogonal_mux
+from fastmux.functional.unbind_demux import unbind_demux
+
+__all__ = [
+    "embedding_mux",
+    "gelu_norm",
+    "hadamard_mux",
+    "index_demux",
+    "linear_argmax",
+    "linear_cross_entropy",
+    "orthogonal_mux",
+    "unbind_demux",
+]

@@ -1,0 +1,124 @@
+"""`hadamard_mux`: per-instance Hadamard product and average. Kernel: kernels/hadamard_mux.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastmux.backends import choose_backend
+from fastmux.functional.checks import Shapes, check_floating
+
+
+def hadamard_mux(x: Tensor, instance_vectors: Tensor, *, scale: float | None = None) -> Tensor:
+    """Multiplex N instances: ``y = scale * sum_i v_i * x_i`` (DataMUX, section 3.1, "Hadamard product").
+
+    Args:
+        x: (G, N, L, d), any strides, any floating dtype. A batch (G*N, L, d) is ``x.unflatten(0, (G, N))``.
+        instance_vectors: (N, d), the vector v_i of each instance.
+        scale: 1/N by default.
+
+    Returns:
+        (G, L, d) in the dtype of ``x``, accumulated in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import hadamard_mux
+        >>> hadamard_mux(torch.ones(3, 2, 5, 8), torch.full((2, 8), 4.0))[0, 0, 0].item()
+        4.0
+    """
+    Shapes("hadamard_mux").bind(x=(x, "GNLd"), instance_vectors=(instance_vectors, "Nd"))
+    check_floating("hadamard_mux", x=x, instance_vectors=instance_vectors)
+    if x.shape[1] == 0:
+        raise ValueError(f"hadamard_mux: x has shape {tuple(x.shape)}, expected at least one instance (N >= 1)")
+    if scale is None:
+        scale = 1.0 / x.shape[1]
+    return HadamardMux.apply(x, instance_vectors, float(scale), choose_backend(x))
+
+
+class HadamardMux(torch.autograd.Function):
+    """dx_i = scale * v_i * dy;  dv_i = scale * sum_{g, l} dy * x_i."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
+        # x is needed for dv alone: with fixed vectors nothing of size G*N*L*d outlives the forward pass.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, v)
+        ctx.scale, ctx.backend, ctx.x_dtype = scale, backend, x.dtype
+        return _FORWARD[backend](x, v, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, v = ctx.saved_tensors
+        dx = _DX[ctx.backend](dy, v, ctx.scale, ctx.x_dtype) if ctx.needs_input_grad[0] else None
+        dv = _DV[ctx.backend](dy, x, ctx.scale, v.dtype) if ctx.needs_input_grad[1] else None
+        return dx, dv, None, None
+
+
+@torch.library.custom_op("fastmux::hadamard_mux_forward", mutates_args=())
+def _forward_triton(x: Tensor, v: Tensor, scale: float) -> Tensor:
+    from fastmux.kernels.hadamard_mux import hadamard_mux_forward
+
+    return hadamard_mux_forward(x, v, scale)
+
+
+@_forward_triton.register_fake
+def _(x, v, scale):
+    return x.new_empty(x.shape[0], *x.shape[2:])
+
+
+@torch.library.custom_op("fastmux::hadamard_mux_dx", mutates_args=())
+def _dx_triton(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    from fastmux.kernels.hadamard_mux import hadamard_mux_dx
+
+    return hadamard_mux_dx(dy, v, scale, dtype)
+
+
+@_dx_triton.register_fake
+def _(dy, v, scale, dtype):
+    return dy.new_empty((dy.shape[0], v.shape[0], *dy.shape[1:]), dtype=dtype)
+
+
+@torch.library.custom_op("fastmux::hadamard_mux_dv", mutates_args=())
+def _dv_triton(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    from fastmux.kernels.hadamard_mux import hadamard_mux_dv
+
+    return hadamard_mux_dv(dy, x, scale, dtype)
+
+
+@_dv_triton.register_fake
+def _(dy, x, scale, dtype):
+    return x.new_empty((x.shape[1], x.shape[3]), dtype=dtype)
+
+
+def _acc(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
+    # Instance by instance into one accumulator: the product (G, N, L, d) is never written.
+    acc = _acc(x, v)
+    v = v.to(acc) * scale
+    y = x.new_zeros((x.shape[0], *x.shape[2:]), dtype=acc)
+    for i in range(x.shape[1]):
+        y = y.addcmul_(x[:, i].to(acc), v[i])
+    return y.to(x.dtype)
+
+
+def _dx_torch(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    acc = _acc(dy, v)
+    return ((v.to(acc) * scale)[:, None, :] * dy[:, None].to(acc)).to(dtype)
+
+
+def _dv_torch(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    acc = _acc(dy, x)
+    dy = dy.to(acc) * scale
+    return torch.stack([(x[:, i].to(acc) * dy).sum((0, 1)) for i in range(x.shape[1])]).to(dtype)
+
+
+_FORWARD = {"torch": _forward_torch, "triton": _forward_triton}
+_DX = {"torch": _dx_torch, "triton": _dx_triton}
+_DV = {"torch": _dv_torch, "triton": _dv_triton}

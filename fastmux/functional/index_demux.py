@@ -1,0 +1,265 @@
+"""`index_demux`: index-prefix (and key) demultiplexing. Kernel: kernels/index_demux.py.
+
+The first linear layer of ``LN(GELU(W [p_i ; h_j] + b))`` splits: W [p ; h] = W_p p + W_h h costs L + N rows of a GEMM
+instead of N * L, and no concatenation. What is left, for each of the N * L pairs, is `gelu_norm`: add, GELU, LayerNorm,
+and, where the caller gives one, a linear head, so that z itself need not be written.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastmux.backends import choose_backend
+from fastmux.functional.blocking import blocks
+from fastmux.functional.checks import Shapes, check_floating, check_index
+
+
+def index_demux(
+    h: Tensor,
+    p: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    instances: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """Demultiplex: ``z_ij = LN(GELU(W [p_i ; h_j] + b))`` (DataMUX, section 3.2, "index embeddings").
+
+    Args:
+        h: (G, L, d), hidden states of the multiplexed sequence.
+        p: (G, N, d), the backbone's output at the index prefix; or (N, d), learned keys (MUX-PLM, section 3, "RSA").
+        weight: (d, 2d), the columns of p first; bias: (d).
+        ln_weight, ln_bias: (d). eps: of the LayerNorm.
+        instances: (G, L) integers: form only this instance at each position, as retrieval does.
+        head_weight, head_bias: (C, d) and (C): return ``z @ head_weight.T + head_bias`` in place of z.
+
+    Returns:
+        (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import index_demux
+        >>> h, p, d = torch.randn(3, 5, 8), torch.randn(3, 2, 8), 8
+        >>> index_demux(h, p, torch.randn(d, 2 * d), torch.zeros(d), torch.ones(d), torch.zeros(d)).shape
+        torch.Size([3, 2, 5, 8])
+    """
+    Shapes("index_demux").bind(
+        h=(h, "GLd"), p=(p, "Nd" if p.dim() == 2 else "GNd"), weight=(weight, "d2d"), bias=(bias, "d")
+    )
+    check_floating("index_demux", h=h, p=p, weight=weight, bias=bias)
+    width = h.shape[-1]
+    a = F.linear(h, weight[:, width:])
+    b = F.linear(p, weight[:, :width], bias)
+    if p.dim() == 2:
+        b = b.expand(h.shape[0], -1, -1)
+    return gelu_norm(a, b, ln_weight, ln_bias, eps, instances=instances, head_weight=head_weight, head_bias=head_bias)
+
+
+def gelu_norm(
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    instances: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))`` for all n, or for ``n = instances[g, l]`` alone; with a head, its
+    logits.
+
+    a (G, L, d), b (G, N, d), ln_weight and ln_bias (d), instances (G, L) integers, head_weight (C, d), head_bias (C)
+    -> (G, N, L, d), or (G, L, d) with ``instances``, C in place of d with a head; in the dtype of ``a``, computed in
+    float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+    """
+    shapes = Shapes("gelu_norm")
+    shapes.bind(a=(a, "GLd"), b=(b, "GNd"), ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
+    check_floating("gelu_norm", a=a, b=b, ln_weight=ln_weight, ln_bias=ln_bias, head_weight=head_weight)
+    if instances is not None:
+        shapes.bind(instances=(instances, "GL"))
+        check_index("gelu_norm", "instances", instances, b.shape[1], a)
+        instances = instances.long()
+    if head_weight is not None:
+        shapes.bind(head_weight=(head_weight, "Cd"))
+        if head_bias is not None:
+            shapes.bind(head_bias=(head_bias, "C"))
+    elif head_bias is not None:
+        raise ValueError("gelu_norm: head_bias was given without head_weight; give both or neither")
+    backend = choose_backend(a)
+    # The torch backend applies the head while a block of z is in the cache. The triton backend writes z.
+    fused = backend == "torch" and head_weight is not None and not torch.is_autocast_enabled(a.device.type)
+    head = (head_weight, head_bias) if fused else (None, None)
+    y = GeluNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend)
+    return y if fused or head_weight is None else F.linear(y, head_weight, head_bias)
+
+
+class GeluNorm(torch.autograd.Function):
+    """With u = a + b, x = GELU(u), x^ its standardised row and s the reciprocal standard deviation:
+
+    du = s * (c - mean(c) - x^ * mean(c * x^)) * GELU'(u) with c = dz * ln_weight;  da = sum_n du, db = sum_l du;
+    dln_weight = sum dz * x^, dln_bias = sum dz. Under a head dz = dy @ head_weight and dhead_weight = sum dy^T z.
+    Only a and b are saved; the rest is formed again.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps: float, backend: str) -> Tensor:
+        ctx.save_for_backward(a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
+        ctx.eps, ctx.backend = eps, backend
+        if backend == "triton":
+            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps)
+        return _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        a, b, instances, ln_weight, ln_bias, head_weight, head_bias = ctx.saved_tensors
+        need_a, need_b, _, need_w, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
+        need_ln = need_w or need_bias
+        if ctx.backend == "triton":
+            grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln)
+            grads += (None, None)
+        else:
+            grads = _backward_torch(
+                dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need_ln, need_head
+            )
+        da, db, dw, dbias, dhead = grads[:5]
+        return (
+            da if need_a else None,
+            db if need_b else None,
+            None,
+            dw if need_w else None,
+            dbias.to(ln_bias.dtype) if need_bias else None,
+            dhead if need_head else None,
+            dy.flatten(0, -2).sum(0, dtype=_wide(dy)).to(head_bias.dtype) if need_head_bias else None,
+            None,
+            None,
+        )
+
+
+@torch.library.custom_op("fastmux::gelu_norm_forward", mutates_args=())
+def _forward_triton(
+    a: Tensor, b: Tensor, instances: Tensor | None, ln_weight: Tensor, ln_bias: Tensor, eps: float
+) -> Tensor:
+    from fastmux.kernels.index_demux import index_demux_forward
+
+    return index_demux_forward(a, b, instances, ln_weight, ln_bias, eps)
+
+
+@_forward_triton.register_fake
+def _(a, b, instances, ln_weight, ln_bias, eps):
+    return a.new_empty(a.shape) if instances is not None else a.new_empty(a.shape[0], b.shape[1], *a.shape[1:])
+
+
+@torch.library.custom_op("fastmux::gelu_norm_backward", mutates_args=())
+def _backward_triton(
+    dz: Tensor,
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    eps: float,
+    need_b: bool,
+    need_ln: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.index_demux import index_demux_backward
+
+    return index_demux_backward(dz, a, b, instances, ln_weight, eps, need_b, need_ln)
+
+
+@_backward_triton.register_fake
+def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln):
+    return (
+        a.new_empty(a.shape),
+        b.new_empty(b.shape if need_b else (0,)),
+        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
+        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
+    )
+
+
+def _wide(t: Tensor) -> torch.dtype:
+    return torch.promote_types(t.dtype, torch.float32)
+
+
+def _pair(a: Tensor, b: Tensor, instances: Tensor | None) -> Tensor:
+    """u = a + b for all pairs (G, N, L, d), or for the drawn ones (G, L, d)."""
+    if instances is None:
+        return a[:, None] + b[:, :, None]
+    return a + b.gather(1, instances[..., None].expand(-1, -1, b.shape[-1]))
+
+
+def _blocks(a: Tensor, b: Tensor, instances: Tensor | None) -> list[tuple[slice, slice]]:
+    if instances is not None:
+        return [(slice(None), slice(None))]  # no larger than a itself
+    return blocks(a, b.shape[0], b.shape[1], a.shape[1] * a.shape[2])
+
+
+def _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps) -> Tensor:
+    out, width = None, a.shape[-1:]
+    columns = width[0] if head_weight is None else head_weight.shape[0]
+    shape = a.shape[:-1] if instances is not None else (a.shape[0], b.shape[1], a.shape[1])
+    ln_weight, ln_bias = ln_weight.to(a.dtype), ln_bias.to(a.dtype)
+    parts = _blocks(a, b, instances)
+    for g, n in parts:
+        z = F.layer_norm(F.gelu(_pair(a[g], b[g, n], instances)).to(a.dtype), width, ln_weight, ln_bias, eps)
+        if head_weight is not None:
+            z = F.linear(z, head_weight, head_bias)
+        if len(parts) == 1:
+            return z
+        out = z.new_empty((*shape, columns)) if out is None else out
+        out[g, n] = z
+    return a.new_empty((*shape, columns)) if out is None else out
+
+
+def _backward_torch(dy, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_ln, need_head):
+    width, acc = list(a.shape[-1:]), _wide(a)
+    da = torch.zeros_like(a, dtype=acc, memory_format=torch.contiguous_format)
+    db = torch.zeros_like(b, dtype=acc, memory_format=torch.contiguous_format) if need_b else None
+    dw, dbias = (torch.zeros_like(ln_weight, dtype=acc) for _ in range(2))
+    dhead = torch.zeros_like(head_weight, dtype=acc) if need_head else None
+    ln_weight_acc, ln_bias_acc = ln_weight.to(acc), ln_bias.to(acc)
+    head_acc = None if head_weight is None else head_weight.to(acc)
+    for g, n in _blocks(a, b, instances):
+        u = _pair(a[g], b[g, n], instances).to(acc)
+        x = F.gelu(u)
+        z, mean, rstd = torch.native_layer_norm(x, width, ln_weight_acc, ln_bias_acc, eps)
+        dz = (dy if instances is not None else dy[g, n]).to(acc)
+        if head_weight is not None:
+            if need_head:
+                dhead += dz.flatten(0, -2).T @ z.flatten(0, -2)
+            dz = dz @ head_acc
+        dx, dw_block, dbias_block = torch.ops.aten.native_layer_norm_backward(
+            dz, x, width, mean, rstd, ln_weight_acc, ln_bias_acc, [True, need_ln, need_ln]
+        )
+        du = torch.ops.aten.gelu_backward(dx, u)
+        if instances is not None:
+            da = du
+            if need_b:
+                db = F.one_hot(instances, b.shape[1]).to(acc).mT @ du
+        else:
+            da[g] += du.sum(1)
+            if need_b:
+                db[g, n] += du.sum(2)
+        if need_ln:
+            dw += dw_block
+            dbias += dbias_block
+    return (
+        da.to(a.dtype),
+        db.to(b.dtype) if need_b else None,
+        dw.to(ln_weight.dtype),
+        dbias.to(ln_weight.dtype),
+        dhead.to(head_weight.dtype) if need_head else None,
+    )

@@ -1,0 +1,43 @@
+"""`orthogonal_mux`: one orthogonal matrix per instance, and the sum, as a single GEMM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmux.functional.checks import Shapes, check_floating
+
+
+def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None = None) -> Tensor:
+    """Multiplex N instances: ``y = scale * sum_i O_i x_i`` (DataMUX, section 3.1, "Ortho").
+
+    The sum over instances is the inner dimension of one matrix product: rows (g, l) of N * d features against
+    the N * d by d matrix of stacked transposes.
+
+    Args:
+        x: (G, N, L, d), any floating dtype.
+        instance_matrices: (N, d, d), the matrix O_i of each instance, applied to column vectors.
+        scale: 1/sqrt(N) by default, which keeps the variance of independent instances.
+
+    Returns:
+        (G, L, d).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import orthogonal_mux
+        >>> orthogonal_mux(torch.ones(3, 4, 5, 8), torch.eye(8).expand(4, 8, 8))[0, 0, 0].item()
+        2.0
+    """
+    Shapes("orthogonal_mux").bind(x=(x, "GNLd"), instance_matrices=(instance_matrices, "Ndd"))
+    check_floating("orthogonal_mux", x=x, instance_matrices=instance_matrices)
+    groups, num_instances, length, width = x.shape
+    if num_instances == 0:
+        raise ValueError(f"orthogonal_mux: x has shape {tuple(x.shape)}, expected at least one instance (N >= 1)")
+    if scale is None:
+        scale = num_instances**-0.5
+    rows = x.transpose(1, 2).reshape(groups, length, num_instances * width)
+    stacked = instance_matrices.mT.reshape(num_instances * width, width)
+    return torch.matmul(rows, stacked) * scale

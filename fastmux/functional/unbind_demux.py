@@ -1,0 +1,112 @@
+"""`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmux.functional.blocking import blocks
+from fastmux.functional.checks import Shapes, check_floating, check_index
+from fastmux.functional.index_demux import gelu_norm
+
+
+def unbind_demux(
+    h: Tensor,
+    transforms: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    instances: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """Demultiplex: ``z_ij = LN(GELU(W (v_i * h_j) + b))``; ``z_ij = LN(v_i * h_j)`` without a weight.
+
+    fastmux's own: the multiplexer's transform, applied once more, undoes the binding, so no prefix and no parameter per
+    instance is needed.
+
+    Args:
+        h: (G, L, d), hidden states of the multiplexed sequence.
+        transforms: (N, d), the multiplexer's vectors v_i; or (N, d, d), its matrices: O_i^T h_j takes the product's
+        place.
+        weight: (d, d) or None. bias: (d) or None.
+        ln_weight, ln_bias: (d). eps: of the LayerNorm.
+        instances: (G, L) integers: form only this instance at each position.
+        head_weight, head_bias: (C, d) and (C): return ``z @ head_weight.T + head_bias`` in place of z.
+
+    Returns:
+        (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import unbind_demux
+        >>> h, v, d = torch.randn(3, 5, 8), torch.randn(2, 8), 8
+        >>> unbind_demux(h, v, torch.randn(d, d), torch.zeros(d), torch.ones(d), torch.zeros(d)).shape
+        torch.Size([3, 2, 5, 8])
+    """
+    shapes = Shapes("unbind_demux")
+    shapes.bind(h=(h, "GLd"), transforms=(transforms, "Nd" if transforms.dim() == 2 else "Ndd"))
+    shapes.bind(ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
+    if weight is not None:
+        shapes.bind(weight=(weight, "dd"))
+    if bias is not None:
+        if weight is None:
+            raise ValueError("unbind_demux: bias was given without a weight; give both or neither")
+        shapes.bind(bias=(bias, "d"))
+    check_floating("unbind_demux", h=h, transforms=transforms, weight=weight, bias=bias, ln_weight=ln_weight)
+    if instances is not None:
+        shapes.bind(instances=(instances, "GL"))
+        check_index("unbind_demux", "instances", instances, transforms.shape[0], h)
+
+    arguments = (weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias)
+    groups, num_instances, length = h.shape[0], transforms.shape[0], h.shape[1]
+    parts = blocks(h, groups, num_instances, length * h.shape[2])
+    if instances is not None or len(parts) < 2 or _needs_grad(h, transforms, *arguments):
+        return _demux(_unbind(h, transforms, instances), *arguments)
+    # Inference on a CPU: unbind, linear layer, GELU, LayerNorm and head while a block is in the cache.
+    out = None
+    for g, n in parts:
+        z = _demux(_unbind(h[g], transforms[n], None), *arguments)
+        out = z.new_empty((groups, num_instances, *z.shape[2:])) if out is None else out
+        out[g, n] = z
+    return out
+
+
+def _needs_grad(*tensors) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+
+
+def _demux(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:
+    """(..., L, d) -> (..., L, d), or (..., L, C) with a head."""
+    if weight is None:
+        z = F.layer_norm(unbound, unbound.shape[-1:], ln_weight, ln_bias, eps)
+        return z if head_weight is None else F.linear(z, head_weight, head_bias)
+    projected = F.linear(unbound, weight)
+    # One "group" of `gelu_norm` per instance and group: its only b is the bias.
+    rows = projected.flatten(0, -3)
+    shift = torch.zeros_like(ln_bias) if bias is None else bias
+    shift = shift.to(rows.dtype).expand(rows.shape[0], 1, -1)
+    z = gelu_norm(rows, shift, ln_weight, ln_bias, eps, head_weight=head_weight, head_bias=head_bias)
+    return z.view(*projected.shape[:-1], z.shape[-1])
+
+
+def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
+    """v_i * h_j, or O_i^T h_j: (G, N, L, d), or (G, L, d) for the drawn instances."""
+    if transforms.dim() == 2:
+        if instances is not None:
+            return transforms[instances] * h
+        return transforms[None, :, None] * h[:, None]
+    num_instances, width, _ = transforms.shape
+    stacked = transforms.transpose(0, 1).reshape(width, num_instances * width)
+    unbound = torch.matmul(h, stacked).unflatten(-1, (num_instances, width))
+    if instances is None:
+        return unbound.transpose(1, 2).contiguous()
+    index = instances.long()[..., None, None].expand(-1, -1, 1, width)
+    return unbound.gather(2, index).squeeze(2)

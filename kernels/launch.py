@@ -1,0 +1,58 @@
+"""What the launchers share: accumulator dtypes, tile shapes and the device guard."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_ROW = 16384  # one row of this many features still fits the registers of one program
+
+
+def accumulator(*tensors: Tensor) -> tl.constexpr:
+    """float32, or float64 as soon as one input is float64: gradcheck then runs the very kernel that ships."""
+    return tl.float64 if any(t.dtype == torch.float64 for t in tensors) else tl.float32
+
+
+def accumulator_dtype(*tensors: Tensor) -> torch.dtype:
+    """`accumulator` as a torch dtype, for the partial sums that a kernel leaves behind."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def rowwise(t: Tensor) -> Tensor:
+    """``t`` itself if its last dimension is contiguous, else a contiguous copy: kernels take every other stride."""
+    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
+
+
+def column_block(width: int, limit: int) -> int:
+    """Columns per program when rows may be cut: the largest power of two that divides ``width``, if it is at least 64
+    (d = 768 runs in three blocks of 256 with no idle lane), else the next power of two; at most ``limit``."""
+    divisor = width & -width
+    return min(limit, divisor if divisor >= 64 else triton.next_power_of_2(width))
+
+
+def row_tile(length: int, width: int, elements: int, per_thread: int) -> tuple[int, int, int]:
+    """(rows, columns, warps) of a tile that holds whole rows: about ``elements`` elements, ``per_thread`` a thread.
+
+    Raises:
+        ValueError: if one row has more than `MAX_ROW` features.
+    """
+    if width > MAX_ROW:
+        raise ValueError(f"hidden_size is {width}, the triton kernels take at most {MAX_ROW}")
+    columns = triton.next_power_of_2(width)
+    rows = max(1, min(elements // columns, triton.next_power_of_2(length)))
+    warps = max(1, min(16, rows * columns // (32 * per_thread)))
+    return rows, columns, triton.next_power_of_2(warps)
+
+
+def on_device(t: Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, which need not be the one that holds the tensors."""
+    return torch.cuda.device(t.device) if t.is_cuda else contextlib.nullcontext()
+
+
+def multiprocessors(t: Tensor) -> int:
+    """Multiprocessors of the tensor's GPU; 1 under the interpreter, where one program runs at a time."""
+    return torch.cuda.get_device_properties(t.device).multi_processor_count if t.is_cuda else 1

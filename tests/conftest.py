@@ -1,0 +1,76 @@
+"""What every test runs under: the interpreter where there is no GPU, a seed of its own, poisoned allocations."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# Read by triton when a kernel is defined, so it is set before any test can import one.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+import fastmux
+
+_empty, _empty_like, _new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
+
+
+def _poison(tensor: torch.Tensor) -> torch.Tensor:
+    """NaN, or a sentinel: an element that nothing writes cannot pass for a result."""
+    if tensor.device.type == "meta" or type(tensor) is not torch.Tensor or torch.compiler.is_compiling():
+        return tensor
+    with torch.no_grad():
+        if tensor.is_floating_point():
+            return tensor.fill_(float("nan"))
+        return tensor if tensor.dtype == torch.bool else tensor.fill_(-(2**7) + 1)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """`torch.empty` and its kin hand out poison."""
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: _poison(_empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: _poison(_empty_like(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: _poison(_new_empty(*a, **k)))
+
+
+@pytest.fixture(autouse=True)
+def seed(request):
+    """Every test draws inputs of its own, the same in any order and on any worker."""
+    torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(params=["torch", "triton"])
+def backend(request):
+    """Runs the test on each backend: triton on the GPU if there is one, else interpreted on the CPU."""
+    if request.param == "triton":
+        pytest.importorskip("triton", reason="the triton backend needs the package triton")
+    with fastmux.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def device(backend) -> torch.device:
+    return torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """The folder with real data sets; tests without it skip and say so."""
+    folder = os.environ.get("FASTMUX_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FASTMUX_DATA does not name the folder with the data sets")
+    return Path(folder)
+
+
+@pytest.fixture
+def triton_device() -> torch.device:
+    """The device on which the triton backend runs here, with that backend switched on."""
+    pytest.importorskip("triton", reason="the triton backend needs the package triton")
+    with fastmux.backend("triton"):
+        yield torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,137 @@
+"""Every op with its specification and a way to draw inputs: what the tests of the common contract run over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastmux import functional, reference
+
+
+@dataclass(frozen=True)
+class Op:
+    """``op(**inputs)`` must equal ``reference(**inputs)``; ``draw(G, N, L, d)`` makes float64 inputs. ``backends``
+    are those between which the op makes a difference."""
+
+    op: Callable
+    reference: Callable
+    draw: Callable[[int, int, int, int], dict[str, Tensor]]
+    backends: tuple[str, ...] = ("torch", "triton")
+
+
+def normal(*shape: int) -> Tensor:
+    """Not centred: a mean that is not 0 is what breaks sloppy statistics."""
+    return torch.randn(shape, dtype=torch.float64) - 0.7
+
+
+def orthogonal(num: int, width: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(num, width, width, dtype=torch.float64))[0]
+
+
+def _layer_norm(width: int) -> dict[str, Tensor]:
+    return {"ln_weight": normal(width) + 1.7, "ln_bias": normal(width)}
+
+
+def hadamard_mux(g, n, l, d):
+    return {"x": normal(g, n, l, d), "instance_vectors": normal(n, d)}
+
+
+def orthogonal_mux(g, n, l, d):
+    return {"x": normal(g, n, l, d), "instance_matrices": orthogonal(n, d)}
+
+
+def embedding_mux(g, n, l, d):
+    return {
+        "input_ids": torch.randint(0, 11, (g, n, l)),
+        "instance_vectors": normal(n, d),
+        "word_embeddings": normal(11, d),
+        "position_embeddings": normal(l + 3, d),
+        "position_ids": torch.randint(0, l + 3, (g, n, l)),
+        "token_type_embeddings": normal(2, d),
+        "token_type_ids": torch.randint(0, 2, (g, n, l)),
+        **_layer_norm(d),
+    }
+
+
+def index_demux(g, n, l, d):
+    width = d**-0.5
+    return {
+        "h": normal(g, l, d),
+        "p": normal(g, n, d),
+        "weight": normal(d, 2 * d) * width,
+        # Centred: where GELU flattens every feature of a row, LayerNorm magnifies rounding, in any implementation.
+        "bias": normal(d) + 0.7,
+        **_layer_norm(d),
+    }
+
+
+def key_demux(g, n, l, d):
+    inputs = index_demux(g, n, l, d)
+    del inputs["p"]
+    return inputs | {"instance_keys": normal(n, d)}
+
+
+def unbind_demux(g, n, l, d):
+    inputs = index_demux(g, n, l, d)
+    inputs.pop("p")
+    inputs["weight"] = normal(d, d) * d**-0.5
+    return inputs | {"transforms": normal(n, d)}
+
+
+def unbind_demux_orthogonal(g, n, l, d):
+    return unbind_demux(g, n, l, d) | {"transforms": orthogonal(n, d)}
+
+
+def unbind_demux_elementwise(g, n, l, d):
+    inputs = unbind_demux(g, n, l, d)
+    return {k: inputs[k] for k in ("h", "transforms", "ln_weight", "ln_bias")}
+
+
+def _drawn(draw: Callable) -> Callable:
+    """With one instance drawn at every position, as retrieval does."""
+    return lambda g, n, l, d: draw(g, n, l, d) | {"instances": torch.randint(0, n, (g, l))}
+
+
+def _with_head(draw: Callable) -> Callable:
+    """With a linear head of five labels behind it."""
+
+    def draws(g, n, l, d):
+        return draw(g, n, l, d) | {"head_weight": normal(5, d) * d**-0.5, "head_bias": normal(5)}
+
+    return draws
+
+
+def _headed(reference: Callable) -> Callable:
+    return lambda head_weight, head_bias, **inputs: F.linear(reference(**inputs), head_weight, head_bias)
+
+
+def _keys(op: Callable) -> Callable:
+    return lambda instance_keys, **inputs: op(p=instance_keys, **inputs)
+
+
+def _elementwise(op: Callable) -> Callable:
+    return lambda **inputs: op(weight=None, bias=None, **inputs)
+
+
+_index, _unbind = functional.index_demux, functional.unbind_demux
+OPS = {
+    "hadamard_mux": Op(functional.hadamard_mux, reference.hadamard_mux, hadamard_mux),
+    "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
+    "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux, ("torch",)),
+    "index_demux": Op(_index, reference.index_demux, index_demux),
+    "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),
+    "index_demux-head": Op(_index, _headed(reference.index_demux), _with_head(index_demux)),
+    "key_demux": Op(_keys(_index), reference.key_demux, key_demux),
+    "unbind_demux": Op(_unbind, reference.unbind_demux, unbind_demux),
+    "unbind_demux-drawn": Op(_unbind, reference.unbind_demux, _drawn(unbind_demux)),
+    "unbind_demux-head": Op(_unbind, _headed(reference.unbind_demux), _with_head(unbind_demux)),
+    "unbind_demux-orthogonal": Op(_unbind, reference.unbind_demux, unbind_demux_orthogonal),
+    "unbind_demux-orthogonal-drawn": Op(_unbind, reference.unbind_demux, _drawn(unbind_demux_orthogonal)),
+    "unbind_demux-elementwise": Op(
+        _elementwise(_unbind), _elementwise(reference.unbind_demux), unbind_demux_elementwise, ("torch",)
+    ),
+}

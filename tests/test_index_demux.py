@@ -1,0 +1,101 @@
+"""`index_demux` and `gelu_norm` beyond the common contract (tests/test_op_contract.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from numerics import assert_meets, relative_error
+from ops import index_demux as draw
+
+from fastmux import reference
+from fastmux.functional import gelu_norm, index_demux
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 37, 24), (1, 3, 130, 40), (3, 2, 4, 300)], ids=str)
+def test_more_positions_and_instances_than_one_tile(backend, device, poisoned, shape):
+    assert_meets(index_demux, reference.index_demux, draw(*shape), torch.float32, device)
+
+
+def test_many_groups_split_differently_the_same_result(triton_device, monkeypatch):
+    """How a launcher cuts the work must not show in the result."""
+    from fastmux.kernels import index_demux as kernels
+
+    inputs = {k: t.to(triton_device) for k, t in draw(2, 6, 50, 20).items()}
+    for multiprocessors in (1, 3, 132):
+        monkeypatch.setattr(kernels, "multiprocessors", lambda t, count=multiprocessors: count)
+        assert_meets(index_demux, reference.index_demux, inputs, torch.float64, triton_device)
+
+
+def test_large_mean_does_not_cancel(backend, device):
+    """Statistics in two passes: a common offset far above the spread of a row costs no more digits than storing it
+    does."""
+    inputs = draw(2, 3, 5, 64)
+    inputs["bias"] = inputs["bias"] + 300.0
+    assert_meets(index_demux, reference.index_demux, inputs, torch.float32, device)
+
+
+def test_keys_are_shared_by_all_groups(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(3, 4, 5, 16).items()}
+    keys = inputs["p"][0]
+    repeated = inputs | {"p": keys.expand(3, -1, -1)}
+    assert relative_error(index_demux(**(inputs | {"p": keys})), index_demux(**repeated).cpu()) < 1e-12
+
+
+def test_drawn_instances_are_those_of_the_whole(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(3, 4, 5, 16).items()}
+    instances = torch.randint(0, 4, (3, 5), device=device)
+    whole = index_demux(**inputs)
+    index = instances[:, None, :, None].expand(-1, 1, -1, 16)
+    assert relative_error(index_demux(**inputs, instances=instances), whole.gather(1, index)[:, 0].cpu()) < 1e-12
+
+
+def test_only_the_two_summands_are_saved(backend, device):
+    """Backward forms GELU and statistics again: nothing of size (G, N, L, d) is kept."""
+    a, b = torch.randn(2, 7, 16, device=device), torch.randn(2, 5, 16, device=device)
+    weight, bias = torch.ones(16, device=device), torch.zeros(16, device=device)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        gelu_norm(a.requires_grad_(), b, weight, bias)
+    assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16
+
+
+def test_registered_ops_pass_opcheck(triton_device):
+    a, b = (torch.randn(2, n, 6, dtype=torch.float64, device=triton_device) for n in (4, 3))
+    weight, bias = torch.randn(2, 6, dtype=torch.float64, device=triton_device)
+    instances = torch.randint(0, 3, (2, 4), device=triton_device)
+    dz = torch.randn(2, 3, 4, 6, dtype=torch.float64, device=triton_device)
+    ops = torch.ops.fastmux
+    for drawn in (None, instances):
+        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5))
+        upstream = dz if drawn is None else dz[:, 0].contiguous()
+        needed = drawn is None
+        arguments = (upstream, a, b, drawn, weight, 1e-5, needed, needed)
+        torch.library.opcheck(ops.gelu_norm_backward.default, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p": torch.ones(2, 3, 9)}, r"p has shape \(2, 3, 9\), expected \(G, N, d\) with G = 2, L = 4, d = 8"),
+        ({"p": torch.ones(3, 3, 8)}, r"p has shape \(3, 3, 8\)"),
+        ({"weight": torch.ones(8, 8)}, r"weight has shape \(8, 8\), expected \(d, 2\*d\)"),
+        ({"bias": torch.ones(9)}, r"bias has shape \(9,\)"),
+        ({"ln_weight": torch.ones(9)}, r"ln_weight has shape \(9,\)"),
+        ({"instances": torch.zeros(2, 5, dtype=torch.long)}, r"instances has shape \(2, 5\), expected \(G, L\)"),
+        ({"instances": torch.full((2, 4), 3)}, "instances holds 3, expected values from 0 to 2"),
+        ({"instances": torch.zeros(2, 4)}, "instances has dtype torch.float32, expected an integer"),
+        ({"h": torch.ones(2, 4, 8, dtype=torch.int32)}, "h has dtype torch.int32"),
+    ],
+)
+def test_bad_input(change, message):
+    inputs = {k: t.float() for k, t in draw(2, 3, 4, 8).items()}
+    with pytest.raises(ValueError, match=message):
+        index_demux(**(inputs | change))
+
+
+def test_rows_too_long_for_the_kernel(triton_device):
+    from fastmux.kernels.launch import MAX_ROW
+
+    a = torch.ones(1, 1, MAX_ROW + 1, device=triton_device)
+    with pytest.raises(ValueError, match=f"hidden_size is {MAX_ROW + 1}, .* at most {MAX_ROW}"):
+        gelu_norm(a, a, a[0, 0], a[0, 0])

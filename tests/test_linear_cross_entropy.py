@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from numerics import relative_error
+
+from fastmux.functional import linear_argmax, linear_cross_entropy
+
+
+@pytest.fixture(params=[3, 1 << 20], ids=["chunks", "one_chunk"])
+def chunked(request, monkeypatch):
+    """Three rows a chunk of ten, or everything at once."""
+    import importlib
+
+    module = importlib.import_module("fastmux.functional.linear_cross_entropy")
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", request.param * 50)
+
+
+def draw(rows=10, width=8, vocab=50):
+    target = torch.randint(0, vocab, (rows,))
+    target[::4] = -100
+    return (
+        torch.randn(rows, width, dtype=torch.float64, requires_grad=True),
+        torch.randn(vocab, width, dtype=torch.float64, requires_grad=True),
+        target,
+        torch.randn(vocab, dtype=torch.float64, requires_grad=True),
+    )
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_meets_plain_cross_entropy(chunked, with_bias):
+    hidden, weight, target, bias = draw()
+    bias = bias if with_bias else None
+    leaves = [t for t in (hidden, weight, bias) if t is not None]
+    ours = linear_cross_entropy(hidden, weight, target, bias)
+    plain = F.cross_entropy(F.linear(hidden, weight, bias), target)
+    assert relative_error(ours.detach(), plain.detach()) < 1e-12
+    for a, b in zip(torch.autograd.grad(3 * ours, leaves), torch.autograd.grad(3 * plain, leaves), strict=True):
+        assert relative_error(a, b) < 1e-12
+
+
+def test_half_precision_is_reduced_in_float32(chunked):
+    hidden, weight, target, bias = (t.detach().bfloat16() if t.is_floating_point() else t for t in draw())
+    loss = linear_cross_entropy(hidden, weight, target, bias)
+    gold = F.cross_entropy(F.linear(hidden.double(), weight.double(), bias.double()), target)
+    assert loss.dtype == torch.float32 and relative_error(loss, gold) < 1e-2
+
+
+def test_autocast(chunked):
+    hidden, weight, target, bias = (
+        t.detach().float().requires_grad_(t.is_floating_point()) if t.is_floating_point() else t for t in draw()
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, target, bias)
+    loss.backward()
+    gold_h, gold_w, gold_b = (t.detach().double().requires_grad_() for t in (hidden, weight, bias))
+    F.cross_entropy(F.linear(gold_h, gold_w, gold_b), target).backward()
+    for ours, gold in ((hidden, gold_h), (weight, gold_w), (bias, gold_b)):
+        assert ours.grad.dtype == torch.float32 and relative_error(ours.grad, gold.grad) < 3e-2
+
+
+def test_no_target_counts(chunked):
+    hidden, weight, target, bias = draw()
+    loss = linear_cross_entropy(hidden, weight, torch.full_like(target, -100), bias)
+    loss.backward()
+    assert loss.item() == 0.0 and not hidden.grad.any() and not weight.grad.any()
+
+
+def test_argmax(chunked):
+    hidden, weight, _, bias = draw()
+    assert torch.equal(linear_argmax(hidden, weight, bias), F.linear(hidden, weight, bias).argmax(-1))
+    assert linear_argmax(hidden[:0], weight, bias).shape == (0,)
+
+
+def test_logits_are_never_all_in_memory():
+    """No tensor of R * V elements is made, forward or backward."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    rows, vocab = 3000, 4000
+    hidden, weight = torch.randn(rows, 16, requires_grad=True), torch.randn(vocab, 16, requires_grad=True)
+    with Watch():
+        linear_cross_entropy(hidden, weight, torch.randint(0, vocab, (rows,))).backward()
+    assert largest < rows * vocab / 4
+
+
+def test_bad_shapes():
+    hidden, weight, target, bias = draw()
+    with pytest.raises(ValueError, match=r"weight has shape \(50, 7\), expected \(V, d\) with R = 10, d = 8"):
+        linear_cross_entropy(hidden, weight[:, :7], target, bias)
+    with pytest.raises(ValueError, match=r"target has shape \(9,\)"):
+        linear_cross_entropy(hidden, weight, target[:9], bias)

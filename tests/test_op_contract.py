@@ -1,0 +1,160 @@
+"""What every op promises: the reference's values and gradients in every dtype, for any shape and stride, on every
+backend; only the gradients asked for; the same bits twice; no graph break."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numerics import DTYPES, assert_meets, layouts, relative_error, run
+from ops import OPS
+
+import fastmux
+
+SHAPES = [(3, 4, 5, 16), (2, 3, 1, 130)]  # G, N, L, d; other shapes are drawn
+
+
+def pytest_generate_tests(metafunc):
+    pairs = [(name, backend) for name, op in OPS.items() for backend in op.backends]
+    metafunc.parametrize(("case", "backend"), pairs, ids=["-".join(pair) for pair in pairs], indirect=True)
+
+
+@pytest.fixture
+def case(request):
+    return OPS[request.param]
+
+
+@pytest.fixture
+def backend(request):
+    with fastmux.backend(request.param):
+        yield request.param
+
+
+def _leaves(inputs, dtype, device, wanted=None):
+    return {
+        k: t.to(device, dtype).requires_grad_(wanted is None or k in wanted) if t.is_floating_point() else t.to(device)
+        for k, t in inputs.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_meets_the_reference(case, backend, device, poisoned, shape, dtype):
+    assert_meets(case.op, case.reference, case.draw(*shape), dtype, device)
+
+
+@pytest.mark.parametrize("layout", ["sliced", "transposed", "strided_columns"])
+def test_any_strides(case, backend, device, poisoned, layout):
+    inputs = case.draw(3, 4, 5, 12)
+    for name, tensor in inputs.items():
+        if tensor.is_floating_point() and tensor.dim() > 1:
+            inputs[name] = layouts(tensor)[layout]
+    assert_meets(case.op, case.reference, inputs, torch.float32, device)
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 7), st.integers(3, 40))
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_drawn_shapes(case, backend, device, groups, instances, length, width):
+    assert_meets(case.op, case.reference, case.draw(groups, instances, length, width), torch.float32, device)
+
+
+def test_empty_batch(case, backend, device):
+    inputs = _leaves(case.draw(0, 3, 4, 8), torch.float32, device)
+    y = case.op(**inputs)
+    assert y.numel() == 0 and y.shape == case.reference(**inputs).shape
+    y.sum().backward()
+    for name, tensor in inputs.items():
+        if tensor.is_floating_point():
+            assert tensor.grad.shape == tensor.shape and not tensor.grad.any(), name
+
+
+def test_expanded_upstream_gradient(case, backend, device):
+    """The upstream gradient of a sum over positions has stride 0 there."""
+    inputs = case.draw(2, 3, 5, 12)
+    shape = case.reference(**inputs).shape
+    dy = torch.randn(shape[-1], dtype=torch.float64).expand(shape)
+    _, gold, _ = run(case.reference, inputs, dy)
+    _, ours, _ = run(case.op, {k: t.to(device) for k, t in inputs.items()}, dy)
+    for name, gradient in ours.items():
+        assert relative_error(gradient, gold[name]) < 1e-10, name
+
+
+def test_only_the_gradients_asked_for(case, backend, device):
+    inputs = case.draw(2, 3, 5, 12)
+    everything = _leaves(inputs, torch.float32, device)
+    y = case.op(**everything)
+    dy = torch.randn_like(y)
+    y.backward(dy)
+    for wanted in (k for k, t in inputs.items() if t.is_floating_point()):
+        one = _leaves(inputs, torch.float32, device, (wanted,))
+        case.op(**one).backward(dy)
+        for name, tensor in one.items():
+            if name == wanted:
+                assert relative_error(tensor.grad, everything[name].grad.cpu()) < 1e-6, name
+            else:
+                assert tensor.grad is None, name
+
+
+def test_gradcheck(case, backend, device):
+    inputs = _leaves(case.draw(2, 2, 3, 4), torch.float64, device)
+    names = list(inputs)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: case.op(**dict(zip(names, tensors, strict=True))), tuple(inputs.values()), fast_mode=True
+    )
+
+
+def test_second_backward_is_the_first(case, backend, device):
+    inputs = _leaves(case.draw(2, 3, 5, 12), torch.float32, device)
+    y = case.op(**inputs)
+    dy = torch.randn_like(y)
+    floating = [t for t in inputs.values() if t.is_floating_point()]
+    first = torch.autograd.grad(y, floating, dy, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(y, floating, dy), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_runs_are_bit_equal(case, backend, device):
+    inputs = case.draw(2, 3, 20, 20)
+    dy = None
+    results = []
+    for _ in range(2):
+        leaves = _leaves(inputs, torch.float32, device)
+        y = case.op(**leaves)
+        dy = torch.randn_like(y) if dy is None else dy
+        y.backward(dy)
+        results.append([y.detach(), *(t.grad for t in leaves.values() if t.is_floating_point())])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradients_keep_their_dtype_under_autocast(case, backend, device):
+    inputs = _leaves(case.draw(2, 3, 5, 12), torch.float32, device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = case.op(**inputs)
+    gold = case.reference(**{k: t.detach().double() if t.is_floating_point() else t for k, t in inputs.items()})
+    assert relative_error(y.detach(), gold.cpu()) < 3e-2
+    y.float().square().sum().backward()
+    for name, tensor in inputs.items():
+        if tensor.is_floating_point():
+            assert tensor.grad.dtype == torch.float32 and tensor.grad.isfinite().all(), name
+
+
+def test_compiles_without_a_graph_break(case, backend, device):
+    torch.compiler.reset()
+    inputs = _leaves(case.draw(2, 3, 5, 12), torch.float32, device)
+    floating = [t for t in inputs.values() if t.is_floating_point()]
+    compiled = torch.compile(lambda **tensors: case.op(**tensors), fullgraph=True, backend="aot_eager")
+    y, eager = compiled(**inputs), case.op(**inputs)
+    assert relative_error(y.detach(), eager.detach().cpu()) < 1e-5
+    dy = torch.randn_like(y)
+    for a, b in zip(torch.autograd.grad(y, floating, dy), torch.autograd.grad(eager, floating, dy), strict=True):
+        assert relative_error(a, b.cpu()) < 1e-5
+
+
+def test_inputs_are_left_alone(case, backend, device):
+    inputs = {k: t.to(device) for k, t in case.draw(2, 3, 5, 12).items()}
+    before = {k: t.clone() for k, t in inputs.items()}
+    case.op(**inputs)
+    for name, tensor in inputs.items():
+        assert torch.equal(tensor, before[name]), name

@@ -1,0 +1,41 @@
+"""`unbind_demux` beyond the common contract (tests/test_op_contract.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from numerics import relative_error
+from ops import normal, orthogonal
+from ops import unbind_demux as draw
+
+from fastmux.functional import orthogonal_mux, unbind_demux
+
+
+def test_undoes_an_orthogonal_binding():
+    """With one instance O^T O = I: without a linear layer, what comes out is the LayerNorm of what went in."""
+    x, matrices, ones, zeros = normal(2, 1, 5, 12), orthogonal(1, 12), torch.ones(12).double(), torch.zeros(12).double()
+    h = orthogonal_mux(x, matrices)
+    z = unbind_demux(h, matrices, None, None, ones, zeros)
+    assert relative_error(z, torch.nn.functional.layer_norm(x, (12,), eps=1e-12)) < 1e-10
+
+
+def test_without_a_bias(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 4, 8).items()}
+    without = unbind_demux(**(inputs | {"bias": None}))
+    assert relative_error(without, unbind_demux(**(inputs | {"bias": torch.zeros_like(inputs["bias"])})).cpu()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transforms": torch.ones(3, 9)}, r"transforms has shape \(3, 9\), expected \(N, d\) with .*d = 8"),
+        ({"transforms": torch.ones(3, 8, 9)}, r"transforms has shape \(3, 8, 9\), expected \(N, d, d\)"),
+        ({"weight": torch.ones(8, 16)}, r"weight has shape \(8, 16\), expected \(d, d\)"),
+        ({"weight": None}, "bias was given without a weight"),
+        ({"instances": torch.full((2, 4), -1)}, "instances holds -1, expected values from 0 to 2"),
+    ],
+)
+def test_bad_input(change, message):
+    inputs = {k: t.float() for k, t in draw(2, 3, 4, 8).items()}
+    with pytest.raises(ValueError, match=message):
+        unbind_demux(**(inputs | change))
