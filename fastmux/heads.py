@@ -1,0 +1,260 @@
+"""T-MUX with task heads: retrieval pre-training, sequence and token classification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
+from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from fastmux.configuration import TMuxConfig
+from fastmux.functional.checks import check_range
+from fastmux.modeling import Multiplexed, TMux, TMuxPreTrainedModel
+from fastmux.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
+
+
+@dataclass
+class TMuxRetrievalOutput(ModelOutput):
+    """loss: scalar. predictions: (B, L), the token recovered at each position, in eval mode."""
+
+    loss: Tensor | None = None
+    predictions: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TMuxSequenceClassifierOutput(SequenceClassifierOutput):
+    """`SequenceClassifierOutput` with the two parts of the loss."""
+
+    task_loss: Tensor | None = None
+    retrieval_loss: Tensor | None = None
+
+
+@dataclass
+class TMuxTokenClassifierOutput(TokenClassifierOutput):
+    """`TokenClassifierOutput` with the two parts of the loss."""
+
+    task_loss: Tensor | None = None
+    retrieval_loss: Tensor | None = None
+
+
+class TMuxForRetrieval(TMuxPreTrainedModel):
+    """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
+
+    def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
+        self.retrieval = RetrievalHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        retrieval_instances: Tensor | None = None,
+        **kwargs,
+    ) -> TMuxRetrievalOutput:
+        """Args:
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L).
+            labels: (B, L) token ids to recover, -100 where none; the input's own tokens if None.
+            retrieval_instances: (G, L), the instance to recover at each position; drawn if None.
+
+        Returns:
+            The loss; in eval mode also ``predictions`` (B, L), for every row and position.
+        """
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
+        if labels is None:
+            labels = retrieval_labels(mux)
+        else:
+            _check_token_labels(labels, input_ids, self.config.vocab_size)
+            labels = self.tmux._group(labels, mux.rows)
+        return TMuxRetrievalOutput(
+            loss=self.retrieval.loss(self.tmux, mux, labels, retrieval_instances),
+            predictions=None if self.training else self.retrieval.predict(self.tmux, mux),
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+        )
+
+
+class _TMuxForTask(TMuxPreTrainedModel):
+    """A linear head on demultiplexed states, and retrieval as an auxiliary loss."""
+
+    def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.retrieval = RetrievalHead(config) if config.retrieval_loss_weight else None
+        self.post_init()
+
+    def _logits(self, mux: Multiplexed, h: Tensor) -> Tensor:
+        """Hidden states (G, L', d) of some positions -> logits (B, L', C)."""
+        if (self.training and self.dropout.p) or type(self.classifier) is not nn.Linear:
+            return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
+        # Nothing between the states and a linear head: the states need not be written.
+        return self.tmux.demultiplex(mux, h, head=self.classifier)
+
+    def _losses(self, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None) -> dict[str, Tensor]:
+        if self.retrieval is None or mux.input_ids is None:
+            return {"loss": task_loss, "task_loss": task_loss}
+        weight = self.config.retrieval_loss_weight
+        retrieval_loss = self.retrieval.loss(self.tmux, mux, retrieval_labels(mux), retrieval_instances)
+        loss = (1.0 - weight) * task_loss + weight * retrieval_loss
+        return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
+
+
+class TMuxForSequenceClassification(_TMuxForTask):
+    """T-MUX that labels sequences: single-label, multi-label or regression, by ``config.problem_type``.
+
+    With the index prefix the head reads the prefix's CLS, otherwise the first position of every row.
+
+    Example:
+        >>> import torch, fastmux
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=3)
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).logits.shape
+        torch.Size([10, 3])
+    """
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        retrieval_instances: Tensor | None = None,
+        **kwargs,
+    ) -> TMuxSequenceClassifierOutput:
+        """Args:
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
+            labels: (B) integers below C; (B, C) floats for multi-label; (B) or (B, C) floats for regression.
+            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+
+        Returns:
+            ``logits`` (B, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
+
+        Raises:
+            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+        """
+        if labels is not None:
+            rows = (input_ids if input_ids is not None else inputs_embeds).shape[0]
+            self._check_labels(labels, rows)
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        logits = self._logits(mux, mux.summary).squeeze(1)
+        losses = {}
+        if labels is not None:
+            task_loss = ForSequenceClassificationLoss(labels, logits, self.config)
+            losses = self._losses(mux, task_loss, retrieval_instances)
+        return TMuxSequenceClassifierOutput(
+            logits=logits,
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+            **losses,
+        )
+
+    def _check_labels(self, labels: Tensor, rows: int) -> None:
+        integer = not labels.is_floating_point()
+        problem = self.config.problem_type
+        if problem is None:
+            many = "single_label_classification" if integer else "multi_label_classification"
+            problem = "regression" if self.num_labels == 1 else many
+        if problem == "single_label_classification":
+            if tuple(labels.shape) not in ((rows,), (rows, 1)):
+                raise ValueError(f"labels has shape {tuple(labels.shape)}, expected ({rows},) for {problem}")
+            if not integer:
+                raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype for {problem}")
+            # -100 is cross-entropy's "no label"
+            check_range("labels", labels[labels != IGNORE_INDEX], self.num_labels)
+            return
+        allowed = [(rows, self.num_labels)]
+        if problem == "regression" and self.num_labels == 1:
+            allowed.append((rows,))
+        if tuple(labels.shape) not in allowed:
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)}, expected {' or '.join(map(str, allowed))} for {problem}"
+            )
+        if integer:
+            raise ValueError(f"labels has dtype {labels.dtype}, expected a floating point dtype for {problem}")
+
+
+class TMuxForTokenClassification(_TMuxForTask):
+    """T-MUX that labels every token of every row.
+
+    Example:
+        >>> import torch, fastmux
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> model = fastmux.TMuxForTokenClassification.from_backbone(tiny, num_instances=4, num_labels=9)
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).logits.shape
+        torch.Size([10, 7, 9])
+    """
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        retrieval_instances: Tensor | None = None,
+        **kwargs,
+    ) -> TMuxTokenClassifierOutput:
+        """Args:
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
+            labels: (B, L) integers below C, -100 where a token has none.
+            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+
+        Returns:
+            ``logits`` (B, L, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
+
+        Raises:
+            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+        """
+        if labels is not None:
+            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.num_labels)
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        logits = self._logits(mux, mux.content)
+        losses = {}
+        if labels is not None:
+            task_loss = ForTokenClassification(logits, labels, self.config)
+            losses = self._losses(mux, task_loss, retrieval_instances)
+        return TMuxTokenClassifierOutput(
+            logits=logits,
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+            **losses,
+        )
+
+
+def _check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
+    if tuple(labels.shape) != tuple(inputs.shape[:2]):
+        raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(inputs.shape[:2])}")
+    if labels.is_floating_point():
+        raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype")
+    if not torch.compiler.is_compiling() and labels.device.type == "cpu":
+        check_range("labels", labels[labels != IGNORE_INDEX], size)
+
+
+AutoModelForSequenceClassification.register(TMuxConfig, TMuxForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(TMuxConfig, TMuxForTokenClassification, exist_ok=True)

@@ -1,0 +1,385 @@
+"""T-MUX models: an encoder of Hugging Face that serves N rows in one pass."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
+
+from fastmux.backbones import EmbeddingAdapter, build_encoder, drop_pooler, load_backbone
+from fastmux.configuration import TMuxConfig
+from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
+from fastmux.functional.checks import check_range
+from fastmux.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.retrieval import RetrievalHead
+
+
+class TMuxPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation, as for every Hugging Face model, with three differences: `from_backbone`
+    starts from an encoder, a damaged or foreign checkpoint is a ValueError, and files appear under their names only
+    when whole."""
+
+    config_class = TMuxConfig
+    base_model_prefix = "tmux"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    # Parts of a task model that a checkpoint of another task need not hold.
+    _heads = ("classifier.", "retrieval.")
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^retrieval\."]
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel,
+        num_instances: int,
+        **options,
+    ):
+        """A multiplexed model around an encoder, which keeps its weights.
+
+        Args:
+            backbone: the name of a model on the Hugging Face hub, a folder that holds one, a Hugging Face config
+            (random
+                weights) or a Hugging Face model (its encoder is used, with shared weights, and not copied).
+            num_instances: N.
+            options: anything `TMuxConfig` takes, e.g. ``multiplexer``, ``demultiplexer``, ``num_labels``.
+
+        Raises:
+            ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
+
+        Example:
+            >>> from transformers import BertConfig
+            >>> import fastmux
+            >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+            >>> model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=3)
+            >>> model.config.num_labels
+            3
+        """
+        backbone_config, encoder = load_backbone(backbone)
+        # Labels and their loss are the task's; a model that comes with a head describes them in its config.
+        for name in ("id2label", "label2id", "problem_type"):
+            if "num_labels" not in options and getattr(backbone_config, name, None) is not None:
+                options.setdefault(name, getattr(backbone_config, name))
+        config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
+        return cls(config, encoder=encoder)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (Multiplexer, Demultiplexer, RetrievalHead)):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base_model.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base_model.backbone.set_input_embeddings(value)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """As in Hugging Face; each file is written under a temporary name beside the folder and moved when it is
+        whole."""
+        target = Path(save_directory)
+        if target.is_file():
+            raise ValueError(f"save_directory is {str(target)!r}, which is a file; expected a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", target.name)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            super().save_pretrained(staging, **kwargs)
+            target.mkdir(exist_ok=True)
+            # The weights last: a folder that has them has all that belongs to them.
+            for file in sorted(staging.iterdir(), key=lambda f: f.suffix == ".safetensors"):
+                os.replace(file, target / file.name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in Hugging Face. A checkpoint of another task gives its encoder, multiplexer and demultiplexer; the new
+        head starts from random weights, as the warning says.
+
+        Raises:
+            ValueError: if the checkpoint is no T-MUX model, is damaged, or lacks tensors other than a task head's.
+        """
+        name = pretrained_model_name_or_path
+        if kwargs.get("config") is None and name is not None:
+            stored, _ = PreTrainedConfig.get_config_dict(
+                name, **{k: kwargs[k] for k in ("cache_dir", "revision", "token", "local_files_only") if k in kwargs}
+            )
+            if stored.get("model_type") != TMuxConfig.model_type:
+                raise ValueError(
+                    f"{str(name)!r} holds a model of type {stored.get('model_type')!r}, expected 'tmux'; to "
+                    f"multiplex an encoder, use {cls.__name__}.from_backbone({str(name)!r}, num_instances=...)"
+                )
+        try:
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(f"the weights in {str(name)!r} are truncated or damaged: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {str(name)!r} do not fit their config: {error}") from error
+        lacking = sorted(key for key in info["missing_keys"] if not key.startswith(cls._heads))
+        if lacking:
+            raise ValueError(
+                f"the checkpoint {str(name)!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}"
+            )
+        return (model, info) if output_loading_info else model
+
+
+@dataclass
+class Multiplexed:
+    """What one pass of the encoder leaves behind, before demultiplexing."""
+
+    content: Tensor  # (G, L, d), hidden states behind the prefix
+    prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
+    summary: Tensor  # (G, 1, d), the position that sequence tasks read
+    rows: int  # rows of the batch, before the last group was filled
+    input_ids: Tensor | None  # (G, N, L)
+    attention_mask: Tensor | None  # (G, N, L)
+    encoder_outputs: BaseModelOutput
+
+
+class TMux(TMuxPreTrainedModel):
+    """A Hugging Face encoder that serves `num_instances` rows in one pass; a drop-in for that encoder.
+
+    Same arguments, same outputs, same shapes, same order of rows. Any batch size: a short last group is filled with
+    repeated rows, whose outputs are dropped. Positions that are padding in all rows of a group are masked. A row's
+    result depends on the rows that share its group: rows ``g * N`` to ``g * N + N - 1`` of the batch.
+
+    Args:
+        backbone: hub name, local folder, Hugging Face config or model; or a `TMuxConfig`.
+        num_instances: N; comes with the config if ``backbone`` is a `TMuxConfig`.
+        add_pooling_layer: keep the encoder's pooler, if it has one; it then runs on the demultiplexed rows.
+        options: anything `TMuxConfig` takes.
+
+    Raises:
+        ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
+
+    Example:
+        >>> import torch, fastmux
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> model = fastmux.TMux(tiny, num_instances=4)
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).last_hidden_state.shape
+        torch.Size([10, 7, 32])
+    """
+
+    def __init__(
+        self,
+        backbone: TMuxConfig | str | os.PathLike | PreTrainedConfig | PreTrainedModel,
+        num_instances: int | None = None,
+        *,
+        encoder: PreTrainedModel | None = None,
+        add_pooling_layer: bool = True,
+        **options,
+    ):
+        if isinstance(backbone, TMuxConfig):
+            if num_instances is not None or options:
+                given = ["num_instances"] * (num_instances is not None) + list(options)
+                raise ValueError(f"{', '.join(given)} given beside a TMuxConfig; set it in the config")
+            config = backbone
+        else:
+            if num_instances is None:
+                raise ValueError("num_instances is missing, expected an integer of at least 1")
+            backbone_config, encoder = load_backbone(backbone)
+            config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
+        super().__init__(config)
+        if encoder is None:
+            encoder = build_encoder(config.backbone_config)
+        else:
+            for module in encoder.modules():
+                module._is_hf_initialized = True  # post_init leaves such modules their weights
+        if not add_pooling_layer:
+            drop_pooler(encoder)
+        room = EmbeddingAdapter(encoder).max_length
+        if room <= config.prefix_length:
+            raise ValueError(
+                f"num_instances is {config.num_instances}, whose index prefix takes {config.prefix_length} "
+                f"positions; the encoder has {room} in all"
+            )
+        self.backbone = encoder
+        self.multiplexer: Multiplexer = MULTIPLEXERS[config.multiplexer](config)
+        self.demultiplexer: Demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config)
+        # Word embeddings of the N index tokens, the pad between them and the CLS behind them: rows of their own, so
+        # that no entry of the vocabulary is given up.
+        self.prefix_tokens = (
+            nn.Embedding(config.num_instances + 2, config.embedding_size) if config.prefix_length else None
+        )
+        self.post_init()
+
+    @property
+    def num_instances(self) -> int:
+        return self.config.num_instances
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Args:
+            input_ids: (B, L) token ids, any B. attention_mask: (B, L), 0 at padding.
+            token_type_ids, position_ids: (B, L), as for the encoder.
+            inputs_embeds: (B, L, d) word embeddings in place of ``input_ids``.
+            kwargs: ``output_hidden_states``, ``output_attentions``, ``return_dict``, as for the encoder.
+
+        Returns:
+            ``last_hidden_state`` (B, L, d) and, with a pooler, ``pooler_output`` (B, d), of every row.
+            ``hidden_states`` and ``attentions`` are the encoder's, one a group, prefix included.
+
+        Raises:
+            ValueError: for shapes that do not fit, sequences longer than the encoder has room for with the prefix,
+            and (on a
+                CPU) ids out of the vocabulary.
+        """
+        mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        states = self.demultiplex(mux, mux.content)
+        pooler = getattr(self.backbone, "pooler", None)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=None if pooler is None else pooler(states),
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> Multiplexed:
+        """Multiplex a batch and run the encoder on it once; arguments as in `forward`."""
+        adapter = EmbeddingAdapter(self.backbone)
+        self._check_inputs(adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+        if rows == 0:
+            attention_mask = None
+        if position_ids is None:
+            device = (input_ids if input_ids is not None else inputs_embeds).device
+            position_ids = adapter.content_positions(input_ids, length, self.config.prefix_length, device)
+        else:
+            position_ids = position_ids + self.config.prefix_length
+        ids, mask, types, embeds = (
+            self._group(t, rows) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        )
+        if position_ids.dim() == 2:
+            position_ids = self._group(position_ids.expand(rows, -1), rows)
+        if embeds is None:
+            x = adapter.multiplex(self.multiplexer, ids, position_ids, types)
+        else:
+            x = self.multiplexer(adapter.embed(embeds, position_ids, types))
+
+        encoder_mask = None if mask is None else (mask != 0).any(1).to(mask.dtype)
+        offset = self.config.prefix_length
+        if offset:
+            x = torch.cat([self._multiplexed_prefix(adapter).to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
+            if encoder_mask is not None:
+                encoder_mask = nn.functional.pad(encoder_mask, (offset, 0), value=1)
+        kwargs.pop("return_dict", None)
+        outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
+        h = outputs.last_hidden_state
+        # Sequence tasks read the prefix's CLS (DataMUX, section 3.2), or the first position where there is no prefix.
+        summary = offset - 1 if offset else 0
+        return Multiplexed(
+            content=h[:, offset:],
+            prefix_states=h[:, : self.num_instances] if offset else None,
+            summary=h[:, summary : summary + 1],
+            rows=rows,
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_outputs=outputs,
+        )
+
+    def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Linear | None = None) -> Tensor:
+        """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a linear head on
+        them."""
+        z = self.demultiplexer(h, mux.prefix_states, self.multiplexer.transforms, head=head)
+        return z.flatten(0, 1)[: mux.rows]
+
+    def demultiplex_instances(self, mux: Multiplexed, instances: Tensor) -> Tensor:
+        """One instance at each position: instances (G, L) -> (G, L, d)."""
+        return self.demultiplexer(mux.content, mux.prefix_states, self.multiplexer.transforms, instances)
+
+    def _multiplexed_prefix(self, adapter: EmbeddingAdapter) -> Tensor:
+        """The index prefix after multiplexing, (N + 1, d): a function of the weights alone, so computed once for all
+        groups."""
+        n = self.num_instances
+        tokens = self.prefix_tokens.weight
+        own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
+        shared = torch.cat([pad.expand(n, -1), cls[None]])
+        positions = torch.arange(n + 1, device=tokens.device) + adapter.first_position
+        embedded = adapter.embed(torch.cat([own, shared]), torch.cat([positions[:n], positions]), None)
+        return self.multiplexer.multiplex_prefix(embedded[:n], embedded[n:])
+
+    def _group(self, t: Tensor | None, rows: int) -> Tensor | None:
+        """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""
+        if t is None:
+            return None
+        n = self.num_instances
+        if rows == 0:
+            # Encoders of transformers refuse an empty batch: they run on a group of zeros, whose rows are dropped.
+            t = t.new_zeros((n, *t.shape[1:]))
+        elif rows % n:
+            t = t[torch.arange(-(-rows // n) * n, device=t.device) % rows]
+        return t.unflatten(0, (t.shape[0] // n, n))
+
+    def _check_inputs(self, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds) -> None:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if input_ids is not None:
+            if input_ids.dim() != 2:
+                raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (rows, length)")
+            if input_ids.is_floating_point():
+                raise ValueError(f"input_ids has dtype {input_ids.dtype}, expected an integer dtype")
+            check_range("input_ids", input_ids, adapter.word.num_embeddings)
+            shape = tuple(input_ids.shape)
+        else:
+            width = self.config.embedding_size
+            if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != width:
+                raise ValueError(
+                    f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, expected (rows, length, {width})"
+                )
+            shape = tuple(inputs_embeds.shape[:2])
+        for name, t in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+            if t is not None and tuple(t.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape}")
+        if token_type_ids is not None and adapter.token_type is not None:
+            check_range("token_type_ids", token_type_ids, adapter.token_type.num_embeddings)
+        if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
+            raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}, expected {shape}")
+        prefix = self.config.prefix_length
+        allowed = adapter.max_length - prefix
+        if shape[1] > allowed:
+            raise ValueError(
+                f"input_ids has sequences of {shape[1]} positions, expected at most {allowed}: the encoder has "
+                f"{adapter.max_length}, of which the index prefix of {self.num_instances} instances takes {prefix}"
+            )
+        if shape[1] == 0:
+            raise ValueError("input_ids has sequences of 0 positions, expected at least 1")
+        if position_ids is not None:
+            check_range("position_ids", position_ids, adapter.position.num_embeddings - prefix)
+
+
+AutoConfig.register(TMuxConfig.model_type, TMuxConfig, exist_ok=True)
+AutoModel.register(TMuxConfig, TMux, exist_ok=True)

@@ -1,0 +1,144 @@
+"""Saving and loading: bit-equal, by the Auto classes, across tasks; damaged and foreign checkpoints are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from models import BERT, batch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertModel,
+)
+
+import fastmux
+from fastmux.demultiplexers import DEMULTIPLEXERS
+from fastmux.multiplexers import MULTIPLEXERS
+
+SEQUENCE = fastmux.TMuxForSequenceClassification
+
+
+def assert_same_tensors(a, b):
+    first, second = a.state_dict(), b.state_dict()
+    assert first.keys() == second.keys()
+    assert [k for k in first if not torch.equal(first[k], second[k])] == []
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+@pytest.mark.parametrize("mux", list(MULTIPLEXERS))
+def test_what_was_saved_is_what_is_loaded(tmp_path, mux, demux, learnable):
+    model = SEQUENCE.from_backbone(
+        BERT, 3, multiplexer=mux, demultiplexer=demux, learnable_transforms=learnable, num_labels=4
+    ).eval()
+    model.save_pretrained(tmp_path)
+    loaded = SEQUENCE.from_pretrained(tmp_path).eval()
+    assert_same_tensors(model, loaded)
+    assert loaded.config.to_diff_dict() == SEQUENCE.from_pretrained(tmp_path).config.to_diff_dict()
+    assert isinstance(loaded.tmux.multiplexer.transforms, torch.nn.Parameter) == learnable
+    rows = batch(5)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**rows).logits, model(**rows).logits)
+
+
+@pytest.mark.parametrize(
+    ("auto", "cls"),
+    [
+        (AutoModel, fastmux.TMux),
+        (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification),
+        (AutoModelForTokenClassification, fastmux.TMuxForTokenClassification),
+    ],
+)
+def test_auto_classes(tmp_path, auto, cls):
+    cls.from_backbone(BERT, 3).save_pretrained(tmp_path)
+    assert type(auto.from_pretrained(tmp_path)) is cls
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, fastmux.TMuxConfig) and type(config.backbone_config) is type(BERT)
+    assert type(auto.from_config(config)) is cls
+
+
+def test_a_task_starts_from_a_warm_up(tmp_path):
+    warm = fastmux.TMuxForRetrieval.from_backbone(BERT, 3)
+    warm.save_pretrained(tmp_path)
+    model, info = SEQUENCE.from_pretrained(tmp_path, num_labels=5, output_loading_info=True)
+    assert_same_tensors(model.tmux, warm.tmux)
+    assert_same_tensors(model.retrieval, warm.retrieval)
+    assert sorted(info["missing_keys"]) == ["classifier.bias", "classifier.weight"] and model.num_labels == 5
+    assert_same_tensors(fastmux.TMux.from_pretrained(tmp_path, add_pooling_layer=False), warm.tmux)
+
+
+def test_half_precision_and_attention_are_chosen_at_loading(tmp_path):
+    SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path)
+    model = SEQUENCE.from_pretrained(tmp_path, dtype=torch.bfloat16, attn_implementation="eager")
+    assert model.dtype == torch.bfloat16 and model.tmux.backbone.config._attn_implementation == "eager"
+    assert model(**batch(4)).logits.dtype == torch.bfloat16
+
+
+def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
+    model, target = SEQUENCE.from_backbone(BERT, 3), tmp_path / "model"
+    model.save_pretrained(target)
+    before = {f.name: f.read_bytes() for f in target.iterdir()}
+    other = SEQUENCE.from_backbone(BERT, 3)
+
+    def dies(self, *args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fastmux.TMuxConfig, "save_pretrained", dies)
+    with pytest.raises(OSError, match="disk full"):
+        other.save_pretrained(target)
+    assert {f.name: f.read_bytes() for f in target.iterdir()} == before
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+
+
+def test_saving_keeps_other_files(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path)
+    assert {"notes.txt", "config.json", "model.safetensors"} <= {f.name for f in tmp_path.iterdir()}
+
+
+class TestRefused:
+    @pytest.fixture
+    def saved(self, tmp_path):
+        SEQUENCE.from_backbone(BERT, 3, num_labels=4).save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_truncated(self, saved):
+        weights = saved / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            SEQUENCE.from_pretrained(saved)
+
+    def test_of_another_model(self, tmp_path):
+        BertModel(BERT).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"model of type 'bert', expected 'tmux'.*from_backbone"):
+            SEQUENCE.from_pretrained(tmp_path)
+
+    def test_with_another_number_of_instances(self, saved):
+        config = json.loads((saved / "config.json").read_text())
+        config["num_instances"] = 4
+        (saved / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="do not fit their config"):
+            SEQUENCE.from_pretrained(saved)
+
+    def test_without_tensors_of_the_encoder(self, saved):
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(saved / "model.safetensors")
+        dropped = {k: t for k, t in tensors.items() if "layer.1." not in k}
+        save_file(dropped, saved / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=r"lacks \d+ tensors of the model, e.g. .*layer\.1\."):
+            SEQUENCE.from_pretrained(saved)
+
+    def test_a_file_where_a_folder_goes(self, tmp_path):
+        (tmp_path / "model").write_text("")
+        with pytest.raises(ValueError, match="which is a file; expected a folder"):
+            SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path / "model")
+
+    def test_options_beside_a_config(self):
+        config = fastmux.TMuxConfig(backbone_config=BERT, num_instances=3)
+        with pytest.raises(ValueError, match="num_instances, multiplexer given beside a TMuxConfig"):
+            fastmux.TMux(config, 4, multiplexer="orthogonal")

@@ -1,0 +1,169 @@
+"""Task heads: retrieval, sequence and token classification."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from models import BERT, PAD, VOCAB, batch
+from numerics import relative_error
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+
+import fastmux
+from fastmux import reference
+from fastmux.demultiplexers import DEMULTIPLEXERS
+
+STILL = copy.deepcopy(BERT)  # without dropout
+STILL.hidden_dropout_prob = STILL.attention_probs_dropout_prob = 0.0
+
+
+def build(cls, demux="index", config=STILL, num_instances=3, **options):
+    return cls.from_backbone(config, num_instances, demultiplexer=demux, **options).double().train()
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+class TestRetrieval:
+    def test_loss_is_the_specification(self, demux):
+        model, rows = build(fastmux.TMuxForRetrieval, demux), batch(6, padded=True)
+        instances = torch.randint(0, 3, (2, 7))
+        loss = model(**rows, retrieval_instances=instances).loss
+        z = model.tmux(**rows).last_hidden_state.unflatten(0, (2, 3))
+        targets = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100).unflatten(0, (2, 3))
+        decoder = model.get_input_embeddings().weight
+        expected = reference.retrieval_loss(z, instances, targets, decoder, model.retrieval.bias)
+        assert relative_error(loss.detach(), expected.detach()) < 1e-10
+        names = [n for n, p in model.named_parameters()]
+        ours = torch.autograd.grad(loss, model.parameters())
+        for name, a, b in zip(names, ours, torch.autograd.grad(expected, model.parameters()), strict=True):
+            assert relative_error(a, b) < 1e-8, name
+
+    def test_predictions_are_the_argmax_of_every_row(self, demux):
+        model, rows = build(fastmux.TMuxForRetrieval, demux).eval(), batch(7)
+        with torch.no_grad():
+            out = model(**rows)
+            states = model.tmux(**rows).last_hidden_state
+        logits = states @ model.get_input_embeddings().weight.T + model.retrieval.bias
+        assert torch.equal(out.predictions, logits.argmax(-1))
+        assert model.train()(**rows).predictions is None
+
+
+def test_retrieval_draws_every_instance_and_only_real_tokens():
+    model, rows = build(fastmux.TMuxForRetrieval), batch(6)
+    torch.manual_seed(0)
+    assert len({round(model(**rows).loss.item(), 9) for _ in range(5)}) == 5
+    nothing = torch.full_like(rows["input_ids"], -100)
+    assert model(**rows, labels=nothing).loss.item() == 0.0
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+@pytest.mark.parametrize(
+    ("problem", "num_labels", "labels", "criterion"),
+    [
+        ("single_label_classification", 4, torch.randint(0, 4, (7,)), nn.CrossEntropyLoss()),
+        ("multi_label_classification", 4, torch.randint(0, 2, (7, 4)).double(), nn.BCEWithLogitsLoss()),
+        ("regression", 1, torch.randn(7).double(), nn.MSELoss()),
+        ("regression", 2, torch.randn(7, 2).double(), nn.MSELoss()),
+        (None, 4, torch.randint(0, 4, (7,)), nn.CrossEntropyLoss()),
+    ],
+)
+def test_sequence_classification(demux, problem, num_labels, labels, criterion):
+    model = build(fastmux.TMuxForSequenceClassification, demux, num_labels=num_labels, problem_type=problem)
+    out = model(**batch(7), labels=labels)
+    assert isinstance(out, SequenceClassifierOutput) and out.logits.shape == (7, num_labels)
+    task = criterion(out.logits.squeeze(-1) if num_labels == 1 else out.logits, labels)
+    assert relative_error(out.task_loss.detach(), task.detach()) < 1e-12
+    assert relative_error(out.loss.detach(), (0.9 * task + 0.1 * out.retrieval_loss).detach()) < 1e-12
+    loss, _ = model(**batch(7), labels=labels)[:2]
+    loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]  # DDP asks that
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_token_classification(demux):
+    model, rows = build(fastmux.TMuxForTokenClassification, demux, num_labels=5), batch(7, padded=True)
+    labels = torch.randint(0, 5, (7, 7)).masked_fill(rows["attention_mask"] == 0, -100)
+    out = model(**rows, labels=labels)
+    assert isinstance(out, TokenClassifierOutput) and out.logits.shape == (7, 7, 5)
+    task = nn.functional.cross_entropy(out.logits.float().flatten(0, 1), labels.flatten())
+    assert relative_error(out.task_loss.detach(), task.detach()) < 1e-6
+    out.loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_the_fused_head_is_the_head(backend, demux):
+    """Without dropout the classifier is applied inside the demultiplexing op."""
+    model, rows = build(fastmux.TMuxForTokenClassification, demux, num_labels=5).eval(), batch(6)
+    with torch.no_grad():
+        expected = model.classifier(model.tmux(**rows).last_hidden_state)
+        assert relative_error(model(**rows).logits, expected) < 1e-10
+
+
+def test_the_summary_is_the_prefix_cls_or_the_first_position():
+    rows = batch(6)
+    for demux, position in (("index", 3), ("unbind", 0)):
+        model = build(fastmux.TMuxForSequenceClassification, demux, num_labels=2).eval()
+        with torch.no_grad():
+            mux = model.tmux.encode(**rows)
+            states = mux.encoder_outputs.last_hidden_state[:, position : position + 1]
+            expected = model.classifier(model.tmux.demultiplex(mux, states)).squeeze(1)
+            assert relative_error(model(**rows).logits, expected) < 1e-12
+
+
+def test_no_retrieval_without_its_weight():
+    model = build(fastmux.TMuxForSequenceClassification, num_labels=2, retrieval_loss_weight=0.0)
+    out = model(**batch(6), labels=torch.zeros(6, dtype=torch.long))
+    assert model.retrieval is None and out.retrieval_loss is None and torch.equal(out.loss, out.task_loss)
+
+
+def test_learning_to_retrieve():
+    """The whole chain learns: from chance to most tokens of two sequences in one."""
+    torch.manual_seed(0)
+    model = fastmux.TMuxForRetrieval.from_backbone(STILL, 2, demultiplexer="unbind")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.train()(torch.randint(5, VOCAB, (32, 7))).loss.backward()
+        optimizer.step()
+    ids = torch.randint(5, VOCAB, (64, 7))
+    accuracy = (model.eval()(ids).predictions == ids).float().mean().item()
+    assert accuracy > 0.6, f"retrieval accuracy {accuracy:.2f}, chance {1 / (VOCAB - 5):.2f}"
+
+
+SEQUENCE, TOKEN = fastmux.TMuxForSequenceClassification, fastmux.TMuxForTokenClassification
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "labels", "message"),
+    [
+        (SEQUENCE, {}, torch.zeros(5, dtype=torch.long), r"labels has shape \(5,\), expected \(6,\)"),
+        (SEQUENCE, {}, torch.full((6,), 3), "labels holds 3, expected values from 0 to 2"),
+        (SEQUENCE, {}, torch.zeros(6, 2), r"labels has shape \(6, 2\), expected \(6, 3\) for multi_label"),
+        (
+            SEQUENCE,
+            {"problem_type": "multi_label_classification"},
+            torch.zeros(6, 3).long(),
+            "labels has dtype torch.int64",
+        ),
+        (SEQUENCE, {"problem_type": "single_label_classification"}, torch.zeros(6), "labels has dtype torch.float32"),
+        (SEQUENCE, {"problem_type": "regression"}, torch.zeros(6), r"shape \(6,\), expected \(6, 3\) for regression"),
+        (TOKEN, {}, torch.zeros(6, dtype=torch.long), r"labels has shape \(6,\), expected \(6, 7\)"),
+        (TOKEN, {}, torch.full((6, 7), 3), "labels holds 3, expected values from 0 to 2"),
+        (TOKEN, {}, torch.zeros(6, 7), "labels has dtype torch.float32, expected an integer"),
+        (fastmux.TMuxForRetrieval, {}, torch.full((6, 7), VOCAB), f"labels holds {VOCAB}"),
+    ],
+)
+def test_bad_labels(cls, options, labels, message):
+    options = options if cls is fastmux.TMuxForRetrieval else {"num_labels": 3, **options}
+    model = cls.from_backbone(STILL, 3, **options)
+    with pytest.raises(ValueError, match=message):
+        model(**batch(6), labels=labels)
+
+
+def test_labels_may_be_absent_from_padding():
+    model, rows = build(TOKEN, num_labels=3), batch(6, padded=True)
+    assert rows["input_ids"].eq(PAD).any()
+    labels = torch.where(rows["attention_mask"] == 0, -100, 2)
+    assert model(**rows, labels=labels).loss.isfinite()

@@ -1,0 +1,332 @@
+"""What is shipped, under which names, and which part of the code may import which.
+
+The delicate name is `kernels`: the repository has a folder of that name, Hugging Face has a package of that
+name, and transformers imports it whenever it accepts the installed version. A stand-in with such a version
+and the package's build hook takes its place here, so that the tests need no network.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers.utils import import_utils
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("kernels", "fastmux", "training", "bench", "tests")
+
+# transformers calls the two functions while it defines a model; it imports other names and leaves them alone.
+HF_KERNELS = """
+def use_kernel_forward_from_hub(layer_name):
+    return lambda cls: cls
+
+def use_kernelized_func(*functions):
+    return lambda cls: cls
+
+def __getattr__(name):
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
+"""
+
+# Hugging Face's package hooks into every setuptools build of the environment in just this way.
+HF_BUILD_HOOK = """
+import os, pathlib
+
+def write_egg_lockfile(cmd, basename, filename):
+    pathlib.Path(os.environ["BUILD_HOOK_RAN"]).touch()
+"""
+
+
+def run(*command: str, cwd: Path, path: tuple[Path, ...] = (), **environment: str) -> str:
+    """Standard output of ``command``, run with ``path`` as its PYTHONPATH; it must succeed."""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONHOME")}
+    env |= {"PYTHONPATH": os.pathsep.join(map(str, path)), "HF_HUB_OFFLINE": "1", **environment}
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, f"{' '.join(command)[:200]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def python(code: str, cwd: Path, path: tuple[Path, ...] = ()) -> dict:
+    """What ``code`` leaves in ``result``. As at a prompt, the working directory comes first in sys.path."""
+    code += "\nimport json; print('RESULT', json.dumps(result))"
+    out = run(sys.executable, "-c", code, cwd=cwd, path=path)
+    return json.loads(out.rpartition("RESULT ")[2])
+
+
+def python_files() -> Iterator[tuple[str, Path]]:
+    """(dotted name, file) of every Python file in the repository; those of kernels/ are fastmux.kernels."""
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            if parts[:2] == ("fastmux", "kernels"):  # the link: seen as kernels/ already
+                continue
+            parts = ("fastmux", *parts) if folder == "kernels" else parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
+
+
+def imported(node: ast.AST, module: str, is_package: bool) -> set[str]:
+    """The dotted names that an import statement, or `importlib.import_module` of a literal, asks for."""
+    match node:
+        case ast.Import():
+            return {alias.name for alias in node.names}
+        case ast.ImportFrom():
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                package = package[: len(package) - node.level + 1]
+                base = ".".join([*package, *filter(None, [base])])
+            return {f"{base}.{alias.name}" for alias in node.names}
+        case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+            return {name}
+    return set()
+
+
+def imports(module: str, file: Path) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return set().union(*(imported(node, module, file.name == "__init__.py") for node in ast.walk(tree)))
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+# --- fixtures -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hf_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a stand-in for Hugging Face's `kernels`, the oldest version that transformers accepts."""
+    site = tmp_path_factory.mktemp("hf")
+    version = import_utils.KERNELS_MIN_VERSION
+    package, info = site / "kernels", site / f"kernels-{version}.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (package / "__init__.py").write_text(HF_KERNELS)
+    (package / "lockfile.py").write_text(HF_BUILD_HOOK)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kernels\nVersion: {version}\n")
+    hook = "[egg_info.writers]\nkernels.lock = kernels.lockfile:write_egg_lockfile\n"
+    (info / "entry_points.txt").write_text(hook)
+    return site
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory, hf_kernels: Path) -> Path:
+    """The wheel of this checkout, built beside Hugging Face's `kernels` and without torch.
+
+    Built from a copy: setuptools would leave build/ in the checkout, and would ship again what is left there.
+    """
+    work = tmp_path_factory.mktemp("wheel")
+    tree = work / "tree"
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=skip)
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, tree)
+    (work / "no_torch").mkdir()
+    (work / "no_torch" / "torch.py").write_text("raise ImportError('the build must not import torch')")
+    # The tree comes first, as for `python setup.py`: in this order it could hide an installed package.
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index")
+    run(
+        *pip,
+        f"--wheel-dir={work}",
+        ".",
+        cwd=tree,
+        path=(tree, work / "no_torch", hf_kernels),
+        BUILD_HOOK_RAN=str(work / "hook"),
+    )
+    assert (work / "hook").exists(), "the build hook of the stand-in did not run: the test proves nothing"
+    (built,) = work.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> importlib.metadata.PackageMetadata:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(wheel.parent / "installed")
+    (info,) = (wheel.parent / "installed").glob("*.dist-info")
+    return importlib.metadata.Distribution.at(info).metadata
+
+
+# --- the wheel ----------------------------------------------------------------------------------------------
+
+
+def test_wheel_ships_fastmux_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name for name in archive.namelist() if not name.endswith("/")}
+    top_level = {name.split("/")[0] for name in shipped}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"fastmux"}
+    library = {f"{module.replace('.', '/')}" for module, _ in python_files() if within(module, "fastmux")}
+    shipped_modules = {re.sub(r"(/__init__)?\.py$", "", name) for name in shipped if name.endswith(".py")}
+    assert shipped_modules == library
+
+
+def test_wheel_holds_the_kernels_as_files(wheel: Path) -> None:
+    kernels = sorted((ROOT / "kernels").glob("*.py"))
+    assert kernels
+    with zipfile.ZipFile(wheel) as archive:
+        for file in kernels:
+            assert archive.read(f"fastmux/kernels/{file.name}") == file.read_bytes()
+
+
+def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
+    source = (ROOT / "fastmux" / "__init__.py").read_text(encoding="utf-8")
+    assert f'__version__ = "{metadata["Version"]}"' in source.splitlines()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["Version"])
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.10"
+
+
+def test_wheel_imports_outside_the_repository(wheel: Path, metadata: object, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    site = wheel.parent / "installed"
+    names = sorted(f"fastmux.kernels.{file.stem}" for file in (ROOT / "kernels").glob("*.py"))
+    code = f"import importlib\nresult = [importlib.import_module(name).__file__ for name in {names}]"
+    for file in python(code, cwd=tmp_path, path=(site,)):
+        assert Path(file).is_relative_to(site)
+
+
+def test_the_link_is_relative_and_kernels_is_no_package() -> None:
+    link = ROOT / "fastmux" / "kernels"
+    assert link.is_symlink()
+    assert os.readlink(link) == "../kernels"
+    # With an __init__.py, the folder in the repository root would hide Hugging Face's package.
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+# --- beside Hugging Face's `kernels`, in the repository root ------------------------------------------------
+
+BESIDE_HF = """
+import os
+import fastmux.kernels.{kernel} as ours
+from transformers import BertConfig, BertModel
+from transformers.utils.import_utils import is_kernels_available
+size = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=11)
+parameters = BertModel(BertConfig(**size)).num_parameters()
+result = dict(ours=ours.__file__, available=is_kernels_available(), parameters=parameters)
+if is_kernels_available():
+    import kernels
+    result["theirs"] = kernels.__file__
+"""
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["with_hf_kernels", "without_hf_kernels"])
+def test_transformers_works_in_the_repository_root(hf_kernels: Path, installed: bool) -> None:
+    pytest.importorskip("triton")
+    kernel = min((ROOT / "kernels").glob("*.py")).stem
+    result = python(BESIDE_HF.format(kernel=kernel), cwd=ROOT, path=(hf_kernels,) if installed else ())
+    assert Path(result["ours"]).resolve() == ROOT / "kernels" / f"{kernel}.py"
+    assert result["parameters"] > 0
+    if installed:
+        assert result["available"], "transformers did not take the stand-in for Hugging Face's package"
+        assert Path(result["theirs"]) == hf_kernels / "kernels" / "__init__.py"
+
+
+# --- imports ------------------------------------------------------------------------------------------------
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None  # importing it fails from here on, as where it is not installed
+import torch
+import fastmux
+y = fastmux.functional.hadamard_mux(torch.ones(1, 2, 3, 4), torch.ones(2, 4))
+kernels = [name for name in sys.modules if name.startswith("fastmux.kernels")]
+result = dict(shape=list(y.shape), kernels=kernels)
+"""
+
+
+def test_fastmux_works_without_triton(tmp_path: Path) -> None:
+    # Whether triton is in sys.modules would say nothing: transformers imports it by way of torch.
+    result = python(WITHOUT_TRITON, cwd=tmp_path, path=(ROOT,))
+    assert result == {"shape": [1, 3, 4], "kernels": []}
+
+
+def test_nothing_imports_top_level_kernels() -> None:
+    guilty = {
+        str(file.relative_to(ROOT))
+        for module, file in python_files()
+        if any(within(name, "kernels") for name in imports(module, file))
+    }
+    assert not guilty
+
+
+MODEL = ("fastmux.modeling", "fastmux.heads", "fastmux.retrieval")
+MODULES = ("fastmux.multiplexers", "fastmux.demultiplexers", "fastmux.backbones")
+OUTSIDE = ("training", "bench", "tests")
+
+
+def in_layer(name: str, *layers: str) -> bool:
+    """As `within`, but fastmux.modeling stands for fastmux.modeling_outputs and the like, too."""
+    return any(re.match(rf"{re.escape(layer)}([._]|$)", name) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("layer", "forbidden"),
+    [
+        ("fastmux.kernels", ("fastmux", *OUTSIDE)),
+        ("fastmux.reference", ("fastmux", *OUTSIDE)),
+        ("fastmux.functional", ("fastmux.reference", "fastmux.configuration", *MODULES, *MODEL, *OUTSIDE)),
+        ("fastmux.multiplexers", ("fastmux.kernels", "fastmux.reference", *MODEL, *OUTSIDE)),
+        ("fastmux.demultiplexers", ("fastmux.kernels", "fastmux.reference", *MODEL, *OUTSIDE)),
+        ("fastmux.modeling", ("fastmux.kernels", "fastmux.reference", "fastmux.heads", *OUTSIDE)),
+        ("fastmux.heads", ("fastmux.kernels", "fastmux.reference", *OUTSIDE)),
+        ("fastmux", OUTSIDE),
+        ("training", ("fastmux.kernels", "fastmux.reference", "bench", "tests")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nothing_imports_upward(layer: str, forbidden: tuple[str, ...]) -> None:
+    files = [(module, file) for module, file in python_files() if in_layer(module, layer)]
+    assert files, f"there is no {layer}"
+    upward = {
+        f"{module} imports {name}"
+        for module, file in files
+        for name in imports(module, file)
+        if in_layer(name, *forbidden) and (layer == "fastmux" or not in_layer(name, layer))
+    }
+    assert not upward
+
+
+@pytest.mark.parametrize(
+    ("folders", "extra"),
+    [
+        (("fastmux", "training"), None),  # a plain install runs `python training/train.py`
+        (("bench",), "bench"),
+        (("tests",), "test"),
+        (("bench", "tests"), "dev"),
+    ],
+    ids=["plain", "bench", "test", "dev"],
+)
+def test_what_is_imported_is_declared(
+    metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extra: str | None
+) -> None:
+    declared = set()
+    for requirement in metadata.get_all("Requires-Dist"):
+        only_for = re.search(r'extra == "(\w+)"', requirement)
+        if only_for is None or only_for[1] == extra:
+            declared.add(re.match(r"[\w.-]+", requirement)[0].lower())
+    files = [(module, file) for module, file in python_files() if within(module, *folders)]
+    # Scripts and tests import their neighbours by bare names.
+    known = {
+        *sys.stdlib_module_names,
+        *FOLDERS,
+        *(file.stem for _, file in files if file.parent.name in folders),
+    }
+    distributions = importlib.metadata.packages_distributions()
+    missing = set()
+    for module, file in files:
+        for top in {name.partition(".")[0] for name in imports(module, file)} - known:
+            if declared.isdisjoint(d.lower() for d in distributions.get(top, [top])):
+                missing.add(f"{module} imports {top}")
+    assert not missing
