@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from transformers import AutoConfig, PreTrainedConfig
 
+SEQUENCE_SUMMARIES = ("first", "mean")
+
 
 class TMuxConfig(PreTrainedConfig):
     """Configuration of a T-MUX model: an encoder, a multiplexer before it and a demultiplexer behind it.
@@ -18,6 +20,10 @@ class TMuxConfig(PreTrainedConfig):
         learnable_transforms: train the multiplexer's vectors or matrices; fixed by default, as in DataMUX.
         hadamard_norm: root mean square of the entries of each Hadamard vector.
         unbind_linear: False leaves out the linear layer and the GELU of "unbind".
+        sequence_summary: what a sequence task reads: "first" (default), the index prefix's CLS or, without a prefix,
+            the first position, as the papers do; or "mean", the average over the positions that are not padding in
+            every row. An encoder trained from scratch learns sequence tasks sooner from the mean: no attention head
+            must first learn to carry N superposed sequences to one position.
         retrieval_loss_weight: lambda of ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3), in
             [0, 1]; 0 leaves the retrieval head out.
         classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.
@@ -45,6 +51,7 @@ class TMuxConfig(PreTrainedConfig):
     learnable_transforms: bool = False
     hadamard_norm: float = 1.0
     unbind_linear: bool = True
+    sequence_summary: str = "first"
     retrieval_loss_weight: float = 0.1
     classifier_dropout: float | None = None
 
@@ -71,6 +78,9 @@ class TMuxConfig(PreTrainedConfig):
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
         MULTIPLEXERS.check(self.multiplexer)
         DEMULTIPLEXERS.check(self.demultiplexer)
+        if self.sequence_summary not in SEQUENCE_SUMMARIES:
+            known = ", ".join(map(repr, SEQUENCE_SUMMARIES))
+            raise ValueError(f"sequence_summary is {self.sequence_summary!r}, expected one of {known}")
         if not 0.0 <= self.retrieval_loss_weight <= 1.0:
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
         if not self.hadamard_norm > 0.0:

@@ -121,7 +121,8 @@ class _TMuxForTask(TMuxPreTrainedModel):
 class TMuxForSequenceClassification(_TMuxForTask):
     """T-MUX that labels sequences: single-label, multi-label or regression, by ``config.problem_type``.
 
-    With the index prefix the head reads the prefix's CLS, otherwise the first position of every row.
+    The head reads one demultiplexed state of every row: of the index prefix's CLS or, without a prefix, of the first
+    position; or of the average over positions, by ``config.sequence_summary``.
 
     Example:
         >>> import torch, fastmux

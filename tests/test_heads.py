@@ -34,10 +34,10 @@ class TestRetrieval:
         decoder = model.get_input_embeddings().weight
         expected = reference.retrieval_loss(z, instances, targets, decoder, model.retrieval.bias)
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
-        names = [n for n, p in model.named_parameters()]
-        ours = torch.autograd.grad(loss, model.parameters())
-        for name, a, b in zip(names, ours, torch.autograd.grad(expected, model.parameters()), strict=True):
-            assert relative_error(a, b) < 1e-8, name
+        gradients = [torch.autograd.grad(x, list(model.parameters())) for x in (loss, expected)]
+        # All at once: some, like those of the keys' biases, are zero but for rounding.
+        ours, gold = (torch.cat([g.flatten() for g in parts]) for parts in gradients)
+        assert relative_error(ours, gold) < 1e-10
 
     def test_predictions_are_the_argmax_of_every_row(self, demux):
         model, rows = build(fastmux.TMuxForRetrieval, demux).eval(), batch(7)
@@ -112,6 +112,20 @@ def test_the_summary_is_the_prefix_cls_or_the_first_position():
             assert relative_error(model(**rows).logits, expected) < 1e-12
 
 
+def test_the_summary_may_be_the_mean_of_what_is_not_padding():
+    model, rows = (
+        build(fastmux.TMuxForSequenceClassification, "index", num_labels=2, sequence_summary="mean").eval(),
+        batch(6),
+    )
+    with torch.no_grad():
+        mux = model.tmux.encode(**rows)
+        assert relative_error(mux.summary, mux.content.mean(1, keepdim=True)) < 1e-12
+        assert relative_error(model.tmux.encode(rows["input_ids"]).summary, mux.summary) < 1e-12
+        pads = {"input_ids": torch.full((6, 4), PAD), "attention_mask": torch.zeros(6, 4, dtype=torch.long)}
+        longer = {k: torch.cat([t, pads[k]], dim=1) for k, t in rows.items()}
+        assert relative_error(model(**longer).logits, model(**rows).logits) < 1e-10
+
+
 def test_no_retrieval_without_its_weight():
     model = build(fastmux.TMuxForSequenceClassification, num_labels=2, retrieval_loss_weight=0.0)
     out = model(**batch(6), labels=torch.zeros(6, dtype=torch.long))
@@ -121,9 +135,11 @@ def test_no_retrieval_without_its_weight():
 def test_learning_to_retrieve():
     """The whole chain learns: from chance to most tokens of two sequences in one."""
     torch.manual_seed(0)
-    model = fastmux.TMuxForRetrieval.from_backbone(STILL, 2, demultiplexer="unbind")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(150):
+    config = copy.deepcopy(STILL)
+    config.hidden_size, config.initializer_range = 64, 0.02
+    model = fastmux.TMuxForRetrieval.from_backbone(config, 2, demultiplexer="unbind")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
         optimizer.zero_grad()
         model.train()(torch.randint(5, VOCAB, (32, 7))).loss.backward()
         optimizer.step()

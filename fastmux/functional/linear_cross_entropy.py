@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from fastmux.functional.checks import Shapes, check_floating
 
-# Logits in memory at a time: 4 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at full rate.
-CHUNK_ELEMENTS = 1 << 20
+# Logits in memory at a time: 2 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at full rate.
+CHUNK_ELEMENTS = 1 << 19
 MIN_ROWS = 64
 
 
@@ -96,6 +96,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                     dweight.addmm_(dlogits.T, hidden[part])
                 else:
                     dweight += dlogits.T @ hidden[part].to(low)
+            del logits, p, dlogits  # or two chunks would be alive while the next one is made
         ctx.save_for_backward(dhidden, dweight, dbias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return loss
