@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import torch
+
+from bench.harness import Op, on_this_machine
+from fastmux import functional, reference
+
+POSITIONS = 512
+
+
+def inputs(G, N, L, d, V):
+    return {
+        "input_ids": torch.randint(V, (G, N, L)),
+        "instance_vectors": torch.randn(N, d),
+        "word_embeddings": torch.randn(V, d),
+        "position_embeddings": torch.randn(POSITIONS, d),
+        "position_ids": torch.arange(L).expand(G, N, L),
+        "ln_weight": torch.randn(d) + 1,
+        "ln_bias": torch.randn(d),
+    }
+
+
+def fused(position_ids, **tensors):
+    """The op takes positions that all rows share as (L), as the models give them."""
+    return functional.embedding_mux(position_ids=position_ids[0, 0], **tensors)
+
+
+def elements(direction, G, N, L, d, V):
+    # forward gathers rows, writes y; backward reads dy, gathers the rows again and writes the gradients of both tables
+    forward = G * N * L * d + G * L * d
+    return forward if direction == "forward" else forward + (V + POSITIONS) * d
+
+
+OP = Op(
+    "embedding_mux",
+    fused,
+    reference.embedding_mux,
+    shapes=on_this_machine(
+        cpu=[{"G": 4, "N": 10, "L": 128, "d": 768, "V": 8192}],
+        gpu=[
+            {"G": 128, "N": 2, "L": 128, "d": 768, "V": 30522},
+            {"G": 64, "N": 10, "L": 128, "d": 768, "V": 30522},
+            {"G": 16, "N": 40, "L": 128, "d": 768, "V": 30522},
+            {"G": 256, "N": 10, "L": 32, "d": 256, "V": 30522},
+            {"G": 8, "N": 10, "L": 512, "d": 1024, "V": 30522},
+        ],
+    ),
+    inputs=inputs,
+    elements=elements,
+    index_bytes=lambda G, N, L, **_: 8 * G * N * L,
+)
+
+
+@OP.cases
+def test_embedding_mux(benchmark, case):
+    case.run(benchmark)

@@ -1,0 +1,265 @@
+"""The benchmarks count what they say they count, refuse wrong results, and run from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig
+
+pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pytest-benchmark")
+
+from bench import (
+    harness,
+    memory,
+    test_embedding_mux,
+    test_hadamard_mux,
+    test_index_demux,
+    test_linear_cross_entropy,
+    throughput,
+)
+from bench.storage import Scopes, StorageTracker
+from bench.throughput import encoder_flops, limit
+from fastmux import reference
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = BertConfig()  # 12 layers, d = 768, f = 3072
+TINY = ["--num_hidden_layers", "1", "--hidden_size", "16", "--num_attention_heads", "2", "--intermediate_size", "32"]
+
+
+def run_script(name: str, *options: str) -> str:
+    command = [sys.executable, str(ROOT / "bench" / name), "--vocab_size", "50", "--disable_tqdm", *TINY, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+class TestLimits:
+    def test_flops_of_the_encoder_by_hand(self):
+        # four 768 x 768 projections, two 768 x 3072, and 128 scores and weights of 768, two operations a multiply-add
+        by_hand = 12 * 2 * (4 * 768 * 768 + 2 * 768 * 3072 + 2 * 128 * 768)
+        assert encoder_flops(BASE, 128) == by_hand == 174_587_904
+
+    @pytest.mark.parametrize("task", ["sequence", "token"])
+    @pytest.mark.parametrize(("n", "expected"), [(1, 128 / 130), (2, 256 / 131), (10, 1280 / 139), (40, 5120 / 169)])
+    def test_index_pays_for_its_prefix(self, task, n, expected):
+        assert limit(task, "index", n, 128, BASE) == pytest.approx(expected)
+
+    def test_unbind_pays_for_its_linear_layer_on_tokens_only(self):
+        assert limit("sequence", "unbind", 40, 128, BASE) == 40
+        assert limit("token", "key", 40, 128, BASE) == 40
+        # 174,587,904 of the encoder and 40 * 1,179,648 of the linear layer for a position of 40 instances
+        assert limit("token", "unbind", 40, 128, BASE) == pytest.approx(40 * 174_587_904 / 221_773_824)
+
+
+class TestTraffic:
+    """Minimal traffic, beside the design's table written out."""
+
+    def test_hadamard_mux(self):
+        sizes = {"G": 2, "N": 3, "L": 5, "d": 7}
+        assert test_hadamard_mux.OP.traffic(sizes, torch.float32, "forward") == 4 * (210 + 70)
+        assert test_hadamard_mux.OP.traffic(sizes, torch.bfloat16, "forward+backward") == 2 * (
+            210 + 70 + 70 + 210 + 210
+        )
+
+    def test_embedding_mux_reads_ids_of_eight_bytes_in_each_direction(self):
+        sizes = {"G": 2, "N": 3, "L": 5, "d": 7, "V": 11}
+        op = test_embedding_mux.OP
+        assert op.traffic(sizes, torch.float32, "forward") == 8 * 30 + 4 * (210 + 70)
+        tables = 4 * 7 * (11 + test_embedding_mux.POSITIONS)
+        assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (8 * 30 + 4 * (210 + 70)) + tables
+
+    def test_index_demux(self):
+        sizes = {"G": 2, "N": 3, "L": 5, "d": 7}
+        assert test_index_demux.OP.traffic(sizes, torch.float32, "forward") == 4 * (70 + 42 + 210)
+        assert (
+            test_index_demux.OP.traffic(sizes, torch.float32, "forward+backward") == 4 * (70 + 42 + 210) * 2 + 4 * 112
+        )
+
+    def test_linear_cross_entropy(self):
+        sizes = {"R": 4, "V": 6, "d": 5}
+        assert test_linear_cross_entropy.OP.traffic(sizes, torch.float32, "forward") == 4 * (20 + 30 + 6) + 8 * 4
+
+
+class TestCorrectnessGate:
+    """A case is timed only if output and gradients are the reference's."""
+
+    class Timer:
+        """Takes the place of pytest-benchmark's fixture."""
+
+        stats = None
+
+        def __init__(self):
+            self.extra_info, self.calls = {}, 0
+
+        def __call__(self, function):
+            self.calls += 1
+            function()
+
+    def case(self, function, direction):
+        sizes = {"G": 2, "N": 3, "L": 4, "d": 8}
+        own = test_hadamard_mux.OP
+        op = harness.Op(own.name, function, own.reference, [sizes], own.inputs, own.elements)
+        return harness.Case(op, tuple(sizes.items()), torch.float32, direction, "torch")
+
+    @pytest.mark.parametrize("direction", harness.DIRECTIONS)
+    def test_a_right_op_is_timed(self, direction):
+        timer = self.Timer()
+        self.case(test_hadamard_mux.OP.function, direction).run(timer)
+        assert timer.calls == 1
+        assert timer.extra_info["minimal_bytes"] > 0 and timer.extra_info["copy_gb_per_s"] > 0
+        # at least the output: 2 * 4 * 8 floats
+        assert timer.extra_info["peak_bytes"] >= 256
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            lambda x, instance_vectors: reference.hadamard_mux(x, instance_vectors) * 1.001,
+            lambda x, instance_vectors: reference.hadamard_mux(x, instance_vectors) * float("nan"),
+            lambda x, instance_vectors: reference.hadamard_mux(x, instance_vectors)[:1],
+        ],
+        ids=["slightly off", "nan", "shape"],
+    )
+    def test_a_wrong_output_is_not(self, wrong):
+        timer = self.Timer()
+        with pytest.raises(AssertionError, match=r"hadamard_mux by torch, output: .* a wrong result is not timed"):
+            self.case(wrong, "forward").run(timer)
+        assert timer.calls == 0
+
+    def test_a_wrong_gradient_is_not(self):
+        def wrong(x, instance_vectors):
+            v = instance_vectors
+            return reference.hadamard_mux(x, v.detach() + (v - v.detach()) * 2)
+
+        timer = self.Timer()
+        with pytest.raises(AssertionError, match="gradient of instance_vectors"):
+            self.case(wrong, "forward+backward").run(timer)
+        assert timer.calls == 0
+
+
+class TestStorageTracker:
+    def test_a_hand_computed_step(self):
+        """exp(x W^T), summed: every tensor of forward and backward is known."""
+        layer, x = nn.Linear(64, 32, bias=False), torch.randn(128, 64)
+        weight, inputs, out, scalar = 4 * 64 * 32, 4 * 128 * 64, 4 * 128 * 32, 4
+        tracker = StorageTracker()
+        tracker.adopt(layer.weight, "weight")
+        tracker.adopt(x, "x")
+        with tracker:
+            y = layer(x)
+            views = y.view(-1), y[3:], y.T
+            assert tracker.current == weight + inputs + out
+            z = y.exp()
+            del views
+            assert tracker.current == weight + inputs + 2 * out
+            del y  # exp keeps its result, not its argument
+            assert tracker.current == weight + inputs + out
+            loss = z.sum()
+            loss.backward()
+            assert tracker.current == weight + inputs + out + scalar + weight
+            # With the weight's gradient there are z, the gradient of y, the loss and the gradient of the loss.
+            assert tracker.peak == weight + inputs + 2 * out + 2 * scalar + weight
+            del z, loss
+            assert tracker.current == weight + inputs + weight
+        tracker.stop()
+
+    def test_holders_at_the_peak(self):
+        class Model(nn.Module):
+            def forward(self, x):
+                return torch.cat([x, x]).sum()
+
+        tracker, model = StorageTracker(), Model()
+        scopes = Scopes(tracker, {"model": (model, "forward")})
+        with tracker:
+            x = torch.ones(1000)
+            tracker.name(x, "batch")
+            model(x)
+        scopes.remove()
+        tracker.stop()
+        assert tracker.at_peak() == {"model": 8004, "batch": 4000}
+        assert "forward" not in vars(model)
+
+    def test_agrees_with_the_allocator(self):
+        """Over operators without workspaces, the profiler's count of the allocator is the same to the last byte."""
+
+        def work():
+            a = torch.randn(300, 200)
+            b = a @ a.T
+            c = torch.softmax(b, -1)
+            del b
+            d = c.mul(a[:, :1])
+            return torch.cat([d, c])
+
+        tracker = StorageTracker()
+        with tracker:
+            out = work()
+        tracker.stop()
+        del out
+        assert harness.peak_bytes(work) == tracker.peak
+
+
+def test_throughput_runs(tmp_path):
+    options = ["--num_instances", "1", "3", "--length", "8", "--batch_sizes", "2", "4", "--group_counts", "2"]
+    printed = run_script("throughput.py", *options, "--repeats", "2", "--output_dir", str(tmp_path))
+    result = json.loads((tmp_path / "throughput.json").read_text())
+    rows = result["rows"]
+    assert [(r["task"], r["demultiplexer"], r["num_instances"]) for r in rows] == [
+        (task, name, n) for task in ("sequence", "token") for name in ("index", "unbind") for n in (1, 3)
+    ]
+    for row in rows:
+        assert row["instances_per_second"] > 0 and row["plain_batch_size"] in (2, 4) and row["groups"] == 2
+        assert row["fraction_of_limit"] == pytest.approx(row["ratio"] / row["limit"])
+        assert row["ratio_quartiles"][0] <= row["ratio"] <= row["ratio_quartiles"][1]
+    assert rows[1]["limit"] == pytest.approx(3 * 8 / 12)
+    assert result["machine"]["torch"] == torch.__version__ and result["encoder"]["hidden_size"] == 16
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["throughput.json", "throughput.png"]
+    assert all(f"{row['limit']:.2f}" in printed for row in rows)
+
+
+def test_memory_runs(tmp_path):
+    options = [
+        "--num_instances",
+        "3",
+        "--length",
+        "8",
+        "--groups",
+        "2",
+        "--output_dir",
+        str(tmp_path),
+        "--device",
+        "cpu",
+    ]
+    printed = run_script("memory.py", *options)
+    plain, index, unbind, longer = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert [r["model"] for r in (plain, index, unbind, longer)] == ["plain", "index", "unbind", "plain"]
+    assert (plain["rows"], index["rows"], longer["length"]) == (2, 6, 12)
+    for row in (plain, index, unbind, longer):
+        assert row["peak_bytes"] == sum(row["at_peak"].values())
+        # parameters and both moments are there all the time
+        assert row["peak_bytes"] >= 3 * row["parameter_bytes"]
+        assert row["ratio_to_plain"] == pytest.approx(row["peak_bytes"] / plain["peak_bytes"])
+        assert f"{row['ratio_to_plain']:.3f}" in printed
+    assert longer["peak_bytes"] > plain["peak_bytes"] and index["peak_bytes"] > unbind["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "message"),
+    [
+        (throughput, ["--num_instances", "0"], "0, expected an integer of at least 1"),
+        (throughput, ["--num_attention_heads", "5"], "no multiple of --num_attention_heads 5"),
+        (throughput, ["--clock", "cpu", "--num_threads", "2"], "--clock cpu is for one thread"),
+        (memory, ["--groups", "0"], "--groups is [0], expected integers of at least 1"),
+        (memory, ["--hidden_size", "50"], "--hidden_size is 50"),
+    ],
+)
+def test_bad_options(script, options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        script.parse_args(options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
