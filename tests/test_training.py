@@ -1,0 +1,345 @@
+"""`training/train.py` from end to end, at the smallest size that goes through every stage."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import fastmux
+from training.arguments import make_parser, parse
+from training.files import replacing, write_json
+from training.models import ModelFactory
+from training.recipes import Recipe
+from training.stages import last_checkpoint
+from training.tasks import TASKS
+from training.throughput import arithmetic_limit, instances_per_second
+from training.tokenization import train_tokenizer
+from training.train import main
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "--hidden_size",
+    "32",
+    "--num_heads",
+    "2",
+    "--num_layers",
+    "1",
+    "--intermediate_size",
+    "64",
+    "--max_length",
+    "16",
+    "--vocab_size",
+    "400",
+    "--task_rows",
+    "16",
+    "--retrieval_rows",
+    "16",
+    "--groupings",
+    "2",
+    "--throughput_seconds",
+    "0.2",
+    "--use_cpu",
+    "--disable_tqdm",
+    "true",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """SST-2's layout, filled with real text: is a line of source argparse's or tarfile's?"""
+    folder = tmp_path_factory.mktemp("sst2")
+    rows = []
+    for label, module in enumerate((argparse, tarfile)):
+        lines = (" ".join(line.split()) for line in inspect.getsource(module).splitlines())
+        rows += [f"{line}\t{label}" for line in dict.fromkeys(lines) if len(line) > 20]
+    validation = rows[::24]
+    train = [row for index, row in enumerate(rows) if index % 24]
+    for name, split in (("train.tsv", train), ("dev.tsv", validation)):
+        (folder / name).write_text("\n".join(["sentence\tlabel", *split]) + "\n", encoding="utf-8")
+    return folder
+
+
+def command(data_dir: Path, folder: Path, *arguments: str) -> list[str]:
+    return ["--task", "sst2", "--data-dir", str(data_dir), "--output_dir", str(folder), *SMALL, *arguments]
+
+
+def start(arguments: list[str], *prefix: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*(prefix or (sys.executable,)), str(ROOT / "training" / "train.py"), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(arguments: list[str], *prefix: str) -> str:
+    process = start(arguments, *prefix)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files that should not be left when a run is over."""
+    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.name.startswith("checkpoint-")]
+
+
+def score(model: torch.nn.Module, tokenizer, data_dir: Path) -> float:
+    """Accuracy on the validation rows by the plainest loop, for models without multiplexing."""
+    split = TASKS["sst2"]().load(str(data_dir)).evaluation["validation"]
+    inputs = tokenizer(split["text"][:], padding=True, truncation=True, max_length=16, return_tensors="pt")
+    model.eval()
+    with torch.no_grad():
+        right = model(**inputs).logits.argmax(-1) == torch.tensor(split["label"][:])
+    return right.double().mean().item()
+
+
+def test_end_to_end(data_dir, tmp_path):
+    folder = tmp_path / "run"
+    output = run(command(data_dir, folder, "--max_steps", "4"))
+    report = json.loads((folder / "metrics.json").read_text())
+    assert list(report["variants"]) == ["plain", "index", "unbind"]
+    for name, result in report["variants"].items():
+        assert result["stages"]["task"]["steps"] == 4
+        assert ("retrieval" in result["stages"]) == (name != "plain") == (result["retrieval_accuracy"] is not None)
+        assert len(result["scores"]["validation"]["accuracy"]["values"]) == (1 if name == "plain" else 2)
+        assert result["throughput"]["instances_per_second"] > 0
+        printed = next(line for line in output.splitlines() if line.startswith(f"{name} "))
+        assert printed.split()[-1] == f"{result['limit']:.2f}"
+        assert [entry["step"] for entry in report["curves"][name]["task"] if "eval_accuracy" in entry] == [1, 2, 3, 4]
+    assert report["variants"]["plain"]["limit"] == report["variants"]["plain"]["ratio_to_plain"] == 1
+    assert report["variants"]["index"]["limit"] == pytest.approx(2 * 16 / (16 + 3))
+    assert report["variants"]["unbind"]["limit"] == 2
+    assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert not leftovers(folder)
+    assert list(folder.glob("plain/task/runs/*/events.out.tfevents*"))
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "plain/task/model")
+    plain = AutoModelForSequenceClassification.from_pretrained(folder / "plain/task/model")
+    assert plain.config.id2label == {0: "negative", 1: "positive"}
+    accuracies = {name: result["scores"]["validation"]["accuracy"] for name, result in report["variants"].items()}
+    assert score(plain, tokenizer, data_dir) == pytest.approx(accuracies["plain"]["mean"])
+    for name in ("index", "unbind"):
+        model = fastmux.TMuxForSequenceClassification.from_pretrained(folder / name / "task/model")
+        assert (model.config.num_instances, model.config.demultiplexer) == (2, name)
+        assert AutoTokenizer.from_pretrained(folder / name / "task/model").get_vocab() == tokenizer.get_vocab()
+        # Another grouping, so another accuracy, but not far from those reported: the head is the trained one.
+        assert abs(score(model, tokenizer, data_dir) - accuracies[name]["mean"]) < 0.15
+
+    # The run is over: resuming trains nothing and reports the same.
+    again = main(command(data_dir, folder, "--max_steps", "4", "--resume"))
+    assert again["curves"] == report["curves"]
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(data_dir, tmp_path):
+    arguments = [
+        "--variants",
+        "unbind",
+        "--max_steps",
+        "64",
+        "--retrieval_steps",
+        "0",
+        "--unbind_retrieval_steps",
+        "0",
+    ]
+    folder = tmp_path / "killed"
+    process = start(command(data_dir, folder, *arguments))
+    deadline = time.monotonic() + 120
+    while last_checkpoint(folder / "unbind/task") is None and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert last_checkpoint(folder / "unbind/task") is not None and not (folder / "metrics.json").exists()
+    # A checkpoint that was being written when the process died is not whole, and is not used.
+    (folder / "unbind/task/checkpoint-999").mkdir()
+    (folder / "unbind/task/checkpoint-999/trainer_state.json").write_text('{"global_step": 9')
+
+    resumed = main(command(data_dir, folder, *arguments, "--resume"))
+    straight = main(command(data_dir, tmp_path / "straight", *arguments))
+    first, second = (report["variants"]["unbind"]["stages"]["task"] for report in (resumed, straight))
+    assert first["steps"] == second["steps"] == 64
+    assert 0 < first["resumed_from"] < 64 and second["resumed_from"] == 0
+    assert not leftovers(folder)
+    losses = [
+        [(entry["step"], entry["loss"]) for entry in report["curves"]["unbind"]["task"] if "loss" in entry]
+        for report in (resumed, straight)
+    ]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
+    assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], abs=2e-3)
+    assert losses[1][-1][1] < losses[1][0][1], "it must have learnt something for equality to say something"
+
+
+def test_two_processes_under_torchrun(data_dir, tmp_path):
+    folder = tmp_path / "run"
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    output = run(command(data_dir, folder, "--max_steps", "3", "--variants", "plain", "index"), *torchrun)
+    report = json.loads((folder / "metrics.json").read_text())
+    assert [result["stages"]["task"]["steps"] for result in report["variants"].values()] == [3, 3]
+    assert output.count("== throughput") == output.count("== index: task") == 1
+    # Every process deals with its share of the rows; the sum has all of them.
+    tokenizer = AutoTokenizer.from_pretrained(folder / "plain/task/model")
+    plain = AutoModelForSequenceClassification.from_pretrained(folder / "plain/task/model")
+    expected = report["variants"]["plain"]["scores"]["validation"]["accuracy"]["mean"]
+    assert score(plain, tokenizer, data_dir) == pytest.approx(expected)
+    assert not leftovers(folder)
+
+
+@pytest.mark.parametrize("variant", ["plain", "unbind"])
+def test_accumulated_gradients_are_those_of_one_batch(data_dir, tmp_path, variant):
+    arguments = ["--variants", variant, "--max_steps", "1", "--dropout", "0"]
+    arguments += ["--retrieval_loss_weight", "0", "--unbind_retrieval_steps", "0"]
+    norms = []
+    for rows, steps in ((16, 1), (8, 2)):
+        more = ["--task_rows", str(rows), "--gradient_accumulation_steps", str(steps)]
+        report = main(command(data_dir, tmp_path / str(rows), *arguments, *more))
+        norms.append(report["curves"][variant]["task"][0]["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
+
+
+def test_token_task_goes_through_every_stage(tmp_path):
+    text = "\n\n".join(
+        "\n".join(f"{word} {'B-ORG' if word.isupper() else 'O'}" for word in line.split())
+        for line in (" ".join(line.split()) for line in inspect.getsource(textwrap).splitlines())
+        if len(line) > 30
+    )
+    for name in ("train.txt", "valid.txt", "test.txt"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    arguments = [
+        "--task",
+        "conll2003",
+        "--data-dir",
+        str(tmp_path),
+        *SMALL,
+        "--max_steps",
+        "2",
+        "--variants",
+        "index",
+    ]
+    report = main([*arguments, "--output_dir", str(tmp_path / "run")])
+    scores = report["variants"]["index"]["scores"]
+    assert list(scores) == ["validation", "test"] and {"f1", "precision", "recall", "accuracy"} <= set(scores["test"])
+    assert report["variants"]["index"]["ratio_to_plain"] is None
+
+
+def test_embedded_default_starts(tmp_path):
+    report = main(["--output_dir", str(tmp_path / "run"), *SMALL, "--variants", "unbind", "--max_steps", "2"])
+    assert report["task"] == "stdlib" and len(report["data"]["labels"]) == 12
+    assert 0 <= report["variants"]["unbind"]["scores"]["validation"]["accuracy"]["mean"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--variants", "plain", "indx"],
+            r"--variants must be different names out of plain, .*unbind.*, got",
+        ),
+        (["--variants", "plain", "plain"], "--variants must be different names"),
+        (["--multiplexer", "average"], "--multiplexer must be one of .*hadamard"),
+        (["--task_rows", "10"], "task_rows must be a multiple of num_instances=4, got 10"),
+        (["--num_instances", "0"], "num_instances must be at least 1, got 0"),
+        (["--hidden_size", "50"], "hidden_size=50 must be a multiple of num_heads=4"),
+        (["--groupings", "0"], "--groupings must be at least 1, got 0"),
+        (["--retrieval_loss_weight", "1"], r"--retrieval_loss_weight must be in \[0, 1\), got 1.0"),
+        (
+            ["--label_smoothing_factor", "0.1"],
+            "--label_smoothing_factor is not supported here: it would replace",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse(arguments)
+
+
+def test_only_given_trainer_arguments_count():
+    settings = parse(["--learning-rate", "5e-5", "--bf16", "--num_layers", "7"])
+    # 5e-5 is the Trainer's own default: given all the same.
+    assert settings.trainer == {"learning_rate": 5e-5, "bf16": True}
+    assert settings.recipe.num_layers == 7 and settings.recipe.hidden_size == TASKS["stdlib"].recipe.hidden_size
+    assert "--task" in make_parser().format_help().split("Hugging Face Trainer")[0]
+
+
+def test_a_folder_in_use_or_of_other_settings_is_refused(data_dir, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is not empty; give --resume"):
+        main(command(data_dir, tmp_path))
+    with pytest.raises(ValueError, match=r"train\.tsv, dev\.tsv missing"):
+        main(command(tmp_path, tmp_path / "new"))
+    assert not (tmp_path / "new").exists(), "bad input is found before anything is written"
+    with pytest.raises(ValueError, match=r"holds no run \(no settings.json\)"):
+        main(command(data_dir, tmp_path, "--resume"))
+    write_json(tmp_path / "settings.json", parse(command(data_dir, tmp_path)).identity())
+    with pytest.raises(ValueError, match="holds a run with other settings: multiplexer was hadamard, is orthogonal"):
+        main(command(data_dir, tmp_path, "--resume", "--multiplexer", "orthogonal"))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1} and list(tmp_path.iterdir()) == [path]
+    write_json(path, {"loss": [float("nan"), 2.5]})
+    assert json.loads(path.read_text()) == {"loss": [None, 2.5]}
+    folder = tmp_path / "model"
+    for text in ("one", "two"):
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "weights").write_text(text)
+            assert not folder.exists() or (folder / "weights").read_text() == "one"
+    assert (folder / "weights").read_text() == "two" and sorted(tmp_path.iterdir()) == [path, folder]
+
+
+def test_throughput_finds_the_faster_model():
+    class Sleeper(torch.nn.Module):
+        def __init__(self, seconds_a_row):
+            super().__init__()
+            self.device_of = torch.nn.Parameter(torch.zeros(1))
+            self.seconds = seconds_a_row
+
+        def forward(self, input_ids, attention_mask):
+            assert input_ids.shape == attention_mask.shape == (len(input_ids), 5)
+            time.sleep(0.002 + self.seconds * len(input_ids))
+
+    models = {"slow": Sleeper(0.002), "fast": Sleeper(0.0002)}
+    ids = torch.ones(3, 5, dtype=torch.long)
+    rates = instances_per_second(models, ids, {"slow": [1, 10], "fast": [1, 10]}, seconds=0.5)
+    assert rates["fast"]["rows"] == rates["slow"]["rows"] == 10
+    assert rates["fast"]["instances_per_second"] > 2 * rates["slow"]["instances_per_second"]
+    assert 100 < rates["slow"]["instances_per_second"] < 10 / 0.022
+
+
+def test_new_attention_averages(data_dir):
+    recipe = TASKS["stdlib"].recipe.override(Recipe(hidden_size=64, num_heads=4))
+    tokenizer = train_tokenizer(["some text"], vocab_size=300, max_length=16)
+    options = {"encoder": None, "multiplexer": "hadamard", "retrieval_loss_weight": 0.1}
+    factory = ModelFactory(recipe, tokenizer, "sequence", ["a", "b"], **options)
+    x = torch.randn(2, 9, 64)
+    for model in (factory.plain(), factory.retrieval("index").tmux, factory.task("unbind", None).tmux):
+        encoder = (getattr(model, "bert", None) or model.backbone).eval()
+        attention = encoder.encoder.layer[0].attention
+        gathered = attention.output.dense(attention.self(x)[0])
+        average = x.mean(1, keepdim=True).expand_as(x)
+        assert torch.cosine_similarity(gathered, average, dim=-1).min() > 0.9
+
+
+def test_arithmetic_limit():
+    assert arithmetic_limit(4, 64, 5) == pytest.approx(4 * 64 / 69)
+    assert arithmetic_limit(10, 128, 0) == 10

@@ -1,0 +1,257 @@
+"""Tasks, the embedded corpus, the tokenizer and the features made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import EvalPrediction
+
+from training.features import encode_sequences, encode_tokens, pack_rows
+from training.metrics import accuracy, entity_f1
+from training.stdlib_corpus import (
+    GENERATED_PACKAGES,
+    SHINGLE_WORDS,
+    build_stdlib_corpus,
+    shingles,
+    split_passages,
+    words_of,
+)
+from training.tasks import TASKS, Conll2003Task, Sst2Task
+from training.tokenization import SPECIAL_TOKENS, load_vocabulary, train_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = os.environ.get("FASTMUX_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="FASTMUX_DATA names no folder with sst2/ and conll2003/")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return build_stdlib_corpus()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return train_tokenizer((text for text, _ in corpus.train), vocab_size=1000, max_length=48)
+
+
+def test_corpus_has_the_largest_packages_of_this_python(corpus):
+    assert len(corpus.labels) == 12 and corpus.labels == sorted(corpus.labels)
+    assert not GENERATED_PACKAGES & set(corpus.labels)
+    assert "asyncio" in corpus.labels and "email" in corpus.labels
+    counts = np.bincount([label for _, label in corpus.train], minlength=12)
+    assert counts.min() >= 200 and counts.max() <= 1000
+    assert np.bincount([label for _, label in corpus.validation], minlength=12).min() >= 50
+
+
+def test_corpus_splits_share_no_run_of_words(corpus):
+    train = set().union(*(shingles(text) for text, _ in corpus.train))
+    unlabelled = set().union(*(shingles(text) for text in corpus.text))
+    for text, _ in corpus.validation:
+        assert train.isdisjoint(shingles(text))
+        assert unlabelled.isdisjoint(shingles(text))
+    texts = [" ".join(words_of(text)) for text, _ in corpus.train + corpus.validation]
+    assert len(set(texts)) == len(texts)
+
+
+def test_the_split_check_sees_a_copied_run_of_words():
+    run = " ".join(f"word{i}" for i in range(SHINGLE_WORDS))
+    assert not shingles(f"before this {run} after").isdisjoint(shingles(f"{run} and more"))
+    assert shingles(f"{run} more").isdisjoint(shingles(run.replace("word5", "other")))
+
+
+def test_corpus_and_tokenizer_are_the_same_in_another_process(corpus, tokenizer):
+    code = (
+        "import hashlib, json\n"
+        "from training.stdlib_corpus import build_stdlib_corpus\n"
+        "from training.tokenization import train_tokenizer\n"
+        "c = build_stdlib_corpus()\n"
+        "t = train_tokenizer((text for text, _ in c.train), vocab_size=1000, max_length=48)\n"
+        "print(hashlib.sha256(json.dumps([c.labels, c.train, c.validation, c.text]).encode()).hexdigest())\n"
+        "print(hashlib.sha256(json.dumps(sorted(t.get_vocab().items())).encode()).hexdigest())\n"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    passages = [corpus.labels, corpus.train, corpus.validation, corpus.text]
+    here = [json.dumps(passages), json.dumps(sorted(tokenizer.get_vocab().items()))]
+    assert printed == [hashlib.sha256(text.encode()).hexdigest() for text in here]
+
+
+def test_corpus_of_a_small_folder(tmp_path):
+    for name in ("alpha", "beta"):
+        (tmp_path / name).mkdir()
+        lines = [f"{name} line {i} says {i * 7} and {i * 11} of {name}_{i}" for i in range(400)]
+        (tmp_path / name / "module.py").write_text("\n".join(lines))
+    (tmp_path / "beta" / "tests").mkdir()
+    (tmp_path / "beta" / "tests" / "test_x.py").write_text("forbidden = 1\n" * 200)
+    corpus = build_stdlib_corpus(root=tmp_path, words=16)
+    assert corpus.labels == ["alpha", "beta"]
+    assert len(corpus.train) + len(corpus.validation) > 700
+    assert corpus == build_stdlib_corpus(root=tmp_path, words=16)
+    assert corpus.validation != build_stdlib_corpus(root=tmp_path, words=16, seed=1).validation
+    for text, label in corpus.train + corpus.validation:
+        assert corpus.labels[label] in text and "forbidden" not in text
+
+
+def test_corpus_without_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no Python source"):
+        build_stdlib_corpus(root=tmp_path)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "m.py").write_text("x = 1\n" * 100)
+    with pytest.raises(ValueError, match=r"holds 1 package\(s\)"):
+        build_stdlib_corpus(root=tmp_path)
+    with pytest.raises(ValueError, match="num_packages must be at least 2, got 1"):
+        build_stdlib_corpus(num_packages=1)
+
+
+def test_passages_are_whole_lines_of_bounded_length():
+    text = "\n".join(f"  a b c d{i}" for i in range(10)) + "\n\n" + "w " * 50
+    passages = split_passages(text, words=12)
+    assert passages[0] == "a b c d0\na b c d1\na b c d2"
+    assert [len(words_of(passage)) for passage in passages] == [12, 12, 12, 4, 50]
+
+
+def test_tokenizer_gives_back_lower_case_text(tokenizer):
+    assert [tokenizer.convert_ids_to_tokens(i) for i in range(5)] == SPECIAL_TOKENS
+    ids = tokenizer("Import  the\nModule")["input_ids"]
+    assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "import the module"
+    assert len(tokenizer) == 1000
+
+
+def test_vocabulary_file_gives_its_own_ids(tmp_path):
+    path = tmp_path / "vocab.txt"
+    entries = ["[PAD]", "the", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "##s"]
+    path.write_text("\n".join(entries) + "\n", encoding="utf-8")
+    tokenizer = load_vocabulary(path, max_length=16)
+    assert tokenizer("The films zzz")["input_ids"] == [3, 1, 6, 7, 2, 4]
+    path.write_text("[PAD]\nthe\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no entry \[UNK\], \[CLS\], \[SEP\], \[MASK\]"):
+        load_vocabulary(path, max_length=16)
+
+
+def test_packed_rows_hold_the_text_in_order(tokenizer):
+    texts = ["import os and sys"] * 10 + ["return the value of x"] * 10
+    rows = pack_rows(tokenizer, texts, length=16)
+    stream = [i for text in texts for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    content = [i for row in rows["input_ids"] for i in row[1:-1]]
+    assert content == stream[: len(content)] and len(stream) - len(content) < 14
+    for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True):
+        assert len(ids) == 16 and ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+        assert labels == [-100, *ids[1:-1], -100]
+    with pytest.raises(ValueError, match="fewer than one row takes"):
+        pack_rows(tokenizer, ["import"], length=64)
+
+
+def write_sst2(folder: Path) -> None:
+    for name in ("train.tsv", "dev.tsv"):
+        (folder / name).write_text('sentence\tlabel\na "fine film \t1\nbad \t0\n', encoding="utf-8")
+
+
+def write_conll(folder: Path) -> None:
+    text = "-DOCSTART- O\n\nJohn B-PER\nSmith I-PER\nsleeps O\n\nParis B-LOC\n"
+    for name in ("train.txt", "valid.txt", "test.txt"):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_local_files_in_the_folder_or_its_subfolder(tmp_path, nested):
+    folder = tmp_path / "sst2" if nested else tmp_path
+    folder.mkdir(exist_ok=True)
+    write_sst2(folder)
+    data = Sst2Task().load(str(tmp_path))
+    assert data.train["text"][:] == ['a "fine film', "bad"] and data.train["label"][:] == [1, 0]
+    folder = tmp_path / "conll2003" if nested else tmp_path
+    folder.mkdir(exist_ok=True)
+    write_conll(folder)
+    data = Conll2003Task().load(str(tmp_path))
+    assert data.train["tokens"][:] == [["John", "Smith", "sleeps"], ["Paris"]]
+    assert data.train["tags"][:] == [[1, 2, 0], [5]] and list(data.evaluation) == ["validation", "test"]
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"train\.tsv, dev\.tsv missing in .*sentence<TAB>label"):
+        Sst2Task().load(str(tmp_path / "nowhere"))
+    write_conll(tmp_path)
+    (tmp_path / "test.txt").unlink()
+    with pytest.raises(
+        ValueError, match=r"data_dir=.*: test\.txt missing in .*expects train\.txt, valid\.txt, test\.txt"
+    ):
+        Conll2003Task().load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text\tlabel\nx\t1\n", "first line must be"),
+        ("sentence\tlabel\nfine\t1\nbad\t2\n", "row 3 must be"),
+        ("sentence\tlabel\nno label\n", "row 2 must be"),
+        ("sentence\tlabel\n", "no rows"),
+    ],
+)
+def test_malformed_sst2_line_is_named(tmp_path, text, message):
+    write_sst2(tmp_path)
+    (tmp_path / "dev.tsv").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        Sst2Task().load(str(tmp_path))
+
+
+def test_malformed_conll_line_is_named(tmp_path):
+    write_conll(tmp_path)
+    (tmp_path / "valid.txt").write_text("John B-PER\nSmith PER\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"valid\.txt: line 2 must be 'token tag'"):
+        Conll2003Task().load(str(tmp_path))
+
+
+def test_token_labels_are_at_first_subwords(tokenizer, tmp_path):
+    write_conll(tmp_path)
+    data = Conll2003Task().load(str(tmp_path))
+    row = encode_tokens(tokenizer, data.train, length=48)[0]
+    words = tokenizer(["John", "Smith", "sleeps"], is_split_into_words=True).word_ids()
+    kept = [label for label in row["labels"] if label != -100]
+    assert kept == [1, 2, 0] and len(row["labels"]) == len(row["input_ids"]) == len(words)
+    assert [row["labels"][words.index(word)] for word in range(3)] == [1, 2, 0]
+    assert len(words) > 5, "the words must fall into several subwords for this test to say anything"
+
+
+def test_sequences_are_cut(tokenizer, tmp_path):
+    write_sst2(tmp_path)
+    rows = encode_sequences(tokenizer, Sst2Task().load(str(tmp_path)).train, length=4)
+    assert max(map(len, rows["input_ids"])) == 4 and rows["labels"][:] == [1, 0]
+
+
+def test_scores_of_known_predictions():
+    assert accuracy(EvalPrediction(np.array([1, 0, 2]), np.array([1, 1, -100]))) == {"accuracy": 0.5}
+    labels = np.array([[1, 2, 0, 5, -100]])
+    score = entity_f1(Conll2003Task.labels)
+    assert score(EvalPrediction(labels, labels))["f1"] == 1.0
+    # One of two entities whole, the other's second word missed: precision 1/2, recall 1/2, though 3 of 4 tags
+    # agree.
+    half = score(EvalPrediction(np.array([[1, 0, 0, 5, 7]]), labels))
+    assert half["f1"] == pytest.approx(0.5) and half["accuracy"] == 0.75
+
+
+@needs_data
+def test_real_files_have_their_published_sizes():
+    sst2 = TASKS["sst2"]().load(DATA)
+    assert (len(sst2.train), len(sst2.evaluation["validation"])) == (67349, 872)
+    assert sum(sst2.evaluation["validation"]["label"]) == 444
+    conll = TASKS["conll2003"]().load(DATA)
+    assert len(conll.train) == 14041
+    assert {name: len(split) for name, split in conll.evaluation.items()} == {
+        "validation": 3250,
+        "test": 3453,
+    }
+    assert sum(tag == 1 for tags in conll.train["tags"] for tag in tags) == 6600

@@ -1,0 +1,1 @@
+"""The training command, ``train.py``, and what it alone needs: tasks, data, recipes, metrics, plots."""

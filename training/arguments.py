@@ -1,0 +1,193 @@
+"""The command line of ``train.py``: its own arguments, the recipe's, and those of Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, field, fields
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from training.recipes import Recipe
+from training.tasks import TASKS
+
+DESCRIPTION = """\
+Train a multiplexed transformer beside the same encoder without multiplexing, and print what multiplexing
+bought.
+
+With no arguments it runs the embedded default: no download, no GPU, some minutes on two CPU cores. The text
+is the Python standard library's own; the task is to say which of its twelve largest packages a passage comes
+from.
+
+Each multiplexed variant goes through a retrieval warm-up (learn to recover the tokens of N rows from one
+sequence), then the task (with 0.1 retrieval in the loss), then evaluation; the plain encoder through task and
+evaluation. All variants see the same rows in steps of the same number of rows, with the same schedule. The
+learning rate and the number of epochs are each one's own (N multiplexed epochs cost one plain epoch's encoder
+passes), and the warm-up, on unlabelled text, is only the multiplexed ones'. A row's prediction depends on the
+rows in its group, so multiplexed models are scored on several random groupings: the mean and the standard
+deviation are reported.
+
+Below are this program's own arguments, then the recipe's (each task has its values), then those of the
+Hugging Face Trainer. A Trainer argument that is given holds for every stage:
+--bf16, --gradient_accumulation_steps 4, --max_steps 20."""
+
+EPILOG = """\
+examples:
+  python training/train.py
+  python training/train.py --task sst2 --data-dir DIR --variants plain unbind
+  python training/train.py --task conll2003 --encoder bert-base-uncased --bf16
+  python training/train.py --output_dir runs/stdlib --resume
+  torchrun --nproc_per_node 2 training/train.py"""
+
+#: Trainer arguments that this program decides, or that would leave the multiplexed models' own loss out.
+REFUSED = {
+    "label_smoothing_factor": "it would replace the model's loss, and retrieval with it",
+    "resume_from_checkpoint": "use --resume: a run has several stages",
+    "push_to_hub": "push a model folder afterwards, with `hf upload`",
+    "load_best_model_at_end": "the last step is evaluated: choosing by evaluation data would flatter it",
+    "remove_unused_columns": "the program prepares the columns",
+    "label_names": "the program prepares the columns",
+    "do_train": "every stage is trained",
+    "do_eval": "every stage is evaluated",
+    "do_predict": "every stage is evaluated",
+}
+
+
+@dataclass
+class Options:
+    """Arguments of the program itself."""
+
+    _argument_group_name = "program"
+
+    task: str = field(default="stdlib", metadata={"help": "What to train on.", "choices": list(TASKS)})
+    data_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the task's files, or with a subfolder of the task's name that holds them "
+            "(sst2: train.tsv, dev.tsv; conll2003: train.txt, valid.txt, test.txt). Without it sst2 and "
+            "conll2003 come from the Hugging Face hub; stdlib reads the running Python's library."
+        },
+    )
+    variants: list[str] = field(
+        default_factory=lambda: ["plain", "index", "unbind"],
+        metadata={
+            "help": "What to train: plain (no multiplexing) and names of demultiplexers.",
+            "metavar": "NAME",
+        },
+    )
+    multiplexer: str = field(default="hadamard", metadata={"help": "hadamard or orthogonal."})
+    retrieval_loss_weight: float = field(
+        default=0.1,
+        metadata={"help": "Lambda: the task stage's loss is (1 - lambda) * task + lambda * retrieval."},
+    )
+    encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
+            "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
+        },
+    )
+    groupings: int = field(default=5, metadata={"help": "Random groupings over which multiplexed models are scored."})
+    throughput_seconds: float = field(
+        default=20.0,
+        metadata={"help": "Time to spend on measuring instances per second, all variants together."},
+    )
+    resume: bool = field(
+        default=False,
+        metadata={
+            "help": "Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are "
+            "kept, an interrupted one goes on from its last checkpoint."
+        },
+    )
+
+
+@dataclass
+class TrainerArguments(TrainingArguments):
+    """The Trainer's arguments, under a heading of their own."""
+
+    _argument_group_name = "Hugging Face Trainer (given ones hold for every stage)"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A parsed command line.
+
+    Attributes:
+        options: the program's arguments.
+        recipe: the task's recipe with what was given on the command line.
+        output_dir: as given.
+        trainer: the Trainer arguments that were given, and no others.
+    """
+
+    options: Options
+    recipe: Recipe
+    output_dir: str | None
+    trainer: dict[str, object]
+
+    def identity(self) -> dict[str, object]:
+        """What must be the same for a run to be resumed."""
+        options = asdict(self.options)
+        for name in ("resume", "variants", "groupings", "data_dir", "throughput_seconds"):
+            options.pop(name)
+        return {**options, "recipe": asdict(self.recipe), "trainer": self.trainer}
+
+
+def make_parser() -> HfArgumentParser:
+    """The parser, whose ``--help`` explains the program first."""
+    parser = HfArgumentParser(
+        (Options, Recipe, TrainerArguments),
+        usage="train.py [--task TASK] [--output_dir DIR] [--resume] [argument ...]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for action in parser._actions:
+        if action.dest == "output_dir":
+            action.help = "Folder to write. Default: the first of runs/TASK, runs/TASK-2, ... that is free."
+        elif action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> Settings:
+    """Parses and checks a command line; None stands for the program's own.
+
+    Raises:
+        ValueError: a value is out of range, or an argument of the Trainer has no place here.
+    """
+    parser = make_parser()
+    # An argument that was not given keeps this mark in place of its default: the Trainer's defaults are not
+    # ours.
+    unset = object()
+    marked = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    defaults = parser.parse_args([])
+    given = {name: value for name, value in vars(parser.parse_args(argv, marked)).items() if value is not unset}
+
+    def collect(kind: type) -> dict[str, object]:
+        return {f.name: given.get(f.name, getattr(defaults, f.name)) for f in fields(kind)}
+
+    options = Options(**collect(Options))
+    recipe = TASKS[options.task].recipe.override(Recipe(**collect(Recipe)))
+    ours = {f.name for f in (*fields(Options), *fields(Recipe))} | {"output_dir"}
+    trainer = {name: value for name, value in given.items() if name not in ours}
+    for name in REFUSED.keys() & trainer.keys():
+        raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")
+    _check(options)
+    return Settings(options, recipe, given.get("output_dir"), trainer)
+
+
+def _check(options: Options) -> None:
+    from fastmux.demultiplexers import DEMULTIPLEXERS
+    from fastmux.multiplexers import MULTIPLEXERS
+
+    known = ["plain", *DEMULTIPLEXERS]
+    wrong = [name for name in options.variants if name not in known]
+    if wrong or len(set(options.variants)) < len(options.variants):
+        raise ValueError(f"--variants must be different names out of {', '.join(known)}, got {options.variants}")
+    if options.multiplexer not in MULTIPLEXERS:
+        raise ValueError(f"--multiplexer must be one of {', '.join(MULTIPLEXERS)}, got {options.multiplexer!r}")
+    if not 0 <= options.retrieval_loss_weight < 1:
+        raise ValueError(f"--retrieval_loss_weight must be in [0, 1), got {options.retrieval_loss_weight}")
+    if options.throughput_seconds <= 0:
+        raise ValueError(f"--throughput_seconds must be above 0, got {options.throughput_seconds}")
+    if options.groupings < 1:
+        raise ValueError(f"--groupings must be at least 1, got {options.groupings}")

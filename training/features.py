@@ -1,0 +1,71 @@
+"""Text to token ids: packed rows for the retrieval warm-up, single rows for the tasks."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+IGNORE_INDEX = -100
+_BATCH = 4096
+
+
+def pack_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> Dataset:
+    """All texts one after the other, cut into rows ``[CLS] tokens [SEP]`` of exactly ``length`` ids, without
+    padding.
+
+    The special tokens are the same in every row, so finding them is no retrieval: they have no label (-100).
+
+    Raises:
+        ValueError: the texts do not fill one row.
+    """
+    ids: list[int] = []
+    for start in range(0, len(texts), _BATCH):
+        batch = tokenizer(texts[start : start + _BATCH], add_special_tokens=False, verbose=False)["input_ids"]
+        ids.extend(chain.from_iterable(batch))
+    content = length - 2
+    pieces = [ids[start : start + content] for start in range(0, len(ids) - content + 1, content)]
+    if not pieces:
+        raise ValueError(f"max_length={length}: the text has {len(ids)} tokens, fewer than one row takes")
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return Dataset.from_dict(
+        {
+            "input_ids": [[first, *piece, last] for piece in pieces],
+            "labels": [[IGNORE_INDEX, *piece, IGNORE_INDEX] for piece in pieces],
+        }
+    )
+
+
+def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
+    """Columns ``text`` and ``label`` -> input_ids, attention_mask, labels."""
+
+    def encode(batch: dict) -> dict:
+        coded = tokenizer(batch["text"], truncation=True, max_length=length, return_token_type_ids=False)
+        return {**coded, "labels": batch["label"]}
+
+    return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)
+
+
+def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
+    """Columns ``tokens`` and ``tags`` -> input_ids, attention_mask, labels.
+
+    A word's label is at its first subword; its other subwords and the special tokens have -100.
+    """
+
+    def encode(batch: dict) -> dict:
+        coded = tokenizer(
+            batch["tokens"],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=length,
+            return_token_type_ids=False,
+        )
+        labels = []
+        for row, tags in enumerate(batch["tags"]):
+            words = coded.word_ids(row)
+            starts = (word is not None and word != before for word, before in zip(words, [None, *words], strict=False))
+            labels.append([tags[word] if start else IGNORE_INDEX for word, start in zip(words, starts, strict=False)])
+        return {**coded, "labels": labels}
+
+    return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)

@@ -1,0 +1,163 @@
+"""The models of a run: the plain encoder with its head, and the multiplexed ones, all from one encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+import fastmux
+from training.recipes import Recipe
+
+PLAIN = "plain"
+_PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
+_MUX_HEADS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
+
+
+class ModelFactory:
+    """Builds every model of a run.
+
+    Args:
+        recipe: sizes of the encoder, N, dropout.
+        tokenizer: its vocabulary is the encoder's.
+        kind: "sequence" or "token".
+        labels: names by id.
+        encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
+        multiplexer: of the multiplexed models.
+        retrieval_loss_weight: lambda of their task stage.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: str,
+        labels: list[str],
+        *,
+        encoder: str | None,
+        multiplexer: str,
+        retrieval_loss_weight: float,
+    ):
+        self.recipe = recipe
+        self.tokenizer = tokenizer
+        self.kind = kind
+        self.encoder = encoder
+        self.multiplexer = multiplexer
+        self.labels = {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: label for label, name in enumerate(labels)},
+        }
+        self.retrieval_loss_weight = retrieval_loss_weight
+
+    def plain(self) -> PreTrainedModel:
+        """The encoder without multiplexing, with a new head."""
+        head = _PLAIN_HEADS[self.kind]
+        config = self._encoder_config(self.recipe.dropout, **self.labels)
+        if self.encoder is not None:
+            return head.from_pretrained(self.encoder, config=config)
+        model = head.from_config(config)
+        start_from_averages(model)
+        return model
+
+    def retrieval(self, demultiplexer: str) -> fastmux.TMuxForRetrieval:
+        """A multiplexed model for the warm-up. Without dropout: what it learns is exact copying.
+
+        In a new encoder the attention is kept as `start_from_averages` made it: to copying, what other positions bring
+        is noise, and the warm-up would unlearn the gathering that the task then needs.
+        """
+        model = fastmux.TMuxForRetrieval.from_backbone(self._backbone(0.0), **self._mux_options(demultiplexer))
+        if self.encoder is None:
+            for layer in model.tmux.backbone.encoder.layer:
+                layer.attention.self.requires_grad_(False)
+                layer.attention.output.dense.requires_grad_(False)
+        return model
+
+    def task(self, demultiplexer: str, warmed_up: Path | None) -> PreTrainedModel:
+        """A multiplexed model with a new task head, on what the warm-up left or on the encoder alone."""
+        head = _MUX_HEADS[self.kind]
+        options = {**self.labels, "retrieval_loss_weight": self.retrieval_loss_weight}
+        if warmed_up is None:
+            backbone = self._backbone(self.recipe.dropout)
+            return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
+        config = fastmux.TMuxConfig.from_pretrained(warmed_up, **options)
+        set_dropout(config.backbone_config, self.recipe.dropout)
+        # The head of the new task is not in there, as it should be; no warning about it.
+        verbosity = transformers.utils.logging.get_verbosity()
+        transformers.utils.logging.set_verbosity_error()
+        try:
+            return head.from_pretrained(warmed_up, config=config)
+        finally:
+            transformers.utils.logging.set_verbosity(verbosity)
+
+    def load(self, variant: str, folder: Path) -> PreTrainedModel:
+        """The trained task model of a variant."""
+        heads = _PLAIN_HEADS if variant == PLAIN else _MUX_HEADS
+        return heads[self.kind].from_pretrained(folder)
+
+    def _mux_options(self, demultiplexer: str) -> dict[str, object]:
+        return {
+            "num_instances": self.recipe.num_instances,
+            "multiplexer": self.multiplexer,
+            "demultiplexer": demultiplexer,
+            # What is trained from scratch here has no [CLS] yet that would have learnt to gather anything.
+            "sequence_summary": "first" if self.encoder is not None else "mean",
+        }
+
+    def _backbone(self, dropout: float) -> PreTrainedModel:
+        config = self._encoder_config(dropout)
+        if self.encoder is not None:
+            return AutoModel.from_pretrained(self.encoder, config=config)
+        model = AutoModel.from_config(config)
+        start_from_averages(model)
+        return model
+
+    def _encoder_config(self, dropout: float, **options) -> PreTrainedConfig:
+        if self.encoder is not None:
+            config = AutoConfig.from_pretrained(self.encoder, **options)
+        else:
+            recipe = self.recipe
+            config = BertConfig(
+                vocab_size=len(self.tokenizer),
+                hidden_size=recipe.hidden_size,
+                num_hidden_layers=recipe.num_layers,
+                num_attention_heads=recipe.num_heads,
+                intermediate_size=recipe.intermediate_size,
+                # Room for the longest prefix, so that every variant has the same encoder.
+                max_position_embeddings=recipe.max_length + recipe.num_instances + 1,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **options,
+            )
+        set_dropout(config, dropout)
+        return config
+
+
+@torch.no_grad()
+def start_from_averages(model: PreTrainedModel) -> None:
+    """Makes the attention of a new BERT start as a plain average: value and output projections near the identity.
+
+    New attention weights are nearly equal, so all that is left to choose is what is averaged, and into what. Through
+    BERT's own small random projections little arrives, and its features are mixed: an average of multiplexed states is
+    then no longer a multiplexed average, and a task takes thousands of steps to undo that.
+    """
+    for layer in model.base_model.encoder.layer:
+        for projection in (layer.attention.self.value, layer.attention.output.dense):
+            projection.weight.add_(torch.eye(len(projection.weight)))
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
+    """Sets whichever dropouts an encoder's config has."""
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, dropout)

@@ -1,0 +1,184 @@
+"""A stage of a run: train a model with the Hugging Face Trainer, keep it, and resume if interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from training.files import read_json, remove, replacing, write_json
+from training.metrics import to_ids
+
+#: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.
+EVALUATIONS = 8
+#: Rows of such an evaluation, at most.
+CURVE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage.
+
+    Attributes:
+        steps: optimizer steps.
+        seconds: of training, with the evaluations within, in the process that finished it.
+        resumed_from: the step at which that process began.
+        log: the Trainer's log history: losses and evaluations by step.
+    """
+
+    steps: int
+    seconds: float
+    resumed_from: int
+    log: list[dict]
+
+
+class MuxTrainer(Trainer):
+    """The Hugging Face Trainer, with two decisions of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # The losses here are means over a batch and ignore `num_items_in_batch`, though a forward that takes
+        # any keyword makes the Trainer think otherwise; it would then leave out the division by the
+        # accumulation steps.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
+        # The base class sorts evaluation rows by length if it does so in training. A multiplexed row's
+        # prediction depends on its group, so the groups must be what the order of the data set makes them.
+        return None if self.args.world_size > 1 else SequentialSampler(eval_dataset)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage trains on.
+
+    Attributes:
+        folder: of the stage: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
+        arguments: of `TrainingArguments`, without the folder and the intervals.
+        tokenizer: is saved with the model.
+        metrics: predictions and labels to scores.
+        per_position: whether labels are a sequence, to be padded along with the ids.
+        train, evaluation: columns input_ids, labels and, where rows differ in length, attention_mask.
+    """
+
+    folder: Path
+    arguments: dict[str, object]
+    tokenizer: PreTrainedTokenizerBase
+    metrics: Callable
+    per_position: bool
+    train: Dataset
+    evaluation: Dataset
+
+    @property
+    def model_dir(self) -> Path:
+        return self.folder / "model"
+
+    def finished(self) -> StageResult | None:
+        """The result, if the stage was run to its end."""
+        record = self.folder / "stage.json"
+        return StageResult(**read_json(record)) if record.is_file() else None
+
+    def run(self, model: PreTrainedModel) -> StageResult:
+        """Trains the model, from the last whole checkpoint in the folder if there is one, and saves it."""
+        trainer = self.trainer(model)
+        checkpoint = last_checkpoint(self.folder)
+        start = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        result = StageResult(
+            steps=trainer.state.global_step,
+            seconds=round(output.metrics["train_runtime"], 2),
+            resumed_from=start,
+            log=trainer.state.log_history,
+        )
+        if trainer.is_world_process_zero():
+            save_model(self.model_dir, trainer.accelerator.unwrap_model(trainer.model), self.tokenizer)
+            write_json(self.folder / "stage.json", asdict(result))
+            for folder in self.folder.glob("checkpoint-*"):
+                remove(folder)
+        trainer.accelerator.wait_for_everyone()
+        return result
+
+    def score(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> dict[str, dict[str, object]]:
+        """Scores a model on all rows in several random orders, which are as many groupings of a multiplexed
+        model.
+
+        Returns:
+            By name of the score: ``mean``, ``std`` over the groupings (0 for one) and ``values``.
+        """
+        trainer = self.trainer(model)
+        runs = [
+            trainer.predict(rows.shuffle(seed=1000 + grouping), metric_key_prefix="score").metrics
+            for grouping in range(groupings)
+        ]
+        timings = ("runtime", "per_second", "preparation_time")
+        names = [name for name in runs[0] if name.startswith("score_") and not name.endswith(timings)]
+        scores = {}
+        for name in names:
+            values = [run[name] for run in runs]
+            scores[name.removeprefix("score_")] = {
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if groupings > 1 else 0.0,
+                "values": values,
+            }
+        return scores
+
+    def trainer(self, model: PreTrainedModel) -> Trainer:
+        """The Trainer of this stage for a model."""
+        collator = DataCollatorForTokenClassification if self.per_position else DataCollatorWithPadding
+        arguments = dict(self.arguments)
+        steps = self.total_steps()
+        interval = max(1, steps // EVALUATIONS)
+        for name in ("eval_steps", "save_steps"):
+            arguments.setdefault(name, interval)
+        arguments.setdefault("logging_steps", max(1, steps // 50))
+        return MuxTrainer(
+            model=model,
+            args=TrainingArguments(**arguments, output_dir=str(self.folder)),
+            train_dataset=self.train,
+            eval_dataset=self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation)))),
+            processing_class=self.tokenizer,
+            data_collator=collator(self.tokenizer),
+            compute_metrics=self.metrics,
+            preprocess_logits_for_metrics=to_ids,
+        )
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage in one process, from which the intervals follow."""
+        arguments = self.arguments
+        if arguments.get("max_steps", -1) > 0:
+            return arguments["max_steps"]
+        rows = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
+        return math.ceil(arguments["num_train_epochs"] * len(self.train) / rows)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The Trainer's last whole checkpoint in a folder: the Trainer writes ``trainer_state.json`` last."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        whole.append((step, checkpoint))
+    return max(whole)[1] if whole else None
+
+
+def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Saves a model with its tokenizer: the folder appears when it is complete."""
+    with replacing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)

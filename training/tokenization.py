@@ -1,0 +1,74 @@
+"""Tokenizers: one trained on a task's own text, or one from a BERT vocabulary file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
+from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """Trains a lower-casing, byte-level BPE tokenizer; the same texts give the same vocabulary in every
+    process.
+
+    (The WordPiece trainer of `tokenizers` does not: its ids, and then its ties, follow the order of a hash
+    table.)
+
+    Args:
+        texts: training texts, e.g. all of a task's unlabelled text.
+        vocab_size: entries, of which 256 are the bytes and five the special tokens; small text may give
+            fewer.
+        max_length: recorded as the tokenizer's ``model_max_length``.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    # How text is broken into lines says little in the passages used here, and would take a token a line.
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def load_vocabulary(path: Path, max_length: int) -> PreTrainedTokenizerFast:
+    """The lower-casing WordPiece tokenizer of a BERT vocabulary file: one entry a line, id = line number from
+    0.
+
+    Raises:
+        ValueError: the file is missing or lacks a special token.
+    """
+    if not path.is_file():
+        raise ValueError(f"vocabulary {path} is no file; a BERT vocabulary has one entry a line")
+    entries = path.read_text(encoding="utf-8").splitlines()
+    missing = [token for token in SPECIAL_TOKENS if token not in entries]
+    if missing:
+        raise ValueError(f"vocabulary {path} has no entry {', '.join(missing)}; a BERT vocabulary has one a line")
+    vocab = {entry: index for index, entry in enumerate(entries)}
+    return BertTokenizerFast(vocab=vocab, do_lower_case=True, model_max_length=max_length)
