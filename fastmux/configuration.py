@@ -20,10 +20,11 @@ class TMuxConfig(PreTrainedConfig):
         learnable_transforms: train the multiplexer's vectors or matrices; fixed by default, as in DataMUX.
         hadamard_norm: root mean square of the entries of each Hadamard vector.
         unbind_linear: False leaves out the linear layer and the GELU of "unbind".
-        sequence_summary: what a sequence task reads: "first" (default), the index prefix's CLS or, without a prefix,
-            the first position, as the papers do; or "mean", the average over the positions that are not padding in
-            every row. An encoder trained from scratch learns sequence tasks sooner from the mean: no attention head
-            must first learn to carry N superposed sequences to one position.
+        sequence_summary: what a sequence task reads: "first" (default), one state, of the index prefix's CLS or,
+            without a prefix, of the first position, as the papers do; or "mean", the average of a row's demultiplexed
+            states. The mean costs demultiplexing at every position, but an encoder trained from scratch learns
+            sequence tasks far sooner from it: attention need not first learn to carry N superposed sequences to
+            one position, and states are told apart where retrieval has learnt to tell them apart.
         retrieval_loss_weight: lambda of ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3), in
             [0, 1]; 0 leaves the retrieval head out.
         classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.

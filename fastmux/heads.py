@@ -121,8 +121,8 @@ class _TMuxForTask(TMuxPreTrainedModel):
 class TMuxForSequenceClassification(_TMuxForTask):
     """T-MUX that labels sequences: single-label, multi-label or regression, by ``config.problem_type``.
 
-    The head reads one demultiplexed state of every row: of the index prefix's CLS or, without a prefix, of the first
-    position; or of the average over positions, by ``config.sequence_summary``.
+    By ``config.sequence_summary`` the head reads one demultiplexed state of a row, the index prefix's CLS or, without
+    a prefix, the first position; or the average of the row's states.
 
     Example:
         >>> import torch, fastmux
@@ -160,7 +160,10 @@ class TMuxForSequenceClassification(_TMuxForTask):
             rows = (input_ids if input_ids is not None else inputs_embeds).shape[0]
             self._check_labels(labels, rows)
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self._logits(mux, mux.summary).squeeze(1)
+        if self.config.sequence_summary == "first":
+            logits = self._logits(mux, mux.summary).squeeze(1)
+        else:
+            logits = self.classifier(self.dropout(self._mean_state(mux)))
         losses = {}
         if labels is not None:
             task_loss = ForSequenceClassificationLoss(labels, logits, self.config)
@@ -171,6 +174,14 @@ class TMuxForSequenceClassification(_TMuxForTask):
             attentions=mux.encoder_outputs.attentions,
             **losses,
         )
+
+    def _mean_state(self, mux: Multiplexed) -> Tensor:
+        """The average of each row's demultiplexed states where it is not padding, (B, d)."""
+        states = self.tmux.demultiplex(mux, mux.content)
+        if mux.attention_mask is None:
+            return states.mean(1)
+        real = (mux.attention_mask.flatten(0, 1)[: mux.rows, :, None] != 0).to(states.dtype)
+        return (states * real).sum(1) / real.sum(1).clamp(min=1)
 
     def _check_labels(self, labels: Tensor, rows: int) -> None:
         integer = not labels.is_floating_point()

@@ -146,7 +146,7 @@ class Multiplexed:
 
     content: Tensor  # (G, L, d), hidden states behind the prefix
     prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
-    summary: Tensor  # (G, 1, d), the state that sequence tasks read
+    summary: Tensor  # (G, 1, d), the one position that sequence tasks read
     rows: int  # rows of the batch, before the last group was filled
     input_ids: Tensor | None  # (G, N, L)
     attention_mask: Tensor | None  # (G, N, L)
@@ -299,29 +299,17 @@ class TMux(TMuxPreTrainedModel):
         kwargs.pop("return_dict", None)
         outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
         h = outputs.last_hidden_state
-        content = h[:, offset:]
+        # DataMUX, section 3.2: the prefix's CLS; the first position where there is no prefix.
+        summary = max(offset - 1, 0)
         return Multiplexed(
-            content=content,
+            content=h[:, offset:],
             prefix_states=h[:, : self.num_instances] if offset else None,
-            summary=self._summary(h, content, mask),
+            summary=h[:, summary : summary + 1],
             rows=rows,
             input_ids=ids,
             attention_mask=mask,
             encoder_outputs=outputs,
         )
-
-    def _summary(self, h: Tensor, content: Tensor, mask: Tensor | None) -> Tensor:
-        """The state that sequence tasks read, (G, 1, d): one position to demultiplex, whatever the length.
-
-        h (G, N + 1 + L, d) with the prefix, content (G, L, d) without it, mask (G, N, L).
-        """
-        if self.config.sequence_summary == "first":
-            first = max(self.config.prefix_length - 1, 0)
-            return h[:, first : first + 1]
-        if mask is None:
-            return content.mean(1, keepdim=True)
-        real = (mask != 0).any(1).to(content.dtype)[..., None]
-        return (content * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
 
     def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Linear | None = None) -> Tensor:
         """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a linear head on

@@ -112,18 +112,18 @@ def test_the_summary_is_the_prefix_cls_or_the_first_position():
             assert relative_error(model(**rows).logits, expected) < 1e-12
 
 
-def test_the_summary_may_be_the_mean_of_what_is_not_padding():
-    model, rows = (
-        build(fastmux.TMuxForSequenceClassification, "index", num_labels=2, sequence_summary="mean").eval(),
-        batch(6),
-    )
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_the_summary_may_be_the_mean_of_a_rows_states(demux):
+    model = build(fastmux.TMuxForSequenceClassification, demux, num_labels=2, sequence_summary="mean").eval()
+    rows = batch(7, padded=True)
     with torch.no_grad():
-        mux = model.tmux.encode(**rows)
-        assert relative_error(mux.summary, mux.content.mean(1, keepdim=True)) < 1e-12
-        assert relative_error(model.tmux.encode(rows["input_ids"]).summary, mux.summary) < 1e-12
-        pads = {"input_ids": torch.full((6, 4), PAD), "attention_mask": torch.zeros(6, 4, dtype=torch.long)}
-        longer = {k: torch.cat([t, pads[k]], dim=1) for k, t in rows.items()}
-        assert relative_error(model(**longer).logits, model(**rows).logits) < 1e-10
+        states = model.tmux(**rows).last_hidden_state
+        means = [state[mask.bool()].mean(0) for state, mask in zip(states, rows["attention_mask"], strict=True)]
+        assert relative_error(model(**rows).logits, model.classifier(torch.stack(means))) < 1e-10
+        whole = batch(6)["input_ids"]
+        assert relative_error(model(whole).logits, model(whole, torch.ones_like(whole)).logits) < 1e-10
+    model.train()(**rows, labels=torch.zeros(7, dtype=torch.long)).loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
 def test_no_retrieval_without_its_weight():

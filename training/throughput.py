@@ -44,9 +44,8 @@ def instances_per_second(
         autocast: precision of the passes; None for the models' own.
 
     Returns:
-        By name: ``instances_per_second``, ``rows`` (the best batch size), ``relative_spread`` (interquartile
-            range over
-        the median at that size).
+        By name: ``instances_per_second``, ``rows`` (the best batch size), ``relative_spread`` (interquartile range
+        over the median at that size).
     """
 
     def forward(model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
