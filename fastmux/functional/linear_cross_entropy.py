@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from fastmux.functional.checks import Shapes, check_floating
 
-# Logits in memory at a time: 2 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at full rate.
-CHUNK_ELEMENTS = 1 << 19
+# Logits in memory at a time: 1 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at nearly full rate.
+CHUNK_ELEMENTS = 1 << 18
 MIN_ROWS = 64
 
 
