@@ -7,7 +7,7 @@ the ops and `reference` specifies them.
 from fastmux import functional, reference
 from fastmux.backends import backend
 from fastmux.configuration import TMuxConfig
-from fastmux.heads import TMuxForRetrieval, TMuxForSequenceClassification, TMuxForTokenClassification
+from fastmux.heads import TMuxForMaskedLM, TMuxForRetrieval, TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.modeling import TMux
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TMux",
     "TMuxConfig",
+    "TMuxForMaskedLM",
     "TMuxForRetrieval",
     "TMuxForSequenceClassification",
     "TMuxForTokenClassification",

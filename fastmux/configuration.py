@@ -5,6 +5,8 @@ from __future__ import annotations
 from transformers import AutoConfig, PreTrainedConfig
 
 SEQUENCE_SUMMARIES = ("first", "mean")
+CLASSIFIERS = ("linear", "mlp", "mlp_norm")
+RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")
 
 
 class TMuxConfig(PreTrainedConfig):
@@ -13,12 +15,14 @@ class TMuxConfig(PreTrainedConfig):
     Args:
         backbone_config: configuration of the encoder, a Hugging Face config or its dict.
         num_instances: N, rows that share one pass of the encoder. 1 or more.
-        multiplexer: name in `fastmux.multiplexers.MULTIPLEXERS`: "hadamard" (default) or "orthogonal".
+        multiplexer: name in `fastmux.multiplexers.MULTIPLEXERS`: "hadamard" (default), "binary", "orthogonal",
+            "low_rank_orthogonal", "attention" or "identity".
         demultiplexer: name in `fastmux.demultiplexers.DEMULTIPLEXERS`: "index" (default, the papers' method, adds a
-        prefix
-            of N + 1 positions), "key" or "unbind" (no prefix).
+            prefix of N + 1 positions), "key", "mlp", "rsa" or "unbind" (no prefix).
         learnable_transforms: train the multiplexer's vectors or matrices; fixed by default, as in DataMUX.
-        hadamard_norm: root mean square of the entries of each Hadamard vector.
+        hadamard_norm: root mean square of the entries of each Hadamard vector ("hadamard", "attention").
+        binary_epsilon: by how much of its length a chunk of "binary" reaches into the one before it, in [0, 1].
+        demultiplexer_layers: linear layers of "rsa" before the last, 2 or more; one of them is retrieval's alone.
         unbind_linear: False leaves out the linear layer and the GELU of "unbind".
         sequence_summary: what a sequence task reads: "first" (default), one state, of the index prefix's CLS or,
             without a prefix, of the first position, as the papers do; or "mean", the average of a row's demultiplexed
@@ -28,6 +32,23 @@ class TMuxConfig(PreTrainedConfig):
         retrieval_loss_weight: lambda of ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3), in
             [0, 1]; 0 leaves the retrieval head out.
         classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.
+        classifier_type: a task head: "linear" (default); "mlp", a layer and a GELU before that; "mlp_norm", a LayerNorm
+            between the two as well.
+        tie_retrieval_decoder: decode retrieval (and masked tokens) with the encoder's word embeddings, where their
+            width is the hidden states'. Default True.
+        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind.
+        retrieval_transform: one more layer, GELU and LayerNorm before the retrieval decoder.
+        retrieval_residual: skip connections around that layer, and in retrieval's way through "rsa".
+        retrieval_skips_first: do not ask retrieval for the first position, the same in all rows.
+        retrieval_counts_padding: ask retrieval for padding too, as MUX-BERT's masked language model does.
+            Default False.
+        task_loss_weight: of the task in the loss; 1 - lambda if None.
+        first_token_id: put this token in place of the first one of every row; None (default) leaves it.
+        attend_padding: let the encoder attend to padding, as the papers' code does. Default False. Padding is then
+            known to retrieval by its token.
+        ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. Default
+            False: such labels are -100 already where Hugging Face's data collators made them.
+        mask_instances: keep "attention" from mixing an instance's padding into the others. Default True.
         kwargs: any common option of a Hugging Face config, e.g. ``num_labels``, ``problem_type``, ``id2label``.
 
     Raises:
@@ -51,10 +72,24 @@ class TMuxConfig(PreTrainedConfig):
     demultiplexer: str = "index"
     learnable_transforms: bool = False
     hadamard_norm: float = 1.0
+    binary_epsilon: float = 0.3
+    demultiplexer_layers: int = 2
     unbind_linear: bool = True
     sequence_summary: str = "first"
     retrieval_loss_weight: float = 0.1
     classifier_dropout: float | None = None
+    classifier_type: str = "linear"
+    tie_retrieval_decoder: bool = True
+    retrieval_demultiplexer: str = "shared"
+    retrieval_transform: bool = False
+    retrieval_residual: bool = False
+    retrieval_skips_first: bool = False
+    retrieval_counts_padding: bool = False
+    task_loss_weight: float | None = None
+    first_token_id: int | None = None
+    attend_padding: bool = False
+    ignore_padding_labels: bool = False
+    mask_instances: bool = True
 
     def __post_init__(self, **kwargs):
         if isinstance(self.backbone_config, dict):
@@ -79,13 +114,30 @@ class TMuxConfig(PreTrainedConfig):
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
         MULTIPLEXERS.check(self.multiplexer)
         DEMULTIPLEXERS.check(self.demultiplexer)
-        if self.sequence_summary not in SEQUENCE_SUMMARIES:
-            known = ", ".join(map(repr, SEQUENCE_SUMMARIES))
-            raise ValueError(f"sequence_summary is {self.sequence_summary!r}, expected one of {known}")
+        for name, allowed in (
+            ("sequence_summary", SEQUENCE_SUMMARIES),
+            ("classifier_type", CLASSIFIERS),
+            ("retrieval_demultiplexer", RETRIEVAL_DEMULTIPLEXERS),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(map(repr, allowed))
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
         if not 0.0 <= self.retrieval_loss_weight <= 1.0:
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
         if not self.hadamard_norm > 0.0:
             raise ValueError(f"hadamard_norm is {self.hadamard_norm}, expected a number above 0")
+
+        if not 0.0 <= self.binary_epsilon <= 1.0:
+            raise ValueError(f"binary_epsilon is {self.binary_epsilon}, expected a number from 0 to 1")
+        if self.demultiplexer_layers < 2:
+            raise ValueError(f"demultiplexer_layers is {self.demultiplexer_layers}, expected at least 2")
+        if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
+            raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
+        vocabulary = self.vocab_size
+        if self.first_token_id is not None and not 0 <= self.first_token_id < vocabulary:
+            raise ValueError(
+                f"first_token_id is {self.first_token_id}, expected a token of the encoder, 0 to {vocabulary - 1}"
+            )
 
     @property
     def hidden_size(self) -> int:
@@ -111,6 +163,12 @@ class TMuxConfig(PreTrainedConfig):
     @property
     def layer_norm_eps(self) -> float:
         return getattr(self.backbone_config, "layer_norm_eps", 1e-12)
+
+    @property
+    def loss_weights(self) -> tuple[float, float]:
+        """(task, retrieval) in the loss."""
+        weight = self.retrieval_loss_weight
+        return (1.0 - weight if self.task_loss_weight is None else self.task_loss_weight), weight
 
     @property
     def head_dropout(self) -> float:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
 from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -48,6 +49,14 @@ class TMuxTokenClassifierOutput(TokenClassifierOutput):
     retrieval_loss: Tensor | None = None
 
 
+@dataclass
+class TMuxMaskedLMOutput(MaskedLMOutput):
+    """`MaskedLMOutput` with the two parts of the loss."""
+
+    task_loss: Tensor | None = None
+    retrieval_loss: Tensor | None = None
+
+
 class TMuxForRetrieval(TMuxPreTrainedModel):
     """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
 
@@ -78,7 +87,7 @@ class TMuxForRetrieval(TMuxPreTrainedModel):
         """
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
         if labels is None:
-            labels = retrieval_labels(mux)
+            labels = retrieval_labels(mux, self.config)
         else:
             _check_token_labels(labels, input_ids, self.config.vocab_size)
             labels = self.tmux._group(labels, mux.rows)
@@ -90,6 +99,28 @@ class TMuxForRetrieval(TMuxPreTrainedModel):
         )
 
 
+class MlpClassifier(nn.Module):
+    """``W_2 (LN) GELU(W_1 z + b_1) + b_2``: z (..., d) -> (..., C); the LayerNorm is optional."""
+
+    def __init__(self, config: TMuxConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.dense = nn.Linear(width, width)
+        norm = config.classifier_type == "mlp_norm"
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if norm else nn.Identity()
+        self.out_proj = nn.Linear(width, config.num_labels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.out_proj(self.layer_norm(nn.functional.gelu(self.dense(z))))
+
+
+def build_classifier(config: TMuxConfig) -> nn.Module:
+    """The task head that ``config.classifier_type`` names."""
+    if config.classifier_type == "linear":
+        return nn.Linear(config.hidden_size, config.num_labels)
+    return MlpClassifier(config)
+
+
 class _TMuxForTask(TMuxPreTrainedModel):
     """A linear head on demultiplexed states, and retrieval as an auxiliary loss."""
 
@@ -98,7 +129,7 @@ class _TMuxForTask(TMuxPreTrainedModel):
         self.num_labels = config.num_labels
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = build_classifier(config)
         self.retrieval = RetrievalHead(config) if config.retrieval_loss_weight else None
         self.post_init()
 
@@ -112,9 +143,9 @@ class _TMuxForTask(TMuxPreTrainedModel):
     def _losses(self, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None) -> dict[str, Tensor]:
         if self.retrieval is None or mux.input_ids is None:
             return {"loss": task_loss, "task_loss": task_loss}
-        weight = self.config.retrieval_loss_weight
-        retrieval_loss = self.retrieval.loss(self.tmux, mux, retrieval_labels(mux), retrieval_instances)
-        loss = (1.0 - weight) * task_loss + weight * retrieval_loss
+        retrieval_loss = self.retrieval.loss(self.tmux, mux, retrieval_labels(mux, self.config), retrieval_instances)
+        task_weight, weight = self.config.loss_weights
+        loss = task_weight * task_loss + weight * retrieval_loss
         return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
 
 
@@ -249,6 +280,8 @@ class TMuxForTokenClassification(_TMuxForTask):
         logits = self._logits(mux, mux.content)
         losses = {}
         if labels is not None:
+            if self.config.ignore_padding_labels and attention_mask is not None:
+                labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             task_loss = ForTokenClassification(logits, labels, self.config)
             losses = self._losses(mux, task_loss, retrieval_instances)
         return TMuxTokenClassifierOutput(
@@ -256,6 +289,76 @@ class TMuxForTokenClassification(_TMuxForTask):
             hidden_states=mux.encoder_outputs.hidden_states,
             attentions=mux.encoder_outputs.attentions,
             **losses,
+        )
+
+
+class TMuxForMaskedLM(TMuxPreTrainedModel):
+    """T-MUX that fills masked tokens in, with the retrieval head as its decoder (MUX-PLM, section 3, pre-training).
+
+    Example:
+        >>> import torch, fastmux
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> model = fastmux.TMuxForMaskedLM.from_backbone(tiny, num_instances=4).eval()
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).logits.shape
+        torch.Size([10, 7, 30522])
+    """
+
+    _heads = ("retrieval.",)
+
+    def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
+        self.retrieval = RetrievalHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        retrieval_instances: Tensor | None = None,
+        **kwargs,
+    ) -> TMuxMaskedLMOutput:
+        """Args:
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L).
+            labels: (B, L) token ids, -100 where none is asked for.
+            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+
+        Returns:
+            ``logits`` (B, L, V), but None in a training step, where only the positions that have a label are decoded;
+            with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
+
+        Raises:
+            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+        """
+        if labels is not None:
+            _check_token_labels(labels, input_ids, self.config.vocab_size)
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
+        states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
+        logits = losses = None
+        if labels is None or not self.training:
+            weight = self.retrieval.decoder(self.tmux.get_input_embeddings().weight)
+            logits = nn.functional.linear(states, weight, self.retrieval.bias)
+        if labels is not None:
+            if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
+                asked = labels != IGNORE_INDEX
+                states, labels = states[asked], labels[asked]
+            losses = {"task_loss": self.retrieval.cross_entropy(self.tmux, states, labels)}
+            losses["loss"] = losses["task_loss"]
+            task_weight, weight = self.config.loss_weights
+            if weight:
+                targets = retrieval_labels(mux, self.config)
+                losses["retrieval_loss"] = self.retrieval.loss(self.tmux, mux, targets, retrieval_instances)
+                losses["loss"] = task_weight * losses["task_loss"] + weight * losses["retrieval_loss"]
+        return TMuxMaskedLMOutput(
+            logits=logits,
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+            **(losses or {}),
         )
 
 
@@ -268,5 +371,6 @@ def _check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
         check_range("labels", labels[labels != IGNORE_INDEX], size)
 
 
+AutoModelForMaskedLM.register(TMuxConfig, TMuxForMaskedLM, exist_ok=True)
 AutoModelForSequenceClassification.register(TMuxConfig, TMuxForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(TMuxConfig, TMuxForTokenClassification, exist_ok=True)

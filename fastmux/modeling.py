@@ -20,7 +20,11 @@ from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
+
+#: Arguments of `from_pretrained` that say where on the hub, and as whom.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class TMuxPreTrainedModel(PreTrainedModel):
@@ -110,33 +114,49 @@ class TMuxPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in Hugging Face. A checkpoint of another task gives its encoder, multiplexer and demultiplexer; the new
-        head starts from random weights, as the warning says.
+        """As in Hugging Face; checkpoints that the authors of DataMUX and MUX-PLM published load too. A checkpoint of
+        another task gives its encoder, multiplexer and demultiplexer; the new head starts from random weights, as the
+        warning says.
 
         Raises:
             ValueError: if the checkpoint is no T-MUX model, is damaged, or lacks tensors other than a task head's.
         """
         name = pretrained_model_name_or_path
         if kwargs.get("config") is None and name is not None:
-            stored, _ = PreTrainedConfig.get_config_dict(
-                name, **{k: kwargs[k] for k in ("cache_dir", "revision", "token", "local_files_only") if k in kwargs}
-            )
+            stored, _ = PreTrainedConfig.get_config_dict(name, **{k: kwargs[k] for k in HUB_OPTIONS if k in kwargs})
+            if is_published(stored):
+                return cls._from_published(str(name), stored, output_loading_info, **kwargs)
             if stored.get("model_type") != TMuxConfig.model_type:
                 raise ValueError(
                     f"{str(name)!r} holds a model of type {stored.get('model_type')!r}, expected 'tmux'; to "
                     f"multiplex an encoder, use {cls.__name__}.from_backbone({str(name)!r}, num_instances=...)"
                 )
+        return cls._load(str(name), output_loading_info, name, *args, **kwargs)
+
+    @classmethod
+    def _from_published(cls, name: str, stored: dict, output_loading_info: bool, **kwargs):
+        """Load what `fastmux.published` reads."""
+        config = published_config(name, stored)
+        for option in [k for k in kwargs if hasattr(config, k)]:
+            setattr(config, option, kwargs.pop(option))
+        hub = {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}
+        state_dict = published_state_dict(name, stored, config, load_tensors(name, **hub))
+        if cls.__name__ not in config.architectures:
+            state_dict = {k: t for k, t in state_dict.items() if not k.startswith("classifier.")}
+        return cls._load(name, output_loading_info, None, config=config, state_dict=state_dict, **kwargs)
+
+    @classmethod
+    def _load(cls, name: str, output_loading_info: bool, *args, **kwargs):
+        """Hugging Face's ``from_pretrained``, with errors that say what is wrong with the checkpoint ``name``."""
         try:
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+            model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
-            raise ValueError(f"the weights in {str(name)!r} are truncated or damaged: {error}") from error
+            raise ValueError(f"the weights in {name!r} are truncated or damaged: {error}") from error
         except RuntimeError as error:
-            raise ValueError(f"the weights in {str(name)!r} do not fit their config: {error}") from error
+            raise ValueError(f"the weights in {name!r} do not fit their config: {error}") from error
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(cls._heads))
         if lacking:
-            raise ValueError(
-                f"the checkpoint {str(name)!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}"
-            )
+            raise ValueError(f"the checkpoint {name!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}")
         return (model, info) if output_loading_info else model
 
 
@@ -285,17 +305,14 @@ class TMux(TMuxPreTrainedModel):
         )
         if position_ids.dim() == 2:
             position_ids = self._group(position_ids.expand(rows, -1), rows)
-        if embeds is None:
-            x = adapter.multiplex(self.multiplexer, ids, position_ids, types)
-        else:
-            x = self.multiplexer(adapter.embed(embeds, position_ids, types))
+        if ids is not None and self.config.first_token_id is not None:
+            ids = torch.cat([torch.full_like(ids[..., :1], self.config.first_token_id), ids[..., 1:]], dim=-1)
+        x = self._multiplex(adapter, ids, embeds, position_ids, types, mask)
 
-        encoder_mask = None if mask is None else (mask != 0).any(1).to(mask.dtype)
         offset = self.config.prefix_length
-        if offset:
-            x = torch.cat([self._multiplexed_prefix(adapter).to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
-            if encoder_mask is not None:
-                encoder_mask = nn.functional.pad(encoder_mask, (offset, 0), value=1)
+        encoder_mask = None
+        if mask is not None and not self.config.attend_padding:
+            encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
         h = outputs.last_hidden_state
@@ -317,20 +334,38 @@ class TMux(TMuxPreTrainedModel):
         z = self.demultiplexer(h, mux.prefix_states, self.multiplexer.transforms, head=head)
         return z.flatten(0, 1)[: mux.rows]
 
-    def demultiplex_instances(self, mux: Multiplexed, instances: Tensor) -> Tensor:
-        """One instance at each position: instances (G, L) -> (G, L, d)."""
-        return self.demultiplexer(mux.content, mux.prefix_states, self.multiplexer.transforms, instances)
+    def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
+        """Embed and multiplex a grouped batch, prefix included: (G, N + 1 + L, d), or (G, L, d) without a prefix."""
+        multiplexer, offset = self.multiplexer, self.config.prefix_length
+        if embeds is None and multiplexer.linear:
+            x = adapter.multiplex(multiplexer, ids, position_ids, types)
+        else:
+            x = adapter.embed(adapter.word(ids) if embeds is None else embeds, position_ids, types)
+            if multiplexer.linear:
+                x = multiplexer(x)
+        if offset:
+            own, shared = self._embedded_prefix(adapter)
+            if multiplexer.linear:
+                # A function of the weights alone: computed once for all groups.
+                prefix = multiplexer.multiplex_prefix(own, shared).expand(x.shape[0], -1, -1)
+                x = torch.cat([prefix.to(x.dtype), x], dim=1)
+            else:
+                at_home = torch.eye(offset, device=own.device, dtype=torch.bool)[:-1, :, None]
+                prefix = torch.where(at_home, own[:, None], shared).expand(x.shape[0], -1, -1, -1)
+                x = torch.cat([prefix.to(x.dtype), x], dim=2)
+                mask = None if mask is None else nn.functional.pad(mask, (offset, 0), value=1)
+        return x if multiplexer.linear else multiplexer(x, mask)
 
-    def _multiplexed_prefix(self, adapter: EmbeddingAdapter) -> Tensor:
-        """The index prefix after multiplexing, (N + 1, d): a function of the weights alone, so computed once for all
-        groups."""
+    def _embedded_prefix(self, adapter: EmbeddingAdapter) -> tuple[Tensor, Tensor]:
+        """The embedded index prefix: each instance's own token at its own position (N, d), and what is there
+        otherwise: pads, then the CLS (N + 1, d)."""
         n = self.num_instances
         tokens = self.prefix_tokens.weight
         own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
         shared = torch.cat([pad.expand(n, -1), cls[None]])
         positions = torch.arange(n + 1, device=tokens.device) + adapter.first_position
         embedded = adapter.embed(torch.cat([own, shared]), torch.cat([positions[:n], positions]), None)
-        return self.multiplexer.multiplex_prefix(embedded[:n], embedded[n:])
+        return embedded[:n], embedded[n:]
 
     def _group(self, t: Tensor | None, rows: int) -> Tensor | None:
         """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""

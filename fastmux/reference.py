@@ -8,7 +8,7 @@ Shapes: G mux groups, N instances, L positions, width d, V vocabulary entries; r
 instance i of group g.
 
 Sources: DataMUX (Murahari et al., NeurIPS 2022, arXiv 2202.09318) sections 3.1-3.3; MUX-PLM (Murahari et al., 2023,
-arXiv 2302.12441) section 3; `unbind_demux` is fastmux's own.
+arXiv 2302.12441) section 3 and its published code; `unbind_demux` is fastmux's own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,21 @@ def orthogonal_mux(x: Tensor, instance_matrices: Tensor, scale: float | None = N
     if scale is None:
         scale = x.shape[1] ** -0.5
     return scale * (instance_matrices[None, :, None] @ x[..., None]).squeeze(-1).sum(dim=1)
+
+
+def attention_mux(x: Tensor, instance_vectors: Tensor, over_positions, over_instances) -> Tensor:
+    """MUX-PLM's contextual multiplexer: mix the positions of each instance, bind, mix the instances at each position,
+    average.
+
+    x (G, N, L, d), instance_vectors (N, d); over_positions maps (G, L, d) and i, the instance, to (G, L, d), and
+    over_instances maps (G, N, d) and l, the position, to (G, N, d) -> (G, L, d).
+    """
+    _, num_instances, length, _ = x.shape
+    bound = torch.stack(
+        [instance_vectors[i] * (x[:, i] + over_positions(x[:, i], i)) for i in range(num_instances)], dim=1
+    )
+    columns = [bound[:, :, l] + over_instances(bound[:, :, l], l) for l in range(length)]
+    return torch.stack([column.mean(1) for column in columns], dim=1)
 
 
 def embedding_mux(
@@ -107,6 +122,57 @@ def key_demux(
     """`index_demux` with learned keys (N, d), the same for every group, in place of index states (MUX-PLM, RSA)."""
     p = instance_keys[None].expand(h.shape[0], -1, -1)
     return index_demux(h, p, weight, bias, ln_weight, ln_bias, eps, instances)
+
+
+def rsa_demux(h: Tensor, instance_keys: Tensor, dense: list[tuple], output: tuple, ln: tuple) -> Tensor:
+    """MUX-PLM's RSA demultiplexer, as its checkpoints have it: residual layers on [k_i ; h_j], and LN(GELU(.)) last.
+
+    h (G, L, d), instance_keys (N, d), dense and output (weight, bias) of linear layers, of which the first is (d, 2d),
+    ln (weight, bias, eps) -> (G, N, L, d).
+    """
+    (groups, length, width), n = h.shape, instance_keys.shape[0]
+    keys = instance_keys[None, :, None].expand(groups, n, length, width)
+    x = torch.cat([keys, h[:, None].expand(groups, n, length, width)], dim=-1)
+    for m, layer in enumerate(dense):
+        y = F.gelu(F.linear(x, *layer))
+        x = y if m == 0 else x + y
+    weight, bias, eps = ln
+    return x + F.layer_norm(F.gelu(F.linear(x, *output)), (width,), weight, bias, eps)
+
+
+def rsa_retrieval(h: Tensor, instance_keys: Tensor, dense: list[tuple], ln: list[tuple], residual: bool) -> Tensor:
+    """The states that retrieval decodes behind `rsa_demux`: the same keys, with a LayerNorm after every layer.
+
+    Arguments as there, with one of ln for each of dense; residual: with skip connections from the second layer on.
+    """
+    (groups, length, width), n = h.shape, instance_keys.shape[0]
+    keys = instance_keys[None, :, None].expand(groups, n, length, width)
+    x = torch.cat([keys, h[:, None].expand(groups, n, length, width)], dim=-1)
+    for m, (layer, (weight, bias, eps)) in enumerate(zip(dense, ln, strict=True)):
+        y = F.layer_norm(F.gelu(F.linear(x, *layer)), (width,), weight, bias, eps)
+        x = x + y if residual and m else y
+    return x
+
+
+def mlp_demux(
+    h: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    instances: Tensor | None = None,
+) -> Tensor:
+    """``z_ij = LN_i(GELU(W_i h_j + b_i))`` (DataMUX 3.2, "MLP demuxing").
+
+    h (G, L, d); weight (N, d, d), bias, ln_weight and ln_bias (N, d) -> (G, N, L, d), or (G, L, d) with ``instances``
+    (G, L).
+    """
+    z = [
+        F.layer_norm(F.gelu(F.linear(h, weight[i], bias[i])), h.shape[-1:], ln_weight[i], ln_bias[i], eps)
+        for i in range(weight.shape[0])
+    ]
+    return _select(torch.stack(z, dim=1), instances)
 
 
 def unbind_demux(

@@ -7,18 +7,30 @@ from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
+from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
 
 IGNORE_INDEX = -100
 
 
 class RetrievalHead(nn.Module):
-    """Decodes demultiplexed states to tokens. The decoder is the encoder's word embedding where the widths agree."""
+    """Decodes demultiplexed states to tokens.
+
+    The states are the task's, or those of a demultiplexer of its own; a layer may follow; the decoder is the encoder's
+    word embedding where the widths agree (`TMuxConfig`: ``retrieval_demultiplexer``, ``retrieval_transform``,
+    ``tie_retrieval_decoder``).
+    """
 
     def __init__(self, config: TMuxConfig):
         super().__init__()
         self.std = config.initializer_range
-        tied = config.embedding_size == config.hidden_size
-        self.weight = None if tied else nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        own = config.retrieval_demultiplexer == "own"
+        self.demultiplexer: Demultiplexer | None = DEMULTIPLEXERS[config.demultiplexer](config) if own else None
+        width = config.hidden_size
+        self.dense = nn.Linear(width, width) if config.retrieval_transform else None
+        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.retrieval_transform else None
+        self.residual = config.retrieval_residual
+        tied = config.tie_retrieval_decoder and config.embedding_size == width
+        self.weight = None if tied else nn.Parameter(torch.empty(config.vocab_size, width))
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         self.reset_parameters()
 
@@ -31,6 +43,15 @@ class RetrievalHead(nn.Module):
         """The decoder's weight (V, d)."""
         return word_embeddings if self.weight is None else self.weight
 
+    def states(self, tmux: nn.Module, mux, instances: Tensor | None = None) -> Tensor:
+        """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L)."""
+        demultiplexer = tmux.demultiplexer if self.demultiplexer is None else self.demultiplexer
+        x = demultiplexer.retrieve(mux.content, mux.prefix_states, tmux.multiplexer.transforms, instances)
+        if self.dense is None:
+            return x
+        y = norm_gelu_linear(x, self.dense, self.layer_norm)
+        return x + y if self.residual else y
+
     def loss(self, tmux: nn.Module, mux, labels: Tensor, instances: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over the positions whose drawn instance has a label.
 
@@ -41,10 +62,13 @@ class RetrievalHead(nn.Module):
         if instances is None:
             instances = torch.randint(num_instances, (groups, length), device=labels.device)
         targets = labels.gather(1, instances[:, None]).squeeze(1)
-        states = tmux.demultiplex_instances(mux, instances)
+        return self.cross_entropy(tmux, self.states(tmux, mux, instances), targets)
+
+    def cross_entropy(self, tmux: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is none."""
         weight = self.decoder(tmux.get_input_embeddings().weight)
         return F.linear_cross_entropy(
-            states.flatten(0, 1), weight, targets.flatten(), self.bias, ignore_index=IGNORE_INDEX
+            states.flatten(0, -2), weight, targets.flatten(), self.bias, ignore_index=IGNORE_INDEX
         )
 
     @torch.no_grad()
@@ -55,13 +79,20 @@ class RetrievalHead(nn.Module):
         predictions = []
         for i in range(tmux.num_instances):
             instances = torch.full((groups, length), i, device=mux.content.device)
-            states = tmux.demultiplex_instances(mux, instances)
+            states = self.states(tmux, mux, instances)
             predictions.append(F.linear_argmax(states.flatten(0, 1), weight, self.bias).view(groups, length))
         return torch.stack(predictions, 1).flatten(0, 1)[: mux.rows]
 
 
-def retrieval_labels(mux) -> Tensor:
+def retrieval_labels(mux, config: TMuxConfig) -> Tensor:
     """The tokens themselves, (G, N, L), -100 where a row is padding."""
-    if mux.attention_mask is None:
-        return mux.input_ids
-    return mux.input_ids.masked_fill(mux.attention_mask == 0, IGNORE_INDEX)
+    labels, ignored = mux.input_ids, None
+    if config.attend_padding:
+        ignored = None if config.pad_token_id is None else labels == config.pad_token_id
+    elif mux.attention_mask is not None:
+        ignored = mux.attention_mask == 0
+    if ignored is not None and not config.retrieval_counts_padding:
+        labels = labels.masked_fill(ignored, IGNORE_INDEX)
+    if config.retrieval_skips_first:
+        labels = torch.cat([torch.full_like(labels[..., :1], IGNORE_INDEX), labels[..., 1:]], dim=-1)
+    return labels

@@ -75,6 +75,11 @@ def key_demux(g, n, l, d):
     return inputs | {"instance_keys": normal(n, d)}
 
 
+def mlp_demux(g, n, l, d):
+    own = {"weight": normal(n, d, d) * d**-0.5, "bias": normal(n, d) + 0.7}
+    return {"h": normal(g, l, d), **own, "ln_weight": normal(n, d) + 1.7, "ln_bias": normal(n, d)}
+
+
 def unbind_demux(g, n, l, d):
     inputs = index_demux(g, n, l, d)
     inputs.pop("p")
@@ -126,6 +131,8 @@ OPS = {
     "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),
     "index_demux-head": Op(_index, _headed(reference.index_demux), _with_head(index_demux)),
     "key_demux": Op(_keys(_index), reference.key_demux, key_demux),
+    "mlp_demux": Op(functional.mlp_demux, reference.mlp_demux, mlp_demux, ("torch",)),
+    "mlp_demux-drawn": Op(functional.mlp_demux, reference.mlp_demux, _drawn(mlp_demux), ("torch",)),
     "unbind_demux": Op(_unbind, reference.unbind_demux, unbind_demux),
     "unbind_demux-drawn": Op(_unbind, reference.unbind_demux, _drawn(unbind_demux)),
     "unbind_demux-head": Op(_unbind, _headed(reference.unbind_demux), _with_head(unbind_demux)),

@@ -9,7 +9,7 @@ import torch
 from models import BERT, PAD, VOCAB, batch
 from numerics import relative_error
 from torch import nn
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 import fastmux
 from fastmux import reference
@@ -19,8 +19,22 @@ STILL = copy.deepcopy(BERT)  # without dropout
 STILL.hidden_dropout_prob = STILL.attention_probs_dropout_prob = 0.0
 
 
+#: Parameters that retrieval has no use for.
+UNUSED = {"rsa": [f"tmux.demultiplexer.{m}.{k}" for m in ("output", "layer_norm") for k in ("weight", "bias")]}
+
+
 def build(cls, demux="index", config=STILL, num_instances=3, **options):
     return cls.from_backbone(config, num_instances, demultiplexer=demux, **options).double().train()
+
+
+def retrieval_states(model, rows) -> torch.Tensor:
+    """(G, N, L, d): the task's states, of which only `rsa` has others for retrieval."""
+    mux, demux = model.tmux.encode(**rows), model.tmux.demultiplexer
+    if model.config.demultiplexer != "rsa":
+        return model.tmux.demultiplexer(mux.content, mux.prefix_states, model.tmux.multiplexer.transforms)
+    dense = [(layer.weight, layer.bias) for layer in demux.dense]
+    norms = [(norm.weight, norm.bias, norm.eps) for norm in demux.retrieval_norms]
+    return reference.rsa_retrieval(mux.content, demux.instance_keys, dense, norms, model.config.retrieval_residual)
 
 
 @pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
@@ -29,12 +43,13 @@ class TestRetrieval:
         model, rows = build(fastmux.TMuxForRetrieval, demux), batch(6, padded=True)
         instances = torch.randint(0, 3, (2, 7))
         loss = model(**rows, retrieval_instances=instances).loss
-        z = model.tmux(**rows).last_hidden_state.unflatten(0, (2, 3))
+        z = retrieval_states(model, rows)
         targets = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100).unflatten(0, (2, 3))
         decoder = model.get_input_embeddings().weight
         expected = reference.retrieval_loss(z, instances, targets, decoder, model.retrieval.bias)
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
-        gradients = [torch.autograd.grad(x, list(model.parameters())) for x in (loss, expected)]
+        parameters = [p for name, p in model.named_parameters() if name not in UNUSED.get(demux, ())]
+        gradients = [torch.autograd.grad(x, parameters) for x in (loss, expected)]
         # All at once: some, like those of the keys' biases, are zero but for rounding.
         ours, gold = (torch.cat([g.flatten() for g in parts]) for parts in gradients)
         assert relative_error(ours, gold) < 1e-10
@@ -43,7 +58,7 @@ class TestRetrieval:
         model, rows = build(fastmux.TMuxForRetrieval, demux).eval(), batch(7)
         with torch.no_grad():
             out = model(**rows)
-            states = model.tmux(**rows).last_hidden_state
+            states = retrieval_states(model, rows).flatten(0, 1)[:7]
         logits = states @ model.get_input_embeddings().weight.T + model.retrieval.bias
         assert torch.equal(out.predictions, logits.argmax(-1))
         assert model.train()(**rows).predictions is None
@@ -183,3 +198,72 @@ def test_labels_may_be_absent_from_padding():
     assert rows["input_ids"].eq(PAD).any()
     labels = torch.where(rows["attention_mask"] == 0, -100, 2)
     assert model(**rows, labels=labels).loss.isfinite()
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_masked_language_model(demux):
+    model, rows = build(fastmux.TMuxForMaskedLM, demux), batch(6, padded=True)
+    labels = rows["input_ids"].masked_fill(torch.rand(6, 7) < 0.6, -100)
+    labels[0, 0] = 5
+    instances = torch.randint(0, 3, (2, 7))
+    training = model(**rows, labels=labels, retrieval_instances=instances)
+    assert training.logits is None
+    out = model.eval()(**rows, labels=labels, retrieval_instances=instances)
+    states = retrieval_states(model, rows).flatten(0, 1)
+    logits = states @ model.get_input_embeddings().weight.T + model.retrieval.bias
+    assert isinstance(out, MaskedLMOutput) and relative_error(out.logits.detach(), logits.detach()) < 1e-12
+    task = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    retrieval = fastmux.TMuxForRetrieval.from_backbone(STILL, 3, demultiplexer=demux).double()
+    retrieval.load_state_dict(model.state_dict())
+    expected = 0.9 * task + 0.1 * retrieval(**rows, retrieval_instances=instances).loss
+    for loss in (training.loss, out.loss):
+        assert relative_error(loss.detach(), expected.detach()) < 1e-10
+
+
+def test_deeper_heads_and_retrieval_of_its_own():
+    options = {"retrieval_demultiplexer": "own", "retrieval_transform": True, "retrieval_residual": True}
+    options |= {"tie_retrieval_decoder": False, "task_loss_weight": 2.0, "num_labels": 4}
+    rows, labels = batch(6), torch.randint(0, 4, (6,))
+    for kind in ("linear", "mlp", "mlp_norm"):
+        model = build(fastmux.TMuxForSequenceClassification, classifier_type=kind, **options)
+        out = model(**rows, labels=labels)
+        z = model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.summary).squeeze(1)
+        if kind != "linear":
+            z = nn.functional.gelu(model.classifier.dense(z))
+        if kind == "mlp_norm":
+            z = model.classifier.layer_norm(z)
+        last = model.classifier if kind == "linear" else model.classifier.out_proj
+        assert relative_error(out.logits.detach(), last(z).detach()) < 1e-12
+        assert relative_error(out.loss.detach(), (2.0 * out.task_loss + 0.1 * out.retrieval_loss).detach()) < 1e-12
+        own = model.retrieval.demultiplexer(mux.content, mux.prefix_states, None)
+        layer = model.retrieval.layer_norm(nn.functional.gelu(model.retrieval.dense(own)))
+        states = model.retrieval.states(model.tmux, mux)
+        assert relative_error(states.detach(), (own + layer).detach()) < 1e-10
+        out.loss.backward()
+        assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+def test_the_papers_treatment_of_padding_and_first_tokens():
+    options = {"attend_padding": True, "first_token_id": 7, "demux": "key", "num_labels": 5}
+    model = build(fastmux.TMuxForTokenClassification, config=STILL, **options, ignore_padding_labels=True)
+    rows, labels = batch(6, padded=True), torch.randint(0, 5, (6, 7))
+    out = model(**rows, labels=labels)
+    ids = torch.cat([torch.full((6, 1), 7), rows["input_ids"][:, 1:]], dim=1)
+    plain = build(fastmux.TMuxForTokenClassification, config=STILL, demux="key", num_labels=5)
+    plain.load_state_dict(model.state_dict())
+    assert relative_error(out.logits.detach(), plain(ids).logits.detach()) < 1e-12
+    kept = rows["attention_mask"] == 1
+    expected = nn.functional.cross_entropy(out.logits[kept], labels[kept])
+    assert relative_error(out.task_loss.detach(), expected.detach()) < 1e-6  # Hugging Face's, in float32
+    instances = torch.randint(0, 3, (2, 7))
+    for skips, counts in ((False, False), (True, False), (False, True)):
+        model.config.retrieval_skips_first, model.config.retrieval_counts_padding = skips, counts
+        asked = torch.ones_like(kept) if counts else ids != PAD
+        asked[:, 0] &= not skips
+        targets = ids.masked_fill(~asked, -100).unflatten(0, (2, 3))
+        states = retrieval_states(model, rows)
+        expected = reference.retrieval_loss(
+            states, instances, targets, model.get_input_embeddings().weight, model.retrieval.bias
+        )
+        loss = model(**rows, labels=labels, retrieval_instances=instances).retrieval_loss
+        assert relative_error(loss.detach(), expected.detach()) < 1e-10

@@ -43,21 +43,49 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
     if hasattr(encoder.embeddings, "token_type_embeddings"):
         x = x + encoder.embeddings.token_type_embeddings.weight[0]
     x = encoder.embeddings.LayerNorm(x).unflatten(0, (groups, n))
-    transforms = model.multiplexer.transforms
+    whole = attention_mask.unflatten(0, (groups, n))
+    mask = torch.cat([torch.ones(groups, prefix_length), whole.amax(1)], dim=1)
+    h = encoder(inputs_embeds=multiplexed(model, x, whole), attention_mask=mask).last_hidden_state
+    return demultiplexed(model, h[:, prefix_length:], h[:, :n]).flatten(0, 1)
+
+
+def multiplexed(model: fastmux.TMux, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """x (G, N, prefix + L, d), mask (G, N, L) -> (G, prefix + L, d)."""
+    multiplexer = model.multiplexer
+    transforms = multiplexer.transforms
+    if model.config.multiplexer == "attention":
+        mask = torch.nn.functional.pad(mask, (model.config.prefix_length, 0), value=1)
+
+        def run(layer, x, mask):
+            forbidden = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)
+            return layer(x, attention_mask=forbidden[:, None, None].expand(-1, 1, x.shape[1], -1))
+
+        return reference.attention_mux(
+            x,
+            transforms,
+            lambda rows, i: run(multiplexer.over_positions, rows, mask[:, i]),
+            lambda column, l: run(multiplexer.over_instances, column, mask[:, :, l]),
+        )
     mux = reference.hadamard_mux if transforms.dim() == 2 else reference.orthogonal_mux
-    mask = torch.cat([torch.ones(groups, prefix_length), attention_mask.unflatten(0, (groups, n)).amax(1)], dim=1)
-    h = encoder(inputs_embeds=mux(x, transforms), attention_mask=mask).last_hidden_state
-    content = h[:, prefix_length:]
-    demux = model.demultiplexer
+    return mux(x, transforms)
+
+
+def demultiplexed(model: fastmux.TMux, content: torch.Tensor, prefix_states: torch.Tensor) -> torch.Tensor:
+    """content (G, L, d), prefix_states (G, N, d) -> (G, N, L, d)."""
+    demux, kind = model.demultiplexer, model.config.demultiplexer
+    if kind == "mlp":
+        return reference.mlp_demux(content, demux.weight, demux.bias, demux.ln_weight, demux.ln_bias, demux.eps)
     ln = (demux.layer_norm.weight, demux.layer_norm.bias, demux.layer_norm.eps)
+    if kind == "rsa":
+        layers = [(layer.weight, layer.bias) for layer in demux.dense[:-1]]
+        output = (demux.output.weight, demux.output.bias)
+        return reference.rsa_demux(content, demux.instance_keys, layers, output, ln)
     dense = (demux.dense.weight, demux.dense.bias)
-    if model.config.demultiplexer == "index":
-        z = reference.index_demux(content, h[:, :n], *dense, *ln)
-    elif model.config.demultiplexer == "key":
-        z = reference.key_demux(content, demux.instance_keys, *dense, *ln)
-    else:
-        z = reference.unbind_demux(content, transforms, *dense, *ln)
-    return z.flatten(0, 1)
+    if kind == "index":
+        return reference.index_demux(content, prefix_states, *dense, *ln)
+    if kind == "key":
+        return reference.key_demux(content, demux.instance_keys, *dense, *ln)
+    return reference.unbind_demux(content, model.multiplexer.transforms, *dense, *ln)
 
 
 @pytest.mark.parametrize(("mux", "demux"), COMBINATIONS)

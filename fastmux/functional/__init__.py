@@ -7,6 +7,7 @@ from fastmux.functional.embedding_mux import embedding_mux
 from fastmux.functional.hadamard_mux import hadamard_mux
 from fastmux.functional.index_demux import gelu_norm, index_demux
 from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
+from fastmux.functional.mlp_demux import mlp_demux
 from fastmux.functional.orthogonal_mux import orthogonal_mux
 from fastmux.functional.unbind_demux import unbind_demux
 
@@ -17,6 +18,7 @@ __all__ = [
     "index_demux",
     "linear_argmax",
     "linear_cross_entropy",
+    "mlp_demux",
     "orthogonal_mux",
     "unbind_demux",
 ]

@@ -1,0 +1,281 @@
+"""The checkpoints that the authors of DataMUX and MUX-PLM published, read as fastmux models.
+
+Recognised by their config, which names ``muxing_variant`` and ``demuxing_variant``. What they compute is what fastmux
+computes, with the options that `published_config` sets; `published_state_dict` gives every tensor its name here. The
+index prefix takes words out of the authors' vocabularies; here it has rows of its own, copied from them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from fastmux.configuration import TMuxConfig
+
+#: Fields of a published config that say how it was multiplexed; the others are the encoder's.
+_MUX_FIELDS = (
+    "muxing_variant",
+    "demuxing_variant",
+    "num_instances",
+    "binary_hadamard_epsilon",
+    "gaussian_hadamard_norm",
+    "learn_muxing",
+    "num_hidden_demux_layers",
+    "retrieval_loss_coeff",
+    "retrieval_percentage",
+    "task_loss_coeff",
+)
+_MULTIPLEXERS = {
+    "gaussian_hadamard": "hadamard",
+    "binary_hadamard": "binary",
+    "random_ortho": "orthogonal",
+    "random_ortho_low_rank": "low_rank_orthogonal",
+    "gaussian_attention_v2": "attention",
+}
+_DEMULTIPLEXERS = {"index": "index", "mlp": "mlp", "index_pos": "rsa"}
+#: Published class -> (encoder, the class here).
+ARCHITECTURES = {
+    "RobertaSequenceClassificationMuxed": ("roberta", "TMuxForSequenceClassification"),
+    "RobertaTokenClassificationMuxed": ("roberta", "TMuxForTokenClassification"),
+    "MuxedBertForSequenceClassification": ("bert", "TMuxForSequenceClassification"),
+    "MuxedBertForTokenClassification": ("bert", "TMuxForTokenClassification"),
+    "MuxedBertForMaskedLM": ("bert", "TMuxForMaskedLM"),
+    "MuxedElectraForSequenceClassification": ("electra", "TMuxForSequenceClassification"),
+    "MuxedElectraForTokenClassification": ("electra", "TMuxForTokenClassification"),
+}
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def is_published(config: dict) -> bool:
+    """Whether a stored config is that of a published checkpoint."""
+    return "muxing_variant" in config and "demuxing_variant" in config
+
+
+def _lookup(name: str, stored: dict, field: str, known: dict):
+    value = stored.get(field)
+    if value not in known:
+        raise ValueError(f"the checkpoint {name!r} has {field} = {value!r}, expected one of {', '.join(known)}")
+    return known[value]
+
+
+def _architecture(name: str, stored: dict) -> tuple[str, str]:
+    first = {"architecture": (stored.get("architectures") or [None])[0]}
+    return _lookup(name, first, "architecture", ARCHITECTURES)
+
+
+def published_config(name: str, stored: dict) -> TMuxConfig:
+    """The config here of a published one, as it is stored.
+
+    Raises:
+        ValueError: an architecture, multiplexer or demultiplexer that was never published, or a value out of range.
+    """
+    encoder, task = _architecture(name, stored)
+    multiplexer = _lookup(name, stored, "muxing_variant", _MULTIPLEXERS)
+    demultiplexer = _lookup(name, stored, "demuxing_variant", _DEMULTIPLEXERS)
+    own = {k: v for k, v in stored.items() if k not in _MUX_FIELDS and k not in ("architectures", "model_type")}
+    labels = {k: own.pop(k) for k in ("id2label", "label2id", "problem_type") if own.get(k) is not None}
+    sequence = task == "TMuxForSequenceClassification"
+    has_prefix = demultiplexer == "index"
+    if encoder == "roberta":
+        # DataMUX
+        first_token, classifier = _ROBERTA_CLS, ("linear" if has_prefix and not sequence else "mlp")
+        options = {
+            "classifier_type": "mlp_norm" if demultiplexer == "mlp" else classifier,
+            "retrieval_transform": demultiplexer == "mlp",
+            "ignore_padding_labels": not sequence,
+            "retrieval_skips_first": demultiplexer == "mlp" and sequence,
+        }
+    else:
+        first_token = _BERT_CLS
+        options = {
+            "classifier_type": "mlp" if encoder == "electra" and sequence else "linear",
+            "retrieval_transform": demultiplexer == "rsa",
+            "retrieval_residual": encoder == "electra",
+            "retrieval_skips_first": encoder == "electra" and sequence and not has_prefix,
+        }
+    if "num_instances" not in stored:
+        raise ValueError(f"the config of {name!r} has no num_instances")
+    return TMuxConfig(
+        backbone_config=AutoConfig.for_model(encoder, **own),
+        num_instances=stored["num_instances"],
+        multiplexer=multiplexer,
+        demultiplexer=demultiplexer,
+        learnable_transforms=bool(stored.get("learn_muxing", 0)),
+        hadamard_norm=float(stored.get("gaussian_hadamard_norm", 1.0)),
+        binary_epsilon=stored.get("binary_hadamard_epsilon", 0.3),
+        demultiplexer_layers=stored.get("num_hidden_demux_layers", 2),
+        first_token_id=None if has_prefix else first_token,
+        attend_padding=True,
+        # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
+        retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
+        tie_retrieval_decoder=False,
+        retrieval_loss_weight=stored.get("retrieval_loss_coeff", 0.1),
+        task_loss_weight=stored.get("task_loss_coeff"),
+        retrieval_counts_padding=task == "TMuxForMaskedLM",
+        mask_instances=task != "TMuxForMaskedLM",
+        architectures=[task],
+        **options,
+        **labels,
+    )
+
+
+_ROBERTA_CLS, _ROBERTA_PREFIX_PAD = 49923, 50000
+_BERT_CLS, _BERT_PREFIX_PAD = 101, 680
+
+
+def _prefix_tokens(config: TMuxConfig) -> list[int]:
+    """The words that the authors made the prefix of: N index tokens, the pad between them, the CLS behind them."""
+    n = config.num_instances
+    if config.backbone_config.model_type == "roberta":
+        return [config.vocab_size - 2 - i for i in range(n)] + [_ROBERTA_PREFIX_PAD, _ROBERTA_CLS]
+    return [_BERT_PREFIX_PAD - 2 - i for i in range(n)] + [_BERT_PREFIX_PAD, _BERT_CLS]
+
+
+def _linear(here: str, there: str) -> list[tuple[str, str]]:
+    return [(f"{here}.{kind}", f"{there}.{kind}") for kind in ("weight", "bias")]
+
+
+def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[str]]:
+    """Name here -> name in the published state dict, or a list of names to stack; the encoder's are left out."""
+    n = config.num_instances
+    pairs: list[tuple[str, str | list[str]]] = [("tmux.multiplexer.transforms", "instance_embedding")]
+    if config.demultiplexer == "index":
+        for here, there in (("tmux.demultiplexer", "demultiplexer"), ("retrieval.demultiplexer", "retrieval_head")):
+            pairs += _linear(f"{here}.dense", f"{there}.dense") + _linear(f"{here}.layer_norm", f"{there}.layer_norm")
+    elif config.demultiplexer == "mlp":
+        for here, there in (("tmux.demultiplexer", "demultiplexer"), ("retrieval.demultiplexer", "retrieval_head")):
+            for kind in ("weight", "bias"):
+                pairs.append((f"{here}.{kind}", [f"{there}.demux_module.dense_{i}.{kind}" for i in range(n)]))
+                pairs.append((f"{here}.ln_{kind}", [f"{there}.demux_module.layer_norm_{i}.{kind}" for i in range(n)]))
+        pairs += _linear("retrieval.dense", "retrieval_head.dense_pre_vocab")
+        pairs += _linear("retrieval.layer_norm", "retrieval_head.layer_norm_pre_vocab")
+    else:
+        here = "tmux.demultiplexer"
+        pairs.append((f"{here}.instance_keys", "demux_module.demux_instance_embedding"))
+        for m in range(config.demultiplexer_layers):
+            pairs += _linear(f"{here}.dense.{m}", f"demux_module.dense_{m + 1}")
+            pairs += _linear(f"{here}.retrieval_norms.{m}", f"demux_module.layer_norm_{m + 1}")
+        pairs += _linear(f"{here}.output", "demultiplexer.pre_decoder")
+        pairs += _linear(f"{here}.layer_norm", "demultiplexer.pre_decoder_layer_norm")
+        pairs += _linear("retrieval.dense", "retrieval_head.pre_decoder")
+        pairs += _linear("retrieval.layer_norm", "retrieval_head.pre_decoder_layer_norm")
+    if config.multiplexer == "attention":
+        for here, there in (("over_positions", "muxing_attention"), ("over_instances", "muxing_attention_2")):
+            for part in _LAYER:
+                pairs += _linear(f"tmux.multiplexer.{here}.{part}", f"{there}.{part}")
+    pairs += [("retrieval.weight", "retrieval_head.decoder.weight"), ("retrieval.bias", "retrieval_head.bias")]
+    if task != "TMuxForMaskedLM":
+        pairs += _classifier(config, encoder)
+    return dict(pairs)
+
+
+_LAYER = (
+    *(f"attention.self.{part}" for part in ("query", "key", "value")),
+    *(f"{part}.{kind}" for part in ("attention.output", "output") for kind in ("dense", "LayerNorm")),
+    "intermediate.dense",
+)
+
+
+def _classifier(config: TMuxConfig, encoder: str) -> list[tuple[str, str]]:
+    if config.classifier_type == "linear":
+        return _linear("classifier", "demultiplexer.decoder" if encoder == "roberta" else "classifier")
+    there = "demultiplexer" if encoder == "roberta" else "classifier"
+    dense = "dense_before_out_proj" if encoder == "roberta" else "dense"
+    pairs = _linear("classifier.dense", f"{there}.{dense}") + _linear("classifier.out_proj", f"{there}.out_proj")
+    if config.classifier_type == "mlp_norm":
+        pairs += _linear("classifier.layer_norm", f"{there}.layernorm_presoftmax")
+    return pairs
+
+
+#: Second names of tensors that have one already, and what the authors' library stored beside the weights.
+_DUPLICATES = re.compile(
+    r"(demultiplexer|retrieval_head)\.demux_module\.|(retrieval_head|demultiplexer)\.decoder\.bias$|demultiplexer\.bias$"
+)
+_IGNORED = re.compile(r"\.position_ids$|\.pooler\.|embeddings\.token_type_ids$")
+
+
+def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a published checkpoint under the names that they have here. Where its retrieval decoder is the
+    word embedding, so it is in ``config`` from then on.
+
+    Raises:
+        ValueError: tensors are missing or surplus, or have another shape than the config says.
+    """
+    encoder, task = _architecture(name, stored)
+    names = _names(config, encoder, task)
+    wanted = {t for there in names.values() for t in ([there] if isinstance(there, str) else there)}
+    lacking = sorted(wanted - tensors.keys())
+    if lacking:
+        raise ValueError(f"the checkpoint {name!r} lacks {len(lacking)} tensors, e.g. {lacking[:3]}")
+    backbone = {k: t for k, t in tensors.items() if k.startswith(f"{encoder}.") and not _IGNORED.search(k)}
+    surplus = sorted(
+        k
+        for k in tensors.keys() - wanted - backbone.keys()
+        if not _IGNORED.search(k) and not _is_duplicate(k, tensors, wanted)
+    )
+    if surplus:
+        raise ValueError(
+            f"the checkpoint {name!r} has {len(surplus)} tensors that its config has no place for, e.g. {surplus[:3]}"
+        )
+    converted = {
+        here: tensors[there] if isinstance(there, str) else torch.stack([tensors[t] for t in there])
+        for here, there in names.items()
+    }
+    for key, tensor in backbone.items():
+        converted[f"tmux.backbone.{key.removeprefix(f'{encoder}.')}"] = tensor
+    words = "tmux.backbone.embeddings.word_embeddings.weight"
+    if words not in converted:
+        raise ValueError(f"the checkpoint {name!r} lacks {encoder}.embeddings.word_embeddings.weight")
+    if torch.equal(converted["retrieval.weight"], converted[words]):
+        config.tie_retrieval_decoder = True
+        del converted["retrieval.weight"]
+    if config.prefix_length:
+        tokens = _prefix_tokens(config)
+        if min(tokens) < 0 or max(tokens) >= len(converted[words]):
+            raise ValueError(
+                f"the checkpoint {name!r} makes its prefix of the words {tokens}, but has {len(converted[words])}"
+            )
+        converted["tmux.prefix_tokens.weight"] = converted[words][tokens]
+    return converted
+
+
+def _is_duplicate(key: str, tensors: dict[str, Tensor], wanted: set[str]) -> bool:
+    match = _DUPLICATES.match(key)
+    if not match:
+        return False
+    first = key[match.end() :] if match.group().endswith("demux_module.") else None
+    original = f"demux_module.{first}" if first else {"retrieval_head.decoder.bias": "retrieval_head.bias"}.get(key)
+    if original is None:
+        original = "demultiplexer.decoder.bias"
+    return original in wanted and torch.equal(tensors[key], tensors[original])
+
+
+def load_tensors(name: str | os.PathLike, **hub) -> dict[str, Tensor]:
+    """The tensors of a published checkpoint: safetensors, or a pickle of which nothing but tensors is accepted.
+
+    Raises:
+        ValueError: neither file is there, or the file is damaged or holds anything but tensors.
+    """
+    for file in _WEIGHTS:
+        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+        if path is None:
+            continue
+        try:
+            if Path(path).suffix == ".safetensors":
+                return load_file(path)
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"the weights in {str(name)!r} are truncated, damaged or unsafe: {error}") from error
+        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+            raise ValueError(f"{path} holds something other than a state dict of tensors")
+        return tensors
+    raise ValueError(f"{str(name)!r} has no weights, expected one of {', '.join(_WEIGHTS)}")
