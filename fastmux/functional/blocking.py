@@ -12,12 +12,14 @@ from torch import Tensor
 CACHE_ELEMENTS = 1 << 17  # 512 KiB of float32: a core's own cache
 
 
-def blocks(like: Tensor, groups: int, instances: int, elements: int) -> list[tuple[slice, slice]]:
-    """(group slice, instance slice) pairs that cover all, each of about `CACHE_ELEMENTS`; ``elements`` are those of one
-    instance of one group. Group by group, so that what a group's instances share stays at hand."""
+def blocks(
+    like: Tensor, groups: int, instances: int, elements: int, size: int = CACHE_ELEMENTS
+) -> list[tuple[slice, slice]]:
+    """(group slice, instance slice) pairs that cover all, each of about ``size`` elements; ``elements`` are those of
+    one instance of one group. Group by group, so that what a group's instances share stays at hand."""
     if like.device.type != "cpu" or torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
-    fit = max(1, CACHE_ELEMENTS // max(1, elements))
+    fit = max(1, size // max(1, elements))
     if fit >= instances:
         step = max(1, fit // max(1, instances))
         return [(slice(g, g + step), slice(None)) for g in range(0, groups, step)]
