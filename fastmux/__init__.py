@@ -5,6 +5,7 @@ the ops and `reference` specifies them.
 """
 
 from fastmux import functional, reference
+from fastmux.backbones import ModuleEncoder
 from fastmux.backends import backend
 from fastmux.configuration import TMuxConfig
 from fastmux.heads import TMuxForMaskedLM, TMuxForRetrieval, TMuxForSequenceClassification, TMuxForTokenClassification
@@ -13,6 +14,7 @@ from fastmux.modeling import TMux
 __version__ = "0.1.0"
 
 __all__ = [
+    "ModuleEncoder",
     "TMux",
     "TMuxConfig",
     "TMuxForMaskedLM",

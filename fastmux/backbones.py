@@ -9,19 +9,24 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import sys
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux import functional as F
 
-# Embedding modules made of word, position and (some) token type tables, LayerNorm and dropout, and nothing else.
+# Embedding modules made of a word table, (some) position and type tables, LayerNorm and dropout, and nothing else.
 STANDARD_EMBEDDINGS = {
+    "albert.AlbertEmbeddings",
     "bert.BertEmbeddings",
     "camembert.CamembertEmbeddings",
+    "deberta_v2.DebertaV2Embeddings",
     "distilbert.Embeddings",
     "electra.ElectraEmbeddings",
+    "modernbert.ModernBertEmbeddings",
     "mpnet.MPNetEmbeddings",
     "roberta.RobertaEmbeddings",
     "xlm_roberta.XLMRobertaEmbeddings",
@@ -79,6 +84,11 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ValueError: if transformers has no encoder for this config.
     """
+    if isinstance(config, ModuleEncoderConfig):
+        raise ValueError(
+            "the encoder of this model is a module of its author's, which a config cannot build: give it, "
+            "from_pretrained(..., encoder=fastmux.ModuleEncoder(...))"
+        )
     try:
         return AutoModel.from_config(config)
     except ValueError as error:
@@ -87,10 +97,96 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
         ) from error
 
 
+def pool(encoder: PreTrainedModel, states: Tensor) -> Tensor | None:
+    """The encoder's pooler on the states of rows, (B, L, d) -> (B, d); None if it has none."""
+    pooler = getattr(encoder, "pooler", None)
+    if isinstance(pooler, nn.Linear):  # ALBERT's
+        return encoder.pooler_activation(pooler(states[:, 0]))
+    return None if pooler is None else pooler(states)
+
+
 def drop_pooler(encoder: PreTrainedModel) -> None:
     """Task heads read demultiplexed states, never the pooler; DDP asks that every parameter have a gradient."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
+
+
+class ModuleEncoderConfig(PreTrainedConfig):
+    """What fastmux needs to know of a `ModuleEncoder`; the module itself is not in it."""
+
+    model_type = "fastmux_module"
+
+    vocab_size: int = 0
+    hidden_size: int = 0
+    embedding_size: int = 0
+    pad_token_id: int | None = None
+
+
+AutoConfig.register(ModuleEncoderConfig.model_type, ModuleEncoderConfig, exist_ok=True)
+
+
+class ModuleEncoder(PreTrainedModel):
+    """Any module as an encoder: an LSTM, a mixture of experts, a transformer of one's own.
+
+    Args:
+        module: maps (G, L, embedding_size), and as ``attention_mask`` (G, L) or None, 1 where at least one row of a
+            group is no padding, to hidden states (G, L, hidden_size); a tensor, a tuple whose first entry it is, or an
+            output with ``last_hidden_state``. It must see the whole sequence if the demultiplexer is "index", whose
+            prefix has to reach every position.
+        embeddings: the word table, (V, embedding_size).
+        hidden_size: width of the hidden states; embedding_size if None.
+
+    Example:
+        >>> import torch, fastmux
+        >>> class Tagger(torch.nn.LSTM):
+        ...     def forward(self, inputs_embeds, attention_mask=None):
+        ...         return super().forward(inputs_embeds)[0]
+        >>> lstm = Tagger(32, 16, batch_first=True, bidirectional=True)
+        >>> encoder = fastmux.ModuleEncoder(lstm, torch.nn.Embedding(100, 32))
+        >>> model = fastmux.TMuxForTokenClassification.from_backbone(
+        ...     encoder, num_instances=4, demultiplexer="unbind", num_labels=9
+        ... )
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).logits.shape
+        torch.Size([10, 7, 9])
+    """
+
+    config_class = ModuleEncoderConfig
+    main_input_name = "inputs_embeds"
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the module's own business
+
+    def __init__(self, module: nn.Module, embeddings: nn.Embedding, hidden_size: int | None = None):
+        if not isinstance(embeddings, nn.Embedding):
+            raise ValueError(f"embeddings is a {type(embeddings).__name__}, expected a torch.nn.Embedding")
+        vocab_size, width = embeddings.weight.shape
+        super().__init__(
+            ModuleEncoderConfig(
+                vocab_size=vocab_size,
+                hidden_size=hidden_size or width,
+                embedding_size=width,
+                pad_token_id=embeddings.padding_idx,
+            )
+        )
+        self.module = module
+        self.embeddings = nn.Module()
+        self.embeddings.word_embeddings = embeddings
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.word_embeddings = value
+
+    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, **kwargs) -> BaseModelOutput:
+        """inputs_embeds (G, L, embedding_size), attention_mask (G, L) -> ``last_hidden_state`` (G, L, hidden_size)."""
+        out = self.module(inputs_embeds, attention_mask=attention_mask)
+        states = getattr(out, "last_hidden_state", out[0] if isinstance(out, tuple) else out)
+        expected = (*inputs_embeds.shape[:2], self.config.hidden_size)
+        if tuple(states.shape) != expected:
+            raise ValueError(
+                f"the module {type(self.module).__name__} returned states of shape {tuple(states.shape)}, "
+                f"expected {expected}"
+            )
+        return BaseModelOutput(last_hidden_state=states)
 
 
 class EmbeddingAdapter:
@@ -105,30 +201,47 @@ class EmbeddingAdapter:
         module = getattr(encoder, "embeddings", None)
         package, _, family = type(module).__module__.rpartition(".")[0].rpartition(".")
         name = f"{family}.{type(module).__name__}"
-        if package != "transformers.models" or name not in STANDARD_EMBEDDINGS:
-            known = ", ".join(sorted(STANDARD_EMBEDDINGS))
+        known = package == "transformers.models" and name in STANDARD_EMBEDDINGS
+        if not known and not isinstance(encoder, ModuleEncoder):
             raise ValueError(
-                f"backbone is a {type(encoder).__name__} whose embeddings are {name}; fastmux multiplexes "
-                f"encoders with one of {known}"
+                f"backbone is a {type(encoder).__name__} whose embeddings are {name}; fastmux multiplexes encoders "
+                f"with one of {', '.join(sorted(STANDARD_EMBEDDINGS))}, and modules of your own in a "
+                "fastmux.ModuleEncoder"
             )
         if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
             raise ValueError(f"backbone is a {type(encoder).__name__}, whose forward takes no inputs_embeds")
-        self.word: nn.Embedding = module.word_embeddings
-        self.position: nn.Embedding = module.position_embeddings
-        self.token_type: nn.Embedding | None = getattr(module, "token_type_embeddings", None)
-        self.layer_norm: nn.LayerNorm = module.LayerNorm
-        self.dropout: nn.Dropout = module.dropout
+        if getattr(module, "embed_proj", None) is not None:
+            raise ValueError(
+                f"backbone is a {type(encoder).__name__} that projects its word embeddings before normalising them: "
+                "what is multiplexed would not have the width that it takes as inputs_embeds"
+            )
+
+        def part(*names: str):
+            return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)
+
+        self.word: nn.Embedding = part("word_embeddings", "tok_embeddings")
+        self.position: nn.Embedding | None = part("position_embeddings")
+        self.token_type: nn.Embedding | None = part("token_type_embeddings")
+        self.layer_norm: nn.LayerNorm | None = part("LayerNorm", "norm")
+        self.dropout: nn.Dropout | None = part("dropout", "drop")
         # RoBERTa and its kin count positions from pad_token_id + 1 and leave pads at pad_token_id.
-        self.pad_id: int | None = self.position.padding_idx
+        self.pad_id: int | None = None if self.position is None else self.position.padding_idx
         self.first_position = 0 if self.pad_id is None else self.pad_id + 1
+        self.config = encoder.config
 
     @property
     def max_length(self) -> int:
         """Positions that the encoder has room for."""
+        if self.position is None:
+            return getattr(self.config, "max_position_embeddings", None) or sys.maxsize
         return self.position.num_embeddings - self.first_position
 
-    def content_positions(self, input_ids: Tensor | None, length: int, offset: int, device: torch.device) -> Tensor:
-        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions."""
+    def content_positions(
+        self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
+    ) -> Tensor | None:
+        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none."""
+        if self.position is None:
+            return None
         start = self.first_position + offset
         if self.pad_id is None or input_ids is None:
             return torch.arange(start, start + length, device=device)
@@ -137,35 +250,42 @@ class EmbeddingAdapter:
             return torch.arange(start, start + length, device=device)
         return torch.where(real, real.cumsum(1) + (start - 1), self.pad_id)
 
-    def embed(self, words: Tensor, position_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+    def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
         """The embedding module from the word embeddings on: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
-        x = words + self.position(position_ids)
+        x = words
+        if self.position is not None:
+            x = x + self.position(position_ids)
         if self.token_type is not None:
             x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
-        return self.dropout(self.layer_norm(x))
+        for module in (self.layer_norm, self.dropout):
+            x = x if module is None else module(x)
+        return x
 
     def multiplex(
         self, multiplexer: nn.Module, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
         """Embed and multiplex: ids (G, N, L), position_ids (L) or (G, N, L) -> (G, L, d)."""
-        dropout = self.dropout.p if self.dropout.training else 0.0
+        dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
         if multiplexer.transforms.dim() != 2 or self._is_adapted() or (dropout and torch.compiler.is_compiling()):
             # A traced graph has no seeded generator to draw the dropout of the fused op from.
             return multiplexer(self.embed(self.word(input_ids), position_ids, token_type_ids))
+        norm = {}
+        if self.layer_norm is not None:
+            weight, bias = self.layer_norm.weight, self.layer_norm.bias
+            norm = {"ln_weight": weight, "ln_bias": torch.zeros_like(weight) if bias is None else bias}
+            norm["eps"] = self.layer_norm.eps
         return F.embedding_mux(
             input_ids,
             multiplexer.transforms,
             self.word.weight,
-            self.position.weight,
+            None if self.position is None else self.position.weight,
             position_ids,
             None if self.token_type is None else self.token_type.weight,
             token_type_ids if self.token_type is not None else None,
-            self.layer_norm.weight,
-            self.layer_norm.bias,
-            self.layer_norm.eps,
+            **norm,
             dropout=dropout,
             padding_idx=self.word.padding_idx,
-            position_padding_idx=self.position.padding_idx,
+            position_padding_idx=None if self.position is None else self.position.padding_idx,
         )
 
     def _is_adapted(self) -> bool:

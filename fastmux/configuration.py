@@ -162,7 +162,7 @@ class TMuxConfig(PreTrainedConfig):
 
     @property
     def layer_norm_eps(self) -> float:
-        return getattr(self.backbone_config, "layer_norm_eps", 1e-12)
+        return getattr(self.backbone_config, "layer_norm_eps", getattr(self.backbone_config, "norm_eps", 1e-12))
 
     @property
     def loss_weights(self) -> tuple[float, float]:

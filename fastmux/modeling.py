@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from fastmux.backbones import EmbeddingAdapter, build_encoder, drop_pooler, load_backbone
+from fastmux.backbones import EmbeddingAdapter, build_encoder, drop_pooler, load_backbone, pool
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
@@ -272,10 +272,9 @@ class TMux(TMuxPreTrainedModel):
         """
         mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.demultiplex(mux, mux.content)
-        pooler = getattr(self.backbone, "pooler", None)
         return BaseModelOutputWithPooling(
             last_hidden_state=states,
-            pooler_output=None if pooler is None else pooler(states),
+            pooler_output=pool(self.backbone, states),
             hidden_states=mux.encoder_outputs.hidden_states,
             attentions=mux.encoder_outputs.attentions,
         )
@@ -303,7 +302,7 @@ class TMux(TMuxPreTrainedModel):
         ids, mask, types, embeds = (
             self._group(t, rows) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds)
         )
-        if position_ids.dim() == 2:
+        if position_ids is not None and position_ids.dim() == 2:
             position_ids = self._group(position_ids.expand(rows, -1), rows)
         if ids is not None and self.config.first_token_id is not None:
             ids = torch.cat([torch.full_like(ids[..., :1], self.config.first_token_id), ids[..., 1:]], dim=-1)
@@ -363,8 +362,9 @@ class TMux(TMuxPreTrainedModel):
         tokens = self.prefix_tokens.weight
         own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
         shared = torch.cat([pad.expand(n, -1), cls[None]])
-        positions = torch.arange(n + 1, device=tokens.device) + adapter.first_position
-        embedded = adapter.embed(torch.cat([own, shared]), torch.cat([positions[:n], positions]), None)
+        positions = adapter.content_positions(None, n + 1, 0, tokens.device)
+        positions = None if positions is None else torch.cat([positions[:n], positions])
+        embedded = adapter.embed(torch.cat([own, shared]), positions, None)
         return embedded[:n], embedded[n:]
 
     def _group(self, t: Tensor | None, rows: int) -> Tensor | None:
@@ -399,7 +399,15 @@ class TMux(TMuxPreTrainedModel):
         for name, t in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
             if t is not None and tuple(t.shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape}")
-        if token_type_ids is not None and adapter.token_type is not None:
+        for name, given, table in (
+            ("token_type_ids", token_type_ids, adapter.token_type),
+            ("position_ids", position_ids, adapter.position),
+        ):
+            if given is not None and table is None:
+                raise ValueError(
+                    f"{name} was given, but a {type(self.backbone).__name__} has no embeddings for them; leave them out"
+                )
+        if token_type_ids is not None:
             check_range("token_type_ids", token_type_ids, adapter.token_type.num_embeddings)
         if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
             raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}, expected {shape}")

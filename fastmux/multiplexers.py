@@ -176,18 +176,18 @@ class AttentionMultiplexer(HadamardMultiplexer):
     def __init__(self, config: TMuxConfig):
         super().__init__(config)
         backbone = config.backbone_config
-        if self.width % backbone.num_attention_heads:
+        heads = getattr(backbone, "num_attention_heads", 1)
+        if self.width % heads:
             raise ValueError(
                 f"multiplexer 'attention' puts transformer layers on the embeddings: embedding_size is {self.width}, "
-                f"expected a multiple of num_attention_heads = {backbone.num_attention_heads}"
+                f"expected a multiple of num_attention_heads = {heads}"
             )
         options = {
             "hidden_size": self.width,
-            "num_attention_heads": backbone.num_attention_heads,
-            "intermediate_size": backbone.intermediate_size,
-            "hidden_act": backbone.hidden_act,
-            "hidden_dropout_prob": backbone.hidden_dropout_prob,
-            "attention_probs_dropout_prob": backbone.attention_probs_dropout_prob,
+            "num_attention_heads": heads,
+            "intermediate_size": getattr(backbone, "intermediate_size", 4 * self.width),
+            "hidden_dropout_prob": getattr(backbone, "hidden_dropout_prob", 0.1),
+            "attention_probs_dropout_prob": getattr(backbone, "attention_probs_dropout_prob", 0.1),
             "layer_norm_eps": config.layer_norm_eps,
             "attn_implementation": "sdpa",
         }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from transformers import (
+    AlbertConfig,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -27,6 +30,14 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "camembert": CamembertConfig(**_SMALL, type_vocab_size=1),
     "electra": ElectraConfig(**_SMALL, embedding_size=16),
     "mpnet": MPNetConfig(**_SMALL),
+    "albert": AlbertConfig(**_SMALL, embedding_size=16),
+    "deberta-v2": DebertaV2Config(
+        **_SMALL, relative_attention=True, position_biased_input=False, type_vocab_size=0, pos_att_type=["p2c", "c2p"]
+    ),
+    "deberta-v2-positions": DebertaV2Config(**_SMALL, type_vocab_size=2),
+    "modernbert": ModernBertConfig(
+        **_SMALL, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3, local_attention=8
+    ),
     "distilbert": DistilBertConfig(
         vocab_size=VOCAB,
         dim=16,

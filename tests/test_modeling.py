@@ -28,8 +28,10 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
     encoder, n = model.backbone, model.num_instances
     groups, length = input_ids.shape[0] // n, input_ids.shape[1]
     prefix_length = model.config.prefix_length
-    words = encoder.embeddings.word_embeddings(input_ids)
-    counts_from_pad = encoder.embeddings.position_embeddings.padding_idx is not None
+    tables = encoder.embeddings
+    words = encoder.get_input_embeddings()(input_ids)
+    position_table = getattr(tables, "position_embeddings", None)
+    counts_from_pad = position_table is not None and position_table.padding_idx is not None
     first = PAD + 1 if counts_from_pad else 0
     positions = torch.arange(prefix_length + length).expand(len(words), -1) + first
     if prefix_length:
@@ -39,10 +41,11 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
     if counts_from_pad:
         pads = torch.cat([torch.zeros(len(words), prefix_length, dtype=torch.bool), input_ids == PAD], dim=1)
         positions = positions.masked_fill(pads, PAD)
-    x = words + encoder.embeddings.position_embeddings(positions)
-    if hasattr(encoder.embeddings, "token_type_embeddings"):
-        x = x + encoder.embeddings.token_type_embeddings.weight[0]
-    x = encoder.embeddings.LayerNorm(x).unflatten(0, (groups, n))
+    x = words if position_table is None else words + position_table(positions)
+    if getattr(tables, "token_type_embeddings", None) is not None:
+        x = x + tables.token_type_embeddings.weight[0]
+    norm = tables.norm if hasattr(tables, "norm") else tables.LayerNorm
+    x = norm(x).unflatten(0, (groups, n))
     whole = attention_mask.unflatten(0, (groups, n))
     mask = torch.cat([torch.ones(groups, prefix_length), whole.amax(1)], dim=1)
     h = encoder(inputs_embeds=multiplexed(model, x, whole), attention_mask=mask).last_hidden_state
@@ -326,3 +329,75 @@ def test_unbind_needs_one_width():
     with pytest.raises(ValueError, match="embedding_size = 8, to hidden states of width hidden_size = 16"):
         fastmux.TMux(config, 2, demultiplexer="unbind")
     assert fastmux.TMux(config, 2)(**batch(4)).last_hidden_state.shape == (4, 7, 16)
+
+
+class Recurrent(torch.nn.LSTM):
+    """A module that knows nothing of transformers."""
+
+    def forward(self, inputs_embeds, attention_mask=None):
+        states, _ = super().forward(inputs_embeds)
+        return states if attention_mask is None else states * attention_mask[..., None]
+
+
+def recurrent(width=16, hidden=8) -> fastmux.ModuleEncoder:
+    module = Recurrent(width, hidden, batch_first=True, bidirectional=True)
+    return fastmux.ModuleEncoder(module, torch.nn.Embedding(VOCAB, width), hidden_size=2 * hidden)
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_a_module_of_ones_own(tmp_path, demux):
+    encoder = recurrent()
+    model = fastmux.TMuxForTokenClassification.from_backbone(encoder, 3, demultiplexer=demux, num_labels=5)
+    rows = batch(7, padded=True)
+    labels = rows["input_ids"] % 5
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        losses.append(model(**rows, labels=labels).task_loss)
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+    model.eval().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a module of its author's"):
+        fastmux.TMuxForTokenClassification.from_pretrained(tmp_path)
+    loaded = fastmux.TMuxForTokenClassification.from_pretrained(tmp_path, encoder=recurrent()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**rows).logits, model(**rows).logits)
+
+
+def test_a_module_is_multiplexed_as_specified():
+    encoder = recurrent().double()
+    model = fastmux.TMux(encoder, 3, demultiplexer="unbind").eval().double()
+    rows = batch(6, padded=True)
+    x = encoder.get_input_embeddings()(rows["input_ids"]).unflatten(0, (2, 3))
+    mask = rows["attention_mask"].unflatten(0, (2, 3)).amax(1)
+    with torch.no_grad():
+        h = encoder.module(reference.hadamard_mux(x, model.multiplexer.transforms), mask)
+        expected = demultiplexed(model, h, h[:, :3]).flatten(0, 1)
+        assert relative_error(model(**rows).last_hidden_state, expected) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (torch.nn.Linear(16, 16), {}, "embeddings is a Linear, expected a torch.nn.Embedding"),
+        (torch.nn.Embedding(VOCAB, 16), {"hidden_size": 12}, r"states of shape \(2, 7, 16\), expected \(2, 7, 12\)"),
+    ],
+)
+def test_a_module_that_does_not_fit_is_refused(module, options, message):
+    states = Recurrent(16, 8, batch_first=True, bidirectional=True)
+    with pytest.raises(ValueError, match=message):
+        encoder = fastmux.ModuleEncoder(states, module, **options)
+        fastmux.TMux(encoder, 3, demultiplexer="key")(**batch(6))
+
+
+@pytest.mark.parametrize(
+    ("family", "argument"),
+    [("distilbert", "token_type_ids"), ("modernbert", "token_type_ids"), ("modernbert", "position_ids")],
+)
+def test_arguments_that_the_encoder_has_no_embeddings_for_are_refused(family, argument):
+    rows = batch(3)
+    with pytest.raises(ValueError, match=f"{argument} was given, but a .* has no embeddings for them"):
+        tmux(FAMILIES[family])(**rows, **{argument: torch.zeros_like(rows["input_ids"])})
