@@ -329,7 +329,7 @@ def test_throughput_finds_the_faster_model():
 def test_new_attention_averages(data_dir):
     recipe = TASKS["stdlib"].recipe.override(Recipe(hidden_size=64, num_heads=4))
     tokenizer = train_tokenizer(["some text"], vocab_size=300, max_length=16)
-    options = {"encoder": None, "multiplexer": "hadamard", "retrieval_loss_weight": 0.1}
+    options = {"encoder": None, "start": None, "multiplexer": "hadamard", "retrieval_loss_weight": 0.1}
     factory = ModelFactory(recipe, tokenizer, "sequence", ["a", "b"], **options)
     x = torch.randn(2, 9, 64)
     for model in (factory.plain(), factory.retrieval("index").tmux, factory.task("unbind", None).tmux):
@@ -343,3 +343,22 @@ def test_new_attention_averages(data_dir):
 def test_arithmetic_limit():
     assert arithmetic_limit(4, 64, 5) == pytest.approx(4 * 64 / 69)
     assert arithmetic_limit(10, 128, 0) == 10
+
+
+def test_multiplexed_models_start_from_the_trained_plain_encoder(data_dir, tmp_path):
+    still = ["--mux_learning_rate", "1e-12", "--retrieval_learning_rate", "1e-12", "--plain_learning_rate", "0.01"]
+    for source in ("plain", "encoder"):
+        folder = tmp_path / source
+        run(
+            command(
+                data_dir, folder, "--max_steps", "3", "--variants", "unbind", "plain", "--start_from", source, *still
+            )
+        )
+        encoders = [
+            AutoModelForSequenceClassification.from_pretrained(folder / "plain" / "task" / "model").base_model,
+            fastmux.TMuxForRetrieval.from_pretrained(folder / "unbind" / "retrieval" / "model").tmux.backbone,
+            fastmux.TMuxForSequenceClassification.from_pretrained(folder / "unbind" / "task" / "model").tmux.backbone,
+        ]
+        first, *others = (encoder.get_input_embeddings().weight for encoder in encoders)
+        assert [torch.allclose(first, other, atol=1e-6) for other in others] == [source == "plain"] * 2
+        assert list(json.loads((folder / "metrics.json").read_text())["variants"]) == ["unbind", "plain"]

@@ -18,13 +18,13 @@ With no arguments it runs the embedded default: no download, no GPU, some minute
 is the Python standard library's own; the task is to say which of its twelve largest packages a passage comes
 from.
 
-Each multiplexed variant goes through a retrieval warm-up (learn to recover the tokens of N rows from one
-sequence), then the task (with 0.1 retrieval in the loss), then evaluation; the plain encoder through task and
-evaluation. All variants see the same rows in steps of the same number of rows, with the same schedule. The
-learning rate and the number of epochs are each one's own (N multiplexed epochs cost one plain epoch's encoder
-passes), and the warm-up, on unlabelled text, is only the multiplexed ones'. A row's prediction depends on the
-rows in its group, so multiplexed models are scored on several random groupings: the mean and the standard
-deviation are reported.
+The plain encoder goes through the task and evaluation. Each multiplexed variant starts from the encoder that
+came out of that (--start_from), goes through a retrieval warm-up (learn to recover the tokens of N rows from
+one sequence), then the task again (with 0.1 retrieval in the loss), then evaluation. All variants see the
+same rows in steps of the same number of rows, with the same schedule. The learning rate and the number of
+epochs are each one's own (N multiplexed epochs cost one plain epoch's encoder passes), and the warm-up, on
+unlabelled text, is only the multiplexed ones'. A row's prediction depends on the rows in its group, so
+multiplexed models are scored on several random groupings: the mean and the standard deviation are reported.
 
 Below are this program's own arguments, then the recipe's (each task has its values), then those of the
 Hugging Face Trainer. A Trainer argument that is given holds for every stage:
@@ -84,6 +84,14 @@ class Options:
         metadata={
             "help": "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
             "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
+        },
+    )
+    start_from: str = field(
+        default="plain",
+        metadata={
+            "help": "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
+            "is among --variants, as one would who has an encoder in use; or encoder, what plain started from.",
+            "choices": ["plain", "encoder"],
         },
     )
     groupings: int = field(default=5, metadata={"help": "Random groupings over which multiplexed models are scored."})

@@ -34,6 +34,7 @@ class ModelFactory:
         kind: "sequence" or "token".
         labels: names by id.
         encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
+        start: folder of the model whose encoder the multiplexed ones start from; None: as the plain one starts.
         multiplexer: of the multiplexed models.
         retrieval_loss_weight: lambda of their task stage.
     """
@@ -46,6 +47,7 @@ class ModelFactory:
         labels: list[str],
         *,
         encoder: str | None,
+        start: Path | None,
         multiplexer: str,
         retrieval_loss_weight: float,
     ):
@@ -53,6 +55,7 @@ class ModelFactory:
         self.tokenizer = tokenizer
         self.kind = kind
         self.encoder = encoder
+        self.start = start
         self.multiplexer = multiplexer
         self.labels = {
             "num_labels": len(labels),
@@ -72,17 +75,8 @@ class ModelFactory:
         return model
 
     def retrieval(self, demultiplexer: str) -> fastmux.TMuxForRetrieval:
-        """A multiplexed model for the warm-up. Without dropout: what it learns is exact copying.
-
-        In a new encoder the attention is kept as `start_from_averages` made it: to copying, what other positions bring
-        is noise, and the warm-up would unlearn the gathering that the task then needs.
-        """
-        model = fastmux.TMuxForRetrieval.from_backbone(self._backbone(0.0), **self._mux_options(demultiplexer))
-        if self.encoder is None:
-            for layer in model.tmux.backbone.encoder.layer:
-                layer.attention.self.requires_grad_(False)
-                layer.attention.output.dense.requires_grad_(False)
-        return model
+        """A multiplexed model for the warm-up. Without dropout: what it learns is exact copying."""
+        return fastmux.TMuxForRetrieval.from_backbone(self._backbone(0.0), **self._mux_options(demultiplexer))
 
     def task(self, demultiplexer: str, warmed_up: Path | None) -> PreTrainedModel:
         """A multiplexed model with a new task head, on what the warm-up left or on the encoder alone."""
@@ -116,6 +110,11 @@ class ModelFactory:
         }
 
     def _backbone(self, dropout: float) -> PreTrainedModel:
+        """The encoder that the multiplexed models start from."""
+        if self.start is not None:
+            config = AutoConfig.from_pretrained(self.start)
+            set_dropout(config, dropout)
+            return AutoModel.from_pretrained(self.start, config=config)
         config = self._encoder_config(dropout)
         if self.encoder is not None:
             return AutoModel.from_pretrained(self.encoder, config=config)

@@ -69,6 +69,7 @@ class Run:
             self.task.kind,
             self.data.labels,
             encoder=options.encoder,
+            start=self.task_stage(PLAIN).model_dir if self._starts_from_plain() else None,
             multiplexer=options.multiplexer,
             retrieval_loss_weight=options.retrieval_loss_weight,
         )
@@ -78,6 +79,10 @@ class Run:
         if encoder is not None:
             return AutoTokenizer.from_pretrained(encoder)
         return train_tokenizer(self.data.text, recipe.vocab_size, recipe.max_length)
+
+    def _starts_from_plain(self) -> bool:
+        options = self.settings.options
+        return options.start_from == PLAIN and PLAIN in options.variants
 
     def _held_out(self) -> list[str]:
         split = self.data.evaluation[next(iter(self.data.evaluation))]
@@ -294,7 +299,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         f"{settings.options.task}: {len(run.train)} training rows, {len(run.data.labels)} labels, "
         f"{len(run.text)} packed rows of text, {len(run.tokenizer)} tokens; writing to {run.folder}"
     )
-    variants = {name: run.variant(name) for name in settings.options.variants}
+    # The plain encoder first, whatever the order given: the others may start from it.
+    results = {name: run.variant(name) for name in sorted(settings.options.variants, key=lambda name: name != PLAIN)}
+    variants = {name: results[name] for name in settings.options.variants}
     report: dict[str, object] = {}
     if state.is_main_process:
         run.say("throughput")
