@@ -4,24 +4,43 @@
 the ops and `reference` specifies them.
 """
 
-from fastmux import functional, reference
-from fastmux.backbones import ModuleEncoder
-from fastmux.backends import backend
-from fastmux.configuration import TMuxConfig
-from fastmux.heads import TMuxForMaskedLM, TMuxForRetrieval, TMuxForSequenceClassification, TMuxForTokenClassification
-from fastmux.modeling import TMux
+from __future__ import annotations
+
+import importlib
+
+from fastmux import registration
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ModuleEncoder",
-    "TMux",
-    "TMuxConfig",
-    "TMuxForMaskedLM",
-    "TMuxForRetrieval",
-    "TMuxForSequenceClassification",
-    "TMuxForTokenClassification",
-    "backend",
-    "functional",
-    "reference",
-]
+#: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
+_MODULES = {
+    "DEMULTIPLEXERS": "fastmux.demultiplexers",
+    "MULTIPLEXERS": "fastmux.multiplexers",
+    "ModuleEncoder": "fastmux.backbones",
+    "TMux": "fastmux.modeling",
+    "TMuxConfig": "fastmux.configuration",
+    "TMuxForMaskedLM": "fastmux.heads",
+    "TMuxForRetrieval": "fastmux.heads",
+    "TMuxForSequenceClassification": "fastmux.heads",
+    "TMuxForTokenClassification": "fastmux.heads",
+    "backend": "fastmux.backends",
+}
+_SUBMODULES = ("functional", "reference")
+
+__all__ = [*sorted([*_MODULES, *_SUBMODULES])]
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fastmux.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'fastmux' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+registration.register()

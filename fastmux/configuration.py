@@ -106,7 +106,8 @@ class TMuxConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def _validate(self) -> None:
-        # Imported here: the registries hold torch modules, and a config must load without them.
+        # Imported here, as the models import this module. They register themselves with the Auto classes.
+        import fastmux.heads  # noqa: F401
         from fastmux.demultiplexers import DEMULTIPLEXERS
         from fastmux.multiplexers import MULTIPLEXERS
 
@@ -183,3 +184,6 @@ class TMuxConfig(PreTrainedConfig):
         from fastmux.demultiplexers import DEMULTIPLEXERS
 
         return self.num_instances + 1 if DEMULTIPLEXERS[self.demultiplexer].has_prefix else 0
+
+
+AutoConfig.register(TMuxConfig.model_type, TMuxConfig, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
@@ -424,5 +424,4 @@ class TMux(TMuxPreTrainedModel):
             check_range("position_ids", position_ids, adapter.position.num_embeddings - prefix)
 
 
-AutoConfig.register(TMuxConfig.model_type, TMuxConfig, exist_ok=True)
 AutoModel.register(TMuxConfig, TMux, exist_ok=True)

@@ -330,3 +330,27 @@ def test_what_is_imported_is_declared(
             if declared.isdisjoint(d.lower() for d in distributions.get(top, [top])):
                 missing.add(f"{module} imports {top}")
     assert not missing
+
+
+IMPORTED_LATER = """
+import sys
+import fastmux
+assert not {"torch", "transformers", "triton"} & sys.modules.keys(), "import fastmux loads more than itself"
+assert "TMux" in dir(fastmux)
+from transformers import AutoConfig, AutoModel
+config = AutoConfig.for_model("tmux", num_instances=3, backbone_config={
+    "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16})
+assert type(AutoModel.from_config(config)) is fastmux.TMux
+assert "fastmux.kernels" not in sys.modules and "fastmux.kernels.launch" not in sys.modules
+"""
+IMPORTED_FIRST = """
+from transformers import AutoConfig
+import fastmux
+assert type(AutoConfig.for_model("tmux")) is fastmux.TMuxConfig
+"""
+
+
+@pytest.mark.parametrize("code", [IMPORTED_LATER, IMPORTED_FIRST])
+def test_import_costs_nothing_and_the_auto_classes_know_the_models(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,95 @@
+"""What fastmux adds to the start of a program: to ``import transformers``, and to loading an encoder's checkpoint.
+
+    python bench/loading.py                  # base size; writes bench/results/<device>/loading.json
+
+Each figure is the median of repeats that take turns. Imports run in fresh processes; checkpoints are loaded from a page
+cache that is warm for all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+import transformers
+from transformers import AutoModel, BertConfig, BertModel
+
+import fastmux
+from bench.machine import machine_info, results_folder
+from training.files import write_json
+
+IMPORTS = {
+    "import transformers": "import transformers",
+    "import transformers, fastmux": "import transformers, fastmux",
+    "from transformers import AutoModel": "from transformers import AutoModel",
+    "the same with fastmux": "import fastmux; from transformers import AutoModel; fastmux.TMux",
+}
+
+
+def import_seconds(statement: str) -> float:
+    """Wall time of a statement in a fresh Python."""
+    code = f"import time; start = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def medians(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """The median of what each call returns, turn by turn after one turn that does not count."""
+    turns = [{name: call() for name, call in calls.items()} for _ in range(repeats + 1)]
+    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in calls}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file; default: loading.json in the device's results folder")
+    args = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    imports = medians({name: lambda s=s: import_seconds(s) for name, s in IMPORTS.items()}, args.repeats)
+
+    with tempfile.TemporaryDirectory() as folder:
+        encoder, mux = Path(folder, "encoder"), Path(folder, "mux")
+        model = BertModel(BertConfig(), add_pooling_layer=False)
+        model.save_pretrained(encoder)
+        multiplexed = fastmux.TMux(model, num_instances=10)
+        multiplexed.save_pretrained(mux)
+        extra = sum(p.numel() for p in multiplexed.parameters()) / sum(p.numel() for p in model.parameters())
+        checkpoints = {
+            "AutoModel, the encoder": lambda: seconds(
+                lambda: AutoModel.from_pretrained(encoder, add_pooling_layer=False)
+            ),
+            "fastmux.TMux, multiplexed": lambda: seconds(lambda: fastmux.TMux.from_pretrained(mux)),
+            "AutoModel, multiplexed": lambda: seconds(lambda: AutoModel.from_pretrained(mux)),
+        }
+        loading = medians(checkpoints, args.repeats)
+
+    for title, figures in (("imports", imports), ("base-size checkpoint, N = 10, index", loading)):
+        first = next(iter(figures.values()))
+        print(f"\n{title}")
+        for name, value in figures.items():
+            print(f"  {name:38} {value:7.3f} s   {value / first:5.2f} x   {value - first:+7.3f} s")
+    print(f"  (the multiplexed checkpoint has {extra:.3f} times the encoder's parameters)")
+    output = args.output or results_folder(torch.device("cpu")) / "loading.json"
+    machine = machine_info(torch.device("cpu"))
+    write_json(output, {"machine": machine, "repeats": args.repeats, "imports": imports, "loading": loading})
+    print(f"\nwritten: {output}")
+
+
+if __name__ == "__main__":
+    main()
