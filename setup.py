@@ -28,6 +28,7 @@ if not (ROOT / "fastmux" / "kernels").is_dir():
 LIBRARY = [
     "torch>=2.11",
     "transformers>=5.17",
+    "huggingface_hub",
     "numpy",
     "safetensors",
     # torch's CUDA wheels bring it, its CPU wheels do not: there the tests run the kernels in the interpreter.
@@ -42,7 +43,15 @@ TRAIN = [
     "tensorboard",
     "tokenizers",
 ]
-TEST = ["pytest>=8", "pytest-xdist", "hypothesis", "setuptools>=77"]  # setuptools: the tests build a wheel
+TEST = [
+    "hypothesis",
+    "onnxruntime",
+    "onnxscript",
+    "peft>=0.18",
+    "pytest>=8",
+    "pytest-xdist",
+    "setuptools>=77",  # the tests build a wheel
+]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "tqdm"]
 
 setup(

@@ -153,6 +153,10 @@ class TMuxConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         return self.backbone_config.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.backbone_config.vocab_size = value
+
     @property
     def pad_token_id(self) -> int | None:
         return getattr(self.backbone_config, "pad_token_id", None)

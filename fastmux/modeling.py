@@ -19,6 +19,7 @@ from fastmux.backbones import EmbeddingAdapter, build_encoder, drop_pooler, load
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
+from fastmux.model_card import model_card
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
@@ -28,9 +29,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "s
 
 
 class TMuxPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation, as for every Hugging Face model, with three differences: `from_backbone`
-    starts from an encoder, a damaged or foreign checkpoint is a ValueError, and files appear under their names only
-    when whole."""
+    """Loading, saving and initialisation, as for every Hugging Face model, with four differences: `from_backbone`
+    starts from an encoder, a damaged or foreign checkpoint is a ValueError, files appear under their names only when
+    whole, and a model card goes with them."""
 
     config_class = TMuxConfig
     base_model_prefix = "tmux"
@@ -93,6 +94,14 @@ class TMuxPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.base_model.backbone.set_input_embeddings(value)
 
+    def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
+        """As in Hugging Face; a retrieval head's decoder grows or shrinks along."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        head = getattr(self, "retrieval", None)
+        if head is not None:
+            head.resize(embeddings.num_embeddings)
+        return embeddings
+
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """As in Hugging Face; each file is written under a temporary name beside the folder and moved when it is
         whole."""
@@ -105,6 +114,9 @@ class TMuxPreTrainedModel(PreTrainedModel):
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
             super().save_pretrained(staging, **kwargs)
+            if not (target / "README.md").exists():  # somebody may have written one
+                name = kwargs.get("repo_id") or target.name
+                model_card(self.config, type(self).__name__, name).save(staging / "README.md")
             target.mkdir(exist_ok=True)
             # The weights last: a folder that has them has all that belongs to them.
             for file in sorted(staging.iterdir(), key=lambda f: f.suffix == ".safetensors"):

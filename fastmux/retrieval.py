@@ -39,6 +39,19 @@ class RetrievalHead(nn.Module):
         if self.weight is not None:
             nn.init.normal_(self.weight, std=self.std)
 
+    @torch.no_grad()
+    def resize(self, vocab_size: int) -> None:
+        """Give the decoder this many tokens; new ones start from random weights."""
+        old = {"bias": self.bias, "weight": self.weight}
+        kept = min(vocab_size, len(self.bias))
+        for name, parameter in old.items():
+            if parameter is not None:
+                setattr(self, name, nn.Parameter(parameter.new_empty(vocab_size, *parameter.shape[1:])))
+        self.reset_parameters()
+        for name, parameter in old.items():
+            if parameter is not None:
+                getattr(self, name)[:kept] = parameter[:kept]
+
     def decoder(self, word_embeddings: Tensor) -> Tensor:
         """The decoder's weight (V, d)."""
         return word_embeddings if self.weight is None else self.weight

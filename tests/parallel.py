@@ -1,0 +1,47 @@
+"""Run by torchrun: one training step of two processes must be the step that one process takes on both batches."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.distributed as dist
+from models import BERT, batch
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import fastmux
+
+
+def check(mode: str, demux: str) -> None:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    config = copy.deepcopy(BERT)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    model = fastmux.TMuxForTokenClassification.from_backbone(config, 3, demultiplexer=demux, num_labels=4).double()
+    rows = batch(6 * world)
+    rows["labels"] = torch.randint(0, 4, rows["input_ids"].shape)
+    rows["retrieval_instances"] = torch.randint(0, 3, (2 * world, 7))
+    alone = copy.deepcopy(model)
+    alone(**rows).loss.backward()
+
+    own = {k: t.chunk(world)[rank] for k, t in rows.items()}
+    if mode == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        for layer in model.tmux.backbone.encoder.layer:
+            fully_shard(layer)
+        fully_shard(model)
+    model(**own).loss.backward()
+    expected = dict(alone.named_parameters())
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad.full_tensor() if mode == "fsdp" else parameter.grad
+        torch.testing.assert_close(gradient, expected[name.removeprefix("module.")].grad, msg=f"{mode} {demux} {name}")
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    for mode in ("ddp", "fsdp"):
+        for demux in ("index", "unbind"):
+            check(mode, demux)
+    dist.destroy_process_group()
