@@ -1,8 +1,8 @@
 """Which rows share a group at inference, and in how many slots each: one checkpoint, several speeds.
 
 A group has N slots. With one copy of each row it serves N rows; with N // k rows of k copies each it is slower and more
-accurate, as every row is read in several slots, and from less of a crowd (MUX-PLM, section 5.5, "ensembling"; MIMONets,
-section 3.3, "dynamic inference").
+accurate, as every row is read in several slots, and from less of a crowd (MUX-PLM, "ensembling"; MIMONets, "dynamic
+inference").
 """
 
 from __future__ import annotations

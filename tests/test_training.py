@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
 from training.arguments import make_parser, parse
+from training.copies import main as measure_copies
 from training.files import replacing, write_json
 from training.models import ModelFactory
 from training.recipes import Recipe
@@ -343,6 +344,24 @@ def test_new_attention_averages(data_dir):
 def test_arithmetic_limit():
     assert arithmetic_limit(4, 64, 5) == pytest.approx(4 * 64 / 69)
     assert arithmetic_limit(10, 128, 0) == 10
+
+
+def test_copies_of_a_finished_run(data_dir, tmp_path):
+    folder = tmp_path / "run"
+    run(command(data_dir, folder, "--max_steps", "2", "--variants", "plain", "unbind"))
+    records = measure_copies([str(folder), "--data-dir", str(data_dir), "--variants", "unbind", "--groupings", "2"])
+    assert [(r["variant"], r["copies"], r["rows_per_group"]) for r in records] == [
+        ("plain", 1, 1),
+        ("unbind", 1, 2),
+        ("unbind", 2, 1),
+    ]
+    report = json.loads((folder / "metrics.json").read_text())
+    plain = report["variants"]["plain"]["scores"]["validation"]["accuracy"]["mean"]
+    assert records[0]["accuracy"] == pytest.approx(plain) and records[2]["accuracy_std"] == 0.0
+    assert json.loads((folder / "copies.json").read_text())["records"] == records
+    assert (folder / "copies.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"holds no index/task/model"):
+        measure_copies([str(folder), "--data-dir", str(data_dir)])
 
 
 def test_multiplexed_models_start_from_the_trained_plain_encoder(data_dir, tmp_path):

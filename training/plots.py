@@ -1,4 +1,4 @@
-"""The learning curves of a run as one picture."""
+"""A run in pictures: its learning curves, and its accuracy against speed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ def plot_curves(path: Path, variants: dict[str, dict], metric: str, title: str) 
         metric: name of the task's score.
         title: of the figure.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     panels = [
         ("retrieval", "eval_accuracy", "retrieval accuracy (held-out text)", "warm-up step"),
         ("task", "loss", "training loss (task and 0.1 retrieval)", "task step"),
@@ -44,6 +40,40 @@ def plot_curves(path: Path, variants: dict[str, dict], metric: str, title: str) 
         if axis.has_data():
             axis.legend()
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def plot_copies(path: Path, records: list[dict]) -> None:
+    """Draws accuracy over instances per second, a line for each variant; records as `training.copies.measure` has
+    them."""
+    figure, axis = _pyplot().subplots(figsize=(5.4, 3.8), layout="constrained")
+    for color, name in enumerate(dict.fromkeys(record["variant"] for record in records)):
+        own = [record for record in records if record["variant"] == name]
+        rates, scores, spread = (
+            [record[key] for record in own] for key in ("instances_per_second", "accuracy", "accuracy_std")
+        )
+        axis.errorbar(rates, scores, yerr=spread, color=f"C{color}", marker="o", capsize=3, label=name)
+        for record in own:
+            point = (record["instances_per_second"], record["accuracy"])
+            axis.annotate(f"{record['copies']}x", point, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set_xlabel("instances per second")
+    axis.set_ylabel("accuracy")
+    axis.set_title("copies of each row in a group", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    _pyplot().close(figure)

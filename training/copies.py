@@ -1,0 +1,122 @@
+"""Accuracy against speed from one checkpoint: the models of a finished run, with 1, 2, ... N copies of every row.
+
+    python training/copies.py runs/stdlib                 # prints a table, writes copies.json and copies.png in the run
+
+A group of N slots serves N // copies rows, each in several slots, and averages their logits (MUX-PLM, "ensembling").
+Every figure is over all evaluation rows: accuracy over several random groupings, instances per second over the same
+passes, the plain encoder's in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import fastmux
+from training.features import encode_sequences
+from training.files import read_json, write_json
+from training.models import PLAIN
+from training.plots import plot_copies
+from training.report import environment
+from training.tasks import TASKS
+
+
+def load_rows(run: Path, settings: dict, data_dir: str | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The run's first evaluation split: (input_ids and attention_mask, labels)."""
+    task = TASKS[settings["task"]]()
+    if task.kind != "sequence":
+        raise ValueError(f"{run} holds a run of {task.name!r}; copies are measured on sequence tasks")
+    split = next(iter(task.load(data_dir).evaluation.values()))
+    tokenizer = AutoTokenizer.from_pretrained(run / PLAIN / "task" / "model")
+    rows = encode_sequences(tokenizer, split, settings["recipe"]["max_length"])
+    ids = pad_sequence([torch.tensor(row) for row in rows["input_ids"]], True, tokenizer.pad_token_id)
+    mask = pad_sequence([torch.tensor(row) for row in rows["attention_mask"]], True, 0)
+    return {"input_ids": ids, "attention_mask": mask}, torch.tensor(rows["labels"][:])
+
+
+@torch.no_grad()
+def predict_plain(model: torch.nn.Module, rows: dict[str, torch.Tensor], batch: int) -> torch.Tensor:
+    """Logits of all rows, ``batch`` rows a pass: as many sequences as the multiplexed models' passes have."""
+    parts = zip(*(t.split(batch) for t in rows.values()), strict=True)
+    return torch.cat([model(**dict(zip(rows, part, strict=True))).logits for part in parts])
+
+
+def measure(run: Path, variants: list[str], groupings: int, batch: int, data_dir: str | None) -> list[dict]:
+    """A record for the plain encoder and for every variant and number of copies."""
+    settings = read_json(run / "settings.json")
+    rows, labels = load_rows(run, settings, data_dir)
+    n = settings["recipe"]["num_instances"]
+    plain = AutoModelForSequenceClassification.from_pretrained(run / PLAIN / "task" / "model").eval()
+    calls = {(PLAIN, 1): lambda seed: predict_plain(plain, rows, batch)}
+    for name in variants:
+        model = fastmux.TMuxForSequenceClassification.from_pretrained(run / name / "task" / "model").eval()
+        for copies in sorted({n // distinct for distinct in range(1, n + 1)}):
+            calls[name, copies] = lambda seed, model=model, copies=copies: model.predict(
+                **rows, copies=copies, grouping="random", seed=seed, groups_per_batch=batch
+            )
+    found: dict = {key: ([], []) for key in calls}
+    for call in calls.values():
+        call(0)  # warm-up
+    for seed in range(groupings):
+        for key, call in calls.items():
+            start = time.perf_counter()
+            logits = call(seed)
+            rates, scores = found[key][0], found[key][1]
+            rates.append(len(labels) / (time.perf_counter() - start))
+            scores.append((logits.argmax(-1) == labels).double().mean().item())
+    return [
+        {
+            "variant": name,
+            "copies": copies,
+            "rows_per_group": 1 if name == PLAIN else n // copies,
+            "accuracy": statistics.fmean(scores),
+            "accuracy_std": 0.0 if name == PLAIN or groupings < 2 else statistics.stdev(scores),
+            "instances_per_second": statistics.median(rates),
+        }
+        for (name, copies), (rates, scores) in found.items()
+    ]
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a finished run of train.py")
+    parser.add_argument("--variants", nargs="+", default=["index", "unbind"], metavar="NAME")
+    parser.add_argument("--groupings", type=int, default=5, help="random groupings, and repeats of the timing")
+    parser.add_argument("--batch", type=int, default=32, help="sequences that one pass of the encoder takes")
+    parser.add_argument("--data-dir", help="as given to train.py")
+    args = parser.parse_args(argv)
+    for needed in ("settings.json", *(f"{name}/task/model" for name in (PLAIN, *args.variants))):
+        if not (args.run / needed).exists():
+            raise ValueError(f"{args.run} holds no {needed}; expected the folder of a finished run of train.py")
+    if args.groupings < 1 or args.batch < 1:
+        raise ValueError(f"--groupings and --batch must be at least 1, got {args.groupings} and {args.batch}")
+    records = measure(args.run, args.variants, args.groupings, args.batch, args.data_dir)
+    first = records[0]["instances_per_second"]
+    print(f"{'':10}{'copies':>7}{'rows/group':>12}{'accuracy':>18}{'instances/s':>13}{'x plain':>9}")
+    for r in records:
+        accuracy = f"{r['accuracy']:.4f}" + (f" ± {r['accuracy_std']:.4f}" if r["accuracy_std"] else "")
+        rate = r["instances_per_second"]
+        print(
+            f"{r['variant']:10}{r['copies']:>7}{r['rows_per_group']:>12}{accuracy:>18}{rate:>13.0f}{rate / first:>9.2f}"
+        )
+    write_json(args.run / "copies.json", {"environment": environment(), "records": records})
+    plot_copies(args.run / "copies.png", records)
+    print(f"\nwritten: {args.run}/copies.json, copies.png")
+    return records
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
