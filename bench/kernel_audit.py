@@ -33,7 +33,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fastmux.kernels import hadamard_mux, index_demux
+from fastmux.kernels import embedding_mux, hadamard_mux, index_demux
 from training.files import write_json
 
 TARGETS = {
@@ -116,7 +116,26 @@ def launches(dtype: torch.dtype, width: int) -> list[Launch]:
         ("index_demux_backward", (y, y, p, drawn, row, 1e-12, True, True)),
         ("index_demux_backward", (x, y, p, None, row, 1e-12, False, False)),
     ]
-    return record(hadamard_mux, mux) + record(index_demux, demux)
+    table, ids = torch.ones(512, width, dtype=dtype), torch.zeros(g, n, length, dtype=torch.long)
+    shared, none, seed = torch.arange(length), torch.zeros(length, dtype=torch.long), 2**40 + 3
+    norm, norms = (1e-12, 0.25), (True,) * 6
+    # As BERT is given (positions and types shared by all rows), with ids of each row's own, and words alone.
+    bert = (ids, shared, none, table, table, table[:2], row, row, v)
+    own = (ids, ids, ids, table, table, table[:2], row, row, v)
+    words = (ids, None, None, table, *[None] * 4, v)
+    frozen = (False, False, False, False, False, True)
+    embedding = [
+        ("embedding_mux_forward", (*bert, *norm, 0.0, 0)),
+        ("embedding_mux_forward", (*bert, *norm, 0.1, seed)),
+        ("embedding_mux_forward", (*own, *norm, 0.1, seed)),
+        ("embedding_mux_forward", (*words, *norm, 0.0, 0)),
+        ("embedding_mux_backward", (y, *bert, *norm, 0.0, 0, -1, -1, norms, False)),
+        ("embedding_mux_backward", (y, *bert, *norm, 0.1, seed, 0, -1, norms, False)),
+        ("embedding_mux_backward", (y, *bert, *norm, 0.1, seed, 0, -1, norms, True)),
+        ("embedding_mux_backward", (y, *own, *norm, 0.1, seed, 0, 1, norms, False)),
+        ("embedding_mux_backward", (y, *words, *norm, 0.0, 0, 0, -1, frozen, False)),
+    ]
+    return record(hadamard_mux, mux) + record(embedding_mux, embedding) + record(index_demux, demux)
 
 
 def compile_for(launch: Launch, target: GPUTarget):

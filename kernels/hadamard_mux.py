@@ -76,7 +76,7 @@ def _dx_kernel(
     _, g, l, cols, mask = _tile(num_rows, length, width, BLOCK_R, BLOCK_D)
     dy_ptrs = dy_ptr + (g * dy_stride_g + l * dy_stride_l)[:, None] + cols[None, :]
     dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * SCALE
-    instance_stride = length.to(tl.int64) * width
+    instance_stride = tl.cast(length, tl.int64) * width
     dx_ptrs = dx_ptr + (g * num_instances * instance_stride + l * width)[:, None] + cols[None, :]
     v_ptrs = v_ptr + cols
     for _ in tl.range(0, num_instances, loop_unroll_factor=4):

@@ -21,23 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
-
-
-@triton.jit
-def _gelu(u):
-    """(GELU(u), GELU'(u)), the exact erf form."""
-    cdf = 0.5 * (1.0 + tl.math.erf(u * 0.7071067811865476))
-    return u * cdf, cdf + u * 0.3989422804014327 * tl.exp(-0.5 * u * u)
-
-
-@triton.jit
-def _standardise(x, valid, width, EPS: tl.constexpr):
-    """Rows of x (R, D) to mean 0 and variance 1 over their ``width`` valid columns -> (x_hat, rstd). Two passes over
-    registers, not sum and sum of squares: no cancellation when the mean is large."""
-    mean = tl.sum(x, axis=1) / width
-    centred = tl.where(valid, x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + EPS)
-    return centred * rstd[:, None], rstd
+from .rows import gelu, standardise, standardise_backward
 
 
 @triton.jit
@@ -79,8 +63,8 @@ def _forward_kernel(
     if instances_ptr is not None:
         n = tl.load(instances_ptr + g * length + l, mask=l < length, other=0)
         b = tl.load(b_ptrs[None, :] + n[:, None] * b_stride_n, mask=mask, other=0.0).to(ACC)
-        value, _ = _gelu(a + b)
-        value, _ = _standardise(value, in_row[None, :], width, EPS)
+        value, _ = gelu(a + b)
+        value, _ = standardise(value, in_row[None, :], width, EPS)
         z = (value * weight[None, :] + bias[None, :]).to(z_ptr.dtype.element_ty)
         tl.store(z_ptr + (g * length + l)[:, None] * width + cols[None, :], z, mask=mask)
     else:
@@ -89,23 +73,22 @@ def _forward_kernel(
         z_ptrs = z_ptr + ((g * num_instances + first) * length + l)[:, None] * width + cols[None, :]
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
             b = tl.load(b_ptrs, mask=in_row, other=0.0).to(ACC)
-            value, _ = _gelu(a + b[None, :])
-            value, _ = _standardise(value, in_row[None, :], width, EPS)
+            value, _ = gelu(a + b[None, :])
+            value, _ = standardise(value, in_row[None, :], width, EPS)
             z = (value * weight[None, :] + bias[None, :]).to(z_ptr.dtype.element_ty)
             tl.store(z_ptrs, z, mask=mask)
             b_ptrs += b_stride_n
-            z_ptrs += length.to(tl.int64) * width
+            z_ptrs += tl.cast(length, tl.int64) * width
 
 
 @triton.jit
 def _row_gradient(a_plus_b, dz, weight, valid, width, EPS: tl.constexpr):
     """Back through LayerNorm and GELU for whole rows -> (du, x_hat)."""
-    value, slope = _gelu(a_plus_b)
-    x_hat, rstd = _standardise(value, valid, width, EPS)
-    dx_hat = dz * weight[None, :]
-    along = tl.sum(dx_hat * x_hat, axis=1) / width
-    mean = tl.sum(dx_hat, axis=1) / width
-    du = tl.where(valid, (dx_hat - mean[:, None] - x_hat * along[:, None]) * rstd[:, None] * slope, 0.0)
+    value, slope = gelu(a_plus_b)
+    x_hat, rstd = standardise(value, valid, width, EPS)
+    dx = standardise_backward(dz * weight[None, :], x_hat, rstd, valid, width)
+    # Slope is finite everywhere, dx is 0 outside.
+    du = dx * slope
     return du, x_hat
 
 

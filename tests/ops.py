@@ -126,7 +126,7 @@ _index, _unbind = functional.index_demux, functional.unbind_demux
 OPS = {
     "hadamard_mux": Op(functional.hadamard_mux, reference.hadamard_mux, hadamard_mux),
     "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
-    "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux, ("torch",)),
+    "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux),
     "index_demux": Op(_index, reference.index_demux, index_demux),
     "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),
     "index_demux-head": Op(_index, _headed(reference.index_demux), _with_head(index_demux)),

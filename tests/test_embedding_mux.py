@@ -4,77 +4,134 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets, relative_error
+from numerics import assert_meets
 from ops import embedding_mux as draw
 
 from fastmux import reference
-from fastmux.functional import embedding_mux, hadamard_mux
+from fastmux.functional import embedding_mux
 
 
-def test_shared_positions_and_types():
-    """Ids (L), the same for every row, are the ids (G, N, L) written out."""
-    inputs = draw(2, 3, 5, 12)
-    positions, types = torch.arange(5) + 2, torch.tensor([0, 1, 1, 0, 1])
-    del inputs["position_ids"], inputs["token_type_ids"]
-    assert_meets(
-        lambda **tensors: embedding_mux(**tensors, position_ids=positions, token_type_ids=types),
-        lambda **tensors: reference.embedding_mux(
-            **tensors, position_ids=positions.expand(2, 3, 5), token_type_ids=types.expand(2, 3, 5)
-        ),
-        inputs,
-        torch.float64,
+def _written_out(inputs, position_ids, type_ids):
+    """The reference, with ids written out for every row."""
+    shape = inputs["input_ids"].shape
+    return lambda **tensors: reference.embedding_mux(
+        **tensors, position_ids=position_ids.expand(shape), token_type_ids=type_ids.expand(shape)
     )
 
 
-def test_word_embeddings_alone():
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
+@pytest.mark.parametrize("shared", [("position", "type"), ("position",), ("type",), ()], ids=lambda s: "-".join(s))
+def test_shared_positions_and_types(backend, device, poisoned, monkeypatch, shared, deterministic):
+    """Ids (L), the same for every row, are the ids (G, N, L) written out; with atomics and without."""
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    inputs = draw(2, 3, 5, 12)
+    positions, types = inputs.pop("position_ids"), inputs.pop("token_type_ids")
+    positions = torch.arange(5) + 2 if "position" in shared else positions
+    types = torch.tensor([0, 1, 1, 0, 1]) if "type" in shared else types
+    assert_meets(
+        lambda **t: embedding_mux(**t, position_ids=positions.to(device), token_type_ids=types.to(device)),
+        _written_out(inputs, positions, types),
+        inputs,
+        torch.float64,
+        device,
+    )
+
+
+@pytest.mark.parametrize("types", [1, 2, 11])
+def test_any_number_of_types(backend, device, types):
+    inputs = draw(2, 3, 5, 12) | {
+        "token_type_embeddings": torch.randn(types, 12).double(),
+        "token_type_ids": torch.randint(types, (2, 3, 5)),
+    }
+    assert_meets(embedding_mux, reference.embedding_mux, inputs, torch.float64, device)
+
+
+def test_word_embeddings_alone(backend, device):
     """No positions, no types, no LayerNorm: for encoders that add those later."""
-    ids, words, v = torch.randint(0, 9, (2, 3, 5)), torch.randn(9, 8).double(), torch.randn(3, 8).double()
-    assert relative_error(embedding_mux(ids, v, words), hadamard_mux(words[ids], v)) < 1e-12
+    ids = torch.randint(0, 9, (2, 3, 5), device=device)
+    assert_meets(
+        lambda words, v: embedding_mux(ids, v, words),
+        lambda words, v: reference.hadamard_mux(words[ids.cpu()], v),
+        {"words": torch.randn(9, 8).double(), "v": torch.randn(3, 8).double()},
+        torch.float64,
+        device,
+    )
 
 
-def test_padding_rows_get_no_gradient():
-    inputs = draw(2, 3, 50, 4)
+@pytest.mark.parametrize("shape", [(5, 2, 9, 130), (2, 9, 7, 24)], ids=str)
+def test_groups_split_differently_the_same_result(triton_device, monkeypatch, shape):
+    """How a launcher cuts the work must not show in the result."""
+    from fastmux.kernels import embedding_mux as kernels
+
+    inputs = {k: t.to(triton_device) for k, t in draw(*shape).items()}
+    for multiprocessors in (1, 132):
+        monkeypatch.setattr(kernels, "multiprocessors", lambda t, count=multiprocessors: count)
+        assert_meets(embedding_mux, reference.embedding_mux, inputs, torch.float64, triton_device)
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
+def test_padding_rows_get_no_gradient(backend, device, monkeypatch, deterministic):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 20, 4).items()}
     words = inputs.pop("word_embeddings").requires_grad_()
     positions = inputs.pop("position_embeddings").requires_grad_()
     y = embedding_mux(
-        word_embeddings=words, position_embeddings=positions, padding_idx=1, position_padding_idx=0, **inputs
+        word_embeddings=words, position_embeddings=positions, padding_idx=1, position_padding_idx=-23, **inputs
     )
     y.square().sum().backward()
     assert not words.grad[1].any() and words.grad[2].any()
     assert not positions.grad[0].any() and positions.grad[1].any()
 
 
-def test_dropout_is_drawn_anew_and_differentiated_with_its_own_mask():
-    inputs = draw(3, 2, 4, 16)
-    inputs["word_embeddings"].requires_grad_()
+def test_dropout_is_drawn_anew_and_differentiated_with_its_own_mask(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(3, 2, 4, 16).items()}
 
-    def loss(seed):
+    def loss(seed, **changed):
         torch.manual_seed(seed)
-        return embedding_mux(**inputs, dropout=0.3).square().sum()
+        return embedding_mux(**(inputs | changed), dropout=0.3).square().sum()
 
     assert torch.equal(loss(0), loss(0)) and not torch.equal(loss(0), loss(1))
-    words = inputs["word_embeddings"]
-    (gradient,) = torch.autograd.grad(loss(0), words)
-    direction = torch.randn_like(words)
-    step = 1e-6 * direction
-    inputs["word_embeddings"] = (words + step).detach()
-    above = loss(0)
-    inputs["word_embeddings"] = (words - step).detach()
-    numeric = (above - loss(0)) / 2e-6
-    assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=1e-5)
+    for name in ("word_embeddings", "position_embeddings", "ln_weight", "ln_bias", "instance_vectors"):
+        leaf = inputs[name].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(0, **{name: leaf}), leaf)
+        direction = torch.randn_like(leaf)
+        with torch.no_grad():
+            numeric = (loss(0, **{name: leaf + 1e-6 * direction}) - loss(0, **{name: leaf - 1e-6 * direction})) / 2e-6
+        assert float((gradient * direction).sum()) == pytest.approx(float(numeric), rel=1e-5), name
 
 
-def test_dropout_has_the_distribution_of_nn_dropout():
-    """One instance with v = 1 is the embedding itself: a share p is zero and the mean is kept."""
-    words = torch.ones(1, 4000)
-    y = embedding_mux(torch.zeros(1, 1, 50, dtype=torch.long), torch.ones(1, 4000), words, dropout=0.25)
-    assert float((y == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
-    assert float(y.max()) == pytest.approx(1 / 0.75) and float(y.mean()) == pytest.approx(1.0, abs=0.01)
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_has_the_distribution_of_nn_dropout(backend, device, p):
+    """One instance with v = 1 is the embedding itself: a share p is zero and the mean is kept, in every column alike;
+    neighbours are drawn on their own."""
+    words, ids = torch.ones(1, 40, device=device), torch.zeros(40, 1, 50, dtype=torch.long, device=device)
+    y = embedding_mux(ids, words, words, dropout=p).flatten(0, 1)
+    dropped = (y == 0).double()
+    assert float(dropped.mean()) == pytest.approx(p, abs=0.006)
+    assert float(dropped.mean(0).max()) < p + 0.05 and float(dropped.mean(0).min()) > p - 0.05
+    assert float(y.max()) == pytest.approx(1 / (1 - p)) and float(y.mean()) == pytest.approx(1.0, abs=0.015)
+    for shift in range(1, 9):
+        for a, b in ((dropped[:, shift:], dropped[:, :-shift]), (dropped[shift:], dropped[:-shift])):
+            assert float((a * b).mean()) == pytest.approx(p * p, abs=0.01), shift
 
 
-def test_backward_keeps_ids_and_tables_only():
+def test_dropout_differs_between_instances_and_groups(backend, device):
+    ids = torch.zeros(2, 2, 3, dtype=torch.long, device=device)
+    eye = torch.tensor([[1.0] * 64, [0.0] * 64], device=device)
+
+    def masks(v):
+        torch.manual_seed(5)
+        return embedding_mux(ids, v, torch.ones(1, 64, device=device), dropout=0.5) != 0
+
+    rows = torch.stack([masks(eye), masks(eye.flip(0))]).view(-1, 64).float()
+    agreement = (rows[:, None] == rows[None]).float().mean(-1)
+    agreement.fill_diagonal_(0.5)
+    assert float(agreement.min()) > 0.2 and float(agreement.max()) < 0.8
+
+
+def test_backward_keeps_ids_and_tables_only(backend, device):
     """What outlives forward is inputs: no (G, N, L, d) tensor waits for backward."""
-    inputs = draw(2, 8, 16, 32)
+    inputs = {k: t.to(device) for k, t in draw(2, 8, 16, 32).items()}
     inputs["word_embeddings"].requires_grad_()
     known = {t.untyped_storage().data_ptr() for t in inputs.values()}
     foreign = []
@@ -83,6 +140,33 @@ def test_backward_keeps_ids_and_tables_only():
     ):
         embedding_mux(**inputs)
     assert not foreign
+
+
+def test_mixed_dtypes(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 4, 8).items()}
+    kinds = {"word_embeddings": torch.bfloat16, "position_embeddings": torch.float16}
+    leaves = {
+        k: t.to(kinds.get(k, torch.float32)).requires_grad_() if t.is_floating_point() else t.int()
+        for k, t in inputs.items()
+    }
+    y = embedding_mux(**leaves)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert all(t.grad.dtype == t.dtype for t in leaves.values() if t.is_floating_point())
+
+
+def test_registered_ops_pass_opcheck(triton_device):
+    names = ("input_ids", "position_ids", "token_type_ids", "word_embeddings", "position_embeddings")
+    names += ("token_type_embeddings", "ln_weight", "ln_bias", "instance_vectors")
+    inputs = {k: t.to(triton_device) for k, t in draw(2, 3, 4, 6).items()}
+    everything = tuple(inputs[name] for name in names)
+    words = (inputs["input_ids"], None, None, inputs["word_embeddings"], *[None] * 4, inputs["instance_vectors"])
+    dy = torch.randn(2, 4, 6, dtype=torch.float64, device=triton_device)
+    ops = torch.ops.fastmux
+    for tensors, need in ((everything, [True] * 6), (words, [True, *[False] * 4, True])):
+        options = (1e-5, 0.5, 0.1, 7)
+        torch.library.opcheck(ops.embedding_mux_forward.default, (*tensors, *options))
+        torch.library.opcheck(ops.embedding_mux_backward.default, (dy, *tensors, *options, 0, -1, need, True))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 """`embedding_mux`: gather, LayerNorm, dropout, scale and sum over instances; (G, N, L, d) never exists.
+Kernel: kernels/embedding_mux.py.
 
 The encoder's embedding module, applied to every instance, and `hadamard_mux` in one op. Backward forms each instance's
 embedding again from its ids: what outlives the forward pass is ids, tables and one seed.
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
 
@@ -44,7 +46,8 @@ def embedding_mux(
         token_type_embeddings: (T, d) or None. token_type_ids: (L) or (G, N, L); all 0 if None.
         ln_weight, ln_bias: (d), eps: of the LayerNorm; without ln_weight there is no LayerNorm.
         scale: 1/N by default.
-        dropout: probability; each element of each instance is dropped on its own, from torch's default CPU generator.
+        dropout: probability; each element of each instance is dropped on its own, by a seed from torch's default CPU
+            generator. The mask of a seed is one per backend.
         padding_idx, position_padding_idx: rows of the word and position tables that get no gradient, as in
         nn.Embedding.
 
@@ -110,19 +113,27 @@ def embedding_mux(
         ln_weight,
         ln_bias,
         instance_vectors,
-        (eps, float(scale), dropout, seed, padding_idx, position_padding_idx),
+        (float(eps), float(scale), float(dropout), seed, padding_idx, position_padding_idx),
+        choose_backend(word_embeddings),
     )
 
 
 class EmbeddingMux(torch.autograd.Function):
     """With e_i the normalised, dropped-out embedding of instance i: dv_i = scale * sum dy * e_i, and scale * v_i *
-    dy goes back through dropout and LayerNorm to the rows of the tables."""
+    dy goes back through dropout and LayerNorm to the rows of the tables.
+
+    On a GPU the rows of the word table (and of positions of an instance's own) are added up by atomics, in the order
+    of the day; under ``torch.use_deterministic_algorithms(True)`` in a fixed one, at the price of a gradient (G, N, L,
+    d) in memory.
+    """
 
     @staticmethod
-    def forward(ctx, ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, options):
+    def forward(ctx, ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, options, backend):
         tensors = (ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v)
         ctx.save_for_backward(*tensors)
-        ctx.options = options
+        ctx.options, ctx.backend = options, backend
+        if backend == "triton":
+            return _forward_triton(*tensors, *options[:4])
         _, scale, *_ = options
         embedder = _Embedder(*tensors[:8], options)
         scaled = (v * scale).to(embedder.dtype)
@@ -139,8 +150,22 @@ class EmbeddingMux(torch.autograd.Function):
     def backward(ctx, dy):
         tensors = ctx.saved_tensors
         ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = tensors
-        _, scale, dropout, _, padding_idx, position_padding_idx = ctx.options
+        eps, scale, dropout, seed, padding_idx, position_padding_idx = ctx.options
         need = ctx.needs_input_grad[3:9]
+        if ctx.backend == "triton":
+            paddings = [
+                -1 if i is None else i % t.shape[0] for i, t in ((padding_idx, word), (position_padding_idx, position))
+            ]
+            deterministic = torch.are_deterministic_algorithms_enabled()
+            gradients = _backward_triton(dy, *tensors, eps, scale, dropout, seed, *paddings, list(need), deterministic)
+            return (
+                None,
+                None,
+                None,
+                *(gradient if wanted else None for gradient, wanted in zip(gradients, need, strict=True)),
+                None,
+                None,
+            )
         embedder = _Embedder(*tensors[:8], ctx.options)
         dtype, width = embedder.dtype, word.shape[1]
         dy = dy.to(dtype)
@@ -185,7 +210,72 @@ class EmbeddingMux(torch.autograd.Function):
             dln_bias.to(ln_bias.dtype) if need[4] else None,
             dv.to(v.dtype) if need[5] else None,
             None,
+            None,
         )
+
+
+@torch.library.custom_op("fastmux::embedding_mux_forward", mutates_args=())
+def _forward_triton(
+    ids: Tensor,
+    position_ids: Tensor | None,
+    type_ids: Tensor | None,
+    word: Tensor,
+    position: Tensor | None,
+    token_type: Tensor | None,
+    ln_weight: Tensor | None,
+    ln_bias: Tensor | None,
+    v: Tensor,
+    eps: float,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> Tensor:
+    from fastmux.kernels.embedding_mux import embedding_mux_forward
+
+    return embedding_mux_forward(
+        ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, eps, scale, dropout, seed
+    )
+
+
+@_forward_triton.register_fake
+def _(ids, position_ids, type_ids, word, *_):
+    return word.new_empty(ids.shape[0], ids.shape[2], word.shape[1])
+
+
+@torch.library.custom_op("fastmux::embedding_mux_backward", mutates_args=())
+def _backward_triton(
+    dy: Tensor,
+    ids: Tensor,
+    position_ids: Tensor | None,
+    type_ids: Tensor | None,
+    word: Tensor,
+    position: Tensor | None,
+    token_type: Tensor | None,
+    ln_weight: Tensor | None,
+    ln_bias: Tensor | None,
+    v: Tensor,
+    eps: float,
+    scale: float,
+    dropout: float,
+    seed: int,
+    padding_idx: int,
+    position_padding_idx: int,
+    need: list[bool],
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.embedding_mux import embedding_mux_backward
+
+    return embedding_mux_backward(
+        dy, ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, eps, scale, dropout, seed,
+        padding_idx, position_padding_idx, need, deterministic,
+    )  # fmt: skip
+
+
+@_backward_triton.register_fake
+def _(dy, ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, *rest):
+    need = rest[6]
+    tables = (word, position, token_type, ln_weight, ln_bias, v)
+    return tuple(t.new_empty(t.shape) if wanted else dy.new_empty(0) for t, wanted in zip(tables, need, strict=True))
 
 
 class _State:

@@ -1,0 +1,429 @@
+"""Embedding, LayerNorm, dropout, scale and sum over instances in one pass: (G, N, L, d) never exists.
+
+``y[g, l] = scale * sum_i v[i] * Dropout(LN(word[ids[g, i, l]] + position[...] + token_type[...]))``
+
+Traffic, s bytes an element: forward gathers s*G*N*L*d, mostly from L2, and writes s*G*L*d. Backward gathers as much,
+reads dy and adds as many elements of the accumulator to the word table. Ids, tables and a seed are all it needs.
+
+Forward takes rows (g, l) through all instances. Backward takes a block of positions through all instances of a chunk
+of groups: what instances and groups share (positions, types, LayerNorm, v) then adds up in registers, and is left as
+one partial a program, to be summed in a fixed order. Rows of the word table are added to by atomics; the deterministic
+route writes the rows' gradients (G, N, L, d) instead and leaves the sum to `torch.Tensor.index_add_`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
+from .rows import dropout_keep, standardise, standardise_backward
+
+
+@triton.jit
+def _gather(table_ptr, ids_ptr, at, stride, live, cols, mask, ACC: tl.constexpr):
+    """Rows ``ids[at]`` of a table -> (R, D)."""
+    ids = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
+    return tl.load(table_ptr + ids[:, None] * stride + cols[None, :], mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def _shared_rows(
+    position_ptr,
+    position_ids_ptr,
+    type_ptr,
+    type_ids_ptr,
+    l,
+    live,
+    cols,
+    mask,
+    width,
+    POSITION_SHARED: tl.constexpr,
+    TYPE_SHARED: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """What all instances add to their word rows: looked up once a program."""
+    x = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    if POSITION_SHARED:
+        x += _gather(position_ptr, position_ids_ptr, l, width, live, cols, mask, ACC)
+    if TYPE_SHARED:
+        x += _gather(type_ptr, type_ids_ptr, l, width, live, cols, mask, ACC)
+    return x
+
+
+@triton.jit
+def _own_rows(
+    shared,
+    ids_ptr,
+    word_ptr,
+    position_ptr,
+    position_ids_ptr,
+    type_ptr,
+    type_ids_ptr,
+    at,
+    live,
+    cols,
+    mask,
+    word_stride,
+    width,
+    POSITION_SHARED: tl.constexpr,
+    TYPE_SHARED: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The embeddings of one instance before LayerNorm."""
+    x = shared + _gather(word_ptr, ids_ptr, at, word_stride, live, cols, mask, ACC)
+    if position_ptr is not None and not POSITION_SHARED:
+        x += _gather(position_ptr, position_ids_ptr, at, width, live, cols, mask, ACC)
+    if type_ptr is not None and not TYPE_SHARED:
+        x += _gather(type_ptr, type_ids_ptr, at, width, live, cols, mask, ACC)
+    return x
+
+
+# Seeds differ from call to call: specialised on their value, a kernel would be compiled anew for one in sixteen.
+@triton.jit(do_not_specialize=["seed"])
+def _forward_kernel(
+    ids_ptr,  # (G, N, L) integers contiguous
+    word_ptr,  # (V, d), unit stride along d
+    position_ptr,  # (P, d) contiguous, or None
+    position_ids_ptr,  # (L) if POSITION_SHARED, else (G, N, L), contiguous; None without positions
+    type_ptr,  # (T, d) contiguous, or None
+    type_ids_ptr,  # (L) if TYPE_SHARED, else (G, N, L), contiguous; None without types
+    weight_ptr,  # (d), or None for no LayerNorm
+    bias_ptr,  # (d), or None
+    v_ptr,  # (N, d) contiguous
+    y_ptr,  # (G * L, d) contiguous
+    word_stride,
+    seed,
+    num_rows,  # G * L
+    num_instances,
+    length,
+    width,
+    POSITION_SHARED: tl.constexpr,
+    TYPE_SHARED: tl.constexpr,
+    EPS: tl.constexpr,
+    SCALE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    live = rows < num_rows
+    g, l = rows // length, rows % length
+    cols = tl.arange(0, BLOCK_D)
+    in_row = cols < width
+    mask = live[:, None] & in_row[None, :]
+    shared = _shared_rows(
+        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
+        TYPE_SHARED, ACC, BLOCK_R, BLOCK_D,
+    )  # fmt: skip
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
+        bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
+    acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    at = g * num_instances * length + l
+    v_ptrs = v_ptr + cols
+    for _ in tl.range(0, num_instances):
+        x = _own_rows(
+            shared, ids_ptr, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
+            word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
+        )  # fmt: skip
+        if weight_ptr is not None:
+            x, _rstd = standardise(x, in_row[None, :], width, EPS)
+            x = x * weight[None, :] + bias[None, :]
+        if DROPOUT > 0.0:
+            x = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), x, 0.0)
+        acc += tl.load(v_ptrs, mask=in_row, other=0.0).to(ACC)[None, :] * x
+        at += length
+        v_ptrs += width
+    y = (acc * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + rows[:, None] * width + cols[None, :], y, mask=mask)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def _backward_kernel(
+    dy_ptr,  # (G, L, d), unit stride along d
+    ids_ptr,  # as forward, to v_ptr
+    word_ptr,
+    position_ptr,
+    position_ids_ptr,
+    type_ptr,
+    type_ids_ptr,
+    weight_ptr,
+    v_ptr,
+    # All contiguous, in the accumulator's dtype, and None where not wanted:
+    dword_ptr,  # (V, d) zeros, added to
+    dposition_ptr,  # (P, d) zeros, added to, for positions of the rows' own
+    dx_ptr,  # (G, N, L, d)
+    dshared_ptr,  # (chunks, L, d)
+    dtype_ptr,  # (programs, T, d) zeros, for types of the rows' own
+    along_ptr,  # (programs, N, d), sums of dy * x_hat
+    total_ptr,  # (programs, N, d), sums of dy; None without LayerNorm
+    dy_stride_g,
+    dy_stride_l,
+    word_stride,
+    seed,
+    padding_idx,  # -1 for none
+    position_padding_idx,
+    groups,
+    groups_per_chunk,
+    num_instances,
+    num_types,
+    length,
+    width,
+    POSITION_SHARED: tl.constexpr,
+    TYPE_SHARED: tl.constexpr,
+    EPS: tl.constexpr,
+    SCALE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    # Compile-time: with fixed vectors, or fixed tables, the other half of the work is not compiled at all.
+    NEED_TABLES: tl.constexpr = (
+        (dword_ptr is not None)
+        or (dposition_ptr is not None)
+        or (dx_ptr is not None)
+        or (dshared_ptr is not None)
+        or (dtype_ptr is not None)
+    )
+    blocks_l = tl.cdiv(length, BLOCK_R)
+    pid = tl.program_id(0).to(tl.int64)
+    chunk = pid // blocks_l
+    l = (pid % blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R)
+    live = l < length
+    cols = tl.arange(0, BLOCK_D)
+    in_row = cols < width
+    mask = live[:, None] & in_row[None, :]
+    first = chunk * groups_per_chunk
+    last = tl.minimum(first + groups_per_chunk, groups)
+
+    shared = _shared_rows(
+        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
+        TYPE_SHARED, ACC, BLOCK_R, BLOCK_D,
+    )  # fmt: skip
+    if weight_ptr is not None:
+        weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
+    dshared = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    # Instances outside, groups inside: an instance's sums stay in registers, and dy comes from the cache after the
+    # first instance.
+    for n in tl.range(0, num_instances):
+        v = tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)
+        if weight_ptr is not None:
+            v *= weight
+        along = tl.zeros((BLOCK_D,), dtype=ACC)
+        total = tl.zeros((BLOCK_D,), dtype=ACC)
+        for g in tl.range(first, last):
+            at = (g * num_instances + n) * length + l
+            dy_ptrs = dy_ptr + g * dy_stride_g + l[:, None] * dy_stride_l + cols[None, :]
+            dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * (SCALE / (1.0 - DROPOUT))
+            if DROPOUT > 0.0:
+                dy = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), dy, 0.0)
+            x = _own_rows(
+                shared, ids_ptr, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols,
+                mask, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
+            )  # fmt: skip
+            if weight_ptr is not None:
+                x, rstd = standardise(x, mask, width, EPS)
+            if along_ptr is not None:
+                along += tl.sum(dy * x, axis=0)
+            if total_ptr is not None:
+                total += tl.sum(dy, axis=0)
+            dx = dy * v[None, :]
+            if weight_ptr is not None and NEED_TABLES:
+                dx = standardise_backward(dx, x, rstd, mask, width)
+            if dx_ptr is not None:
+                tl.store(dx_ptr + at[:, None] * width + cols[None, :], dx, mask=mask)
+            if dword_ptr is not None:
+                # Padding is the commonest word of all, and its row gets no gradient: no queue for it here.
+                row = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
+                wanted = mask & (row != padding_idx)[:, None]
+                tl.atomic_add(dword_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
+            if dposition_ptr is not None:
+                row = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
+                wanted = mask & (row != position_padding_idx)[:, None]
+                tl.atomic_add(dposition_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
+            if dtype_ptr is not None:
+                # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
+                kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
+                for t in tl.range(0, num_types):
+                    ptrs = dtype_ptr + (pid * num_types + t) * width + cols
+                    seen = tl.load(ptrs, mask=in_row, other=0.0)
+                    of_type = tl.sum(tl.where((kind == t)[:, None], dx, 0.0), axis=0)
+                    tl.store(ptrs, seen + of_type, mask=in_row)
+                # One thread may store the partial that another loads at the next tile.
+                tl.debug_barrier()
+            if dshared_ptr is not None:
+                dshared += dx
+        if along_ptr is not None:
+            tl.store(along_ptr + (pid * num_instances + n) * width + cols, along, mask=in_row)
+        if total_ptr is not None:
+            tl.store(total_ptr + (pid * num_instances + n) * width + cols, total, mask=in_row)
+    if dshared_ptr is not None:
+        tl.store(dshared_ptr + (chunk * length + l)[:, None] * width + cols[None, :], dshared, mask=mask)
+
+
+# (elements of a tile, elements a thread). Forward: small programs, 16 warps of which fit a multiprocessor, for gathers
+# that wait for ids.
+_FORWARD_TILE, _BACKWARD_TILE = (2048, 16), (4096, 16)
+_PROGRAMS_PER_MULTIPROCESSOR = 4
+_MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
+
+
+def _tile(length: int, width: int, tile: tuple[int, int]) -> tuple[int, int, int]:
+    rows, columns, warps = row_tile(length, width, *tile)
+    return rows, max(4, columns), warps  # dropout draws four columns at a time
+
+
+def _is_shared(ids: Tensor | None) -> bool:
+    return ids is not None and ids.dim() == 1
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def embedding_mux_forward(
+    ids: Tensor,
+    position_ids: Tensor | None,
+    type_ids: Tensor | None,
+    word: Tensor,
+    position: Tensor | None,
+    token_type: Tensor | None,
+    ln_weight: Tensor | None,
+    ln_bias: Tensor | None,
+    v: Tensor,
+    eps: float,
+    scale: float,
+    dropout: float,
+    seed: int,
+) -> Tensor:
+    """ids (G, N, L), tables (V, d), (P, d), (T, d), ids of the latter (L) or (G, N, L), v (N, d) -> y (G, L, d) in the
+    dtype of ``word``."""
+    word = rowwise(word)
+    groups, num_instances, length = ids.shape
+    width = word.shape[1]
+    y = torch.empty((groups, length, width), dtype=word.dtype, device=word.device)
+    if y.numel() == 0:
+        return y
+    block_r, block_d, warps = _tile(groups * length, width, _FORWARD_TILE)
+    ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
+        ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
+    )
+    with on_device(word):
+        _forward_kernel[(triton.cdiv(groups * length, block_r),)](
+            ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y, word.stride(0), seed,
+            groups * length, num_instances, length, width,
+            POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
+            DROPOUT=dropout, ACC=accumulator(word, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=warps,
+        )  # fmt: skip
+    return y
+
+
+def embedding_mux_backward(
+    dy: Tensor,
+    ids: Tensor,
+    position_ids: Tensor | None,
+    type_ids: Tensor | None,
+    word: Tensor,
+    position: Tensor | None,
+    token_type: Tensor | None,
+    ln_weight: Tensor | None,
+    ln_bias: Tensor | None,
+    v: Tensor,
+    eps: float,
+    scale: float,
+    dropout: float,
+    seed: int,
+    padding_idx: int,
+    position_padding_idx: int,
+    need: list[bool],
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dy (G, L, d) -> gradients of word, position, token_type, ln_weight, ln_bias, v, each in its tensor's dtype; those
+    that ``need`` leaves out come back empty. Padding indices are -1 for none; ``need`` asks for no absent tensor."""
+    dy, word = rowwise(dy), rowwise(word)
+    groups, num_instances, length = ids.shape
+    width = word.shape[1]
+    tensors = (word, position, token_type, ln_weight, ln_bias, v)
+    if dy.numel() == 0:
+        return tuple(
+            torch.zeros_like(t, memory_format=torch.contiguous_format) if wanted else dy.new_zeros(0)
+            for t, wanted in zip(tensors, need, strict=True)
+        )
+    need_word, need_position, need_type, need_weight, need_bias, need_v = need
+    need_sums = need_weight or need_bias or need_v
+    block_r, block_d, warps = _tile(length, width, _BACKWARD_TILE)
+    blocks_l = triton.cdiv(length, block_r)
+    # Fewer, longer chunks leave fewer partials; enough of them keep every multiprocessor busy.
+    chunks = min(groups, triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(dy), blocks_l))
+    per_chunk = triton.cdiv(groups, chunks)
+    chunks = triton.cdiv(groups, per_chunk)
+    programs = chunks * blocks_l
+
+    ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
+        ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
+    )
+    own_position = need_position and not _is_shared(position_ids)
+    own_type = need_type and not _is_shared(type_ids)
+    many_types = own_type and token_type.shape[0] > _MOST_TYPES
+    write_rows = (deterministic and (need_word or own_position)) or many_types
+    shared = (need_position and not own_position) or (need_type and not own_type)
+
+    acc = {"dtype": accumulator_dtype(word, v), "device": dy.device}
+    dword = torch.zeros(word.shape, **acc) if need_word and not write_rows else None
+    dposition = torch.zeros(position.shape, **acc) if own_position and not write_rows else None
+    dx = torch.empty((groups, num_instances, length, width), **acc) if write_rows else None
+    dshared = torch.empty((chunks, length, width), **acc) if shared else None
+    dtype = torch.zeros((programs, token_type.shape[0], width), **acc) if own_type and not many_types else None
+    along = torch.empty((programs, num_instances, width), **acc) if need_sums else None
+    total = torch.empty_like(along) if need_sums and ln_weight is not None else None
+    with on_device(dy):
+        _backward_kernel[(programs,)](
+            dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
+            dtype, along, total, dy.stride(0), dy.stride(1), word.stride(0), seed, padding_idx, position_padding_idx,
+            groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
+            length, width,
+            POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
+            DROPOUT=dropout, ACC=accumulator(word, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=warps,
+        )  # fmt: skip
+
+    rows = dshared.sum(0) if shared else None
+
+    def scattered(table: Tensor, row_ids: Tensor, gradients: Tensor, padding: int) -> Tensor:
+        gradient = torch.zeros(table.shape, **acc)
+        gradient.index_add_(0, row_ids.reshape(-1), gradients.reshape(-1, width))
+        if padding >= 0:
+            gradient[padding] = 0
+        return gradient
+
+    if need_word and dword is None:
+        dword = scattered(word, ids, dx, padding_idx)
+    if need_position and dposition is None:
+        dposition = scattered(position, position_ids, dx if own_position else rows, position_padding_idx)
+    dtable = None
+    if need_type:
+        dtable = dtype.sum(0) if dtype is not None else scattered(token_type, type_ids, dx if own_type else rows, -1)
+    # What LayerNorm hands to v and to its own weight and bias are the same two sums for each instance:
+    # dv_i = weight * along_i + bias * total_i, dweight = sum_i v_i * along_i, dbias = sum_i v_i * total_i.
+    along, total = (None if t is None else t.sum(0) for t in (along, total))
+    dv = along
+    if total is not None and need_v:
+        dv = ln_weight.to(along.dtype) * along + ln_bias.to(along.dtype) * total
+    sums = (
+        dword,
+        dposition,
+        dtable,
+        (v.to(along.dtype) * along).sum(0) if need_weight else None,
+        (v.to(along.dtype) * total).sum(0) if need_bias else None,
+        dv,
+    )
+    return tuple(
+        gradient.to(t.dtype) if wanted else dy.new_zeros(0)
+        for gradient, t, wanted in zip(sums, tensors, need, strict=True)
+    )
