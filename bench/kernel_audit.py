@@ -109,12 +109,20 @@ def launches(dtype: torch.dtype, width: int) -> list[Launch]:
         ("hadamard_mux_dx", (y, v, 0.25, dtype)),
         ("hadamard_mux_dv", (y, x, 0.25, dtype)),
     ]
+    heads = [torch.ones(c, width, dtype=dtype) for c in (4, 16)]
     demux = [
         ("index_demux_forward", (y, p, None, row, row, 1e-12)),
         ("index_demux_forward", (y, p, drawn, row, row, 1e-12)),
         ("index_demux_backward", (x, y, p, None, row, 1e-12, True, True)),
         ("index_demux_backward", (y, y, p, drawn, row, 1e-12, True, True)),
         ("index_demux_backward", (x, y, p, None, row, 1e-12, False, False)),
+        ("index_demux_forward", (y, p, None, row, row, 1e-12, heads[0])),
+        ("index_demux_forward", (y, p, None, row, row, 1e-12, heads[1])),
+        ("index_demux_forward", (y, p, drawn, row, row, 1e-12, heads[0])),
+        ("index_demux_forward", (y, p, None, row, row, 1e-12, None, None, True)),
+        ("index_demux_backward", (x, y, p, None, row, 1e-12, True, True, True)),
+        ("index_demux_head_backward", (x[..., :4], y, p, None, row, row, heads[0], 1e-12, True, True)),
+        ("index_demux_head_backward", (y[..., :4], y, p, drawn, row, row, heads[0], 1e-12, True, True)),
     ]
     table, ids = torch.ones(512, width, dtype=dtype), torch.zeros(g, n, length, dtype=torch.long)
     shared, none, seed = torch.arange(length), torch.zeros(length, dtype=torch.long), 2**40 + 3

@@ -122,7 +122,7 @@ def _elementwise(op: Callable) -> Callable:
     return lambda **inputs: op(weight=None, bias=None, **inputs)
 
 
-_index, _unbind = functional.index_demux, functional.unbind_demux
+_index, _unbind, _no_linear = functional.index_demux, functional.unbind_demux, unbind_demux_elementwise
 OPS = {
     "hadamard_mux": Op(functional.hadamard_mux, reference.hadamard_mux, hadamard_mux),
     "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
@@ -138,7 +138,11 @@ OPS = {
     "unbind_demux-head": Op(_unbind, _headed(reference.unbind_demux), _with_head(unbind_demux)),
     "unbind_demux-orthogonal": Op(_unbind, reference.unbind_demux, unbind_demux_orthogonal),
     "unbind_demux-orthogonal-drawn": Op(_unbind, reference.unbind_demux, _drawn(unbind_demux_orthogonal)),
-    "unbind_demux-elementwise": Op(
-        _elementwise(_unbind), _elementwise(reference.unbind_demux), unbind_demux_elementwise, ("torch",)
+    "unbind_demux-elementwise": Op(_elementwise(_unbind), _elementwise(reference.unbind_demux), _no_linear),
+    "unbind_demux-elementwise-drawn": Op(
+        _elementwise(_unbind), _elementwise(reference.unbind_demux), _drawn(_no_linear), ("triton",)
+    ),
+    "unbind_demux-elementwise-head": Op(
+        _elementwise(_unbind), _headed(_elementwise(reference.unbind_demux)), _with_head(_no_linear), ("triton",)
     ),
 }

@@ -59,18 +59,53 @@ def test_only_the_two_summands_are_saved(backend, device):
     assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16
 
 
+@pytest.mark.parametrize("drawn", [False, True], ids=["all", "drawn"])
+@pytest.mark.parametrize("labels", [1, 2, 3, 4, 7, 16, 17])
+def test_heads_of_any_size(backend, device, poisoned, labels, drawn):
+    """Each way of the triton backend: all in registers, dz for backward, z for a large head; d past one tile."""
+    inputs = draw(2, 3, 5, 36) | {
+        "head_weight": torch.randn(labels, 36).double() / 6,
+        "head_bias": torch.randn(labels).double(),
+    }
+    if drawn:
+        inputs["instances"] = torch.randint(0, 3, (2, 5))
+
+    def headed(head_weight, head_bias, **tensors):
+        return torch.nn.functional.linear(reference.index_demux(**tensors), head_weight, head_bias)
+
+    assert_meets(index_demux, headed, inputs, torch.float32, device)
+
+
+@pytest.mark.parametrize("labels", [3, 9])
+def test_a_small_head_writes_no_states(triton_device, monkeypatch, labels):
+    """Logits come straight from registers: nothing of size (G, N, L, d) is allocated."""
+    inputs = {k: t.to(triton_device) for k, t in draw(2, 6, 16, 24).items()}
+    head, sizes, empty = torch.randn(labels, 24, device=triton_device).double(), [], torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: sizes.append(empty(*a, **k)) or sizes[-1])
+    index_demux(**inputs, head_weight=head)
+    assert max(t.numel() for t in sizes) == 2 * 6 * 16 * labels
+
+
 def test_registered_ops_pass_opcheck(triton_device):
     a, b = (torch.randn(2, n, 6, dtype=torch.float64, device=triton_device) for n in (4, 3))
     weight, bias = torch.randn(2, 6, dtype=torch.float64, device=triton_device)
     instances = torch.randint(0, 3, (2, 4), device=triton_device)
     dz = torch.randn(2, 3, 4, 6, dtype=torch.float64, device=triton_device)
     ops = torch.ops.fastmux
+    quick = ("test_schema", "test_faketensor")  # the compile test of the contract covers the others
     for drawn in (None, instances):
-        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5))
+        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5, None, None, False))
         upstream = dz if drawn is None else dz[:, 0].contiguous()
         needed = drawn is None
-        arguments = (upstream, a, b, drawn, weight, 1e-5, needed, needed)
+        arguments = (upstream, a, b, drawn, weight, 1e-5, needed, needed, False)
         torch.library.opcheck(ops.gelu_norm_backward.default, arguments)
+        for labels in (3, 5):
+            head = torch.randn(labels, 6, dtype=torch.float64, device=triton_device)
+            inputs = (a, b, drawn, weight, bias)
+            arguments = (*inputs, 1e-5, head, head[:, 0].contiguous(), True)
+            torch.library.opcheck(ops.gelu_norm_forward.default, arguments, test_utils=quick)
+            arguments = (upstream[..., :labels], *inputs, head, 1e-5, needed, needed, True)
+            torch.library.opcheck(ops.gelu_norm_head_backward.default, arguments, test_utils=quick)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import relative_error
+from numerics import assert_meets, relative_error
 from ops import normal, orthogonal
 from ops import unbind_demux as draw
+from ops import unbind_demux_orthogonal as draw_orthogonal
 
+from fastmux import reference
 from fastmux.functional import orthogonal_mux, unbind_demux
 
 
@@ -25,6 +27,21 @@ def test_without_a_bias(backend, device):
     assert relative_error(without, unbind_demux(**(inputs | {"bias": torch.zeros_like(inputs["bias"])})).cpu()) < 1e-12
 
 
+@pytest.mark.parametrize("length", [3, 9], ids=["fewer", "more"])
+def test_matrices_with_fewer_and_more_positions_than_features(backend, device, length):
+    """Below d rows the states are multiplied twice, above it the weights are multiplied first."""
+    assert_meets(unbind_demux, reference.unbind_demux, draw_orthogonal(2, 3, length, 8), torch.float32, device)
+
+
+def test_the_linear_layer_needs_no_unbound_states(triton_device):
+    """(G, N, L, d) is kept once, for backward, and not a second time in front of the linear layer."""
+    inputs = {k: t.to(triton_device).requires_grad_() for k, t in draw(2, 8, 16, 8).items()}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        unbind_demux(**inputs)
+    assert saved.count(2 * 8 * 16 * 8) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -32,6 +49,8 @@ def test_without_a_bias(backend, device):
         ({"transforms": torch.ones(3, 8, 9)}, r"transforms has shape \(3, 8, 9\), expected \(N, d, d\)"),
         ({"weight": torch.ones(8, 16)}, r"weight has shape \(8, 16\), expected \(d, d\)"),
         ({"weight": None}, "bias was given without a weight"),
+        ({"head_weight": torch.ones(3, 9)}, r"head_weight has shape \(3, 9\), expected \(C, d\)"),
+        ({"head_bias": torch.ones(3)}, "head_bias was given without head_weight"),
         ({"instances": torch.full((2, 4), -1)}, "instances holds -1, expected values from 0 to 2"),
     ],
 )

@@ -16,6 +16,8 @@ from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
 
+TRITON_LABELS = 16  # a head of more labels gets z from the triton backend
+
 
 def index_demux(
     h: Tensor,
@@ -99,12 +101,36 @@ def gelu_norm(
             shapes.bind(head_bias=(head_bias, "C"))
     elif head_bias is not None:
         raise ValueError("gelu_norm: head_bias was given without head_weight; give both or neither")
-    backend = choose_backend(a)
-    # The torch backend applies the head while a block of z is in the cache. The triton backend writes z.
-    fused = backend == "torch" and head_weight is not None and not torch.is_autocast_enabled(a.device.type)
+    return pair_norm(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, choose_backend(a))
+
+
+def pair_norm(
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor | None,
+    head_bias: Tensor | None,
+    eps: float,
+    backend: str,
+    product: bool = False,
+) -> Tensor:
+    """`gelu_norm` behind its checks. On the triton backend ``product`` puts a * b in place of GELU(a + b), and a may be
+    (G / inner, inner, L, d), of any strides."""
+    fused = head_weight is not None and _head_is_fused(head_weight, a, backend)
     head = (head_weight, head_bias) if fused else (None, None)
-    y = GeluNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend)
+    y = GeluNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend, product)
     return y if fused or head_weight is None else F.linear(y, head_weight, head_bias)
+
+
+def _head_is_fused(head_weight: Tensor, a: Tensor, backend: str) -> bool:
+    """The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
+    product to PyTorch. The triton backend forms one sum over a row for each label: up to `TRITON_LABELS` of them cost
+    less than writing and reading z, by arithmetic from an H100's datasheet."""
+    if backend == "torch":
+        return not torch.is_autocast_enabled(a.device.type)
+    return 0 < head_weight.shape[0] <= TRITON_LABELS
 
 
 class GeluNorm(torch.autograd.Function):
@@ -116,11 +142,11 @@ class GeluNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps: float, backend: str) -> Tensor:
+    def forward(ctx, a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, backend, product) -> Tensor:
         ctx.save_for_backward(a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
-        ctx.eps, ctx.backend = eps, backend
+        ctx.eps, ctx.backend, ctx.product = eps, backend, product
         if backend == "triton":
-            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps)
+            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product)
         return _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps)
 
     @staticmethod
@@ -129,9 +155,14 @@ class GeluNorm(torch.autograd.Function):
         a, b, instances, ln_weight, ln_bias, head_weight, head_bias = ctx.saved_tensors
         need_a, need_b, _, need_w, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
         need_ln = need_w or need_bias
-        if ctx.backend == "triton":
-            grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln)
-            grads += (None, None)
+        if ctx.backend == "triton" and head_weight is None:
+            grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln, ctx.product)
+            grads += (None,)
+        elif ctx.backend == "triton":
+            need = need_ln or need_head
+            grads = _head_backward_triton(
+                dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need, ctx.product
+            )
         else:
             grads = _backward_torch(
                 dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need_ln, need_head
@@ -147,21 +178,31 @@ class GeluNorm(torch.autograd.Function):
             dy.flatten(0, -2).sum(0, dtype=_wide(dy)).to(head_bias.dtype) if need_head_bias else None,
             None,
             None,
+            None,
         )
 
 
 @torch.library.custom_op("fastmux::gelu_norm_forward", mutates_args=())
 def _forward_triton(
-    a: Tensor, b: Tensor, instances: Tensor | None, ln_weight: Tensor, ln_bias: Tensor, eps: float
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    head_weight: Tensor | None,
+    head_bias: Tensor | None,
+    product: bool,
 ) -> Tensor:
     from fastmux.kernels.index_demux import index_demux_forward
 
-    return index_demux_forward(a, b, instances, ln_weight, ln_bias, eps)
+    return index_demux_forward(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product)
 
 
 @_forward_triton.register_fake
-def _(a, b, instances, ln_weight, ln_bias, eps):
-    return a.new_empty(a.shape) if instances is not None else a.new_empty(a.shape[0], b.shape[1], *a.shape[1:])
+def _(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product):
+    shape = a.shape[:-1] if instances is not None else (b.shape[0], b.shape[1], a.shape[-2])
+    return a.new_empty(*shape, a.shape[-1] if head_weight is None else head_weight.shape[0])
 
 
 @torch.library.custom_op("fastmux::gelu_norm_backward", mutates_args=())
@@ -174,20 +215,53 @@ def _backward_triton(
     eps: float,
     need_b: bool,
     need_ln: bool,
+    product: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fastmux.kernels.index_demux import index_demux_backward
 
-    return index_demux_backward(dz, a, b, instances, ln_weight, eps, need_b, need_ln)
+    return index_demux_backward(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product)
 
 
 @_backward_triton.register_fake
-def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln):
+def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product):
     return (
-        a.new_empty(a.shape),
+        _gradient_like(a),
         b.new_empty(b.shape if need_b else (0,)),
         ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
         ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
     )
+
+
+@torch.library.custom_op("fastmux::gelu_norm_head_backward", mutates_args=())
+def _head_backward_triton(
+    dlogits: Tensor,
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    eps: float,
+    need_b: bool,
+    need_parameters: bool,
+    product: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.index_demux import index_demux_head_backward
+
+    return index_demux_head_backward(
+        dlogits, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_parameters, product
+    )
+
+
+@_head_backward_triton.register_fake
+def _(dlogits, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_parameters, product):
+    parameters = (t.new_empty(t.shape if need_parameters else (0,)) for t in (ln_weight, ln_bias, head_weight))
+    return _gradient_like(a), b.new_empty(b.shape if need_b else (0,)), *parameters
+
+
+def _gradient_like(a: Tensor) -> Tensor:
+    """As the kernels lay it out, without importing them."""
+    return torch.empty_like(a) if a.stride(-1) == 1 else a.new_empty(a.shape)
 
 
 def _wide(t: Tensor) -> torch.dtype:

@@ -1,4 +1,8 @@
-"""`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures."""
+"""`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures.
+
+On the triton backend the linear layer is one GEMM on N stacked weights, W diag(v_i) or W O_i^T; what follows it, or the
+product where there is none, LayerNorm and a small head are the kernels of kernels/index_demux.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
-from fastmux.functional.index_demux import gelu_norm
+from fastmux.functional.index_demux import gelu_norm, pair_norm
 
 TILE_ELEMENTS = 1 << 19
 
@@ -68,17 +72,25 @@ def unbind_demux(
         shapes.bind(instances=(instances, "GL"))
         check_index("unbind_demux", "instances", instances, transforms.shape[0], h)
 
+    if head_weight is not None:
+        shapes.bind(head_weight=(head_weight, "Cd"))
+        if head_bias is not None:
+            shapes.bind(head_bias=(head_bias, "C"))
+    elif head_bias is not None:
+        raise ValueError("unbind_demux: head_bias was given without head_weight; give both or neither")
+
+    backend = choose_backend(h)
+    if backend == "triton":
+        fused = _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias)
+        if fused is not None:
+            return fused
     arguments = (weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias)
     groups, num_instances = h.shape[0], transforms.shape[0]
     # Instance by instance, over as many groups as make a matrix product of its best speed and still a tile that GELU,
     # LayerNorm and head find in the cache: half the time of a CPU over stacked instances, a third over single groups.
     parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS)
-    if (
-        instances is not None
-        or len(parts) < 2
-        or _needs_grad(h, transforms, *arguments)
-        or choose_backend(h) != "torch"
-    ):
+    whole = instances is not None or len(parts) < 2 or backend != "torch"
+    if whole or _needs_grad(h, transforms, *arguments):
         return _demux(_unbind(h, transforms, instances), *arguments)
     out = None
     for n, g in parts:
@@ -93,6 +105,28 @@ def _infer(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, 
     x = unbound if weight is None else F.gelu(F.linear(unbound, weight, bias))
     z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
     return z if head_weight is None else F.linear(z, head_weight, head_bias)
+
+
+def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias) -> Tensor | None:
+    """The two cases that the kernel of `index_demux` covers; None for the others: a drawn instance with a linear layer
+    has nothing of size N in it, a matrix without one is a GEMM and a LayerNorm."""
+    (groups, length, width), num_instances = h.shape, transforms.shape[0]
+    norm = (ln_weight, ln_bias, head_weight, head_bias, eps, "triton")
+    if weight is None:
+        if transforms.dim() > 2:
+            return None
+        drawn = None if instances is None else instances.long()
+        return pair_norm(h, transforms.expand(groups, -1, -1), drawn, *norm, product=True)
+    # W (v_i * h) = (W diag v_i) h and W O_i^T h = (W O_i^T) h: one GEMM over all instances. Products of matrices are
+    # worth forming where they are fewer rows than the states that would be multiplied one by one.
+    if instances is not None or (transforms.dim() > 2 and groups * length < width):
+        return None
+    stacked = weight * transforms[:, None] if transforms.dim() == 2 else weight @ transforms.mT
+    projected = F.linear(h, stacked.flatten(0, 1).to(h.dtype)).unflatten(-1, (num_instances, width)).transpose(1, 2)
+    shift = torch.zeros_like(ln_bias) if bias is None else bias
+    shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
+    z = pair_norm(projected, shift, None, *norm)
+    return z.view(groups, num_instances, length, z.shape[-1])
 
 
 def _needs_grad(*tensors) -> bool:
