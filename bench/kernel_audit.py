@@ -33,7 +33,8 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fastmux.kernels import embedding_mux, hadamard_mux, index_demux
+from fastmux.functional.walsh_hadamard import kernel_factors
+from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, walsh_hadamard
 from training.files import write_json
 
 TARGETS = {
@@ -43,7 +44,13 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-_TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int64: "*i64"}
+_TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int64: "*i64",
+    torch.int8: "*i8",
+}
 
 
 @dataclass
@@ -143,7 +150,18 @@ def launches(dtype: torch.dtype, width: int) -> list[Launch]:
         ("embedding_mux_backward", (y, *own, *norm, 0.1, seed, 0, 1, norms, False)),
         ("embedding_mux_backward", (y, *words, *norm, 0.0, 0, 0, -1, frozen, False)),
     ]
-    return record(hadamard_mux, mux) + record(embedding_mux, embedding) + record(index_demux, demux)
+    signs = torch.ones(n, width, dtype=torch.int8)
+    factors = [kernel_factors(width, transpose, dtype, torch.device("cpu")) for transpose in (False, True)]
+    rotation = [
+        ("walsh_hadamard_mux_forward", (x, signs, signs, 0.5, *factors[0])),
+        ("walsh_hadamard_mux_dx", (y, signs, signs, 0.5, dtype, *factors[1])),
+    ]
+    return (
+        record(walsh_hadamard, rotation)
+        + record(hadamard_mux, mux)
+        + record(embedding_mux, embedding)
+        + record(index_demux, demux)
+    )
 
 
 def compile_for(launch: Launch, target: GPUTarget):

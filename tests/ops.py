@@ -44,6 +44,13 @@ def orthogonal_mux(g, n, l, d):
     return {"x": normal(g, n, l, d), "instance_matrices": orthogonal(n, d)}
 
 
+def walsh_hadamard_mux(g, n, l, d):
+    """At the largest size up to d that there is a matrix for."""
+    width = max(m << k for m in (1, 12, 20, 28) for k in range(10) if m << k <= d)
+    signs = {name: torch.randint(0, 2, (n, width), dtype=torch.int8) * 2 - 1 for name in ("inner_signs", "outer_signs")}
+    return {"x": normal(g, n, l, width)} | signs
+
+
 def embedding_mux(g, n, l, d):
     return {
         "input_ids": torch.randint(0, 11, (g, n, l)),
@@ -126,6 +133,7 @@ _index, _unbind, _no_linear = functional.index_demux, functional.unbind_demux, u
 OPS = {
     "hadamard_mux": Op(functional.hadamard_mux, reference.hadamard_mux, hadamard_mux),
     "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
+    "walsh_hadamard_mux": Op(functional.walsh_hadamard_mux, reference.walsh_hadamard_mux, walsh_hadamard_mux),
     "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux),
     "index_demux": Op(_index, reference.index_demux, index_demux),
     "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),

@@ -10,6 +10,7 @@ from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_
 from fastmux.functional.mlp_demux import mlp_demux
 from fastmux.functional.orthogonal_mux import orthogonal_mux
 from fastmux.functional.unbind_demux import unbind_demux
+from fastmux.functional.walsh_hadamard import walsh_hadamard, walsh_hadamard_mux
 
 __all__ = [
     "embedding_mux",
@@ -21,4 +22,6 @@ __all__ = [
     "mlp_demux",
     "orthogonal_mux",
     "unbind_demux",
+    "walsh_hadamard",
+    "walsh_hadamard_mux",
 ]
