@@ -266,7 +266,7 @@ class EmbeddingAdapter:
     ) -> Tensor:
         """Embed and multiplex: ids (G, N, L), position_ids (L) or (G, N, L) -> (G, L, d)."""
         dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
-        if multiplexer.transforms.dim() != 2 or self._is_adapted() or (dropout and torch.compiler.is_compiling()):
+        if not multiplexer.product or self._is_adapted() or (dropout and torch.compiler.is_compiling()):
             # A traced graph has no seeded generator to draw the dropout of the fused op from.
             return multiplexer(self.embed(self.word(input_ids), position_ids, token_type_ids))
         norm = {}

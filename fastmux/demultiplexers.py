@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
+from fastmux.multiplexers import Multiplexer
 from fastmux.registry import Registry
 
 DEMULTIPLEXERS = Registry("demultiplexer")
@@ -26,14 +27,14 @@ class Demultiplexer(nn.Module):
         self,
         h: Tensor,
         prefix_states: Tensor | None,
-        transforms: Tensor,
+        multiplexer: Multiplexer,
         instances: Tensor | None = None,
         head: nn.Linear | None = None,
     ) -> Tensor:
         """Args:
             h: (G, L, d), hidden states at the positions wanted.
             prefix_states: (G, N, d), hidden states at the index prefix; None where `has_prefix` is False.
-            transforms: the multiplexer's (N, d) or (N, d, d).
+            multiplexer: what multiplexed them; its ``transforms`` are (N, d) or (N, d, d).
             instances: (G, L), the one instance wanted at each position; all N if None.
             head: a linear layer (d -> C) to apply while the states are at hand.
 
@@ -43,10 +44,10 @@ class Demultiplexer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say how it demultiplexes")
 
     def retrieve(
-        self, h: Tensor, prefix_states: Tensor | None, transforms: Tensor, instances: Tensor | None = None
+        self, h: Tensor, prefix_states: Tensor | None, multiplexer: Multiplexer, instances: Tensor | None = None
     ) -> Tensor:
         """The states that the retrieval head decodes: those of `forward`, unless a class says otherwise."""
-        return self(h, prefix_states, transforms, instances)
+        return self(h, prefix_states, multiplexer, instances)
 
     def _after_dense(self, instances: Tensor | None, head: nn.Linear | None) -> dict:
         """What every demultiplexing op takes behind its first linear layer."""
@@ -73,7 +74,7 @@ class IndexDemultiplexer(Demultiplexer):
         super().__init__(config)
         self.dense = nn.Linear(2 * self.width, self.width)
 
-    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
         dense = (self.dense.weight, self.dense.bias)
         return F.index_demux(h, prefix_states, *dense, **self._after_dense(instances, head))
 
@@ -92,8 +93,8 @@ class KeyDemultiplexer(IndexDemultiplexer):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
 
-    def forward(self, h, prefix_states, transforms, instances=None, head=None):
-        return super().forward(h, self.instance_keys, transforms, instances, head)
+    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
+        return super().forward(h, self.instance_keys, multiplexer, instances, head)
 
 
 @DEMULTIPLEXERS.register("unbind")
@@ -115,9 +116,9 @@ class UnbindDemultiplexer(Demultiplexer):
             )
         self.dense = nn.Linear(self.width, self.width) if config.unbind_linear else None
 
-    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
         dense = (self.dense.weight, self.dense.bias) if self.dense is not None else (None, None)
-        return F.unbind_demux(h, transforms, *dense, **self._after_dense(instances, head))
+        return F.unbind_demux(h, multiplexer.transforms, *dense, **self._after_dense(instances, head))
 
 
 @DEMULTIPLEXERS.register("mlp")
@@ -141,7 +142,7 @@ class MlpDemultiplexer(Demultiplexer):
         nn.init.ones_(self.ln_weight)
         nn.init.zeros_(self.ln_bias)
 
-    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
         own = (self.weight, self.bias, self.ln_weight, self.ln_bias)
         z = F.mlp_demux(h, *own, self.eps, instances=instances)
         return z if head is None else head(z)
@@ -172,7 +173,7 @@ class RsaDemultiplexer(Demultiplexer):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
 
-    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
         u = self._first(h, instances)
         x = self.dropout(nn.functional.gelu(u))
         for dense in self.dense[1:-1]:
@@ -180,7 +181,7 @@ class RsaDemultiplexer(Demultiplexer):
         z = x + norm_gelu_linear(x, self.output, self.layer_norm)
         return z if head is None else head(z)
 
-    def retrieve(self, h, prefix_states, transforms, instances=None):
+    def retrieve(self, h, prefix_states, multiplexer, instances=None):
         halves = self._halves(h)
         norm = self.retrieval_norms[0]
         x = F.gelu_norm(*halves, norm.weight, norm.bias, norm.eps, instances=instances)

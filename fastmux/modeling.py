@@ -20,7 +20,7 @@ from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
 from fastmux.model_card import model_card
-from fastmux.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
 
@@ -342,7 +342,7 @@ class TMux(TMuxPreTrainedModel):
     def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Linear | None = None) -> Tensor:
         """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a linear head on
         them."""
-        z = self.demultiplexer(h, mux.prefix_states, self.multiplexer.transforms, head=head)
+        z = self.demultiplexer(h, mux.prefix_states, self.multiplexer, head=head)
         return z.flatten(0, 1)[: mux.rows]
 
     def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
@@ -361,8 +361,7 @@ class TMux(TMuxPreTrainedModel):
                 prefix = multiplexer.multiplex_prefix(own, shared).expand(x.shape[0], -1, -1)
                 x = torch.cat([prefix.to(x.dtype), x], dim=1)
             else:
-                at_home = torch.eye(offset, device=own.device, dtype=torch.bool)[:-1, :, None]
-                prefix = torch.where(at_home, own[:, None], shared).expand(x.shape[0], -1, -1, -1)
+                prefix = whole_prefix(own, shared).expand(x.shape[0], -1, -1, -1)
                 x = torch.cat([prefix.to(x.dtype), x], dim=2)
                 mask = None if mask is None else nn.functional.pad(mask, (offset, 0), value=1)
         return x if multiplexer.linear else multiplexer(x, mask)

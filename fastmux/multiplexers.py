@@ -9,6 +9,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
+from fastmux.functional.walsh_hadamard import check_order
 from fastmux.registry import Registry
 
 MULTIPLEXERS = Registry("multiplexer")
@@ -31,6 +32,8 @@ class Multiplexer(nn.Module):
 
     transforms: Tensor
     linear = True
+    #: ``y = 1/N sum_i transforms_i * x_i``: then `F.embedding_mux` embeds and multiplexes in one pass.
+    product = False
 
     def __init__(self, config: TMuxConfig):
         super().__init__()
@@ -56,17 +59,26 @@ class Multiplexer(nn.Module):
         """The multiplexed index prefix, of which instance i holds own[i] at position i and shared[k] elsewhere.
 
         own (N, d), shared (N + 1, d) -> (N + 1, d). By linearity it is the multiplex of N equal rows ``shared`` and, at
-        position k, the correction of instance k alone: 2N + 1 embeddings instead of N (N + 1).
+        position k, the correction of instance k alone: 2N + 1 embeddings instead of N (N + 1). Here for any subclass:
+        all N prefixes.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say how it multiplexes the index prefix")
+        return self(whole_prefix(own, shared)[None]).squeeze(0)
 
     def extra_repr(self) -> str:
         return f"num_instances={self.num_instances}, width={self.width}, learnable={self.learnable}"
 
 
+def whole_prefix(own: Tensor, shared: Tensor) -> Tensor:
+    """Every instance's prefix: own (N, d), shared (N + 1, d) -> (N, N + 1, d)."""
+    at_home = torch.eye(len(shared), device=own.device, dtype=torch.bool)[:-1, :, None]
+    return torch.where(at_home, own[:, None], shared)
+
+
 @MULTIPLEXERS.register("hadamard")
 class HadamardMultiplexer(Multiplexer):
     """``y = 1/N sum_i v_i * x_i`` with v_i ~ N(0, norm^2 I) (DataMUX, section 3.1, ``gaussian_hadamard``)."""
+
+    product = True
 
     def __init__(self, config: TMuxConfig):
         super().__init__(config)
@@ -156,6 +168,45 @@ class LowRankOrthogonalMultiplexer(OrthogonalMultiplexer):
             torch.mm(out[:, block], into[:, block].T, out=matrix)
 
 
+@MULTIPLEXERS.register("walsh_hadamard")
+class WalshHadamardMultiplexer(Multiplexer):
+    """`orthogonal` with ``O_i = H D_i H D'_i``, H the Walsh-Hadamard transform, D and D' random signs: O(d log d) a
+    position and 2d bits an instance.
+
+    Raises:
+        ValueError: if no Hadamard matrix of the embeddings' width is known, or the signs are to be learned.
+    """
+
+    def __init__(self, config: TMuxConfig):
+        if config.learnable_transforms:
+            raise ValueError("learnable_transforms is True, but the signs of multiplexer 'walsh_hadamard' are fixed")
+        super().__init__(config)
+        check_order("multiplexer 'walsh_hadamard'", "the embedding", self.width)
+        for name in ("inner_signs", "outer_signs"):
+            self.register_buffer(name, torch.empty(self.num_instances, self.width, dtype=torch.int8))
+        # Signs are integers whatever the model's dtype is; this follows it.
+        self.register_buffer("one", torch.empty(()), persistent=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.one)
+        for signs in (self.inner_signs, self.outer_signs):
+            if not _from_checkpoint(signs):
+                signs.copy_(2 * torch.randint_like(signs, 2) - 1)
+
+    @property
+    def transforms(self) -> Tensor:
+        """The O_i as matrices, (N, d, d), formed when asked for: by "unbind"."""
+        dtype = torch.promote_types(self.one.dtype, torch.float32)
+        eye = torch.eye(self.width, device=self.one.device, dtype=dtype)
+        inner = F.walsh_hadamard(eye, transpose=True) * self.inner_signs[:, None]  # H D'_i
+        return F.walsh_hadamard((self.outer_signs[:, :, None] * inner).mT).mT.to(self.one.dtype)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return F.walsh_hadamard_mux(x, self.inner_signs, self.outer_signs)
+
+
 @MULTIPLEXERS.register("identity")
 class IdentityMultiplexer(HadamardMultiplexer):
     """The average with no transform. An ablation (DataMUX, section 4.5): the order of the instances is lost, so that a
@@ -171,7 +222,7 @@ class AttentionMultiplexer(HadamardMultiplexer):
     transformer layer over the positions of each instance, with a skip connection around it; `hadamard`'s product; one
     layer over the instances at each position, with another; the average. Vectors as in `hadamard`."""
 
-    linear = False
+    linear = product = False
 
     def __init__(self, config: TMuxConfig):
         super().__init__(config)

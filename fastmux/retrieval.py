@@ -59,7 +59,7 @@ class RetrievalHead(nn.Module):
     def states(self, tmux: nn.Module, mux, instances: Tensor | None = None) -> Tensor:
         """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L)."""
         demultiplexer = tmux.demultiplexer if self.demultiplexer is None else self.demultiplexer
-        x = demultiplexer.retrieve(mux.content, mux.prefix_states, tmux.multiplexer.transforms, instances)
+        x = demultiplexer.retrieve(mux.content, mux.prefix_states, tmux.multiplexer, instances)
         if self.dense is None:
             return x
         y = norm_gelu_linear(x, self.dense, self.layer_norm)
