@@ -45,6 +45,8 @@ TRAIN = [
 ]
 TEST = [
     "hypothesis",
+    "mkdocs>=1.6",
+    "mkdocstrings[python]",
     "onnxruntime",
     "onnxscript",
     "peft>=0.18",

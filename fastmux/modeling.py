@@ -42,8 +42,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # Parts of a task model that a checkpoint of another task need not hold.
-    _heads = ("classifier.", "retrieval.")
+    # What a checkpoint of another task need not hold: heads, and the pooler, which task models do without.
+    _heads = ("classifier.", "retrieval.", "backbone.pooler.")
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^retrieval\."]
 
     @classmethod

@@ -73,6 +73,12 @@ def test_a_task_starts_from_a_warm_up(tmp_path):
     assert_same_tensors(model.retrieval, warm.retrieval)
     assert sorted(info["missing_keys"]) == ["classifier.bias", "classifier.weight"] and model.num_labels == 5
     assert_same_tensors(fastmux.TMux.from_pretrained(tmp_path, add_pooling_layer=False), warm.tmux)
+    whole, info = fastmux.TMux.from_pretrained(tmp_path, output_loading_info=True)  # with a pooler, new as in BERT
+    assert sorted(info["missing_keys"]) == ["backbone.pooler.dense.bias", "backbone.pooler.dense.weight"]
+    rows = batch(3)
+    with torch.no_grad():
+        states = whole.eval()(**rows).last_hidden_state
+        torch.testing.assert_close(states, warm.eval().tmux(**rows).last_hidden_state)
 
 
 def test_half_precision_and_attention_are_chosen_at_loading(tmp_path):
