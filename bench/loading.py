@@ -2,8 +2,8 @@
 
     python bench/loading.py                  # base size; writes bench/results/<device>/loading.json
 
-Each figure is the median of repeats that take turns. Imports run in fresh processes; checkpoints are loaded from a page
-cache that is warm for all alike.
+Each figure is the median of repeats that take turns. Imports run in fresh processes; checkpoints are loaded from a
+page cache that is warm for all alike.
 """
 
 from __future__ import annotations
@@ -55,17 +55,18 @@ def medians(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, fl
     return {name: statistics.median(turn[name] for turn in turns[1:]) for name in calls}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--num_hidden_layers", type=int, default=12)
     parser.add_argument("--output", type=Path, help="JSON file; default: loading.json in the device's results folder")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     imports = medians({name: lambda s=s: import_seconds(s) for name, s in IMPORTS.items()}, args.repeats)
 
     with tempfile.TemporaryDirectory() as folder:
         encoder, mux = Path(folder, "encoder"), Path(folder, "mux")
-        model = BertModel(BertConfig(), add_pooling_layer=False)
+        model = BertModel(BertConfig(num_hidden_layers=args.num_hidden_layers), add_pooling_layer=False)
         model.save_pretrained(encoder)
         multiplexed = fastmux.TMux(model, num_instances=10)
         multiplexed.save_pretrained(mux)
@@ -79,7 +80,8 @@ def main() -> None:
         }
         loading = medians(checkpoints, args.repeats)
 
-    for title, figures in (("imports", imports), ("base-size checkpoint, N = 10, index", loading)):
+    checkpoint = f"checkpoint of {args.num_hidden_layers} layers, d = 768, N = 10, index"
+    for title, figures in (("imports", imports), (checkpoint, loading)):
         first = next(iter(figures.values()))
         print(f"\n{title}")
         for name, value in figures.items():
@@ -87,7 +89,8 @@ def main() -> None:
     print(f"  (the multiplexed checkpoint has {extra:.3f} times the encoder's parameters)")
     output = args.output or results_folder(torch.device("cpu")) / "loading.json"
     machine = machine_info(torch.device("cpu"))
-    write_json(output, {"machine": machine, "repeats": args.repeats, "imports": imports, "loading": loading})
+    settings = {"repeats": args.repeats, "num_hidden_layers": args.num_hidden_layers}
+    write_json(output, {"machine": machine, **settings, "imports": imports, "loading": loading})
     print(f"\nwritten: {output}")
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pyte
 
 from bench import (
     harness,
+    loading,
     memory,
     test_embedding_mux,
     test_hadamard_mux,
@@ -263,3 +264,13 @@ def test_bad_options(script, options, message, capsys):
         script.parse_args(options)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_loading(tmp_path, monkeypatch):
+    """The figures are there, in order, and the slower statement is the slower one."""
+    monkeypatch.setattr(loading, "IMPORTS", {"fast": "pass", "slow": "import time; time.sleep(0.2)"})
+    output = tmp_path / "loading.json"
+    loading.main(["--repeats", "1", "--num_hidden_layers", "1", "--output", str(output)])
+    report = json.loads(output.read_text())
+    assert report["imports"]["slow"] > 0.2 > report["imports"]["fast"] and report["num_hidden_layers"] == 1
+    assert len(report["loading"]) == 3 and all(seconds > 0 for seconds in report["loading"].values())

@@ -59,4 +59,4 @@ def test_the_documentation_builds(tmp_path):
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True))
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
     for name in ("TMuxForSequenceClassification", "index_demux", "num_instances", "walsh_hadamard_mux"):
-        assert name in api
+        assert name in api, name
