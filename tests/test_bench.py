@@ -15,6 +15,7 @@ from transformers import BertConfig
 pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pytest-benchmark")
 
 from bench import (
+    everything,
     harness,
     loading,
     memory,
@@ -274,3 +275,17 @@ def test_loading(tmp_path, monkeypatch):
     report = json.loads(output.read_text())
     assert report["imports"]["slow"] > 0.2 > report["imports"]["fast"] and report["num_hidden_layers"] == 1
     assert len(report["loading"]) == 3 and all(seconds > 0 for seconds in report["loading"].values())
+
+
+def test_everything_runs_every_step_and_says_how_it_went(tmp_path, monkeypatch):
+    steps = {
+        "good": ["-c", "open(r'{out}/good.json', 'w').write('1'); print('said')"],
+        "bad": ["-c", "raise SystemExit(3)"],
+        "slow": ["-c", "import time; time.sleep(60)"],
+    }
+    monkeypatch.setattr(everything, "STEPS", steps)
+    assert everything.main(["--minutes", "0.05", "--output", str(tmp_path)]) == 1
+    report = json.loads((tmp_path / "everything.json").read_text())["steps"]
+    assert [report[name]["exit"] for name in steps] == [0, 3, None]
+    assert (tmp_path / "good.log").read_text() == "said\n" and (tmp_path / "good.json").read_text() == "1"
+    assert everything.main(["--steps", "good", "--output", str(tmp_path)]) == 0
