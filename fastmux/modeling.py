@@ -326,13 +326,15 @@ class TMux(TMuxPreTrainedModel):
             encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
-        h = outputs.last_hidden_state
-        # DataMUX, section 3.2: the prefix's CLS; the first position where there is no prefix.
-        summary = max(offset - 1, 0)
+        prefix, content = None, outputs.last_hidden_state
+        if offset:
+            # One split, not slices: the gradient of every slice would be as large as all states.
+            prefix, content = content.split([offset, content.shape[1] - offset], dim=1)
         return Multiplexed(
-            content=h[:, offset:],
-            prefix_states=h[:, : self.num_instances] if offset else None,
-            summary=h[:, summary : summary + 1],
+            content=content,
+            prefix_states=None if prefix is None else prefix[:, :-1],
+            # DataMUX, section 3.2: the prefix's CLS; the first position where there is no prefix.
+            summary=content[:, :1] if prefix is None else prefix[:, -1:],
             rows=rows,
             input_ids=ids,
             attention_mask=mask,
