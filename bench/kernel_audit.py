@@ -4,7 +4,12 @@
     python bench/kernel_audit.py --targets sm_90 --hidden_sizes 768
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
-Exit status 1 if a kernel spills on an NVIDIA target, or if it has no access of 16 bytes a thread.
+Exit status 1 if a kernel spills on an NVIDIA target, or if it has no access of 16 bytes a thread, or if it moves more
+than 1.1 times the bytes that it must.
+
+Bytes and operations are counted by `bench.traffic`, under the interpreter; the times predicted from them are those of
+the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with N = 4
+in bf16: floors, not measurements.
 
 The launchers of `fastmux.kernels` are run on small CPU tensors with their kernels replaced by recorders: what is
 compiled is the code that ships, with the tiles, warps and argument types that it would be launched with.
@@ -13,6 +18,7 @@ compiled is the code that ships, with the tiles, warps and argument types that i
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -33,8 +39,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from fastmux.functional.walsh_hadamard import kernel_factors
-from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, walsh_hadamard
+from bench.launches import calls
 from training.files import write_json
 
 TARGETS = {
@@ -44,6 +49,31 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU by its datasheet: bytes and float32 operations (without tensor cores) a second, and what a multiprocessor
+    holds."""
+
+    target: str
+    bandwidth: float
+    flops: float
+    registers: int  # of 32 bits, in one register file; AMD has one for each of 4 SIMDs
+    shared: int
+    warps: int
+
+
+# A100 80GB SXM, H100 SXM, H200 SXM, HGX B200 (a GPU of eight) and Instinct MI300X.
+DEVICES = {
+    "A100": Device("sm_80", 2.039e12, 19.5e12, 65536, 164 << 10, 64),
+    "H100": Device("sm_90", 3.35e12, 67e12, 65536, 228 << 10, 64),
+    "H200": Device("sm_90", 4.8e12, 67e12, 65536, 228 << 10, 64),
+    "B200": Device("sm_100", 8.0e12, 75e12, 65536, 228 << 10, 64),
+    "MI300X": Device("gfx942", 5.3e12, 163.4e12, 4 * 64 * 512, 64 << 10, 32),
+}
+REPORTED = 2**26  # G * N * L * d of predicted times
+TRAFFIC_LIMIT = 1.1
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -74,6 +104,7 @@ class Finding:
     registers: int | None
     stack_bytes: int | None
     shared_bytes: int
+    occupancy: float
     accesses: list[str]
     problem: str | None
 
@@ -104,64 +135,13 @@ def record(module, calls: list[tuple]) -> list[Launch]:
     return launches
 
 
-def launches(dtype: torch.dtype, width: int) -> list[Launch]:
+def launches(dtype: torch.dtype, width: int, sizes: tuple[int, int, int] = (2, 4, 128)) -> list[Launch]:
     """Every kernel of the project, in every variant of its arguments that compiles differently."""
-    g, n, length = 2, 4, 128
-    x, y = torch.ones(g, n, length, width, dtype=dtype), torch.ones(g, length, width, dtype=dtype)
-    v, p = torch.ones(n, width, dtype=dtype), torch.ones(g, n, width, dtype=dtype)
-    drawn = torch.zeros(g, length, dtype=torch.long)
-    row = torch.ones(width, dtype=dtype)
-    mux = [
-        ("hadamard_mux_forward", (x, v, 0.25)),
-        ("hadamard_mux_dx", (y, v, 0.25, dtype)),
-        ("hadamard_mux_dv", (y, x, 0.25, dtype)),
+    return [
+        launch
+        for call in calls(dtype, width, *sizes)
+        for launch in record(call.module, [(call.launcher, call.arguments)])
     ]
-    heads = [torch.ones(c, width, dtype=dtype) for c in (4, 16)]
-    demux = [
-        ("index_demux_forward", (y, p, None, row, row, 1e-12)),
-        ("index_demux_forward", (y, p, drawn, row, row, 1e-12)),
-        ("index_demux_backward", (x, y, p, None, row, 1e-12, True, True)),
-        ("index_demux_backward", (y, y, p, drawn, row, 1e-12, True, True)),
-        ("index_demux_backward", (x, y, p, None, row, 1e-12, False, False)),
-        ("index_demux_forward", (y, p, None, row, row, 1e-12, heads[0])),
-        ("index_demux_forward", (y, p, None, row, row, 1e-12, heads[1])),
-        ("index_demux_forward", (y, p, drawn, row, row, 1e-12, heads[0])),
-        ("index_demux_forward", (y, p, None, row, row, 1e-12, None, None, True)),
-        ("index_demux_backward", (x, y, p, None, row, 1e-12, True, True, True)),
-        ("index_demux_head_backward", (x[..., :4], y, p, None, row, row, heads[0], 1e-12, True, True)),
-        ("index_demux_head_backward", (y[..., :4], y, p, drawn, row, row, heads[0], 1e-12, True, True)),
-    ]
-    table, ids = torch.ones(512, width, dtype=dtype), torch.zeros(g, n, length, dtype=torch.long)
-    shared, none, seed = torch.arange(length), torch.zeros(length, dtype=torch.long), 2**40 + 3
-    norm, norms = (1e-12, 0.25), (True,) * 6
-    # As BERT is given (positions and types shared by all rows), with ids of each row's own, and words alone.
-    bert = (ids, shared, none, table, table, table[:2], row, row, v)
-    own = (ids, ids, ids, table, table, table[:2], row, row, v)
-    words = (ids, None, None, table, *[None] * 4, v)
-    frozen = (False, False, False, False, False, True)
-    embedding = [
-        ("embedding_mux_forward", (*bert, *norm, 0.0, 0)),
-        ("embedding_mux_forward", (*bert, *norm, 0.1, seed)),
-        ("embedding_mux_forward", (*own, *norm, 0.1, seed)),
-        ("embedding_mux_forward", (*words, *norm, 0.0, 0)),
-        ("embedding_mux_backward", (y, *bert, *norm, 0.0, 0, -1, -1, norms, False)),
-        ("embedding_mux_backward", (y, *bert, *norm, 0.1, seed, 0, -1, norms, False)),
-        ("embedding_mux_backward", (y, *bert, *norm, 0.1, seed, 0, -1, norms, True)),
-        ("embedding_mux_backward", (y, *own, *norm, 0.1, seed, 0, 1, norms, False)),
-        ("embedding_mux_backward", (y, *words, *norm, 0.0, 0, 0, -1, frozen, False)),
-    ]
-    signs = torch.ones(n, width, dtype=torch.int8)
-    factors = [kernel_factors(width, transpose, dtype, torch.device("cpu")) for transpose in (False, True)]
-    rotation = [
-        ("walsh_hadamard_mux_forward", (x, signs, signs, 0.5, *factors[0])),
-        ("walsh_hadamard_mux_dx", (y, signs, signs, 0.5, dtype, *factors[1])),
-    ]
-    return (
-        record(walsh_hadamard, rotation)
-        + record(hadamard_mux, mux)
-        + record(embedding_mux, embedding)
-        + record(index_demux, demux)
-    )
 
 
 def compile_for(launch: Launch, target: GPUTarget):
@@ -203,9 +183,39 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
         stack = int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1]) * 4
         accesses = sorted(set(re.findall(r"(?:global|buffer)_(?:load|store)_\w+", text)))
-    return Finding(
-        launch.name, target_name, dtype, width, registers, stack, compiled.metadata.shared, accesses, problem
-    )
+    shared = compiled.metadata.shared
+    occupied = occupancy(target_name, registers, shared, compiled.metadata.num_warps)
+    return Finding(launch.name, target_name, dtype, width, registers, stack, shared, occupied, accesses, problem)
+
+
+def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
+    """Share of a multiprocessor's warps that can be resident, by registers, shared memory and warps."""
+    device = next(d for d in DEVICES.values() if d.target == target)
+    lanes = TARGETS[target].warp_size
+    by_registers = device.registers // (-(-registers // 8) * 8 * lanes * warps)
+    by_shared = device.shared // (shared + 1024)  # of which the system keeps 1 KiB a program
+    return min(device.warps // warps, by_registers, by_shared) * warps / device.warps
+
+
+def traffic() -> list[dict]:
+    """What `bench.traffic` counts: in a process of its own, whose kernels are defined for the interpreter."""
+    command = [sys.executable, "-m", "bench.traffic"]
+    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"bench.traffic failed:\n{done.stderr}")
+    counted = json.loads(done.stdout)
+    for entry in counted:
+        entry["ratio"] = entry["bytes"] / entry["minimal_bytes"]
+        entry["predicted_us"] = predicted(entry)
+    return counted
+
+
+def predicted(entry: dict) -> dict[str, float]:
+    """Microseconds for `REPORTED` elements on each device: the slower of the bytes moved and the operations done."""
+    scale = REPORTED / entry["elements"]
+    return {
+        name: 1e6 * scale * max(entry["bytes"] / d.bandwidth, entry["flops"] / d.flops) for name, d in DEVICES.items()
+    }
 
 
 def _cuobjdump(cubin: bytes) -> tuple[str, str]:
@@ -233,21 +243,34 @@ def main() -> int:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
     parser.add_argument("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096])
+    parser.add_argument("--skip_traffic", action="store_true", help="compile only; counting takes most of the time")
     parser.add_argument("--output", type=Path, help="write the findings as JSON to this file")
     args = parser.parse_args()
     findings = []
-    print(f"{'kernel':38}{'target':8}{'dtype':6}{'d':>6}{'regs':>6}{'stack':>7}{'shared':>8}  accesses")
+    print(f"{'kernel':38}{'target':8}{'dtype':6}{'d':>6}{'regs':>6}{'stack':>7}{'shared':>8}{'occupied':>9}  accesses")
     for f in audit(args.targets, args.dtypes, args.hidden_sizes):
         findings.append(f)
         widths = " ".join(f.accesses) if f.target.startswith("sm") else f"{len(f.accesses)} kinds"
-        numbers = f"{f.hidden_size:>6}{f.registers:>6}{f.stack_bytes:>7}{f.shared_bytes:>8}"
+        numbers = f"{f.hidden_size:>6}{f.registers:>6}{f.stack_bytes:>7}{f.shared_bytes:>8}{f.occupancy:>9.0%}"
         problem = f"  <- {f.problem}" if f.problem else ""
         print(f"{f.kernel:38}{f.target:8}{f.dtype:6}{numbers}  {widths}{problem}", flush=True)
+    counted = [] if args.skip_traffic else traffic()
+    if counted:
+        print(
+            f"\n{'launcher':32}{'moved / minimum':>16}{'flops':>7}" + "".join(f"{name + ' us':>10}" for name in DEVICES)
+        )
+    for entry in counted:
+        times = "".join(f"{us:>10.1f}" for us in entry["predicted_us"].values())
+        excess = "  <- moves too much" if entry["ratio"] > TRAFFIC_LIMIT else ""
+        per_element = entry["flops"] / entry["elements"]
+        print(f"{entry['launcher']:32}{entry['ratio']:>16.3f}{per_element:>7.1f}{times}{excess}")
     if args.output:
-        write_json(args.output, {"triton": triton.__version__, "findings": [asdict(f) for f in findings]})
+        results = {"triton": triton.__version__, "findings": [asdict(f) for f in findings], "traffic": counted}
+        write_json(args.output, results)
     problems = [f for f in findings if f.problem]
-    print(f"{len(findings)} kernels compiled, {len(problems)} with a problem")
-    return 1 if problems else 0
+    excessive = [entry for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
+    print(f"{len(findings)} kernels compiled, {len(problems)} with a problem; {len(excessive)} move too much")
+    return 1 if problems or excessive else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""Every kernel of the project, called as the library calls it, with the bytes that each call must move at least."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from fastmux.functional.walsh_hadamard import kernel_factors
+from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, walsh_hadamard
+
+ROWS = 4096  # of every embedding table
+LABELS = 4
+
+
+@dataclass
+class Call:
+    """A launcher of a module of `fastmux.kernels` with its arguments, and the traffic of the design's table."""
+
+    module: ModuleType
+    launcher: str
+    arguments: tuple
+    minimal_bytes: int
+
+
+def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: int) -> list[Call]:
+    """One call for each variant of a kernel's arguments that compiles differently."""
+    g, n, l, d, s = groups, instances, length, width, dtype.itemsize
+    x, y = torch.ones(g, n, l, d, dtype=dtype), torch.ones(g, l, d, dtype=dtype)
+    v, p, row = torch.ones(n, d, dtype=dtype), torch.ones(g, n, d, dtype=dtype), torch.ones(d, dtype=dtype)
+    all_x, all_y, all_p = s * x.numel(), s * y.numel(), s * p.numel()
+
+    signs = torch.ones(n, d, dtype=torch.int8)
+    factors = [kernel_factors(d, transpose, dtype, torch.device("cpu")) for transpose in (False, True)]
+    listed = [
+        (hadamard_mux, "hadamard_mux_forward", (x, v, 0.25), all_x + all_y),
+        (hadamard_mux, "hadamard_mux_dx", (y, v, 0.25, dtype), all_y + all_x),
+        (hadamard_mux, "hadamard_mux_dv", (y, x, 0.25, dtype), all_y + all_x),
+        (walsh_hadamard, "walsh_hadamard_mux_forward", (x, signs, signs, 0.5, *factors[0]), all_x + all_y),
+        (walsh_hadamard, "walsh_hadamard_mux_dx", (y, signs, signs, 0.5, dtype, *factors[1]), all_y + all_x),
+    ]
+
+    # Ids are drawn so that rows come from everywhere in the table.
+    table = torch.ones(ROWS, d, dtype=dtype)
+    ids = torch.randint(0, ROWS, (g, n, l), generator=torch.Generator().manual_seed(0))
+    types, shared, none = ids % 2, torch.arange(l), torch.zeros(l, dtype=torch.long)
+    norm, seed, everything = (1e-12, 0.25), 2**40 + 3, [True] * 6
+    # As BERT is given (positions and types shared by all rows), with ids of each row's own, and words alone.
+    bert = (ids, shared, none, table, table, table[:2], row, row, v)
+    own = (ids, (ids + 1) % ROWS, types, table, table.clone(), table[:2], row, row, v)
+    words = (ids, None, None, table, *[None] * 4, v)
+    all_ids, rows = 8 * ids.numel(), 4 * x.numel()  # rows: those of the accumulator
+    forward, backward = "embedding_mux_forward", "embedding_mux_backward"
+    listed += [
+        (embedding_mux, forward, (*bert, *norm, 0.0, 0), all_x + all_y + all_ids),
+        (embedding_mux, forward, (*own, *norm, 0.1, seed), 2 * all_x + all_y + 3 * all_ids),
+        (embedding_mux, forward, (*words, *norm, 0.0, 0), all_x + all_y + all_ids),
+        (
+            embedding_mux,
+            backward,
+            (y, *bert, *norm, 0.1, seed, 0, -1, everything, False),
+            all_x + all_y + all_ids + rows,
+        ),
+        (
+            embedding_mux,
+            backward,
+            (y, *bert, *norm, 0.1, seed, 0, -1, everything, True),
+            all_x + all_y + all_ids + rows,
+        ),
+        (
+            embedding_mux,
+            backward,
+            (y, *own, *norm, 0.0, 0, 0, 1, everything, False),
+            2 * (all_x + rows) + all_y + 3 * all_ids,
+        ),
+        (
+            embedding_mux,
+            backward,
+            (y, *words, *norm, 0.0, 0, 0, -1, [False] * 5 + [True], False),
+            all_x + all_y + all_ids,
+        ),
+    ]
+
+    drawn = torch.randint(0, n, (g, l), generator=torch.Generator().manual_seed(0))
+    head, many = torch.ones(LABELS, d, dtype=dtype), torch.ones(16, d, dtype=dtype)
+    logits = torch.ones(g, n, l, LABELS, dtype=dtype)
+    all_logits, all_drawn = s * logits.numel(), 8 * drawn.numel()
+    forward, backward, headed = "index_demux_forward", "index_demux_backward", "index_demux_head_backward"
+    listed += [
+        (index_demux, forward, (y, p, None, row, row, 1e-12), all_y + all_p + all_x),
+        (index_demux, forward, (y, p, drawn, row, row, 1e-12), 2 * all_y + all_p + all_drawn),
+        (index_demux, forward, (y, p, None, row, row, 1e-12, head), all_y + all_p + all_logits),
+        (index_demux, forward, (y, p, None, row, row, 1e-12, many), all_y + all_p + 16 * s * g * n * l),
+        (index_demux, forward, (y, p, None, row, row, 1e-12, None, None, True), all_y + all_p + all_x),
+        (index_demux, backward, (x, y, p, None, row, 1e-12, True, True), all_x + 2 * (all_y + all_p)),
+        (index_demux, backward, (y.clone(), y, p, drawn, row, 1e-12, True, True), 3 * all_y + all_p + all_drawn),
+        (index_demux, backward, (x, y, p, None, row, 1e-12, True, True, True), all_x + 2 * (all_y + all_p)),
+        (
+            index_demux,
+            headed,
+            (logits, y, p, None, row, row, head, 1e-12, True, True),
+            all_logits + 2 * (all_y + all_p),
+        ),
+    ]
+    return [Call(*call) for call in listed]
