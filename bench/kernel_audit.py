@@ -194,7 +194,8 @@ def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
     lanes = TARGETS[target].warp_size
     by_registers = device.registers // (-(-registers // 8) * 8 * lanes * warps)
     by_shared = device.shared // (shared + 1024)  # of which the system keeps 1 KiB a program
-    return min(device.warps // warps, by_registers, by_shared) * warps / device.warps
+    # 32: the programs that a multiprocessor takes, however small they are.
+    return min(32, device.warps // warps, by_registers, by_shared) * warps / device.warps
 
 
 def traffic() -> list[dict]:
