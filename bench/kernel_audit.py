@@ -4,8 +4,8 @@
     python bench/kernel_audit.py --targets sm_90 --hidden_sizes 768
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
-Exit status 1 if a kernel spills on an NVIDIA target, or if it has no access of 16 bytes a thread, or if it moves more
-than 1.1 times the bytes that it must.
+Exit status 1 if a kernel spills on an NVIDIA target, has no access of 16 bytes a thread, multiplies matrices without
+tensor cores, or moves more than 1.1 times the bytes that it must.
 
 Bytes and operations are counted by `bench.traffic`, under the interpreter; the times predicted from them are those of
 the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with N = 4
@@ -48,6 +48,11 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+#: Bytes of stack that are no spill to mend: ptxas moves a value or two of a thread there, outside of the loops, where
+#: that lets one more program onto a multiprocessor. More is a tile that is too large.
+TOLERATED_STACK = 32
+#: Kernels whose work is matrix products.
+MATRIX_KERNELS = ("walsh_hadamard",)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -174,10 +179,13 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         usage, sass = _cuobjdump(compiled.asm["cubin"])
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         accesses = sorted(set(re.findall(r"(?:LDG|STG)\.E[.\w]*", sass)))
-        if stack:
+        tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None
+        if stack > TOLERATED_STACK:
             problem = f"spills {stack} bytes"
         elif not any("128" in a for a in accesses):
             problem = "no access of 16 bytes"
+        elif launch.name.startswith(MATRIX_KERNELS) and not tensor_cores:
+            problem = "no tensor-core instruction"
     else:
         text = compiled.asm["amdgcn"]
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])

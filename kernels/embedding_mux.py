@@ -270,7 +270,7 @@ def _backward_kernel(
 
 # (elements of a tile, elements a thread). Forward: small programs, 16 warps of which fit a multiprocessor, for gathers
 # that wait for ids.
-_FORWARD_TILE, _BACKWARD_TILE = (2048, 16), (4096, 16)
+_FORWARD_TILE, _BACKWARD_TILE = (2048, 16), (2048, 16)
 _PROGRAMS_PER_MULTIPROCESSOR = 4
 _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
 
