@@ -395,6 +395,13 @@ class TMux(TMuxPreTrainedModel):
     def _check_inputs(self, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds) -> None:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        given |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        device = adapter.word.weight.device
+        for name, t in given.items():
+            # Weights that are put off to disk or another process are "meta" until their module runs.
+            if t is not None and t.device != device and device.type != "meta":
+                raise ValueError(f"{name} is on {t.device}, expected {device}, where the model is")
         if input_ids is not None:
             if input_ids.dim() != 2:
                 raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (rows, length)")

@@ -296,6 +296,8 @@ class TestFromABackbone:
             r"inputs_embeds has shape \(2, 7, 15\), expected \(rows, length, 16\)",
         ),
         (batch(2) | {"attention_mask": torch.ones(2, 6)}, r"attention_mask has shape \(2, 6\), expected \(2, 7\)"),
+        ({"input_ids": torch.ones(2, 7, dtype=torch.long, device="meta")}, "input_ids is on meta, expected cpu"),
+        (batch(2) | {"attention_mask": torch.ones(2, 7, device="meta")}, "attention_mask is on meta, expected cpu"),
         (batch(2) | {"token_type_ids": torch.full((2, 7), 2)}, "token_type_ids holds 2, expected values from 0 to 1"),
         (batch(2) | {"position_ids": torch.full((2, 7), 36)}, "position_ids holds 36, expected values from 0 to 35"),
     ],

@@ -97,12 +97,12 @@ STDLIB = Recipe(
     intermediate_size=384,
     dropout=0.1,
     retrieval_rows=64,
-    retrieval_steps=1000,
+    retrieval_steps=900,
     unbind_retrieval_steps=450,
     retrieval_learning_rate=2e-3,
     task_rows=32,
     task_epochs=2.0,
-    mux_task_epochs=6.0,
+    mux_task_epochs=5.0,
     plain_learning_rate=1e-3,
     mux_learning_rate=1e-3,
     group_by_length=False,
@@ -130,5 +130,14 @@ SST2 = Recipe(
 )
 
 CONLL2003 = replace(
-    SST2, max_length=96, hidden_size=192, intermediate_size=768, task_epochs=8.0, mux_task_epochs=12.0, num_layers=3
+    SST2,
+    max_length=96,
+    hidden_size=192,
+    num_layers=3,
+    intermediate_size=768,
+    dropout=0.1,
+    retrieval_steps=1000,
+    unbind_retrieval_steps=500,
+    task_epochs=8.0,
+    mux_task_epochs=12.0,
 )

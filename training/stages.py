@@ -24,7 +24,7 @@ from training.files import read_json, remove, replacing, write_json
 from training.metrics import to_ids
 
 #: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.
-EVALUATIONS = 8
+EVALUATIONS = 6
 #: Rows of such an evaluation, at most.
 CURVE_ROWS = 512
 
