@@ -31,6 +31,9 @@ class TMuxConfig(PreTrainedConfig):
             one position, and states are told apart where retrieval has learnt to tell them apart.
         retrieval_loss_weight: lambda of ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3), in
             [0, 1]; 0 leaves the retrieval head out.
+        retrieval_percentage: share of the positions, drawn anew at every step, at which the retrieval loss asks; in
+            (0, 1]. As an auxiliary loss it keeps what the warm-up learnt from a quarter of them as well, and the
+            vocabulary's logits are a third of the cost of a small model's step.
         classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.
         classifier_type: a task head: "linear" (default); "mlp", a layer and a GELU before that; "mlp_norm", a LayerNorm
             between the two as well.
@@ -77,6 +80,7 @@ class TMuxConfig(PreTrainedConfig):
     unbind_linear: bool = True
     sequence_summary: str = "first"
     retrieval_loss_weight: float = 0.1
+    retrieval_percentage: float = 1.0
     classifier_dropout: float | None = None
     classifier_type: str = "linear"
     tie_retrieval_decoder: bool = True
@@ -125,6 +129,8 @@ class TMuxConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
         if not 0.0 <= self.retrieval_loss_weight <= 1.0:
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
+        if not 0.0 < self.retrieval_percentage <= 1.0:
+            raise ValueError(f"retrieval_percentage is {self.retrieval_percentage}, expected a number above 0, up to 1")
         if not self.hadamard_norm > 0.0:
             raise ValueError(f"hadamard_norm is {self.hadamard_norm}, expected a number above 0")
 

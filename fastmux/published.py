@@ -119,6 +119,7 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
         retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
         tie_retrieval_decoder=False,
         retrieval_loss_weight=stored.get("retrieval_loss_coeff", 0.1),
+        retrieval_percentage=stored.get("retrieval_percentage", 1.0),
         task_loss_weight=stored.get("task_loss_coeff"),
         retrieval_counts_padding=task == "TMuxForMaskedLM",
         mask_instances=task != "TMuxForMaskedLM",

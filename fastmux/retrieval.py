@@ -29,6 +29,7 @@ class RetrievalHead(nn.Module):
         self.dense = nn.Linear(width, width) if config.retrieval_transform else None
         self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.retrieval_transform else None
         self.residual = config.retrieval_residual
+        self.percentage = config.retrieval_percentage
         tied = config.tie_retrieval_decoder and config.embedding_size == width
         self.weight = None if tied else nn.Parameter(torch.empty(config.vocab_size, width))
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
@@ -56,10 +57,12 @@ class RetrievalHead(nn.Module):
         """The decoder's weight (V, d)."""
         return word_embeddings if self.weight is None else self.weight
 
-    def states(self, tmux: nn.Module, mux, instances: Tensor | None = None) -> Tensor:
-        """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L)."""
+    def states(self, tmux: nn.Module, mux, instances: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L); at some
+        positions (K), K in place of L."""
         demultiplexer = tmux.demultiplexer if self.demultiplexer is None else self.demultiplexer
-        x = demultiplexer.retrieve(mux.content, mux.prefix_states, tmux.multiplexer, instances)
+        h = mux.content if positions is None else mux.content[:, positions]
+        x = demultiplexer.retrieve(h, mux.prefix_states, tmux.multiplexer, instances)
         if self.dense is None:
             return x
         y = norm_gelu_linear(x, self.dense, self.layer_norm)
@@ -75,7 +78,12 @@ class RetrievalHead(nn.Module):
         if instances is None:
             instances = torch.randint(num_instances, (groups, length), device=labels.device)
         targets = labels.gather(1, instances[:, None]).squeeze(1)
-        return self.cross_entropy(tmux, self.states(tmux, mux, instances), targets)
+        positions = None
+        if self.training and self.percentage < 1.0:
+            asked = max(1, round(self.percentage * length))
+            positions = torch.randperm(length, device=labels.device)[:asked]
+            instances, targets = instances[:, positions], targets[:, positions]
+        return self.cross_entropy(tmux, self.states(tmux, mux, instances, positions), targets)
 
     def cross_entropy(self, tmux: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is none."""

@@ -267,3 +267,24 @@ def test_the_papers_treatment_of_padding_and_first_tokens():
         )
         loss = model(**rows, labels=labels, retrieval_instances=instances).retrieval_loss
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
+
+
+def test_retrieval_may_ask_at_some_positions_only():
+    model = build(fastmux.TMuxForSequenceClassification, "index", retrieval_percentage=0.4)
+    rows, labels = batch(6, padded=True), torch.randint(0, 2, (6,))
+    instances = torch.randint(0, 3, (2, 7))
+    torch.manual_seed(1)
+    ours = model(**rows, labels=labels, retrieval_instances=instances).retrieval_loss
+    torch.manual_seed(1)
+    positions = torch.randperm(7)[:3]
+    targets = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100).unflatten(0, (2, 3))
+    z = retrieval_states(model, rows)[:, :, positions]
+    decoder, bias = model.get_input_embeddings().weight, model.retrieval.bias
+    expected = reference.retrieval_loss(z, instances[:, positions], targets[..., positions], decoder, bias)
+    assert relative_error(ours.detach(), expected.detach()) < 1e-10
+    model.eval()
+    whole = reference.retrieval_loss(retrieval_states(model, rows), instances, targets, decoder, bias)
+    loss = model(**rows, labels=labels, retrieval_instances=instances).retrieval_loss
+    assert relative_error(loss.detach(), whole.detach()) < 1e-10
+    with pytest.raises(ValueError, match="retrieval_percentage is 0.0, expected a number above 0"):
+        build(fastmux.TMuxForSequenceClassification, retrieval_percentage=0.0)

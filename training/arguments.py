@@ -96,7 +96,7 @@ class Options:
     )
     groupings: int = field(default=5, metadata={"help": "Random groupings over which multiplexed models are scored."})
     throughput_seconds: float = field(
-        default=20.0,
+        default=12.0,
         metadata={"help": "Time to spend on measuring instances per second, all variants together."},
     )
     resume: bool = field(

@@ -82,6 +82,7 @@ class ModelFactory:
         """A multiplexed model with a new task head, on what the warm-up left or on the encoder alone."""
         head = _MUX_HEADS[self.kind]
         options = {**self.labels, "retrieval_loss_weight": self.retrieval_loss_weight}
+        options["retrieval_percentage"] = self.recipe.task_retrieval_percentage
         if warmed_up is None:
             backbone = self._backbone(self.recipe.dropout)
             return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)

@@ -32,6 +32,9 @@ class Recipe:
     retrieval_steps: int | None = _value("Steps of the retrieval warm-up; 0 leaves it out.")
     unbind_retrieval_steps: int | None = _value("The same for the demultiplexer `unbind`, which needs fewer.")
     retrieval_learning_rate: float | None = _value("Peak learning rate of the retrieval warm-up.")
+    task_retrieval_percentage: float | None = _value(
+        "Share of the positions at which the retrieval loss of the task stage asks."
+    )
     task_rows: int | None = _value("Rows of a task step, on each device; a multiple of N. The same for every variant.")
     task_epochs: float | None = _value("Epochs of the plain encoder's task stage.")
     mux_task_epochs: float | None = _value(
@@ -83,6 +86,8 @@ class Recipe:
                 )
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+        if not 0 < self.task_retrieval_percentage <= 1:
+            raise ValueError(f"task_retrieval_percentage must be in (0, 1], got {self.task_retrieval_percentage}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -96,13 +101,14 @@ STDLIB = Recipe(
     num_heads=4,
     intermediate_size=384,
     dropout=0.1,
-    retrieval_rows=64,
-    retrieval_steps=900,
-    unbind_retrieval_steps=450,
+    retrieval_rows=48,
+    retrieval_steps=1000,
+    unbind_retrieval_steps=400,
     retrieval_learning_rate=2e-3,
+    task_retrieval_percentage=0.25,
     task_rows=32,
     task_epochs=2.0,
-    mux_task_epochs=5.0,
+    mux_task_epochs=4.5,
     plain_learning_rate=1e-3,
     mux_learning_rate=1e-3,
     group_by_length=False,
@@ -121,6 +127,7 @@ SST2 = Recipe(
     retrieval_steps=800,
     unbind_retrieval_steps=400,
     retrieval_learning_rate=2e-3,
+    task_retrieval_percentage=1.0,
     task_rows=64,
     task_epochs=2.0,
     mux_task_epochs=3.0,

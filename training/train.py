@@ -35,7 +35,7 @@ from training.tokenization import train_tokenizer
 #: the best.
 THROUGHPUT_BATCHES = (8, 16, 32, 64)
 #: Packed rows of held-out text on which retrieval accuracy is measured, at most.
-RETRIEVAL_ROWS = 512
+RETRIEVAL_ROWS = 256
 
 
 class Run:
