@@ -1,4 +1,4 @@
-"""T-MUX with task heads: retrieval pre-training, sequence and token classification."""
+"""T-MUX with task heads: retrieval pre-training, masked tokens, sequence and token classification."""
 
 from __future__ import annotations
 

@@ -102,8 +102,7 @@ def test_export(head, demux):
         torch.testing.assert_close(exported(**rows).logits, model(**rows).logits)
 
 
-@pytest.mark.parametrize("demux", ["index", "unbind"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("head", "demux"), list(zip(HEADS, ["index", "unbind"], strict=True)))
 def test_onnx(head, demux, tmp_path):
     model = head.from_backbone(BERT, 3, demultiplexer=demux, num_labels=4).eval()
     groups, length = torch.export.Dim("groups", min=1, max=64), torch.export.Dim("length", min=2, max=30)
