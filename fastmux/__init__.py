@@ -27,7 +27,7 @@ _MODULES = {
 }
 _SUBMODULES = ("functional", "reference")
 
-__all__ = [*sorted([*_MODULES, *_SUBMODULES])]
+__all__ = sorted([*_MODULES, *_SUBMODULES])
 
 
 def __getattr__(name: str):

@@ -205,6 +205,4 @@ class RsaDemultiplexer(Demultiplexer):
 
 def norm_gelu_linear(x: Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> Tensor:
     """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d)."""
-    rows = nn.functional.linear(x, dense.weight).flatten(0, -3)
-    shift = dense.bias.to(rows.dtype).expand(rows.shape[0], 1, -1)
-    return F.gelu_norm(rows, shift, norm.weight, norm.bias, norm.eps).view(*x.shape[:-1], -1)
+    return F.linear_gelu_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, norm.eps)

@@ -58,14 +58,18 @@ class TMuxMaskedLMOutput(MaskedLMOutput):
     retrieval_loss: Tensor | None = None
 
 
-class TMuxForRetrieval(TMuxPreTrainedModel):
-    """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
+class _TMuxWithDecoder(TMuxPreTrainedModel):
+    """T-MUX and the head that decodes its states to tokens."""
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.retrieval = RetrievalHead(config)
         self.post_init()
+
+
+class TMuxForRetrieval(_TMuxWithDecoder):
+    """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
 
     @can_return_tuple
     def forward(
@@ -207,10 +211,18 @@ class _TMuxForTask(TMuxPreTrainedModel):
     def _losses(self, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None) -> dict[str, Tensor]:
         if self.retrieval is None or mux.input_ids is None:
             return {"loss": task_loss, "task_loss": task_loss}
-        retrieval_loss = self.retrieval.loss(self.tmux, mux, retrieval_labels(mux, self.config), retrieval_instances)
-        task_weight, weight = self.config.loss_weights
-        loss = task_weight * task_loss + weight * retrieval_loss
-        return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
+        return _joint_losses(self, mux, task_loss, retrieval_instances)
+
+
+def _joint_losses(
+    model: _TMuxForTask | TMuxForMaskedLM, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None
+) -> dict[str, Tensor]:
+    """The task's loss, retrieval's, and their weighted sum."""
+    targets = retrieval_labels(mux, model.config)
+    retrieval_loss = model.retrieval.loss(model.tmux, mux, targets, retrieval_instances)
+    task_weight, weight = model.config.loss_weights
+    loss = task_weight * task_loss + weight * retrieval_loss
+    return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
 
 
 class TMuxForSequenceClassification(_TMuxForTask):
@@ -356,7 +368,7 @@ class TMuxForTokenClassification(_TMuxForTask):
         )
 
 
-class TMuxForMaskedLM(TMuxPreTrainedModel):
+class TMuxForMaskedLM(_TMuxWithDecoder):
     """T-MUX that fills masked tokens in, with the retrieval head as its decoder (MUX-PLM, section 3, pre-training).
 
     Example:
@@ -367,14 +379,6 @@ class TMuxForMaskedLM(TMuxPreTrainedModel):
         >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).logits.shape
         torch.Size([10, 7, 30522])
     """
-
-    _heads = ("retrieval.",)
-
-    def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
-        super().__init__(config)
-        self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
-        self.retrieval = RetrievalHead(config)
-        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -403,7 +407,7 @@ class TMuxForMaskedLM(TMuxPreTrainedModel):
             _check_token_labels(labels, input_ids, self.config.vocab_size)
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
         states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
-        logits = losses = None
+        logits, losses = None, {}
         if labels is None or not self.training:
             weight = self.retrieval.decoder(self.tmux.get_input_embeddings().weight)
             logits = nn.functional.linear(states, weight, self.retrieval.bias)
@@ -411,18 +415,15 @@ class TMuxForMaskedLM(TMuxPreTrainedModel):
             if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
                 asked = labels != IGNORE_INDEX
                 states, labels = states[asked], labels[asked]
-            losses = {"task_loss": self.retrieval.cross_entropy(self.tmux, states, labels)}
-            losses["loss"] = losses["task_loss"]
-            task_weight, weight = self.config.loss_weights
-            if weight:
-                targets = retrieval_labels(mux, self.config)
-                losses["retrieval_loss"] = self.retrieval.loss(self.tmux, mux, targets, retrieval_instances)
-                losses["loss"] = task_weight * losses["task_loss"] + weight * losses["retrieval_loss"]
+            task_loss = self.retrieval.cross_entropy(self.tmux, states, labels)
+            losses = {"loss": task_loss, "task_loss": task_loss}
+            if self.config.retrieval_loss_weight:
+                losses = _joint_losses(self, mux, task_loss, retrieval_instances)
         return TMuxMaskedLMOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,
             attentions=mux.encoder_outputs.attentions,
-            **(losses or {}),
+            **losses,
         )
 
 

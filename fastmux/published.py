@@ -197,10 +197,13 @@ def _classifier(config: TMuxConfig, encoder: str) -> list[tuple[str, str]]:
     return pairs
 
 
-#: Second names of tensors that have one already, and what the authors' library stored beside the weights.
-_DUPLICATES = re.compile(
-    r"(demultiplexer|retrieval_head)\.demux_module\.|(retrieval_head|demultiplexer)\.decoder\.bias$|demultiplexer\.bias$"
+#: Second names of tensors that have one already, and the first.
+_DUPLICATES = (
+    (re.compile(r"^(?:demultiplexer|retrieval_head)\.demux_module\."), "demux_module."),
+    (re.compile(r"^retrieval_head\.decoder\.bias$"), "retrieval_head.bias"),
+    (re.compile(r"^demultiplexer\.bias$"), "demultiplexer.decoder.bias"),
 )
+#: What the authors' library stored beside the weights.
 _IGNORED = re.compile(r"\.position_ids$|\.pooler\.|embeddings\.token_type_ids$")
 
 
@@ -250,14 +253,8 @@ def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: d
 
 
 def _is_duplicate(key: str, tensors: dict[str, Tensor], wanted: set[str]) -> bool:
-    match = _DUPLICATES.match(key)
-    if not match:
-        return False
-    first = key[match.end() :] if match.group().endswith("demux_module.") else None
-    original = f"demux_module.{first}" if first else {"retrieval_head.decoder.bias": "retrieval_head.bias"}.get(key)
-    if original is None:
-        original = "demultiplexer.decoder.bias"
-    return original in wanted and torch.equal(tensors[key], tensors[original])
+    originals = [pattern.sub(first, key) for pattern, first in _DUPLICATES if pattern.match(key)]
+    return any(first in wanted and torch.equal(tensors[key], tensors[first]) for first in originals)
 
 
 def load_tensors(name: str | os.PathLike, **hub) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ One op, one file; the formulas are specified in `fastmux.reference`, the Triton 
 
 from fastmux.functional.embedding_mux import embedding_mux
 from fastmux.functional.hadamard_mux import hadamard_mux
-from fastmux.functional.index_demux import gelu_norm, index_demux
+from fastmux.functional.index_demux import gelu_norm, index_demux, linear_gelu_norm
 from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
 from fastmux.functional.mlp_demux import mlp_demux
 from fastmux.functional.orthogonal_mux import orthogonal_mux
@@ -19,6 +19,7 @@ __all__ = [
     "index_demux",
     "linear_argmax",
     "linear_cross_entropy",
+    "linear_gelu_norm",
     "mlp_demux",
     "orthogonal_mux",
     "unbind_demux",

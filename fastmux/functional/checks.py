@@ -24,6 +24,19 @@ class Shapes:
             self._bind_one(name, tensor, _axes(letters))
         return self.sizes
 
+    def bind_head(self, head_weight: Tensor | None, head_bias: Tensor | None) -> None:
+        """An optional linear head, (C, d) and, optional too, (C).
+
+        Raises:
+            ValueError: a shape does not fit, or a bias was given without a weight.
+        """
+        if head_weight is not None:
+            self.bind(head_weight=(head_weight, "Cd"))
+            if head_bias is not None:
+                self.bind(head_bias=(head_bias, "C"))
+        elif head_bias is not None:
+            raise ValueError(f"{self.op}: head_bias was given without head_weight; give both or neither")
+
     def _bind_one(self, name: str, tensor: Tensor, axes: list[tuple[int, str]]) -> None:
         fits = tensor.dim() == len(axes)
         if fits:

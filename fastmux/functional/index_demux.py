@@ -95,13 +95,34 @@ def gelu_norm(
         shapes.bind(instances=(instances, "GL"))
         check_index("gelu_norm", "instances", instances, b.shape[1], a)
         instances = instances.long()
-    if head_weight is not None:
-        shapes.bind(head_weight=(head_weight, "Cd"))
-        if head_bias is not None:
-            shapes.bind(head_bias=(head_bias, "C"))
-    elif head_bias is not None:
-        raise ValueError("gelu_norm: head_bias was given without head_weight; give both or neither")
+    shapes.bind_head(head_weight, head_bias)
     return pair_norm(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, choose_backend(a))
+
+
+def linear_gelu_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """``LN(GELU(W x + b))``: x (..., L, d), weight (d, d), bias, ln_weight and ln_bias (d) -> (..., L, d); with a head,
+    as in `gelu_norm`, its logits (..., L, C).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+    """
+    projected = F.linear(x, weight)
+    # One "group" of `gelu_norm` for each leading index: its only b is the bias.
+    rows = projected.flatten(0, -3)
+    shift = torch.zeros_like(ln_bias) if bias is None else bias
+    shift = shift.to(rows.dtype).expand(rows.shape[0], 1, -1)
+    z = gelu_norm(rows, shift, ln_weight, ln_bias, eps, head_weight=head_weight, head_bias=head_bias)
+    return z.view(*projected.shape[:-1], z.shape[-1])
 
 
 def pair_norm(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
-from fastmux.functional.index_demux import gelu_norm, pair_norm
+from fastmux.functional.index_demux import linear_gelu_norm, pair_norm
 
 TILE_ELEMENTS = 1 << 19
 
@@ -72,13 +72,7 @@ def unbind_demux(
         shapes.bind(instances=(instances, "GL"))
         check_index("unbind_demux", "instances", instances, transforms.shape[0], h)
 
-    if head_weight is not None:
-        shapes.bind(head_weight=(head_weight, "Cd"))
-        if head_bias is not None:
-            shapes.bind(head_bias=(head_bias, "C"))
-    elif head_bias is not None:
-        raise ValueError("unbind_demux: head_bias was given without head_weight; give both or neither")
-
+    shapes.bind_head(head_weight, head_bias)
     backend = choose_backend(h)
     if backend == "triton":
         fused = _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias)
@@ -101,7 +95,7 @@ def unbind_demux(
 
 
 def _infer(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:
-    """`_demux` of one tile, for which an autograd Function and its checks would cost as much as the GELU."""
+    """`_demux` by PyTorch's own ops: in a tile an autograd Function and its checks would cost as much as the GELU."""
     x = unbound if weight is None else F.gelu(F.linear(unbound, weight, bias))
     z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
     return z if head_weight is None else F.linear(z, head_weight, head_bias)
@@ -136,15 +130,9 @@ def _needs_grad(*tensors) -> bool:
 def _demux(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:
     """(..., L, d) -> (..., L, d), or (..., L, C) with a head."""
     if weight is None:
-        z = F.layer_norm(unbound, unbound.shape[-1:], ln_weight, ln_bias, eps)
-        return z if head_weight is None else F.linear(z, head_weight, head_bias)
-    projected = F.linear(unbound, weight)
-    # One "group" of `gelu_norm` per instance and group: its only b is the bias.
-    rows = projected.flatten(0, -3)
-    shift = torch.zeros_like(ln_bias) if bias is None else bias
-    shift = shift.to(rows.dtype).expand(rows.shape[0], 1, -1)
-    z = gelu_norm(rows, shift, ln_weight, ln_bias, eps, head_weight=head_weight, head_bias=head_bias)
-    return z.view(*projected.shape[:-1], z.shape[-1])
+        return _infer(unbound, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias)
+    head = {"head_weight": head_weight, "head_bias": head_bias}
+    return linear_gelu_norm(unbound, weight, bias, ln_weight, ln_bias, eps, **head)
 
 
 def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
