@@ -35,6 +35,11 @@ class Recipe:
     task_retrieval_percentage: float | None = _value(
         "Share of the positions at which the retrieval loss of the task stage asks."
     )
+    distillation_weight: float | None = _value(
+        "Share of the multiplexed models' task loss that is distillation from the plain encoder, if that is among "
+        "--variants; 0 for none."
+    )
+    distillation_temperature: float | None = _value("Temperature of the distillation.")
     task_rows: int | None = _value("Rows of a task step, on each device; a multiple of N. The same for every variant.")
     task_epochs: float | None = _value("Epochs of the plain encoder's task stage.")
     mux_task_epochs: float | None = _value(
@@ -75,6 +80,7 @@ class Recipe:
             "retrieval_learning_rate",
             "plain_learning_rate",
             "mux_learning_rate",
+            "distillation_temperature",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -88,6 +94,8 @@ class Recipe:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
         if not 0 < self.task_retrieval_percentage <= 1:
             raise ValueError(f"task_retrieval_percentage must be in (0, 1], got {self.task_retrieval_percentage}")
+        if not 0 <= self.distillation_weight <= 1:
+            raise ValueError(f"distillation_weight must be in [0, 1], got {self.distillation_weight}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -106,9 +114,11 @@ STDLIB = Recipe(
     unbind_retrieval_steps=400,
     retrieval_learning_rate=2e-3,
     task_retrieval_percentage=0.25,
+    distillation_weight=0.9,
+    distillation_temperature=3.0,
     task_rows=32,
     task_epochs=2.0,
-    mux_task_epochs=4.5,
+    mux_task_epochs=4.0,
     plain_learning_rate=1e-3,
     mux_learning_rate=1e-3,
     group_by_length=False,
@@ -128,6 +138,8 @@ SST2 = Recipe(
     unbind_retrieval_steps=400,
     retrieval_learning_rate=2e-3,
     task_retrieval_percentage=1.0,
+    distillation_weight=0.9,
+    distillation_temperature=3.0,
     task_rows=64,
     task_epochs=2.0,
     mux_task_epochs=3.0,

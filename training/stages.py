@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from training.distillation import TEACHER, Distillation, TeacherCollator
 from training.files import read_json, remove, replacing, write_json
 from training.metrics import to_ids
 
@@ -47,10 +49,11 @@ class StageResult:
 
 
 class MuxTrainer(Trainer):
-    """The Hugging Face Trainer, with two decisions of its own."""
+    """The Hugging Face Trainer, with two decisions of its own, and with a teacher where the rows bring its logits."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, distillation: Distillation | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.distillation = distillation
         # The losses here are means over a batch and ignore `num_items_in_batch`, though a forward that takes
         # any keyword makes the Trainer think otherwise; it would then leave out the division by the
         # accumulation steps.
@@ -60,6 +63,23 @@ class MuxTrainer(Trainer):
         # The base class sorts evaluation rows by length if it does so in training. A multiplexed row's
         # prediction depends on its group, so the groups must be what the order of the data set makes them.
         return None if self.args.world_size > 1 else SequentialSampler(eval_dataset)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # No argument of the model's, and yet wanted in the batches.
+        super()._set_signature_columns_if_needed()
+        if TEACHER not in self._signature_columns:
+            self._signature_columns.append(TEACHER)
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        teacher = inputs.pop(TEACHER, None)
+        if teacher is None:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        learnt = self.distillation.loss(outputs.logits, teacher, inputs["labels"])
+        # The model has added retrieval to the task's loss already: only the task's share of the sum is divided anew.
+        task_weight, _ = self.accelerator.unwrap_model(model).config.loss_weights
+        loss = loss + task_weight * self.distillation.weight * (learnt - outputs.task_loss)
+        return (loss, outputs) if return_outputs else loss
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,7 @@ class Stage:
         metrics: predictions and labels to scores.
         per_position: whether labels are a sequence, to be padded along with the ids.
         train, evaluation: columns input_ids, labels and, where rows differ in length, attention_mask.
+        distillation: how to learn from the logits of a teacher; training rows then have them in a column of their own.
     """
 
     folder: Path
@@ -82,6 +103,7 @@ class Stage:
     per_position: bool
     train: Dataset
     evaluation: Dataset
+    distillation: Distillation | None = None
 
     @property
     def model_dir(self) -> Path:
@@ -136,6 +158,12 @@ class Stage:
             }
         return scores
 
+    def logits(self, model: PreTrainedModel, rows: Dataset) -> np.ndarray:
+        """A model's logits of all rows, in their order: (rows, C), or (rows, longest, C), padded."""
+        trainer = self.trainer(model)
+        trainer.compute_metrics = trainer.preprocess_logits_for_metrics = None
+        return trainer.predict(rows).predictions
+
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """The Trainer of this stage for a model."""
         collator = DataCollatorForTokenClassification if self.per_position else DataCollatorWithPadding
@@ -151,7 +179,8 @@ class Stage:
             train_dataset=self.train,
             eval_dataset=self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation)))),
             processing_class=self.tokenizer,
-            data_collator=collator(self.tokenizer),
+            data_collator=TeacherCollator(collator(self.tokenizer)),
+            distillation=self.distillation,
             compute_metrics=self.metrics,
             preprocess_logits_for_metrics=to_ids,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 if not __package__:
@@ -16,10 +18,12 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 import fastmux
 from training.arguments import Settings, parse
+from training.distillation import Distillation, with_teacher
 from training.features import encode_sequences, encode_tokens, pack_rows
 from training.files import read_json, write_json
 from training.metrics import accuracy, entity_f1
@@ -83,6 +87,21 @@ class Run:
     def _starts_from_plain(self) -> bool:
         options = self.settings.options
         return options.start_from == PLAIN and PLAIN in options.variants
+
+    def _with_teacher(self, variant: str, stage: Stage) -> Stage:
+        """A variant's task stage with the trained plain encoder for a teacher, if it is to have one."""
+        recipe = self.settings.recipe
+        if variant == PLAIN or PLAIN not in self.settings.options.variants or not recipe.distillation_weight:
+            return stage
+        distillation = Distillation(recipe.distillation_weight, recipe.distillation_temperature)
+        return replace(stage, train=self._taught, distillation=distillation)
+
+    @cached_property
+    def _taught(self) -> Dataset:
+        """The training rows with the logits of the trained plain encoder."""
+        self.say("the plain encoder labels the training rows, for the others to learn from")
+        stage = self.task_stage(PLAIN)
+        return with_teacher(self.train, stage.logits(self.models.load(PLAIN, stage.model_dir), self.train))
 
     def _held_out(self) -> list[str]:
         split = self.data.evaluation[next(iter(self.data.evaluation))]
@@ -159,10 +178,12 @@ class Run:
             stages["retrieval"] = warm_up.finished() or warm_up.run(self.models.retrieval(name))
         warmed_up = warm_up.model_dir if "retrieval" in stages else None
         self.say(f"{name}: task, {task.total_steps()} steps")
-        set_seed(self.settings.trainer.get("seed", 0))
-        stages["task"] = task.finished() or task.run(
-            self.models.plain() if name == PLAIN else self.models.task(name, warmed_up)
-        )
+        stages["task"] = task.finished()
+        if stages["task"] is None:
+            task = self._with_teacher(name, task)
+            set_seed(self.settings.trainer.get("seed", 0))
+            model = self.models.plain() if name == PLAIN else self.models.task(name, warmed_up)
+            stages["task"] = task.run(model)
         return {**self._scores(name, warm_up, task), "stages": stages}
 
     def _scores(self, name: str, warm_up: Stage, task: Stage) -> dict[str, object]:
