@@ -50,12 +50,14 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     bert = (ids, shared, none, table, table, table[:2], row, row, v)
     own = (ids, (ids + 1) % ROWS, types, table, table.clone(), table[:2], row, row, v)
     words = (ids, None, None, table, *[None] * 4, v)
+    kept = (*bert[:-1], None)
     all_ids, rows = 8 * ids.numel(), 4 * x.numel()  # rows: those of the accumulator
     forward, backward = "embedding_mux_forward", "embedding_mux_backward"
     listed += [
         (embedding_mux, forward, (*bert, *norm, 0.0, 0), all_x + all_y + all_ids),
         (embedding_mux, forward, (*own, *norm, 0.1, seed), 2 * all_x + all_y + 3 * all_ids),
         (embedding_mux, forward, (*words, *norm, 0.0, 0), all_x + all_y + all_ids),
+        (embedding_mux, forward, (*kept, *norm, 0.1, seed), 2 * all_x + all_ids),
         (
             embedding_mux,
             backward,
@@ -79,6 +81,12 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
             backward,
             (y, *words, *norm, 0.0, 0, 0, -1, [False] * 5 + [True], False),
             all_x + all_y + all_ids,
+        ),
+        (
+            embedding_mux,
+            backward,
+            (x, *kept, *norm, 0.1, seed, 0, -1, [True] * 5 + [False], False),
+            2 * all_x + all_ids + rows,
         ),
     ]
 

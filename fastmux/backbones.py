@@ -266,27 +266,26 @@ class EmbeddingAdapter:
     ) -> Tensor:
         """Embed and multiplex: ids (G, N, L), position_ids (L) or (G, N, L) -> (G, L, d)."""
         dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
-        if not multiplexer.product or self._is_adapted() or (dropout and torch.compiler.is_compiling()):
-            # A traced graph has no seeded generator to draw the dropout of the fused op from.
+        if self._is_adapted() or (dropout and torch.compiler.is_compiling()):
+            # A traced graph has no seeded generator to draw the dropout of the fused ops from.
             return multiplexer(self.embed(self.word(input_ids), position_ids, token_type_ids))
-        norm = {}
+        tables = {
+            "word_embeddings": self.word.weight,
+            "position_embeddings": None if self.position is None else self.position.weight,
+            "position_ids": position_ids,
+            "token_type_embeddings": None if self.token_type is None else self.token_type.weight,
+            "token_type_ids": token_type_ids if self.token_type is not None else None,
+            "dropout": dropout,
+            "padding_idx": self.word.padding_idx,
+            "position_padding_idx": None if self.position is None else self.position.padding_idx,
+        }
         if self.layer_norm is not None:
             weight, bias = self.layer_norm.weight, self.layer_norm.bias
-            norm = {"ln_weight": weight, "ln_bias": torch.zeros_like(weight) if bias is None else bias}
-            norm["eps"] = self.layer_norm.eps
-        return F.embedding_mux(
-            input_ids,
-            multiplexer.transforms,
-            self.word.weight,
-            None if self.position is None else self.position.weight,
-            position_ids,
-            None if self.token_type is None else self.token_type.weight,
-            token_type_ids if self.token_type is not None else None,
-            **norm,
-            dropout=dropout,
-            padding_idx=self.word.padding_idx,
-            position_padding_idx=None if self.position is None else self.position.padding_idx,
-        )
+            tables |= {"ln_weight": weight, "ln_bias": torch.zeros_like(weight) if bias is None else bias}
+            tables["eps"] = self.layer_norm.eps
+        if multiplexer.product:
+            return F.embedding_mux(input_ids, multiplexer.transforms, **tables)
+        return multiplexer(F.instance_embeddings(input_ids, **tables))
 
     def _is_adapted(self) -> bool:
         """Somebody put hooks or modules of his own in place (adapters, quantised tables): run the modules then."""

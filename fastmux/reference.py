@@ -83,9 +83,8 @@ def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, scal
     return orthogonal_mux(x, h @ (outer[:, :, None] * h * inner[:, None, :]), scale)
 
 
-def embedding_mux(
+def instance_embeddings(
     input_ids: Tensor,
-    instance_vectors: Tensor,
     word_embeddings: Tensor,
     position_embeddings: Tensor,
     position_ids: Tensor,
@@ -94,19 +93,25 @@ def embedding_mux(
     ln_weight: Tensor | None = None,
     ln_bias: Tensor | None = None,
     eps: float = 1e-12,
-    scale: float | None = None,
 ) -> Tensor:
-    """Embed every instance as BERT does, then `hadamard_mux`.
+    """Embed every instance as BERT does.
 
-    input_ids, position_ids, token_type_ids (G, N, L); tables (V, d), (P, d), (T, d) -> (G, L, d).
+    input_ids, position_ids, token_type_ids (G, N, L); tables (V, d), (P, d), (T, d) -> (G, N, L, d).
     """
     x = word_embeddings[input_ids] + position_embeddings[position_ids]
     if token_type_embeddings is not None:
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)
         x = x + token_type_embeddings[token_type_ids]
-    x = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
-    return hadamard_mux(x, instance_vectors, scale)
+    return F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
+
+
+def embedding_mux(input_ids: Tensor, instance_vectors: Tensor, *tables, scale: float | None = None, **named) -> Tensor:
+    """`instance_embeddings`, then `hadamard_mux`.
+
+    input_ids (G, N, L), instance_vectors (N, d), then what `instance_embeddings` takes -> (G, L, d).
+    """
+    return hadamard_mux(instance_embeddings(input_ids, *tables, **named), instance_vectors, scale)
 
 
 def _select(z: Tensor, instances: Tensor | None) -> Tensor:

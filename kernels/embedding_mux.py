@@ -2,6 +2,9 @@
 
 ``y[g, l] = scale * sum_i v[i] * Dropout(LN(word[ids[g, i, l]] + position[...] + token_type[...]))``
 
+Without vectors every instance's embedding is kept: ``y[g, l, i]``, position by position the N rows one after the other,
+as the GEMM of `orthogonal_mux` reads them. The same kernels then store in the loop over instances what they would sum.
+
 Traffic, s bytes an element: forward gathers s*G*N*L*d, mostly from L2, and writes s*G*L*d. Backward gathers as much,
 reads dy and adds as many elements of the accumulator to the word table. Ids, tables and a seed are all it needs.
 
@@ -94,8 +97,8 @@ def _forward_kernel(
     type_ids_ptr,  # (L) if TYPE_SHARED, else (G, N, L), contiguous; None without types
     weight_ptr,  # (d), or None for no LayerNorm
     bias_ptr,  # (d), or None
-    v_ptr,  # (N, d) contiguous
-    y_ptr,  # (G * L, d) contiguous
+    v_ptr,  # (N, d) contiguous, or None to keep the instances
+    y_ptr,  # (G * L, d) contiguous; (G * L, N, d) without vectors
     word_stride,
     seed,
     num_rows,  # G * L
@@ -126,8 +129,7 @@ def _forward_kernel(
         bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
     acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
     at = g * num_instances * length + l
-    v_ptrs = v_ptr + cols
-    for _ in tl.range(0, num_instances):
+    for n in tl.range(0, num_instances):
         x = _own_rows(
             shared, ids_ptr, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
             word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
@@ -137,16 +139,20 @@ def _forward_kernel(
             x = x * weight[None, :] + bias[None, :]
         if DROPOUT > 0.0:
             x = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), x, 0.0)
-        acc += tl.load(v_ptrs, mask=in_row, other=0.0).to(ACC)[None, :] * x
+        if v_ptr is not None:
+            acc += tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)[None, :] * x
+        else:
+            y = (x * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
+            tl.store(y_ptr + (rows * num_instances + n)[:, None] * width + cols[None, :], y, mask=mask)
         at += length
-        v_ptrs += width
-    y = (acc * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
-    tl.store(y_ptr + rows[:, None] * width + cols[None, :], y, mask=mask)
+    if v_ptr is not None:
+        y = (acc * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + rows[:, None] * width + cols[None, :], y, mask=mask)
 
 
 @triton.jit(do_not_specialize=["seed"])
 def _backward_kernel(
-    dy_ptr,  # (G, L, d), unit stride along d
+    dy_ptr,  # (G, L, d), or (G, N, L, d) without vectors; unit stride along d
     ids_ptr,  # as forward, to v_ptr
     word_ptr,
     position_ptr,
@@ -164,6 +170,7 @@ def _backward_kernel(
     along_ptr,  # (programs, N, d), sums of dy * x_hat
     total_ptr,  # (programs, N, d), sums of dy; None without LayerNorm
     dy_stride_g,
+    dy_stride_n,  # 0 with vectors
     dy_stride_l,
     word_stride,
     seed,
@@ -213,14 +220,16 @@ def _backward_kernel(
     # Instances outside, groups inside: an instance's sums stay in registers, and dy comes from the cache after the
     # first instance.
     for n in tl.range(0, num_instances):
-        v = tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)
+        factor = tl.full((BLOCK_D,), 1.0, dtype=ACC)
+        if v_ptr is not None:
+            factor = tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)
         if weight_ptr is not None:
-            v *= weight
+            factor *= weight
         along = tl.zeros((BLOCK_D,), dtype=ACC)
         total = tl.zeros((BLOCK_D,), dtype=ACC)
         for g in tl.range(first, last):
             at = (g * num_instances + n) * length + l
-            dy_ptrs = dy_ptr + g * dy_stride_g + l[:, None] * dy_stride_l + cols[None, :]
+            dy_ptrs = dy_ptr + g * dy_stride_g + n * dy_stride_n + l[:, None] * dy_stride_l + cols[None, :]
             dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * (SCALE / (1.0 - DROPOUT))
             if DROPOUT > 0.0:
                 dy = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), dy, 0.0)
@@ -234,7 +243,7 @@ def _backward_kernel(
                 along += tl.sum(dy * x, axis=0)
             if total_ptr is not None:
                 total += tl.sum(dy, axis=0)
-            dx = dy * v[None, :]
+            dx = dy * factor[None, :]
             if weight_ptr is not None and NEED_TABLES:
                 dx = standardise_backward(dx, x, rstd, mask, width)
             if dx_ptr is not None:
@@ -297,20 +306,22 @@ def embedding_mux_forward(
     token_type: Tensor | None,
     ln_weight: Tensor | None,
     ln_bias: Tensor | None,
-    v: Tensor,
+    v: Tensor | None,
     eps: float,
     scale: float,
     dropout: float,
     seed: int,
 ) -> Tensor:
-    """ids (G, N, L), tables (V, d), (P, d), (T, d), ids of the latter (L) or (G, N, L), v (N, d) -> y (G, L, d) in the
-    dtype of ``word``."""
+    """ids (G, N, L), tables (V, d), (P, d), (T, d), ids of the latter (L) or (G, N, L), v (N, d) or None -> y (G, L, d)
+    or, without v, (G, N, L, d), a view of (G, L, N, d), in the dtype of ``word``."""
     word = rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
-    y = torch.empty((groups, length, width), dtype=word.dtype, device=word.device)
+    shape = (groups, length, width) if v is not None else (groups, length, num_instances, width)
+    y = torch.empty(shape, dtype=word.dtype, device=word.device)
+    out = y if v is not None else y.transpose(1, 2)
     if y.numel() == 0:
-        return y
+        return out
     block_r, block_d, warps = _tile(groups * length, width, _FORWARD_TILE)
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
@@ -322,7 +333,7 @@ def embedding_mux_forward(
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
             DROPOUT=dropout, ACC=accumulator(word, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=warps,
         )  # fmt: skip
-    return y
+    return out
 
 
 def embedding_mux_backward(
@@ -335,7 +346,7 @@ def embedding_mux_backward(
     token_type: Tensor | None,
     ln_weight: Tensor | None,
     ln_bias: Tensor | None,
-    v: Tensor,
+    v: Tensor | None,
     eps: float,
     scale: float,
     dropout: float,
@@ -345,7 +356,7 @@ def embedding_mux_backward(
     need: list[bool],
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dy (G, L, d) -> gradients of word, position, token_type, ln_weight, ln_bias, v, each in its tensor's dtype; those
+    """dy like y -> gradients of word, position, token_type, ln_weight, ln_bias, v, each in its tensor's dtype; those
     that ``need`` leaves out come back empty. Padding indices are -1 for none; ``need`` asks for no absent tensor."""
     dy, word = rowwise(dy), rowwise(word)
     groups, num_instances, length = ids.shape
@@ -375,6 +386,7 @@ def embedding_mux_backward(
     write_rows = (deterministic and (need_word or own_position)) or many_types
     shared = (need_position and not own_position) or (need_type and not own_type)
 
+    strides = dy.stride()[:3] if v is None else (dy.stride(0), 0, dy.stride(1))
     acc = {"dtype": accumulator_dtype(word, v), "device": dy.device}
     dword = torch.zeros(word.shape, **acc) if need_word and not write_rows else None
     dposition = torch.zeros(position.shape, **acc) if own_position and not write_rows else None
@@ -386,7 +398,7 @@ def embedding_mux_backward(
     with on_device(dy):
         _backward_kernel[(programs,)](
             dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
-            dtype, along, total, dy.stride(0), dy.stride(1), word.stride(0), seed, padding_idx, position_padding_idx,
+            dtype, along, total, *strides, word.stride(0), seed, padding_idx, position_padding_idx,
             groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
             length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
@@ -413,14 +425,15 @@ def embedding_mux_backward(
     # dv_i = weight * along_i + bias * total_i, dweight = sum_i v_i * along_i, dbias = sum_i v_i * total_i.
     along, total = (None if t is None else t.sum(0) for t in (along, total))
     dv = along
+    factors = 1.0 if v is None else v.to(acc["dtype"])
     if total is not None and need_v:
         dv = ln_weight.to(along.dtype) * along + ln_bias.to(along.dtype) * total
     sums = (
         dword,
         dposition,
         dtable,
-        (v.to(along.dtype) * along).sum(0) if need_weight else None,
-        (v.to(along.dtype) * total).sum(0) if need_bias else None,
+        (factors * along).sum(0) if need_weight else None,
+        (factors * total).sum(0) if need_bias else None,
         dv,
     )
     return tuple(

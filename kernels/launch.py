@@ -12,14 +12,15 @@ from torch import Tensor
 MAX_ROW = 16384  # one row of this many features still fits the registers of one program
 
 
-def accumulator(*tensors: Tensor) -> tl.constexpr:
-    """float32, or float64 as soon as one input is float64: gradcheck then runs the very kernel that ships."""
-    return tl.float64 if any(t.dtype == torch.float64 for t in tensors) else tl.float32
+def accumulator(*tensors: Tensor | None) -> tl.constexpr:
+    """`accumulator_dtype` as Triton names it."""
+    return tl.float64 if accumulator_dtype(*tensors) == torch.float64 else tl.float32
 
 
-def accumulator_dtype(*tensors: Tensor) -> torch.dtype:
-    """`accumulator` as a torch dtype, for the partial sums that a kernel leaves behind."""
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+def accumulator_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float32, or float64 as soon as one of the tensors that are given is float64: gradcheck then runs the very kernel
+    that ships."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def rowwise(t: Tensor) -> Tensor:

@@ -64,6 +64,12 @@ def embedding_mux(g, n, l, d):
     }
 
 
+def instance_embeddings(g, n, l, d):
+    inputs = embedding_mux(g, n, l, d)
+    del inputs["instance_vectors"]
+    return inputs
+
+
 def index_demux(g, n, l, d):
     width = d**-0.5
     return {
@@ -135,6 +141,7 @@ OPS = {
     "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
     "walsh_hadamard_mux": Op(functional.walsh_hadamard_mux, reference.walsh_hadamard_mux, walsh_hadamard_mux),
     "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux),
+    "instance_embeddings": Op(functional.instance_embeddings, reference.instance_embeddings, instance_embeddings),
     "index_demux": Op(_index, reference.index_demux, index_demux),
     "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),
     "index_demux-head": Op(_index, _headed(reference.index_demux), _with_head(index_demux)),

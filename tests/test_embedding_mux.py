@@ -8,7 +8,7 @@ from numerics import assert_meets
 from ops import embedding_mux as draw
 
 from fastmux import reference
-from fastmux.functional import embedding_mux
+from fastmux.functional import embedding_mux, instance_embeddings, orthogonal_mux
 
 
 def _written_out(inputs, position_ids, type_ids):
@@ -129,6 +129,30 @@ def test_dropout_differs_between_instances_and_groups(backend, device):
     assert float(agreement.min()) > 0.2 and float(agreement.max()) < 0.8
 
 
+def test_instances_are_what_the_mux_sums(backend, device):
+    """Dropout masks and all."""
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 5, 12).items()}
+    v = inputs.pop("instance_vectors")
+    torch.manual_seed(3)
+    x = instance_embeddings(**inputs, dropout=0.3)
+    torch.manual_seed(3)
+    y = embedding_mux(**inputs, instance_vectors=v, dropout=0.3)
+    torch.testing.assert_close((v[:, None] * x).mean(1), y)
+
+
+def test_matrices_read_instances_as_they_lie(backend, device):
+    """The matrix product over instances and features copies neither its operand nor the operand's gradient."""
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 5, 12).items() if k != "instance_vectors"}
+    x = instance_embeddings(**inputs).requires_grad_()
+    assert x.transpose(1, 2).is_contiguous()
+    copied = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: copied.append(t.data_ptr()) or t, lambda t: t):
+        y = orthogonal_mux(x, torch.randn(3, 12, 12, device=device, dtype=x.dtype, requires_grad=True))
+    assert x.data_ptr() in copied, "the product saved something else than x itself"
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert gradient.transpose(1, 2).is_contiguous()
+
+
 def test_backward_keeps_ids_and_tables_only(backend, device):
     """What outlives forward is inputs: no (G, N, L, d) tensor waits for backward."""
     inputs = {k: t.to(device) for k, t in draw(2, 8, 16, 32).items()}
@@ -163,10 +187,16 @@ def test_registered_ops_pass_opcheck(triton_device):
     words = (inputs["input_ids"], None, None, inputs["word_embeddings"], *[None] * 4, inputs["instance_vectors"])
     dy = torch.randn(2, 4, 6, dtype=torch.float64, device=triton_device)
     ops = torch.ops.fastmux
-    for tensors, need in ((everything, [True] * 6), (words, [True, *[False] * 4, True])):
+    instances = (*everything[:-1], None)
+    for tensors, need in (
+        (everything, [True] * 6),
+        (words, [True, *[False] * 4, True]),
+        (instances, [True] * 5 + [False]),
+    ):
         options = (1e-5, 0.5, 0.1, 7)
         torch.library.opcheck(ops.embedding_mux_forward.default, (*tensors, *options))
-        torch.library.opcheck(ops.embedding_mux_backward.default, (dy, *tensors, *options, 0, -1, need, True))
+        upstream = dy if tensors[-1] is not None else dy[:, None].expand(2, 3, 4, 6)
+        torch.library.opcheck(ops.embedding_mux_backward.default, (upstream, *tensors, *options, 0, -1, need, True))
 
 
 @pytest.mark.parametrize(

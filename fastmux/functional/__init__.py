@@ -3,7 +3,7 @@
 One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
 """
 
-from fastmux.functional.embedding_mux import embedding_mux
+from fastmux.functional.embedding_mux import embedding_mux, instance_embeddings
 from fastmux.functional.hadamard_mux import hadamard_mux
 from fastmux.functional.index_demux import gelu_norm, index_demux, linear_gelu_norm
 from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
@@ -17,6 +17,7 @@ __all__ = [
     "gelu_norm",
     "hadamard_mux",
     "index_demux",
+    "instance_embeddings",
     "linear_argmax",
     "linear_cross_entropy",
     "linear_gelu_norm",

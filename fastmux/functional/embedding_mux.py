@@ -1,7 +1,8 @@
 """`embedding_mux`: gather, LayerNorm, dropout, scale and sum over instances; (G, N, L, d) never exists.
 Kernel: kernels/embedding_mux.py.
 
-The encoder's embedding module, applied to every instance, and `hadamard_mux` in one op. Backward forms each instance's
+The encoder's embedding module, applied to every instance, and `hadamard_mux` in one op. `instance_embeddings` is the
+module alone, for multiplexers that are no product with a vector. Backward forms each instance's
 embedding again from its ids: what outlives the forward pass is ids, tables and one seed.
 """
 
@@ -64,11 +65,64 @@ def embedding_mux(
         >>> embedding_mux(ids, torch.ones(2, 4), torch.arange(16.0).view(4, 4))[0, :, 0]
         tensor([8., 8., 8.])
     """
-    op = "embedding_mux"
+    return _embed(
+        "embedding_mux", input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids,
+        token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx,
+        position_padding_idx,
+    )  # fmt: skip
+
+
+def instance_embeddings(
+    input_ids: Tensor,
+    word_embeddings: Tensor,
+    position_embeddings: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    token_type_embeddings: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    ln_weight: Tensor | None = None,
+    ln_bias: Tensor | None = None,
+    eps: float = 1e-12,
+    *,
+    dropout: float = 0.0,
+    padding_idx: int | None = None,
+    position_padding_idx: int | None = None,
+) -> Tensor:
+    """``x_i = Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``: what `embedding_mux` sums.
+
+    For multiplexers that do more than scale: x lies as their matrix product reads it, which then copies nothing.
+
+    Args:
+        input_ids, word_embeddings, ..., position_padding_idx: as in `embedding_mux`.
+
+    Returns:
+        (G, N, L, d), a view of a contiguous (G, L, N, d).
+
+    Raises:
+        ValueError: as `embedding_mux`.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import instance_embeddings
+        >>> x = instance_embeddings(torch.tensor([[[1, 2, 3], [3, 2, 1]]]), torch.arange(16.0).view(4, 4))
+        >>> x[0, :, 0, 0], x.stride()
+        (tensor([ 4., 12.]), (24, 4, 8, 1))
+    """
+    return _embed(
+        "instance_embeddings", input_ids, None, word_embeddings, position_embeddings, position_ids,
+        token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, 1.0, dropout, padding_idx,
+        position_padding_idx,
+    )  # fmt: skip
+
+
+def _embed(
+    op, input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids, token_type_embeddings,
+    token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx, position_padding_idx,
+) -> Tensor:  # fmt: skip
+    """The arguments of both ops, checked; ``instance_vectors`` None keeps the instances."""
     shapes = Shapes(op)
-    shapes.bind(
-        input_ids=(input_ids, "GNL"), instance_vectors=(instance_vectors, "Nd"), word_embeddings=(word_embeddings, "Vd")
-    )
+    shapes.bind(input_ids=(input_ids, "GNL"), word_embeddings=(word_embeddings, "Vd"))
+    if instance_vectors is not None:
+        shapes.bind(instance_vectors=(instance_vectors, "Nd"))
     check_floating(
         op,
         word_embeddings=word_embeddings,
@@ -81,6 +135,8 @@ def embedding_mux(
     check_index(op, "input_ids", input_ids, word_embeddings.shape[0], word_embeddings)
     if input_ids.shape[1] == 0:
         raise ValueError(f"{op}: input_ids has shape {tuple(input_ids.shape)}, expected at least one instance (N >= 1)")
+    if scale is None:
+        scale = 1.0 / input_ids.shape[1]
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"{op}: dropout is {dropout}, expected a probability in [0, 1)")
     if (ln_weight is None) != (ln_bias is None):
@@ -99,8 +155,6 @@ def embedding_mux(
             shapes.bind(**{f"{name}_embeddings": (table, letter + "d")})
             shapes.bind(**{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
             check_index(op, f"{name}_ids", ids, table.shape[0], word_embeddings)
-    if scale is None:
-        scale = 1.0 / input_ids.shape[1]
     # Drawn on the CPU whatever the device: no wait for the GPU, and the mask of a seed is the mask of a seed.
     seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
     return EmbeddingMux.apply(
@@ -136,10 +190,16 @@ class EmbeddingMux(torch.autograd.Function):
             return _forward_triton(*tensors, *options[:4])
         _, scale, *_ = options
         embedder = _Embedder(*tensors[:8], options)
-        scaled = (v * scale).to(embedder.dtype)
         groups, num_instances, length = ids.shape
+        parts = blocks(word, groups, num_instances, length * word.shape[1])
+        if v is None:
+            y = word.new_empty((groups, length, num_instances, word.shape[1])).transpose(1, 2)
+            for g, n in parts:
+                y[g, n] = embedder.embed(g, n).dropped
+            return y
+        scaled = (v * scale).to(embedder.dtype)
         y = word.new_zeros((groups, length, word.shape[1]), dtype=embedder.dtype)
-        for g, n in blocks(word, groups, num_instances, length * word.shape[1]):
+        for g, n in parts:
             e = embedder.embed(g, n).dropped
             for i, weights in enumerate(scaled[n]):
                 y[g].addcmul_(e[:, i], weights)
@@ -169,7 +229,7 @@ class EmbeddingMux(torch.autograd.Function):
         embedder = _Embedder(*tensors[:8], ctx.options)
         dtype, width = embedder.dtype, word.shape[1]
         dy = dy.to(dtype)
-        scaled = (v * scale).to(dtype)
+        scaled = None if v is None else (v * scale).to(dtype)
         tables = (
             _TableGradient(word, ids, need[0], padding_idx, dtype),
             _TableGradient(position, position_ids, need[1], position_padding_idx, dtype),
@@ -182,12 +242,12 @@ class EmbeddingMux(torch.autograd.Function):
         dv = torch.zeros_like(v, dtype=dtype) if need[5] else None
         for g, n in blocks(word, *ids.shape[:2], ids.shape[2] * width):
             state = embedder.embed(g, n)
-            dy_block = dy[g, None]
+            dy_block = dy[g, n] if v is None else dy[g, None]
             if need[5]:
                 dv[n] += (dy_block * state.dropped).sum((0, 2)) * scale
             if not (need_x or need_ln):
                 continue
-            dx = dy_block * scaled[n][:, None]
+            dx = dy_block if v is None else dy_block * scaled[n][:, None]
             if dropout:
                 dx = dx * state.keep
             if ln_weight is not None:
@@ -224,7 +284,7 @@ def _forward_triton(
     token_type: Tensor | None,
     ln_weight: Tensor | None,
     ln_bias: Tensor | None,
-    v: Tensor,
+    v: Tensor | None,
     eps: float,
     scale: float,
     dropout: float,
@@ -238,8 +298,11 @@ def _forward_triton(
 
 
 @_forward_triton.register_fake
-def _(ids, position_ids, type_ids, word, *_):
-    return word.new_empty(ids.shape[0], ids.shape[2], word.shape[1])
+def _(ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, *_):
+    groups, num_instances, length = ids.shape
+    if v is None:
+        return word.new_empty(groups, length, num_instances, word.shape[1]).transpose(1, 2)
+    return word.new_empty(groups, length, word.shape[1])
 
 
 @torch.library.custom_op("fastmux::embedding_mux_backward", mutates_args=())
@@ -253,7 +316,7 @@ def _backward_triton(
     token_type: Tensor | None,
     ln_weight: Tensor | None,
     ln_bias: Tensor | None,
-    v: Tensor,
+    v: Tensor | None,
     eps: float,
     scale: float,
     dropout: float,

@@ -12,7 +12,10 @@ def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None 
     """Multiplex N instances: ``y = scale * sum_i O_i x_i`` (DataMUX, section 3.1, "Ortho").
 
     The sum over instances is the inner dimension of one matrix product: rows (g, l) of N * d features against
-    the N * d by d matrix of stacked transposes.
+    the N * d by d matrix of stacked transposes. Where x lies position by position, a view of (G, L, N, d) as
+    `instance_embeddings` makes it, nothing is copied; any other layout is, once. In bf16, at d = 768, that
+    copy would take three quarters of the product's own time on an H100, by its datasheet (4 bytes an element at
+    3.35 TB/s, 2 d operations at 989 TFLOP/s).
 
     Args:
         x: (G, N, L, d), any floating dtype.
