@@ -20,7 +20,8 @@ from.
 
 The plain encoder goes through the task and evaluation. Each multiplexed variant starts from the encoder that
 came out of that (--start_from), goes through a retrieval warm-up (learn to recover the tokens of N rows from
-one sequence), then the task again (with 0.1 retrieval in the loss), then evaluation. All variants see the
+one sequence), then the task again (with 0.1 retrieval in the loss, and from the plain encoder's predictions
+beside the labels: --distillation_weight), then evaluation. All variants see the
 same rows in steps of the same number of rows, with the same schedule. The learning rate and the number of
 epochs are each one's own (N multiplexed epochs cost one plain epoch's encoder passes), and the warm-up, on
 unlabelled text, is only the multiplexed ones'. A row's prediction depends on the rows in its group, so
