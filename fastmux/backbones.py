@@ -189,32 +189,37 @@ class ModuleEncoder(PreTrainedModel):
         return BaseModelOutput(last_hidden_state=states)
 
 
+def check_embeddings(encoder: PreTrainedModel) -> None:
+    """Raises ValueError if the encoder's embeddings are of a kind that fastmux does not know, or it takes no
+    ``inputs_embeds``."""
+    module = getattr(encoder, "embeddings", None)
+    package, _, family = type(module).__module__.rpartition(".")[0].rpartition(".")
+    name = f"{family}.{type(module).__name__}"
+    known = package == "transformers.models" and name in STANDARD_EMBEDDINGS
+    if not known and not isinstance(encoder, ModuleEncoder):
+        raise ValueError(
+            f"backbone is a {type(encoder).__name__} whose embeddings are {name}; fastmux multiplexes encoders "
+            f"with one of {', '.join(sorted(STANDARD_EMBEDDINGS))}, and modules of your own in a "
+            "fastmux.ModuleEncoder"
+        )
+    if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
+        raise ValueError(f"backbone is a {type(encoder).__name__}, whose forward takes no inputs_embeds")
+    if getattr(module, "embed_proj", None) is not None:
+        raise ValueError(
+            f"backbone is a {type(encoder).__name__} that projects its word embeddings before normalising them: "
+            "what is multiplexed would not have the width that it takes as inputs_embeds"
+        )
+
+
 class EmbeddingAdapter:
     """What multiplexing needs to know of an encoder's embedding module: its tables, its position rule, its room.
 
-    Raises:
-        ValueError: if the encoder's embeddings are of a kind that fastmux does not know, or it takes no
-        ``inputs_embeds``.
+    Made anew for every pass, from an encoder that `check_embeddings` has seen: tables may be resized, and modules
+    wrapped, at any time.
     """
 
     def __init__(self, encoder: PreTrainedModel):
-        module = getattr(encoder, "embeddings", None)
-        package, _, family = type(module).__module__.rpartition(".")[0].rpartition(".")
-        name = f"{family}.{type(module).__name__}"
-        known = package == "transformers.models" and name in STANDARD_EMBEDDINGS
-        if not known and not isinstance(encoder, ModuleEncoder):
-            raise ValueError(
-                f"backbone is a {type(encoder).__name__} whose embeddings are {name}; fastmux multiplexes encoders "
-                f"with one of {', '.join(sorted(STANDARD_EMBEDDINGS))}, and modules of your own in a "
-                "fastmux.ModuleEncoder"
-            )
-        if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
-            raise ValueError(f"backbone is a {type(encoder).__name__}, whose forward takes no inputs_embeds")
-        if getattr(module, "embed_proj", None) is not None:
-            raise ValueError(
-                f"backbone is a {type(encoder).__name__} that projects its word embeddings before normalising them: "
-                "what is multiplexed would not have the width that it takes as inputs_embeds"
-            )
+        module = encoder.embeddings
 
         def part(*names: str):
             return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)

@@ -15,7 +15,14 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from fastmux.backbones import EmbeddingAdapter, build_encoder, drop_pooler, load_backbone, pool
+from fastmux.backbones import (
+    EmbeddingAdapter,
+    build_encoder,
+    check_embeddings,
+    drop_pooler,
+    load_backbone,
+    pool,
+)
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
@@ -237,6 +244,7 @@ class TMux(TMuxPreTrainedModel):
                 module._is_hf_initialized = True  # post_init leaves such modules their weights
         if not add_pooling_layer:
             drop_pooler(encoder)
+        check_embeddings(encoder)
         room = EmbeddingAdapter(encoder).max_length
         if room <= config.prefix_length:
             raise ValueError(
