@@ -69,6 +69,7 @@ setup(
     # find_packages does not see fastmux.kernels, which has no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels"],
+    package_data={"fastmux.kernels": ["tuned/*.json"]},  # what bench/tune.py found, read by kernels/tiles.py
     install_requires=[*LIBRARY, *TRAIN],
     extras_require={
         "test": TEST,

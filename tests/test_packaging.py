@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,8 @@ def __getattr__(name):
         raise AttributeError(name)
     return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
 """
+
+TUNED = '{"tiles": {}}'
 
 # Hugging Face's package hooks into every setuptools build of the environment in just this way.
 HF_BUILD_HOOK = """
@@ -131,8 +134,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, hf_kernels: Path) -> Path:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=skip)
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / file, tree)
+    # The checkout has a table only for architectures that somebody tuned for.
+    (tree / "kernels" / "tuned").mkdir(exist_ok=True)
+    (tree / "kernels" / "tuned" / "sm_00.json").write_text(TUNED)
     (work / "no_torch").mkdir()
     (work / "no_torch" / "torch.py").write_text("raise ImportError('the build must not import torch')")
     # The tree comes first, as for `python setup.py`: in this order it could hide an installed package.
@@ -177,6 +183,17 @@ def test_wheel_holds_the_kernels_as_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for file in kernels:
             assert archive.read(f"fastmux/kernels/{file.name}") == file.read_bytes()
+
+
+def test_tuned_tables_are_in_wheel_and_source_archive(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("fastmux/kernels/tuned/sm_00.json").decode() == TUNED
+    # Wheels are built from it: what it leaves out is in none of them.
+    code = f"from setuptools import build_meta\nresult = build_meta.build_sdist({str(wheel.parent)!r})"
+    name = python(code, cwd=wheel.parent / "tree")
+    with tarfile.open(wheel.parent / name) as archive:
+        shipped = {member.partition("/")[2] for member in archive.getnames()}
+    assert {"fastmux/kernels/tuned/sm_00.json", "fastmux/kernels/tiles.py"} <= shipped
 
 
 def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
