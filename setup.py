@@ -55,6 +55,8 @@ TEST = [
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "tqdm"]
+# Others' code that bench/ times beside fastmux's, on a GPU.
+PEERS = ["fast-hadamard-transform", "liger-kernel"]
 
 setup(
     name="fastmux",
@@ -74,6 +76,7 @@ setup(
     extras_require={
         "test": TEST,
         "bench": BENCH,
+        "peers": PEERS,
         "dev": sorted({*TEST, *BENCH, "build", "ruff"}),
     },
     classifiers=[

@@ -316,23 +316,23 @@ def test_nothing_imports_upward(layer: str, forbidden: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extra"),
+    ("folders", "extras"),
     [
-        (("fastmux", "training"), None),  # a plain install runs `python training/train.py`
-        (("bench",), "bench"),
-        (("tests",), "test"),
-        (("bench", "tests"), "dev"),
+        (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
+        (("bench",), ("bench", "peers")),
+        (("tests",), ("test",)),
+        (("bench", "tests"), ("dev", "peers")),
     ],
     ids=["plain", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
-    metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extra: str | None
+    metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
     declared = set()
     for requirement in metadata.get_all("Requires-Dist"):
         only_for = re.search(r'extra == "(\w+)"', requirement)
-        if only_for is None or only_for[1] == extra:
-            declared.add(re.match(r"[\w.-]+", requirement)[0].lower())
+        if only_for is None or only_for[1] in extras:
+            declared.add(re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_"))
     files = [(module, file) for module, file in python_files() if within(module, *folders)]
     # Scripts and tests import their neighbours by bare names.
     known = {
@@ -344,7 +344,7 @@ def test_what_is_imported_is_declared(
     missing = set()
     for module, file in files:
         for top in {name.partition(".")[0] for name in imports(module, file)} - known:
-            if declared.isdisjoint(d.lower() for d in distributions.get(top, [top])):
+            if declared.isdisjoint(d.lower().replace("-", "_") for d in distributions.get(top, [top])):
                 missing.add(f"{module} imports {top}")
     assert not missing
 
