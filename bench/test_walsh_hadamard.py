@@ -19,14 +19,20 @@ def inputs(G, N, L, d):
 
 def written_out(x, inner_signs, outer_signs):
     """`fastmux.reference.walsh_hadamard_mux`, its matrices multiplied as those of `orthogonal_mux`."""
-    d = x.shape[-1]
-    h = (_matrix(d) * d**-0.5).to(x)
+    h = _matrix(x.shape[-1], x.dtype, x.device)
     inner, outer = inner_signs.to(x), outer_signs.to(x)
     return product(x, h @ (outer[:, :, None] * h * inner[:, None, :])) * x.shape[1] ** -0.5
 
 
-# Built by loops in Python: once for each order is enough.
-_matrix = functools.cache(reference.hadamard_matrix)
+@torch.compiler.assume_constant_result
+def _matrix(order, dtype, device):
+    """The orthonormal Hadamard matrix, built once: loops in Python and a copy to the device are not what is timed."""
+    return _built(order, dtype, device)
+
+
+@functools.cache
+def _built(order, dtype, device):
+    return (reference.hadamard_matrix(order) * order**-0.5).to(device, dtype)
 
 
 def elements(direction, G, N, L, d):
