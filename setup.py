@@ -55,6 +55,8 @@ TEST = [
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = ["pytest>=8", "pytest-benchmark>=5", "tqdm"]
+# Others' code that bench/ times beside fastmux's, on a GPU.
+PEERS = ["fast-hadamard-transform", "liger-kernel"]
 
 setup(
     name="fastmux",
@@ -69,10 +71,12 @@ setup(
     # find_packages does not see fastmux.kernels, which has no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels"],
+    package_data={"fastmux.kernels": ["tuned/*.json"]},  # what bench/tune.py found, read by kernels/tiles.py
     install_requires=[*LIBRARY, *TRAIN],
     extras_require={
         "test": TEST,
         "bench": BENCH,
+        "peers": PEERS,
         "dev": sorted({*TEST, *BENCH, "build", "ruff"}),
     },
     classifiers=[

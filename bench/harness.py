@@ -9,9 +9,11 @@ A benchmark of an op is one file that says what the op is: an `Op`, and a test t
         case.run(benchmark)
 
 A case is a shape, a dtype, a direction ("forward" without gradients, "forward+backward" for all floating inputs) and an
-implementation: each backend the machine has, ``reference`` in eager mode, and ``reference-compiled`` by
-`torch.compile`. Cases that differ in the implementation alone make one group of pytest-benchmark, a table to read the
-comparison off.
+implementation: each backend the machine has, the op's peers (others' code for it), ``reference`` in eager mode, and
+``reference-compiled`` by `torch.compile`. Cases that differ in the implementation alone make one group of
+pytest-benchmark, a table to read the comparison off.
+
+On a GPU bfloat16 is measured at every shape, float32 at the first.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -41,10 +43,22 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, tor
 
 DEVICE = default_device()
 
+#: What ops of groups, instances and positions are measured at on a GPU: enough groups for some 2^26 elements G * N * L
+#: * d, so that every multiprocessor has work and no cache holds it; and one group, for what a launch costs.
+GROUPED = [
+    {"G": 64, "N": 10, "L": 128, "d": 768},
+    {"G": 256, "N": 2, "L": 128, "d": 768},
+    {"G": 16, "N": 40, "L": 128, "d": 768},
+    {"G": 1024, "N": 5, "L": 32, "d": 256},
+    {"G": 8, "N": 20, "L": 512, "d": 1024},
+    {"G": 16, "N": 10, "L": 128, "d": 4096},
+    {"G": 1, "N": 10, "L": 128, "d": 768},
+]
 
-def implementations() -> tuple[str, ...]:
-    """The backends of this machine (Triton's interpreter is no benchmark) and the two forms of the reference."""
-    return (("triton", "torch") if DEVICE.type == "cuda" else ("torch",)) + REFERENCES
+
+def backends() -> tuple[str, ...]:
+    """Those of this machine; Triton's interpreter is no benchmark."""
+    return ("triton", "torch") if DEVICE.type == "cuda" else ("torch",)
 
 
 def on_this_machine(cpu: list[Sizes], gpu: list[Sizes]) -> list[Sizes]:
@@ -52,9 +66,11 @@ def on_this_machine(cpu: list[Sizes], gpu: list[Sizes]) -> list[Sizes]:
     return gpu if DEVICE.type == "cuda" else cpu
 
 
-def dtypes() -> tuple[torch.dtype, ...]:
-    """float32 everywhere; bfloat16 where hardware has it."""
-    return (torch.float32, torch.bfloat16) if DEVICE.type == "cuda" else (torch.float32,)
+def dtypes(first: bool) -> tuple[torch.dtype, ...]:
+    """What an op's first shape, or another, is measured in: float32 on a CPU, bfloat16 where hardware has it."""
+    if DEVICE.type != "cuda":
+        return (torch.float32,)
+    return (torch.bfloat16, torch.float32) if first else (torch.bfloat16,)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,9 @@ class Op:
             input once, each output once; table "Minimal traffic" of the design.
         index_bytes: sizes -> bytes of integer inputs read by one direction.
         flops: (sizes, direction) -> operations of the matrix products, for ops that have some.
+        peers: name -> code of others, called and checked as the op is; raises NotImplementedError for sizes that it
+            does not take, which are skipped.
+        layouts: peer -> inputs as it wants them to lie in memory, with the values they have; done before timing.
     """
 
     name: str
@@ -82,12 +101,19 @@ class Op:
     elements: Callable[..., int]
     index_bytes: Callable[..., int] = lambda **sizes: 0
     flops: Callable[..., int] | None = None
+    peers: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
+    layouts: dict[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
 
     @property
     def cases(self) -> pytest.MarkDecorator:
         """Parametrizes a test with all cases; those of one group are neighbours, the reference last."""
-        drawn = itertools.product(self.shapes, dtypes(), DIRECTIONS, implementations())
-        cases = [Case(self, tuple(sizes.items()), dtype, direction, who) for sizes, dtype, direction, who in drawn]
+        cases = [
+            Case(self, tuple(sizes.items()), dtype, direction, who)
+            for sizes in self.shapes
+            for dtype in dtypes(first=sizes is self.shapes[0])
+            for direction in DIRECTIONS
+            for who in (*backends(), *self.peers, *REFERENCES)
+        ]
         return pytest.mark.parametrize("case", cases, ids=str)
 
     def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
@@ -131,7 +157,12 @@ class Case:
         torch.manual_seed(0)
         first = self._draw()
         call = self._call()
-        check(self, call, first)
+        try:
+            check(self, call, first)
+        except NotImplementedError as error:
+            if self.implementation not in self.op.peers:
+                raise
+            pytest.skip(f"{self.implementation}: {error}")
         peak = peak_bytes(lambda: call(*first))
         sets = itertools.cycle([first, *(self._draw() for _ in range(self._copies(first) - 1))])
 
@@ -172,23 +203,22 @@ class Case:
                 name: t.to(self.dtype) if t.is_floating_point() else t
                 for name, t in self.op.inputs(**self.sizes).items()
             }
+        if self.implementation in self.op.layouts:
+            inputs = self.op.layouts[self.implementation](inputs)
         if self.direction == "forward":
             return inputs, None
         with torch.no_grad():
-            dy = torch.randn_like(self._function()(**inputs))
+            dy = torch.randn_like(self.op.function(**inputs))
         return {name: t.requires_grad_(t.is_floating_point()) for name, t in inputs.items()}, dy
 
     def _copies(self, drawn: tuple[Inputs, Tensor | None]) -> int:
-        """Sets of inputs to rotate on a GPU so that its L2 cannot hold what the next call reads."""
-        if DEVICE.type != "cuda":
-            return 1
         inputs, dy = drawn
-        size = sum(t.nbytes for t in (*inputs.values(), *([] if dy is None else [dy])))
-        cache = torch.cuda.get_device_properties(DEVICE).L2_cache_size
-        return min(64, max(2, -(-4 * cache // max(1, size))))
+        return rotated(sum(t.nbytes for t in (*inputs.values(), *([] if dy is None else [dy]))), DEVICE)
 
     def _function(self) -> Callable[..., Tensor]:
-        return self.op.reference if self.implementation in REFERENCES else self.op.function
+        if self.implementation in REFERENCES:
+            return self.op.reference
+        return self.op.peers.get(self.implementation, self.op.function)
 
     def _call(self) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
         """(inputs, upstream gradient) -> (output, gradient of each floating input)."""
@@ -203,7 +233,7 @@ class Case:
                 with torch.no_grad():
                     return (function(**inputs),)
             y = function(**inputs)
-            return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy))
+            return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy.to(y.dtype)))
 
         if forced is None:
             return call
@@ -227,8 +257,8 @@ def check(case: Case, call: Callable, drawn: tuple[Inputs, Tensor | None]) -> No
     plain = _evaluate(case.op.reference, inputs, dy, case.dtype)
     names = ["output", *(f"gradient of {name}" for name, t in inputs.items() if t.requires_grad)]
     for name, a, b, c in zip(names, ours, gold, plain, strict=True):
-        allowed = max(TOLERANCE[case.dtype], 2 * _error(c, b))
-        error = _error(a, b)
+        allowed = max(TOLERANCE[case.dtype], 2 * relative_error(c, b))
+        error = relative_error(a, b)
         if not error <= allowed:  # NaN is refused
             raise AssertionError(
                 f"{case.op.name} by {case.implementation}, {name}: relative error {error:.2e}, allowed "
@@ -248,7 +278,16 @@ def _evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torc
     return (y, *torch.autograd.grad(y, [t for t in leaves.values() if t.requires_grad], dy.to(dtype)))
 
 
-def _error(ours: Tensor, gold: Tensor) -> float:
+def rotated(size: int, device: torch.device) -> int:
+    """Sets of inputs of ``size`` bytes to rotate on a GPU so that its L2 cannot hold what the next call reads."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(64, max(2, -(-4 * cache // max(1, size))))
+
+
+def relative_error(ours: Tensor, gold: Tensor) -> float:
+    """||ours - gold|| / ||gold||, infinite where shapes differ."""
     ours, gold = ours.detach().double(), gold.detach().double()
     if ours.shape != gold.shape:
         return float("inf")

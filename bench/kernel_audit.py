@@ -5,7 +5,7 @@
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
 Exit status 1 if a kernel spills on an NVIDIA target, has no access of 16 bytes a thread, multiplies matrices without
-tensor cores, or moves more than 1.1 times the bytes that it must.
+tensor cores, does not compile for one group, instance or position, or moves more than 1.1 times the bytes that it must.
 
 Bytes and operations are counted by `bench.traffic`, under the interpreter; the times predicted from them are those of
 the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with N = 4
@@ -77,6 +77,9 @@ DEVICES = {
     "B200": Device("sm_100", 8.0e12, 75e12, 65536, 228 << 10, 64),
     "MI300X": Device("gfx942", 5.3e12, 163.4e12, 4 * 64 * 512, 64 << 10, 32),
 }
+#: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one. The first
+#: target, dtype and width stand for all.
+ONES = (1, 1, 1)
 REPORTED = 2**26  # G * N * L * d of predicted times
 TRAFFIC_LIMIT = 1.1
 _TYPES = {
@@ -247,6 +250,17 @@ def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[
                     yield inspect(launch, target, dtype, width)
 
 
+def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) -> dict[str, str]:
+    """Kernel -> why it does not compile at these sizes."""
+    reasons = {}
+    for launch in launches(DTYPES[dtype], width, sizes):
+        try:
+            compile_for(launch, TARGETS[target])
+        except triton.TritonError as error:
+            reasons[launch.name] = str(error).strip().splitlines()[-1]
+    return reasons
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -263,6 +277,9 @@ def main() -> int:
         numbers = f"{f.hidden_size:>6}{f.registers:>6}{f.stack_bytes:>7}{f.shared_bytes:>8}{f.occupancy:>9.0%}"
         problem = f"  <- {f.problem}" if f.problem else ""
         print(f"{f.kernel:38}{f.target:8}{f.dtype:6}{numbers}  {widths}{problem}", flush=True)
+    uncompiled = failing(ONES, args.targets[0], args.dtypes[0], args.hidden_sizes[0])
+    for kernel, reason in uncompiled.items():
+        print(f"{kernel} does not compile for one group, instance and position: {reason}")
     counted = [] if args.skip_traffic else traffic()
     if counted:
         print(
@@ -278,8 +295,11 @@ def main() -> int:
         write_json(args.output, results)
     problems = [f for f in findings if f.problem]
     excessive = [entry for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
-    print(f"{len(findings)} kernels compiled, {len(problems)} with a problem; {len(excessive)} move too much")
-    return 1 if problems or excessive else 0
+    print(
+        f"{len(findings)} kernels compiled, {len(problems)} with a problem; {len(uncompiled)} fail at sizes of 1; "
+        f"{len(excessive)} move too much"
+    )
+    return 1 if problems or uncompiled or excessive else 0
 
 
 if __name__ == "__main__":

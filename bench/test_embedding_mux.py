@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.harness import Op, on_this_machine
+from bench import peers
+from bench.harness import GROUPED, Op, on_this_machine
 from fastmux import functional, reference
 
 POSITIONS = 512
@@ -37,17 +38,12 @@ OP = Op(
     reference.embedding_mux,
     shapes=on_this_machine(
         cpu=[{"G": 4, "N": 10, "L": 128, "d": 768, "V": 8192}],
-        gpu=[
-            {"G": 128, "N": 2, "L": 128, "d": 768, "V": 30522},
-            {"G": 64, "N": 10, "L": 128, "d": 768, "V": 30522},
-            {"G": 16, "N": 40, "L": 128, "d": 768, "V": 30522},
-            {"G": 256, "N": 10, "L": 32, "d": 256, "V": 30522},
-            {"G": 8, "N": 10, "L": 512, "d": 1024, "V": 30522},
-        ],
+        gpu=[sizes | {"V": 30522} for sizes in GROUPED],
     ),
     inputs=inputs,
     elements=elements,
     index_bytes=lambda G, N, L, **_: 8 * G * N * L,
+    peers=peers.installed(liger=peers.liger_embedding_mux),
 )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.harness import Op, on_this_machine
+from bench.harness import GROUPED, Op, on_this_machine
 from fastmux import functional, reference
 
 
@@ -21,14 +21,7 @@ OP = Op(
     reference.hadamard_mux,
     shapes=on_this_machine(
         cpu=[{"G": 4, "N": 10, "L": 128, "d": 768}],
-        gpu=[
-            {"G": 128, "N": 2, "L": 128, "d": 768},
-            {"G": 64, "N": 10, "L": 128, "d": 768},
-            {"G": 16, "N": 40, "L": 128, "d": 768},
-            {"G": 256, "N": 10, "L": 32, "d": 256},
-            {"G": 8, "N": 10, "L": 512, "d": 1024},
-            {"G": 8, "N": 10, "L": 128, "d": 4096},
-        ],
+        gpu=GROUPED,
     ),
     inputs=inputs,
     elements=elements,

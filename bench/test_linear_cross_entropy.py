@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from bench import peers
 from bench.harness import Op, on_this_machine
 from fastmux import functional
 
@@ -37,12 +38,19 @@ OP = Op(
     all_logits,
     shapes=on_this_machine(
         cpu=[{"R": 768, "V": 8192, "d": 192}],
-        gpu=[{"R": 4096, "V": 30522, "d": 768}, {"R": 8192, "V": 30522, "d": 256}, {"R": 2048, "V": 50265, "d": 1024}],
+        gpu=[
+            {"R": 8192, "V": 30522, "d": 768},
+            {"R": 8192, "V": 30522, "d": 256},
+            {"R": 8192, "V": 50265, "d": 1024},
+            {"R": 4096, "V": 50265, "d": 4096},
+            {"R": 32, "V": 30522, "d": 768},  # for what launches cost
+        ],
     ),
     inputs=inputs,
     elements=elements,
     index_bytes=lambda R, **_: 8 * R,
     flops=flops,
+    peers=peers.installed(liger=peers.liger_linear_cross_entropy),
 )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from bench.harness import Op, on_this_machine
+from bench.harness import GROUPED, Op, on_this_machine
 from fastmux import functional, reference
 
 
@@ -32,7 +32,7 @@ OP = Op(
     reference.mlp_demux,
     shapes=on_this_machine(
         cpu=[{"G": 2, "N": 10, "L": 64, "d": 512}],
-        gpu=[{"G": 32, "N": 10, "L": 128, "d": 768}, {"G": 8, "N": 40, "L": 128, "d": 768}],
+        gpu=GROUPED,
     ),
     inputs=inputs,
     elements=elements,

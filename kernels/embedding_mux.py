@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
 from .rows import dropout_keep, standardise, standardise_backward
+from .tiles import Tile, tile
 
 
 @triton.jit
@@ -277,15 +278,11 @@ def _backward_kernel(
         tl.store(dshared_ptr + (chunk * length + l)[:, None] * width + cols[None, :], dshared, mask=mask)
 
 
-# (elements of a tile, elements a thread). Forward: small programs, 16 warps of which fit a multiprocessor, for gathers
-# that wait for ids.
-_FORWARD_TILE, _BACKWARD_TILE = (2048, 16), (2048, 16)
-_PROGRAMS_PER_MULTIPROCESSOR = 4
 _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
 
 
-def _tile(length: int, width: int, tile: tuple[int, int]) -> tuple[int, int, int]:
-    rows, columns, warps = row_tile(length, width, *tile)
+def _tile(length: int, width: int, chosen: Tile) -> tuple[int, int, int]:
+    rows, columns, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
     return rows, max(4, columns), warps  # dropout draws four columns at a time
 
 
@@ -322,7 +319,7 @@ def embedding_mux_forward(
     out = y if v is not None else y.transpose(1, 2)
     if y.numel() == 0:
         return out
-    block_r, block_d, warps = _tile(groups * length, width, _FORWARD_TILE)
+    block_r, block_d, warps = _tile(groups * length, width, tile("embedding_mux_forward", word))
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
     )
@@ -369,10 +366,11 @@ def embedding_mux_backward(
         )
     need_word, need_position, need_type, need_weight, need_bias, need_v = need
     need_sums = need_weight or need_bias or need_v
-    block_r, block_d, warps = _tile(length, width, _BACKWARD_TILE)
+    chosen = tile("embedding_mux_backward", dy)
+    block_r, block_d, warps = _tile(length, width, chosen)
     blocks_l = triton.cdiv(length, block_r)
     # Fewer, longer chunks leave fewer partials; enough of them keep every multiprocessor busy.
-    chunks = min(groups, triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(dy), blocks_l))
+    chunks = min(groups, triton.cdiv(chosen["programs"] * multiprocessors(dy), blocks_l))
     per_chunk = triton.cdiv(groups, chunks)
     chunks = triton.cdiv(groups, per_chunk)
     programs = chunks * blocks_l

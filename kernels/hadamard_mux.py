@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import accumulator, accumulator_dtype, column_block, on_device, rowwise
+from .tiles import tile
 
 
 @triton.jit
@@ -118,13 +119,6 @@ def _dv_kernel(
         partial_ptrs += width
 
 
-# 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; with four instances in flight, no spill.
-# dv keeps its rows in registers and leaves one partial row a tile, so taller tiles mean fewer partial bytes: at 64 rows
-# they are 4 / (64 s) of x.
-_STREAM_ROWS, _STREAM_COLUMNS, _STREAM_WARPS = 8, 256, 4
-_DV_ROWS, _DV_COLUMNS, _DV_WARPS = 64, 128, 8
-
-
 def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
     """x (G, N, L, d), v (N, d) -> y (G, L, d) in x's dtype."""
     x, v = rowwise(x), v.contiguous()
@@ -132,12 +126,13 @@ def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
     y = torch.empty((groups, length, width), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
-    rows, block_d = groups * length, column_block(width, _STREAM_COLUMNS)
-    grid = (triton.cdiv(rows, _STREAM_ROWS) * triton.cdiv(width, block_d),)
+    chosen = tile("hadamard_mux_forward", x)
+    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
+    grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
     with on_device(x):
         _forward_kernel[grid](
             x, v, y, x.stride(0), x.stride(1), x.stride(2), rows, num_instances, length, width,
-            SCALE=scale, ACC=accumulator(x, v), BLOCK_R=_STREAM_ROWS, BLOCK_D=block_d, num_warps=_STREAM_WARPS,
+            SCALE=scale, ACC=accumulator(x, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
         )  # fmt: skip
     return y
 
@@ -149,12 +144,13 @@ def hadamard_mux_dx(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> 
     dx = torch.empty((groups, v.shape[0], length, width), dtype=dtype, device=dy.device)
     if dx.numel() == 0:
         return dx
-    rows, block_d = groups * length, column_block(width, _STREAM_COLUMNS)
-    grid = (triton.cdiv(rows, _STREAM_ROWS) * triton.cdiv(width, block_d),)
+    chosen = tile("hadamard_mux_dx", dy)
+    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
+    grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
     with on_device(dy):
         _dx_kernel[grid](
             dy, v, dx, dy.stride(0), dy.stride(1), rows, v.shape[0], length, width,
-            SCALE=scale, ACC=accumulator(dy, v), BLOCK_R=_STREAM_ROWS, BLOCK_D=block_d, num_warps=_STREAM_WARPS,
+            SCALE=scale, ACC=accumulator(dy, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
         )  # fmt: skip
     return dx
 
@@ -166,13 +162,14 @@ def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> 
     groups, num_instances, length, width = x.shape
     if x.numel() == 0:
         return torch.zeros((num_instances, width), dtype=dtype, device=x.device)
-    rows, block_d = groups * length, column_block(width, _DV_COLUMNS)
-    row_blocks = triton.cdiv(rows, _DV_ROWS)
+    chosen = tile("hadamard_mux_dv", x)
+    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
+    row_blocks = triton.cdiv(rows, block_r)
     partial = torch.empty((row_blocks, num_instances, width), dtype=accumulator_dtype(dy, x), device=x.device)
     with on_device(x):
         _dv_kernel[(row_blocks * triton.cdiv(width, block_d),)](
             dy, x, partial, dy.stride(0), dy.stride(1), x.stride(0), x.stride(1), x.stride(2),
             rows, num_instances, length, width,
-            SCALE=scale, ACC=accumulator(dy, x), BLOCK_R=_DV_ROWS, BLOCK_D=block_d, num_warps=_DV_WARPS,
+            SCALE=scale, ACC=accumulator(dy, x), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
         )  # fmt: skip
     return partial.sum(0).to(dtype)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
 from .rows import gelu, standardise, standardise_backward
+from .tiles import tile
 
 
 @triton.jit
@@ -310,10 +311,6 @@ def _backward_kernel(
             tl.store(sums_ptrs + 3 * width, sums3, mask=in_row)
 
 
-# (elements of a tile, elements a thread): one live tile forward; some five backward, which must not spill.
-_FORWARD_TILE, _BACKWARD_TILE = (4096, 32), (4096, 16)
-_PROGRAMS_PER_MULTIPROCESSOR = 4
-_HEAD_BACKWARD_TILE = (2048, 8)  # with a sum for each label
 # As many sums of a row's length does a backward program hold beside its tiles, while a row is no longer than this.
 _BACKWARD_LABELS, _BACKWARD_LABELS_ROW = 4, 2048
 
@@ -356,10 +353,11 @@ def index_demux_forward(
     z = torch.empty(shape, dtype=a.dtype, device=a.device)
     if z.numel() == 0:
         return z
-    block_l, block_d, warps = row_tile(length, width, *_FORWARD_TILE)
+    chosen = tile("index_demux_forward", a)
+    block_l, block_d, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
     tiles = groups * triton.cdiv(length, block_l)
     # A tile of `a` serves all instances, unless that leaves multiprocessors idle.
-    splits = min(num_instances, triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(a), tiles))
+    splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
     per_program = triton.cdiv(num_instances, splits)
     grid = (tiles * (1 if instances is not None else triton.cdiv(num_instances, per_program)),)
     if head_weight is None:
@@ -397,10 +395,11 @@ def _backward(
     a, b = rowwise(a), rowwise(b)
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
-    block_l, block_d, warps = row_tile(length, width, *(_BACKWARD_TILE if head is None else _HEAD_BACKWARD_TILE))
+    chosen = tile("index_demux_backward" if head is None else "index_demux_head_backward", a)
+    block_l, block_d, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
     tiles = triton.cdiv(length, block_l)
     # Fewer, longer chunks leave fewer partial rows; enough of them keep every multiprocessor busy.
-    chunks = min(tiles, triton.cdiv(_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(a), groups))
+    chunks = min(tiles, triton.cdiv(chosen["programs"] * multiprocessors(a), groups))
     tiles_per_chunk = triton.cdiv(tiles, chunks)
     chunks = triton.cdiv(tiles, tiles_per_chunk)
     partial = {"dtype": accumulator_dtype(a, b), "device": a.device}

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import MAX_ROW, accumulator, on_device, rowwise
+from .tiles import tile
 
 
 @triton.jit
@@ -157,14 +158,15 @@ def pad(matrix: Tensor, like: Tensor) -> Tensor:
     return padded
 
 
-def _options(rows: Tensor, left: Tensor, right: Tensor, sides: tuple[int, int], scale: float) -> dict:
-    (a, b), tile = sides, left.shape[0] * right.shape[0]
+def _options(launcher: str, rows: Tensor, left: Tensor, right: Tensor, sides: tuple[int, int], scale: float) -> dict:
+    (a, b), elements, limits = sides, left.shape[0] * right.shape[0], tile(launcher, rows)
     if a * b > MAX_ROW:
         raise ValueError(f"hidden_size is {a * b}, the triton kernels take at most {MAX_ROW}")
     return {
         "SCALE": scale, "A": a, "B": b, "INV_A": a**-0.5, "INV_B": b**-0.5,
         "PARTS": 3 if rows.dtype == torch.float32 else 1, "ACC": accumulator(rows),
-        "BLOCK_A": left.shape[0], "BLOCK_B": right.shape[0], "num_warps": max(1, min(8, tile // 1024)),
+        "BLOCK_A": left.shape[0], "BLOCK_B": right.shape[0],
+        "num_warps": max(1, min(limits["warps"], elements // limits["per_warp"])),
     }  # fmt: skip
 
 
@@ -177,7 +179,7 @@ def walsh_hadamard_mux_forward(
     groups, num_instances, length, width = x.shape
     y = torch.empty((groups, length, width), dtype=x.dtype, device=x.device)
     if y.numel():
-        options = _options(x, left, right, sides, scale)
+        options = _options("walsh_hadamard_mux_forward", x, left, right, sides, scale)
         with on_device(x):
             _forward_kernel[(groups * length,)](
                 x, inner.contiguous(), outer.contiguous(), left, right, y, *x.stride()[:3], num_instances, length,
@@ -201,7 +203,7 @@ def walsh_hadamard_mux_dx(
     groups, length, width = dy.shape
     dx = torch.empty((groups, inner.shape[0], length, width), dtype=dtype, device=dy.device)
     if dx.numel():
-        options = _options(dy, left, right, sides, scale)
+        options = _options("walsh_hadamard_mux_dx", dy, left, right, sides, scale)
         with on_device(dy):
             _dx_kernel[(groups * length,)](
                 dy, inner.contiguous(), outer.contiguous(), left, right, dx, dy.stride(0), dy.stride(1),

@@ -35,6 +35,11 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
         return tensor if tensor.dtype == torch.bool else tensor.fill_(-(2**7) + 1)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU that torch can use")
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
     """`torch.empty` and its kin hand out poison."""
@@ -70,6 +75,18 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("FASTMUX_DATA does not name the folder with the data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def room():
+    """``room(gib)`` skips where the GPU has less memory free."""
+
+    def check(gib: float) -> None:
+        free = torch.cuda.mem_get_info()[0] / 2**30
+        if free < gib:
+            pytest.skip(f"needs {gib} GiB of free GPU memory, there are {free:.0f}")
+
+    return check
 
 
 @pytest.fixture

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig
 
 pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pytest-benchmark")
 
+pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
+
+import fastmux
 from bench import (
     everything,
     harness,
     loading,
     memory,
+    peers,
     test_embedding_mux,
     test_hadamard_mux,
     test_index_demux,
     test_linear_cross_entropy,
+    test_orthogonal_mux,
+    test_walsh_hadamard,
     throughput,
+    tune,
 )
 from bench.storage import Scopes, StorageTracker
 from bench.throughput import encoder_flops, limit
 from fastmux import reference
+from fastmux.kernels import hadamard_mux, tiles
+from training.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072
@@ -133,6 +146,44 @@ class TestCorrectnessGate:
             self.case(wrong, "forward").run(timer)
         assert timer.calls == 0
 
+    def test_a_peer_is_held_to_the_same(self):
+        own, sizes = test_hadamard_mux.OP, {"G": 2, "N": 3, "L": 4, "d": 8}
+        calls = {
+            "right": lambda x, instance_vectors: torch.einsum("nd,gnld->gld", instance_vectors, x) / 3,
+            "wrong": lambda x, instance_vectors: x.mean(1),
+        }
+        op = harness.Op(own.name, own.function, own.reference, [sizes], own.inputs, own.elements, peers=calls)
+        (cases,) = (mark.args[1] for mark in [op.cases.mark])
+        names = [case.implementation for case in cases if case.direction == "forward"]
+        assert names == [*harness.backends(), "right", "wrong", *harness.REFERENCES]
+        timer = self.Timer()
+        for case in cases:
+            if case.implementation == "right":
+                case.run(timer)
+        assert timer.calls == 2 and timer.extra_info["implementation"] == "right"
+        with pytest.raises(AssertionError, match="hadamard_mux by wrong, output"):
+            next(case for case in cases if case.implementation == "wrong").run(timer)
+        assert timer.calls == 2
+
+    def test_a_peer_may_decline_sizes_and_an_op_may_not(self):
+        def declines(x, instance_vectors):
+            raise NotImplementedError("d = 8 is no power of three")
+
+        case = self.case(declines, "forward")
+        with pytest.raises(NotImplementedError):
+            case.run(self.Timer())
+        case.op.peers["other"] = declines
+        other = harness.Case(case.op, case.shape, case.dtype, "forward", "other")
+        with pytest.raises(pytest.skip.Exception, match="other: d = 8 is no power of three"):
+            other.run(self.Timer())
+
+    @pytest.mark.parametrize("direction", harness.DIRECTIONS)
+    def test_a_bare_product_is_orthogonal_mux(self, direction):
+        sizes = (("G", 2), ("N", 3), ("L", 4), ("d", 8))
+        timer = self.Timer()
+        harness.Case(test_orthogonal_mux.OP, sizes, torch.float32, direction, "gemm").run(timer)
+        assert timer.calls == 1
+
     def test_a_wrong_gradient_is_not(self):
         def wrong(x, instance_vectors):
             v = instance_vectors
@@ -142,6 +193,136 @@ class TestCorrectnessGate:
         with pytest.raises(AssertionError, match="gradient of instance_vectors"):
             self.case(wrong, "forward+backward").run(timer)
         assert timer.calls == 0
+
+
+class TestPeers:
+    def test_formulas_written_for_the_benchmarks_are_the_specification(self):
+        x = torch.randn(2, 3, 4, 8, dtype=torch.float64)
+        matrices, signs = torch.randn(3, 8, 8, dtype=torch.float64), torch.randint(0, 2, (3, 8)) * 2 - 1
+        expected = reference.orthogonal_mux(x, matrices, 1.0)
+        torch.testing.assert_close(test_orthogonal_mux.product(x, matrices), expected)
+        inputs = {"x": x, "inner_signs": signs, "outer_signs": signs.flip(0)}
+        torch.testing.assert_close(test_walsh_hadamard.written_out(**inputs), reference.walsh_hadamard_mux(**inputs))
+
+    @pytest.mark.parametrize(
+        ("op", "load", "sizes"),
+        [
+            (test_linear_cross_entropy.OP, peers.liger_linear_cross_entropy, {"R": 5, "V": 7, "d": 8}),
+            (test_index_demux.OP, peers.liger_index_demux, {"G": 2, "N": 3, "L": 4, "d": 8}),
+            (test_embedding_mux.OP, peers.liger_embedding_mux, {"G": 2, "N": 3, "L": 4, "d": 8, "V": 11}),
+            (test_walsh_hadamard.OP, peers.fast_hadamard_transform, {"G": 2, "N": 3, "L": 4, "d": 8}),
+        ],
+        ids=["cross entropy", "index_demux", "embedding_mux", "walsh_hadamard"],
+    )
+    def test_what_is_built_around_a_package_is_the_op(self, monkeypatch, op, load, sizes):
+        """Plain PyTorch stands for the packages, which need a GPU."""
+        liger, hadamard = ModuleType("liger_kernel.transformers.functional"), ModuleType("fast_hadamard_transform")
+        liger.liger_layer_norm = lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps)
+        liger.liger_fused_linear_cross_entropy = lambda x, weight, target, bias: F.cross_entropy(
+            F.linear(x, weight, bias), target
+        )
+        hadamard.hadamard_transform = lambda x, scale: x @ reference.hadamard_matrix(x.shape[-1]).to(x) * scale
+        for name in ("liger_kernel", "liger_kernel.transformers"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        for module in (liger, hadamard):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(op.peers, "peer", load())
+        timer = TestCorrectnessGate.Timer()
+        harness.Case(op, tuple(sizes.items()), torch.float32, "forward+backward", "peer").run(timer)
+        assert timer.calls == 1
+
+    def test_a_transform_of_another_order_is_declined(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "fast_hadamard_transform", ModuleType("fast_hadamard_transform"))
+        sys.modules["fast_hadamard_transform"].hadamard_transform = None
+        with pytest.raises(NotImplementedError, match="d = 12 is no power of two"):
+            peers.fast_hadamard_transform()(torch.ones(1, 2, 1, 12), torch.ones(2, 12), torch.ones(2, 12))
+
+    def test_only_what_is_installed_on_a_gpu_is_measured(self, monkeypatch):
+        def missing():
+            raise ModuleNotFoundError
+
+        monkeypatch.setattr(peers, "default_device", lambda: torch.device("cpu"))
+        assert peers.installed(there=lambda: abs) == {}
+        monkeypatch.setattr(peers, "default_device", lambda: torch.device("cuda"))
+        assert peers.installed(there=lambda: abs, missing=missing) == {"there": abs}
+
+
+class TestTune:
+    """The search, in the interpreter, by clocks that know which tile is best."""
+
+    LAUNCHER = "hadamard_mux_forward"
+    SIZES = {"G": 2, "N": 2, "L": 4, "d": 64}
+
+    def run(self, seconds, op="hadamard_mux"):
+        with fastmux.backend("triton"):
+            return tune.tune(
+                [op], lambda _: [self.SIZES], [torch.float32], torch.device("cpu"), seconds, progress=False
+            )
+
+    def clock(self, best):
+        """Seconds of whatever runs: shortest at ``best``, a tile of `LAUNCHER`."""
+
+        def seconds(calls):
+            calls[0]()
+            now = tiles.tile(self.LAUNCHER, torch.ones(1))
+            return 1.0 + sum(abs(math.log2(now[name] / best[name])) for name in best)
+
+        return seconds
+
+    def test_the_best_tile_is_found_and_is_what_launchers_use(self, tmp_path, monkeypatch):
+        best = {"rows": 2, "columns": 64, "warps": 8}
+        outcomes = self.run(self.clock(best))
+        assert set(outcomes) == {"hadamard_mux_forward", "hadamard_mux_dx", "hadamard_mux_dv"}
+        found = outcomes[self.LAUNCHER]
+        # From rows=8 columns=256 warps=4, five halvings and doublings away: 6 seconds against 1.
+        assert found.tile == best and found.speedup == pytest.approx(6.0) and not found.refused
+        # This clock does not run faster for any other launcher.
+        assert outcomes["hadamard_mux_dx"].tile == {} and outcomes["hadamard_mux_dv"].tile == {}
+
+        path = tmp_path / "sm_00.json"
+        write_json(path, {"tiles": {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: {"rows": 64}}, "found": {}})
+        tune.write_table(path, {self.LAUNCHER: found}, torch.device("cpu"), "python -m bench.tune --ops hadamard_mux")
+        table = json.loads(path.read_text())
+        assert table["tiles"] == {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: best}
+        written = table["found"][self.LAUNCHER]
+        assert written["command"] == "python -m bench.tune --ops hadamard_mux" and written["speedup"] > 5
+        assert written["machine"]["triton"] and written["machine"]["device"] == "cpu"
+
+        monkeypatch.setattr(tiles, "FOLDER", tmp_path)
+        monkeypatch.setattr(tiles, "architecture", lambda device: "sm_00")
+        tiles.table.cache_clear()
+        try:
+            assert tiles.tile(self.LAUNCHER, torch.ones(1)) == best
+        finally:
+            tiles.table.cache_clear()
+
+    def test_noise_is_not_mistaken_for_a_better_tile(self):
+        ticks = itertools.cycle([1.0, 1.06, 0.97, 1.02, 0.95])
+        assert all(outcome.tile == {} for outcome in self.run(lambda calls: next(ticks)).values())
+
+    def test_a_wrong_result_is_refused(self, monkeypatch):
+        forward = hadamard_mux.hadamard_mux_forward
+
+        def wrong(x, v, scale):
+            y = forward(x, v, scale)
+            return y * 1.1 if tiles.tile(self.LAUNCHER, x)["rows"] < 8 else y
+
+        monkeypatch.setattr(hadamard_mux, self.LAUNCHER, wrong)
+        found = self.run(self.clock({"rows": 4, "columns": 256, "warps": 4}))[self.LAUNCHER]
+        assert found.tile == {}
+        assert "relative error 1.0e-01" in found.refused["rows=4 columns=256 warps=4"]
+
+    def test_every_parameter_is_of_a_launcher_that_is_tuned(self):
+        assert set(tune.launchers()) == set(tiles.DEFAULTS)
+        assert set(tune.launchers().values()) == set(tune.OPS)
+        for op in tune.OPS:
+            assert set(tune.shapes(op)[0]) >= {"G", "N", "L", "d"}
+
+    def test_without_a_gpu_nothing_is_done(self, monkeypatch, capsys):
+        monkeypatch.setattr(tune, "default_device", lambda: torch.device("cpu"))
+        monkeypatch.setattr(tune, "tune", None)
+        assert tune.main([]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
 
 
 class TestStorageTracker:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets
+from numerics import TOLERANCE, assert_meets, relative_error
 from ops import hadamard_mux as draw
 
 from fastmux import reference
@@ -74,3 +74,15 @@ def test_bad_dtype_and_device():
         hadamard_mux(torch.ones(1, 2, 3, 4, dtype=torch.long), torch.ones(2, 4))
     with pytest.raises(ValueError, match="instance_vectors is on meta, expected cpu"):
         hadamard_mux(torch.ones(1, 2, 3, 4), torch.ones(2, 4, device="meta"))
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count(room):
+    """The last of 2049 groups begins at element 2^31."""
+    room(12)
+    with torch.device("cuda"):
+        x, v = torch.randn(2049, 2, 128, 4096, dtype=torch.bfloat16), torch.randn(2, 4096, dtype=torch.bfloat16)
+    y = hadamard_mux(x, v)
+    for group in (0, -1):
+        expected = reference.hadamard_mux(x[group, None].double(), v.double())[0]
+        assert relative_error(y[group], expected.cpu()) < TOLERANCE[torch.bfloat16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets, relative_error
+from numerics import TOLERANCE, assert_meets, relative_error
 from ops import index_demux as draw
 
 from fastmux import reference
@@ -134,3 +134,19 @@ def test_rows_too_long_for_the_kernel(triton_device):
     a = torch.ones(1, 1, MAX_ROW + 1, device=triton_device)
     with pytest.raises(ValueError, match=f"hidden_size is {MAX_ROW + 1}, .* at most {MAX_ROW}"):
         gelu_norm(a, a, a[0, 0], a[0, 0])
+
+
+@pytest.mark.gpu
+def test_more_elements_than_32_bits_count(room):
+    """The last of 257 groups begins at element 2^31 of the result."""
+    room(16)
+    inputs = {k: t.to("cuda", torch.bfloat16) for k, t in draw(257, 64, 128, 1024).items()}
+    with torch.no_grad():
+        z = index_demux(**inputs)
+    per_group = ("h", "p")
+    for group in (0, -1):
+        one = {k: (t[group, None] if k in per_group else t).double() for k, t in inputs.items()}
+        expected = reference.index_demux(**one)[0]
+        plain = reference.index_demux(**{k: t.bfloat16() for k, t in one.items()})[0]
+        allowed = max(TOLERANCE[torch.bfloat16], 2 * relative_error(plain, expected.cpu()))
+        assert relative_error(z[group], expected.cpu()) < allowed

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numerics import DTYPES, assert_meets, layouts, relative_error, run
 from ops import OPS
+from torch.utils.checkpoint import checkpoint
 
 import fastmux
 
@@ -158,6 +159,55 @@ def test_compiles_without_a_graph_break(case, backend, device):
     dy = torch.randn_like(y)
     for a, b in zip(torch.autograd.grad(y, floating, dy), torch.autograd.grad(eager, floating, dy), strict=True):
         assert relative_error(a, b.cpu()) < 1e-5
+
+
+def test_checkpointing_changes_nothing(case, backend, device):
+    inputs = _leaves(case.draw(1, 2, 3, 12), torch.float32, device)
+    floating = [t for t in inputs.values() if t.is_floating_point()]
+    y, again = case.op(**inputs), checkpoint(case.op, **inputs, use_reentrant=False)
+    assert relative_error(again.detach(), y.detach().cpu()) < 1e-6
+    dy = torch.randn_like(y)
+    for a, b in zip(torch.autograd.grad(again, floating, dy), torch.autograd.grad(y, floating, dy), strict=True):
+        assert relative_error(a, b.cpu()) < 1e-6
+
+
+def test_exports(case, backend, device):
+    class Module(torch.nn.Module):
+        def forward(self, **inputs):
+            return case.op(**inputs)
+
+    inputs = {k: t.detach() for k, t in _leaves(case.draw(1, 2, 3, 12), torch.float32, device).items()}
+    exported = torch.export.export(Module(), (), inputs).module()
+    others = {k: torch.randn_like(t) if t.is_floating_point() else t for k, t in inputs.items()}
+    assert relative_error(exported(**others), case.op(**others).cpu()) < 1e-5
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_replays_forward_and_backward(case, backend):
+    inputs = _leaves(case.draw(2, 3, 5, 12), torch.float32, "cuda")
+    floating = [t for t in inputs.values() if t.is_floating_point()]
+    dy = torch.randn_like(case.op(**inputs)).detach()
+
+    def step():
+        y = case.op(**inputs)
+        return y.detach(), *torch.autograd.grad(y, floating, dy)
+
+    # Before the capture kernels are compiled and caches are filled, on another stream, as PyTorch asks for.
+    warm_up = torch.cuda.Stream()
+    warm_up.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(warm_up):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(warm_up)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for tensor in (*floating, dy):
+            tensor.copy_(torch.randn_like(tensor))
+    graph.replay()
+    for replayed, eager in zip(captured, step(), strict=True):
+        assert relative_error(replayed, eager.cpu()) < 1e-5
 
 
 def test_inputs_are_left_alone(case, backend, device):

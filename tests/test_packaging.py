@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,8 @@ def __getattr__(name):
         raise AttributeError(name)
     return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
 """
+
+TUNED = '{"tiles": {}}'
 
 # Hugging Face's package hooks into every setuptools build of the environment in just this way.
 HF_BUILD_HOOK = """
@@ -131,8 +134,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, hf_kernels: Path) -> Path:
     skip = shutil.ignore_patterns("__pycache__", "*.egg-info", "results")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tree / folder, symlinks=True, ignore=skip)
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / file, tree)
+    # The checkout has a table only for architectures that somebody tuned for.
+    (tree / "kernels" / "tuned").mkdir(exist_ok=True)
+    (tree / "kernels" / "tuned" / "sm_00.json").write_text(TUNED)
     (work / "no_torch").mkdir()
     (work / "no_torch" / "torch.py").write_text("raise ImportError('the build must not import torch')")
     # The tree comes first, as for `python setup.py`: in this order it could hide an installed package.
@@ -177,6 +183,17 @@ def test_wheel_holds_the_kernels_as_files(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for file in kernels:
             assert archive.read(f"fastmux/kernels/{file.name}") == file.read_bytes()
+
+
+def test_tuned_tables_are_in_wheel_and_source_archive(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("fastmux/kernels/tuned/sm_00.json").decode() == TUNED
+    # Wheels are built from it: what it leaves out is in none of them.
+    code = f"from setuptools import build_meta\nresult = build_meta.build_sdist({str(wheel.parent)!r})"
+    name = python(code, cwd=wheel.parent / "tree")
+    with tarfile.open(wheel.parent / name) as archive:
+        shipped = {member.partition("/")[2] for member in archive.getnames()}
+    assert {"fastmux/kernels/tuned/sm_00.json", "fastmux/kernels/tiles.py"} <= shipped
 
 
 def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
@@ -299,23 +316,23 @@ def test_nothing_imports_upward(layer: str, forbidden: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extra"),
+    ("folders", "extras"),
     [
-        (("fastmux", "training"), None),  # a plain install runs `python training/train.py`
-        (("bench",), "bench"),
-        (("tests",), "test"),
-        (("bench", "tests"), "dev"),
+        (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
+        (("bench",), ("bench", "peers")),
+        (("tests",), ("test",)),
+        (("bench", "tests"), ("dev", "peers")),
     ],
     ids=["plain", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
-    metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extra: str | None
+    metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
     declared = set()
     for requirement in metadata.get_all("Requires-Dist"):
         only_for = re.search(r'extra == "(\w+)"', requirement)
-        if only_for is None or only_for[1] == extra:
-            declared.add(re.match(r"[\w.-]+", requirement)[0].lower())
+        if only_for is None or only_for[1] in extras:
+            declared.add(re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_"))
     files = [(module, file) for module, file in python_files() if within(module, *folders)]
     # Scripts and tests import their neighbours by bare names.
     known = {
@@ -327,7 +344,7 @@ def test_what_is_imported_is_declared(
     missing = set()
     for module, file in files:
         for top in {name.partition(".")[0] for name in imports(module, file)} - known:
-            if declared.isdisjoint(d.lower() for d in distributions.get(top, [top])):
+            if declared.isdisjoint(d.lower().replace("-", "_") for d in distributions.get(top, [top])):
                 missing.add(f"{module} imports {top}")
     assert not missing
 

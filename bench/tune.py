@@ -1,0 +1,293 @@
+"""Find better launch parameters for the GPU that is here, and write them where the launchers look for them.
+
+    python -m bench.tune                                   # every launcher, in bfloat16 and float32
+    python -m bench.tune --ops hadamard_mux --dtypes bf16  # some of them
+    python -m bench.tune --output /tmp/sm_90.json          # for a look first; the launchers do not read it there
+
+The defaults of ``kernels/tiles.py`` were chosen by compiling, not by timing. For each launcher this starts from the
+default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's calls of
+``bench/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than one
+group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
+
+A candidate must first give what the default gives. It is kept only if it is faster than the best so far by more than
+noise: in the geometric mean over all calls, and slower by more than noise in none of them. Noise is how far two timings
+of the default lie apart, in the mean and in each call, but 2 % at least. At the end what was found must beat the
+default by the same rule, both timed once more.
+
+The table goes to ``kernels/tuned/<architecture>.json``, with device, versions and command beside it. Launchers that
+were not asked for keep their entries there. Processes that run already keep the parameters they started with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bench.harness import TOLERANCE, Sizes, relative_error, rotated
+from bench.machine import default_device, machine_info
+from training.files import read_json, write_json
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+OPS = ("hadamard_mux", "walsh_hadamard", "embedding_mux", "index_demux")
+#: Less than this is noise, however well two timings agree.
+LEAST_NOISE = 0.02
+
+#: Calls that do the same work on inputs that rotate -> seconds of one.
+Timer = Callable[[Sequence[Callable[[], object]]], float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of a launcher: the same work on several sets of inputs."""
+
+    dtype: torch.dtype
+    calls: Sequence[Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search ended with: parameters, how many times faster than the default, the noise, and what was refused."""
+
+    tile: dict[str, int]
+    speedup: float
+    noise: float
+    tried: int
+    refused: dict[str, str]
+
+
+def launchers() -> dict[str, str]:
+    """Launcher -> the op whose benchmark has its shapes."""
+    from bench.launches import calls
+
+    named = {c.launcher: c.module.__name__.rpartition(".")[2] for c in calls(torch.float32, 64, 1, 1, 1)}
+    return {launcher: basename.removesuffix("_head") for launcher, basename in named.items()}
+
+
+def shapes(op: str) -> list[Sizes]:
+    """The benchmark's shapes, without those that only show what a launch costs."""
+    listed = importlib.import_module(f"bench.test_{op}").OP.shapes
+    return [sizes for sizes in listed if sizes["G"] > 1]
+
+
+def problems(
+    launcher: str, listed: list[Sizes], dtypes: Sequence[torch.dtype], device: torch.device
+) -> Iterator[Problem]:
+    """Every call of a launcher at every shape and dtype, on inputs drawn at random."""
+    from bench.launches import calls
+
+    for dtype, sizes in itertools.product(dtypes, listed):
+        for call in calls(dtype, sizes["d"], sizes["G"], sizes["N"], sizes["L"]):
+            if call.launcher == launcher:
+                function = getattr(call.module, launcher)
+                size = sum(t.nbytes for t in call.arguments if isinstance(t, Tensor))
+                sets = [_drawn(call.arguments, device) for _ in range(rotated(size, device))]
+                yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in sets])
+
+
+def _drawn(arguments: tuple, device: torch.device) -> tuple:
+    """Arguments on the device, floating ones at random. A tensor that stands twice among them stays one."""
+    moved: dict[int, Tensor] = {}
+
+    def move(value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in moved:
+            moved[id(value)] = torch.randn_like(value, device=device) if value.is_floating_point() else value.to(device)
+        return moved[id(value)]
+
+    return tuple(move(value) for value in arguments)
+
+
+def search(launcher: str, listed: Sequence[Problem], seconds: Timer, report: Callable[[str], object]) -> Outcome:
+    """Climbs from the default of ``launcher`` by halving and doubling one parameter at a time.
+
+    Args:
+        seconds: times calls; `do_bench` on a GPU.
+        report: told what is tried.
+    """
+    from fastmux.kernels import tiles
+
+    default = dict(tiles.DEFAULTS[launcher])
+
+    def timed(tile: dict[str, int]) -> list[float]:
+        with tiles.using({launcher: tile}):
+            return [seconds(problem.calls) for problem in listed]
+
+    with tiles.using({launcher: default}):
+        expected = [_flat(problem.calls[0]()) for problem in listed]
+    report("default")
+    first, again = timed(default), timed(default)
+    apart = [a / b for a, b in zip(again, first, strict=True)]
+    noise = max(LEAST_NOISE, abs(1 - mean(apart)))
+    own_noise = [max(LEAST_NOISE, abs(1 - ratio)) for ratio in apart]
+
+    def better(times: list[float], than: list[float]) -> bool:
+        ratios = [ours / theirs for ours, theirs in zip(times, than, strict=True)]
+        return mean(ratios) < 1 - noise and all(r < 1 + n for r, n in zip(ratios, own_noise, strict=True))
+
+    best, best_times = default, [min(a, b) for a, b in zip(first, again, strict=True)]
+    seen, refused = [default], {}
+    climbing = True
+    while climbing:
+        climbing = False
+        for tile in neighbours(best):
+            if tile in seen:
+                continue
+            seen.append(tile)
+            name = describe(tile)
+            report(name)
+            reason = _refusal(launcher, tile, listed, expected)
+            if reason:
+                refused[name] = reason
+                continue
+            times = timed(tile)
+            if better(times, best_times):
+                best, best_times, climbing = tile, times, True
+                break
+    if best is default:
+        return Outcome({}, 1.0, noise, len(seen), refused)
+    # The winner of many draws is also a lucky one: both once more, side by side.
+    report(f"default against {describe(best)}")
+    baseline, best_times = timed(default), timed(best)
+    if not better(best_times, baseline):
+        return Outcome({}, 1.0, noise, len(seen), refused)
+    speedup = 1 / mean([ours / theirs for ours, theirs in zip(best_times, baseline, strict=True)])
+    return Outcome(best, speedup, noise, len(seen), refused)
+
+
+def neighbours(tile: dict[str, int]) -> Iterator[dict[str, int]]:
+    """Every tile with one parameter half or twice as large, as far as it may be."""
+    from fastmux.kernels.tiles import is_allowed
+
+    for parameter, value in tile.items():
+        for other in (value // 2, 2 * value):
+            if is_allowed(parameter, other):
+                yield {**tile, parameter: other}
+
+
+def describe(tile: dict[str, int]) -> str:
+    return " ".join(f"{parameter}={value}" for parameter, value in tile.items())
+
+
+def mean(ratios: Sequence[float]) -> float:
+    """The geometric one."""
+    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+
+
+def _refusal(launcher: str, tile: dict, listed: Sequence[Problem], expected: list[list[Tensor]]) -> str | None:
+    """Why a candidate cannot be had: it does not compile or launch, or its results are not the default's."""
+    from triton import TritonError
+
+    from fastmux.kernels import tiles
+
+    for problem, default in zip(listed, expected, strict=True):
+        try:
+            with tiles.using({launcher: tile}):
+                ours = _flat(problem.calls[0]())
+        except TritonError as error:
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        # Two roundings apart at most: each within the tolerance of the exact result.
+        error = max(relative_error(a, b) for a, b in zip(ours, default, strict=True))
+        if not error <= 2 * TOLERANCE[problem.dtype]:
+            return f"relative error {error:.1e} in {problem.dtype}"
+    return None
+
+
+def _flat(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def do_bench(calls: Sequence[Callable[[], object]]) -> float:
+    """Median seconds of a call, the inputs rotating, by `triton.testing.do_bench`."""
+    from triton.testing import do_bench
+
+    turns = itertools.cycle(calls)
+    return 1e-3 * do_bench(lambda: next(turns)(), warmup=10, rep=50, return_mode="median")
+
+
+def tune(
+    asked: Sequence[str],
+    listed: Callable[[str], list[Sizes]],
+    dtypes: Sequence[torch.dtype],
+    device: torch.device,
+    seconds: Timer,
+    progress: bool = True,
+) -> dict[str, Outcome]:
+    """Launcher -> outcome, for the launchers of the ops ``asked`` for, at the shapes ``listed`` for each."""
+    wanted = [(launcher, op) for launcher, op in launchers().items() if op in asked]
+    outcomes = {}
+    with tqdm(wanted, disable=not progress, unit="launcher") as bar:
+        for launcher, op in bar:
+            own = list(problems(launcher, listed(op), dtypes, device))
+            report = functools.partial(_show, bar, launcher)
+            found = outcomes[launcher] = search(launcher, own, seconds, report)
+            verdict = f"{describe(found.tile)}: {found.speedup:.3f} x as fast" if found.tile else "the default stays"
+            bar.write(f"{launcher}: {verdict} (noise {found.noise:.1%}, {found.tried} tried)", file=sys.stdout)
+    return outcomes
+
+
+def _show(bar: tqdm, launcher: str, what: str) -> None:
+    bar.set_postfix_str(f"{launcher} {what}")
+
+
+def write_table(path: Path, outcomes: dict[str, Outcome], device: torch.device, command: str) -> None:
+    """Replaces the entries of the launchers that were tuned, and keeps the others of a table that is there."""
+    from fastmux.kernels.tiles import merged
+
+    former = read_json(path) if path.exists() else {"tiles": {}, "found": {}}
+    tiles = {k: v for k, v in former["tiles"].items() if k not in outcomes}
+    tiles |= {launcher: outcome.tile for launcher, outcome in outcomes.items() if outcome.tile}
+    merged(tiles, str(path))
+    found = former["found"] | {
+        launcher: {
+            "speedup": outcome.speedup,
+            "noise": outcome.noise,
+            "tried": outcome.tried,
+            "refused": outcome.refused,
+            "command": command,
+            "machine": machine_info(device),
+        }
+        for launcher, outcome in outcomes.items()
+    }
+    write_json(path, {"tiles": tiles, "found": found})
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="default: all")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"], help="default: bf16 fp32")
+    parser.add_argument("--output", type=Path, help="JSON file; default: kernels/tuned/<architecture>.json")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    device = default_device()
+    if device.type != "cuda":
+        print("bench.tune: torch sees no GPU; parameters are tuned on the GPU that they are for", file=sys.stderr)
+        return 2
+    from fastmux.kernels import tiles
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    path = args.output or tiles.FOLDER / f"{tiles.architecture(device)}.json"
+    outcomes = tune(args.ops, shapes, [DTYPES[name] for name in args.dtypes], device, do_bench)
+    write_table(path, outcomes, device, " ".join(["python -m bench.tune", *(sys.argv[1:] if argv is None else argv)]))
+    print(f"{sum(bool(o.tile) for o in outcomes.values())} of {len(outcomes)} launchers tuned: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

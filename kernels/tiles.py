@@ -1,0 +1,142 @@
+"""Launch parameters of every launcher: one table of defaults, and what `python -m bench.tune` found on an architecture.
+
+A launcher asks `tile` for its entry. The first question on a device reads ``tuned/<architecture>.json`` beside this
+file, if there is one; after that the answer is in memory. Nothing is ever timed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+Tile = Mapping[str, int]
+
+#: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
+#: the grid is free, enough ``programs`` a multiprocessor to keep it busy: more of them mean more partial sums. Of tiles
+#: of cut rows: ``rows``, ``columns`` at most, ``warps``. Of one row a program: elements ``per_warp``, most ``warps``.
+DEFAULTS: dict[str, Tile] = {
+    # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
+    "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
+    "hadamard_mux_dx": {"rows": 8, "columns": 256, "warps": 4},
+    # Rows stay in registers and leave one partial row a tile: taller tiles, fewer partial bytes, 4 / (rows * s) of x.
+    "hadamard_mux_dv": {"rows": 64, "columns": 128, "warps": 8},
+    "walsh_hadamard_mux_forward": {"per_warp": 1024, "warps": 8},
+    "walsh_hadamard_mux_dx": {"per_warp": 1024, "warps": 8},
+    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids. Backward fills the
+    # registers: on NVIDIA's chips tiles of 2048 leave room for two programs, these for four.
+    "embedding_mux_forward": {"elements": 2048, "per_thread": 16},
+    "embedding_mux_backward": {"elements": 1024, "per_thread": 8, "programs": 4},
+    # One live tile forward; some five backward, which must not spill.
+    "index_demux_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
+    "index_demux_backward": {"elements": 4096, "per_thread": 16, "programs": 4},
+    # As backward, with a sum for each label.
+    "index_demux_head_backward": {"elements": 2048, "per_thread": 8, "programs": 4},
+}
+
+#: Parameter -> (least, most). All but ``programs`` are powers of two, as `tl.arange` and num_warps must be.
+LIMITS = {
+    "elements": (256, 32768),
+    "per_thread": (1, 128),
+    "programs": (1, 64),
+    "rows": (1, 512),
+    "columns": (64, 4096),
+    "per_warp": (32, 8192),
+    "warps": (1, 16),
+}
+
+FOLDER = Path(__file__).resolve().parent / "tuned"
+
+_forced: dict[str, Tile] = {}
+
+
+def tile(launcher: str, tensor: Tensor) -> Tile:
+    """The parameters of ``launcher`` on the tensor's device.
+
+    Raises:
+        ValueError: if the table tuned for the device is malformed.
+    """
+    return _forced[launcher] if launcher in _forced else table(tensor.device)[launcher]
+
+
+@contextlib.contextmanager
+def using(entries: Mapping[str, Tile]) -> Iterator[None]:
+    """Inside the ``with`` block launchers take these parameters, on every device of the process.
+
+    Raises:
+        ValueError: as `merged`.
+    """
+    former = dict(_forced)
+    complete = merged(entries, "using")
+    _forced.update({launcher: complete[launcher] for launcher in entries})
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(former)
+
+
+def architecture(device: torch.device) -> str | None:
+    """``sm_90``, ``gfx942``: what a table is tuned for; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return properties.gcnArchName.partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@functools.cache
+def table(device: torch.device) -> dict[str, Tile]:
+    """All parameters on a device: the tuned ones where there are some, else the defaults."""
+    name = architecture(device)
+    path = FOLDER / f"{name}.json"
+    if name is None or not path.is_file():
+        return DEFAULTS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}); remove it to return to the defaults") from error
+    if not isinstance(content, dict) or not isinstance(content.get("tiles"), dict):
+        raise ValueError(f"{path} has no object 'tiles', expected launchers with their parameters")
+    return merged(content["tiles"], str(path))
+
+
+def merged(entries: Mapping[str, Tile], source: str) -> dict[str, Tile]:
+    """The defaults with ``entries``, launcher -> some or all of its parameters, in their place.
+
+    Raises:
+        ValueError: for a launcher or a parameter that is not in the table, or a value out of `LIMITS`; it names
+            ``source``.
+    """
+    result = dict(DEFAULTS)
+    for launcher, parameters in entries.items():
+        if launcher not in DEFAULTS:
+            raise ValueError(f"{source}: no launcher is called {launcher!r}, expected one of {', '.join(DEFAULTS)}")
+        if not isinstance(parameters, Mapping):
+            raise ValueError(f"{source}: {launcher} is {parameters!r}, expected an object of parameters")
+        for parameter, value in parameters.items():
+            if parameter not in DEFAULTS[launcher]:
+                allowed = ", ".join(DEFAULTS[launcher])
+                raise ValueError(f"{source}: {launcher} has no parameter {parameter!r}, expected some of {allowed}")
+            if not is_allowed(parameter, value):
+                least, most = LIMITS[parameter]
+                kind = "an integer" if parameter == "programs" else "a power of two"
+                raise ValueError(
+                    f"{source}: {parameter} of {launcher} is {value!r}, expected {kind} from {least} to {most}"
+                )
+        result[launcher] = {**DEFAULTS[launcher], **parameters}
+    return result
+
+
+def is_allowed(parameter: str, value: object) -> bool:
+    """Whether a parameter may have this value."""
+    least, most = LIMITS[parameter]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        return False
+    return parameter == "programs" or value & (value - 1) == 0
