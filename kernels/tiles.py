@@ -32,9 +32,10 @@ DEFAULTS: dict[str, Tile] = {
     # registers: on NVIDIA's chips tiles of 2048 leave room for two programs, these for four.
     "embedding_mux_forward": {"elements": 2048, "per_thread": 16},
     "embedding_mux_backward": {"elements": 1024, "per_thread": 8, "programs": 4},
-    # One live tile forward; some five backward, which must not spill.
+    # One live tile forward. Some five backward, spread over twice as many warps: the same partial sums, and by the
+    # compiler's registers two programs of a row's width on a multiprocessor for one.
     "index_demux_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
-    "index_demux_backward": {"elements": 4096, "per_thread": 16, "programs": 4},
+    "index_demux_backward": {"elements": 4096, "per_thread": 8, "programs": 4},
     # As backward, with a sum for each label.
     "index_demux_head_backward": {"elements": 2048, "per_thread": 8, "programs": 4},
 }
