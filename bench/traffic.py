@@ -29,7 +29,7 @@ from bench.launches import calls
 # rows of positions for index_demux, whose partial sums are one row a group: in both, as in real batches.
 WIDTH = 256
 DEFAULT_SIZES = (4, 4, 32)  # G, N, L
-SIZES = {"embedding_mux": (32, 4, 8), "index_demux": (4, 4, 128)}
+SIZES = {"embedding_mux": (32, 4, 8), "index_demux": (4, 4, 128), "index_demux_head": (4, 4, 128)}
 LINE, CACHE = 64, 1 << 18
 
 
