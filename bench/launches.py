@@ -107,7 +107,7 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
             (index_demux_head, forward, (*inputs, 1e-12, False, False), minimum),
             (index_demux_head, forward, (*inputs, 1e-12, True, True), minimum + all_statistics),
         ]
-        # Behind the kernel are the sums that its one partial of all parameters' gradients is for.
+        # Of the parameters' gradients one partial sum is left, in the accumulator's dtype.
         minimum += all_y + all_p + all_logits + all_statistics + 4 * head.numel()
         listed += [(index_demux_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
     return [Call(*call) for call in listed]

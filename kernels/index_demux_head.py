@@ -21,9 +21,10 @@ sum(dlogits_c) * ln_bias, dln_weight = sum_c head_c * T_c, dln_bias = sum(dlogit
 
 Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d + C*d), writes s*G*N*L*C and, for backward, 8*G*N*L of mean
 and rstd; backward reads all of these and dlogits and writes s*(G*L*d + G*N*d) and the partial sums. Operations an
-element: some 25 forward, 45 backward, without tensor cores; 2*C forward and 4*C backward on them, in bfloat16, six
-times in float32, which is the sum of three bfloat16s (float16, whose range is too small for GELU's input, of two).
-Tensor cores cut off what they add up: only one block's products, the smallest first, are added there in float32.
+element: 15 forward, 21 backward, with erf and exp as one each, which are most of the time; on tensor cores 2*C forward
+and 4*C backward, C at least 16, in bfloat16. A float32 is the sum of three bfloat16s and takes six times as many, a
+float16 three times: a * b may leave its range. Tensor cores cut off what they add up, so that of a float32 only one
+block's products are added there, the smallest first.
 
 A tile of forward is any 64 rows (g, l, n): short sequences and few instances fill it as well as others. One of
 backward is a block of positions and of features, through all instances; a program takes tiles one after another, which
@@ -45,21 +46,21 @@ from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, 
 
 @triton.jit
 def _product(x, y, PARTS: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr):
-    """x @ y on tensor cores: each a sum of ``PARTS`` bfloat16s, of whose products those count that are not below the
-    last digit of the result."""
+    """x @ y on tensor cores: each a sum of ``PARTS`` bfloat16s, of whose products all count but those below the last
+    digit of the result; 0 parts for float64."""
     product = tl.zeros((x.shape[0], y.shape[1]), dtype=ACC)
     if PARTS == 0:
         product = tl.dot(x.to(ACC), y.to(ACC), acc=product, input_precision="ieee", out_dtype=ACC)
-    for total in tl.static_range(PARTS):
+    for step in tl.static_range(PARTS):
         x_rest = x
-        for i in tl.static_range(PARTS - total):
+        for i in tl.static_range(PARTS - step):
             x_part = x_rest.to(tl.bfloat16)
             x_rest -= x_part.to(ACC)
             y_rest = y
-            for j in tl.static_range(PARTS - total - i):
+            for j in tl.static_range(PARTS - step - i):
                 y_part = y_rest.to(tl.bfloat16)
                 y_rest -= y_part.to(ACC)
-                if i + j == PARTS - 1 - total:
+                if i + j == PARTS - 1 - step:
                     product = tl.dot(
                         x_part.to(OPERAND), y_part.to(OPERAND), acc=product, input_precision="ieee", out_dtype=ACC
                     )
@@ -70,7 +71,7 @@ def _product(x, y, PARTS: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr
 def _forward_kernel(
     a_ptr,  # (G, L, d), unit stride along d
     b_ptr,  # (G, N, d), unit stride along d; stride 0 along G for keys
-    head_ptr,  # (C, d) contiguous: H
+    head_ptr,  # H: (C, d) contiguous
     shift_ptr,  # (C), accumulator dtype
     logits_ptr,  # (G, N, L, C) contiguous
     mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None when not wanted
@@ -95,11 +96,11 @@ def _forward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    # The instances of a position come one after another: what they share of `a` is then in the cache.
-    pair_l = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    n = pair_l % num_instances
-    l = (pair_l // num_instances) % length
-    g = pair_l // num_instances // length
+    # The instances of a position come one after another: they share a row of `a`.
+    i = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = i % num_instances
+    l = (i // num_instances) % length
+    g = i // num_instances // length
     live = g < groups
     a_rows = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l * a_stride_l
     b_rows = b_ptr + g * b_stride_g + n * b_stride_n
@@ -143,7 +144,7 @@ def _backward_kernel(
     rstd_ptr,  # like mean
     a_ptr,  # (G, L, d), unit stride along d
     b_ptr,  # (G, N, d), unit stride along d
-    head_ptr,  # (C, d) contiguous: H
+    head_ptr,  # H: (C, d) contiguous
     shift_ptr,  # (C), accumulator dtype
     da_ptr,  # like `a`
     db_ptr,  # (G, parts, N, d) contiguous, accumulator dtype; None when not wanted
@@ -247,7 +248,7 @@ def _backward_kernel(
         tl.store(sums_ptr + tl.cast(share, tl.int64) * LABELS * width + head_at, sums, mask=head_mask)
 
 
-_PROGRAMS_PER_MULTIPROCESSOR = 4
+_PROGRAMS_PER_MULTIPROCESSOR = 2  # of backward, of which one or two are resident
 # (rows, columns, stages of the pipeline) of a tile of eight warps: of bfloat16, and of what is cut into several, which
 # all must find room. More rows of backward would come out of one product in a layout that the other does not take.
 _FORWARD_TILES, _BACKWARD_TILES = ((64, 64, 2), (64, 32, 2)), ((16, 128, 2), (16, 64, 1))
