@@ -52,7 +52,7 @@ TARGETS = {
 #: that lets one more program onto a multiprocessor. More is a tile that is too large.
 TOLERATED_STACK = 32
 #: Kernels whose work is matrix products.
-MATRIX_KERNELS = ("walsh_hadamard",)
+MATRIX_KERNELS = ("walsh_hadamard", "index_demux_head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -181,7 +181,7 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
     if "cubin" in compiled.asm:
         usage, sass = _cuobjdump(compiled.asm["cubin"])
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
-        accesses = sorted(set(re.findall(r"(?:LDG|STG)\.E[.\w]*", sass)))
+        accesses = sorted(set(re.findall(r"(?:LDG|LDGSTS|STG)\.E[.\w]*", sass)))
         tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None
         if stack > TOLERATED_STACK:
             problem = f"spills {stack} bytes"

@@ -8,10 +8,10 @@ from types import ModuleType
 import torch
 
 from fastmux.functional.walsh_hadamard import kernel_factors
-from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, walsh_hadamard
+from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, index_demux_head, walsh_hadamard
 
 ROWS = 4096  # of every embedding table
-LABELS = 4
+LABELS = (9, 64)  # of heads
 
 
 @dataclass
@@ -91,24 +91,31 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     ]
 
     drawn = torch.randint(0, n, (g, l), generator=torch.Generator().manual_seed(0))
-    head, many = torch.ones(LABELS, d, dtype=dtype), torch.ones(16, d, dtype=dtype)
-    logits = torch.ones(g, n, l, LABELS, dtype=dtype)
-    all_logits, all_drawn = s * logits.numel(), 8 * drawn.numel()
-    forward, backward, headed = "index_demux_forward", "index_demux_backward", "index_demux_head_backward"
+    all_drawn = 8 * drawn.numel()
+    forward, backward = "index_demux_forward", "index_demux_backward"
     listed += [
         (index_demux, forward, (y, p, None, row, row, 1e-12), all_y + all_p + all_x),
         (index_demux, forward, (y, p, drawn, row, row, 1e-12), 2 * all_y + all_p + all_drawn),
-        (index_demux, forward, (y, p, None, row, row, 1e-12, head), all_y + all_p + all_logits),
-        (index_demux, forward, (y, p, None, row, row, 1e-12, many), all_y + all_p + 16 * s * g * n * l),
-        (index_demux, forward, (y, p, None, row, row, 1e-12, None, None, True), all_y + all_p + all_x),
+        (index_demux, forward, (y, p, None, row, row, 1e-12, True), all_y + all_p + all_x),
         (index_demux, backward, (x, y, p, None, row, 1e-12, True, True), all_x + 2 * (all_y + all_p)),
         (index_demux, backward, (y.clone(), y, p, drawn, row, 1e-12, True, True), 3 * all_y + all_p + all_drawn),
         (index_demux, backward, (x, y, p, None, row, 1e-12, True, True, True), all_x + 2 * (all_y + all_p)),
-        (
-            index_demux,
-            headed,
-            (logits, y, p, None, row, row, head, 1e-12, True, True),
-            all_logits + 2 * (all_y + all_p),
-        ),
     ]
+
+    statistics = torch.ones(g, n, l), torch.ones(g, n, l)
+    all_statistics = 8 * g * n * l
+    forward, backward = "index_demux_head_forward", "index_demux_head_backward"
+    for labels in LABELS:
+        head, bias = torch.ones(labels, d, dtype=dtype), torch.ones(labels, dtype=dtype)
+        logits = torch.ones(g, n, l, labels, dtype=dtype)
+        inputs, all_logits, all_head = (y, p, row, row, head, bias), s * logits.numel(), s * head.numel()
+        minimum = all_y + all_p + all_head + all_logits
+        saved = (torch.ones_like(logits), logits, *statistics, *inputs)
+        listed += [
+            (index_demux_head, forward, (*inputs, 1e-12, False, False), minimum),
+            (index_demux_head, forward, (*inputs, 1e-12, True, True), minimum + all_statistics),
+        ]
+        # Of the parameters' gradients one partial sum is left, in the accumulator's dtype.
+        minimum += all_y + all_p + all_logits + all_statistics + 4 * head.numel()
+        listed += [(index_demux_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
     return [Call(*call) for call in listed]

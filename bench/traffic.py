@@ -26,10 +26,11 @@ from triton.runtime.interpreter import InterpreterBuilder
 from bench.launches import calls
 
 # Small enough to interpret. Many groups for embedding_mux, whose partial sums are one row a chunk of groups, and long
-# rows of positions for index_demux, whose partial sums are one row a group: in both, as in real batches.
+# rows of positions for index_demux, whose partial sums are one row a group: in both, as in real batches. No more of
+# index_demux_head than the cache holds: its programs that share logits run side by side on a GPU, one by one here.
 WIDTH = 256
 DEFAULT_SIZES = (4, 4, 32)  # G, N, L
-SIZES = {"embedding_mux": (32, 4, 8), "index_demux": (4, 4, 128)}
+SIZES = {"embedding_mux": (32, 4, 8), "index_demux": (4, 4, 128), "index_demux_head": (4, 2, 48)}
 LINE, CACHE = 64, 1 << 18
 
 

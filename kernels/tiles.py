@@ -19,7 +19,8 @@ Tile = Mapping[str, int]
 
 #: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
 #: the grid is free, enough ``programs`` a multiprocessor to keep it busy: more of them mean more partial sums. Of tiles
-#: of cut rows: ``rows``, ``columns`` at most, ``warps``. Of one row a program: elements ``per_warp``, most ``warps``.
+#: of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are pipelined. Of one row a program:
+#: elements ``per_warp``, most ``warps``.
 DEFAULTS: dict[str, Tile] = {
     # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
     "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
@@ -36,11 +37,14 @@ DEFAULTS: dict[str, Tile] = {
     # compiler's registers two programs of a row's width on a multiprocessor for one.
     "index_demux_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
     "index_demux_backward": {"elements": 4096, "per_thread": 8, "programs": 4},
-    # As backward, with a sum for each label.
-    "index_demux_head_backward": {"elements": 2048, "per_thread": 8, "programs": 4},
+    # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
+    # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
+    # that the other does not take; of its programs one or two are resident.
+    "index_demux_head_forward": {"rows": 64, "columns": 64, "warps": 8, "stages": 2},
+    "index_demux_head_backward": {"rows": 16, "columns": 128, "warps": 8, "stages": 2, "programs": 2},
 }
 
-#: Parameter -> (least, most). All but ``programs`` are powers of two, as `tl.arange` and num_warps must be.
+#: Parameter -> (least, most). All but the counts are powers of two, as `tl.arange` and num_warps must be.
 LIMITS = {
     "elements": (256, 32768),
     "per_thread": (1, 128),
@@ -49,7 +53,9 @@ LIMITS = {
     "columns": (64, 4096),
     "per_warp": (32, 8192),
     "warps": (1, 16),
+    "stages": (1, 6),
 }
+_COUNTS = ("programs", "stages")
 
 FOLDER = Path(__file__).resolve().parent / "tuned"
 
@@ -127,7 +133,7 @@ def merged(entries: Mapping[str, Tile], source: str) -> dict[str, Tile]:
                 raise ValueError(f"{source}: {launcher} has no parameter {parameter!r}, expected some of {allowed}")
             if not is_allowed(parameter, value):
                 least, most = LIMITS[parameter]
-                kind = "an integer" if parameter == "programs" else "a power of two"
+                kind = "an integer" if parameter in _COUNTS else "a power of two"
                 raise ValueError(
                     f"{source}: {parameter} of {launcher} is {value!r}, expected {kind} from {least} to {most}"
                 )
@@ -140,4 +146,4 @@ def is_allowed(parameter: str, value: object) -> bool:
     least, most = LIMITS[parameter]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         return False
-    return parameter == "programs" or value & (value - 1) == 0
+    return parameter in _COUNTS or value & (value - 1) == 0

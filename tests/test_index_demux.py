@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from numerics import TOLERANCE, assert_meets, relative_error
 from ops import index_demux as draw
+from ops import unbind_demux_elementwise as draw_product
 
 from fastmux import reference
-from fastmux.functional import gelu_norm, index_demux
+from fastmux.functional import gelu_norm, index_demux, unbind_demux
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 37, 24), (1, 3, 130, 40), (3, 2, 4, 300)], ids=str)
@@ -59,31 +61,86 @@ def test_only_the_two_summands_are_saved(backend, device):
     assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16
 
 
+def with_head(inputs, labels):
+    width = inputs["h"].shape[-1]
+    head = {"head_weight": torch.randn(labels, width) / width**0.5, "head_bias": torch.randn(labels)}
+    return inputs | {name: t.double() for name, t in head.items()}
+
+
+def headed_reference(head_weight, head_bias, **inputs):
+    return F.linear(reference.index_demux(**inputs), head_weight, head_bias)
+
+
+def product(**inputs):
+    return unbind_demux(weight=None, bias=None, **inputs)
+
+
+def product_reference(head_weight, head_bias, **inputs):
+    return F.linear(reference.unbind_demux(weight=None, bias=None, **inputs), head_weight, head_bias)
+
+
+HEADED = {"gelu": (index_demux, headed_reference, draw), "product": (product, product_reference, draw_product)}
+
+
 @pytest.mark.parametrize("drawn", [False, True], ids=["all", "drawn"])
-@pytest.mark.parametrize("labels", [1, 2, 3, 4, 7, 16, 17])
+@pytest.mark.parametrize("labels", [1, 17, 64, 65])
 def test_heads_of_any_size(backend, device, poisoned, labels, drawn):
-    """Each way of the triton backend: all in registers, dz for backward, z for a large head; d past one tile."""
-    inputs = draw(2, 3, 5, 36) | {
-        "head_weight": torch.randn(labels, 36).double() / 6,
-        "head_bias": torch.randn(labels).double(),
-    }
+    inputs = with_head(draw(2, 3, 5, 36), labels)
     if drawn:
         inputs["instances"] = torch.randint(0, 3, (2, 5))
-
-    def headed(head_weight, head_bias, **tensors):
-        return torch.nn.functional.linear(reference.index_demux(**tensors), head_weight, head_bias)
-
-    assert_meets(index_demux, headed, inputs, torch.float32, device)
+    assert_meets(index_demux, headed_reference, inputs, torch.float32, device)
 
 
-@pytest.mark.parametrize("labels", [3, 9])
-def test_a_small_head_writes_no_states(triton_device, monkeypatch, labels):
-    """Logits come straight from registers: nothing of size (G, N, L, d) is allocated."""
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("labels", [1, 2, 9, 17, 33, 64, 65])
+@pytest.mark.parametrize("mode", HEADED)
+def test_fused_heads_in_every_dtype(triton_device, poisoned, mode, labels, dtype):
+    """Up to 64 labels one kernel forms the logits, above it z is formed; d past one block of columns."""
+    op, gold, draws = HEADED[mode]
+    assert_meets(op, gold, with_head(draws(2, 2, 5, 40), labels), dtype, triton_device)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 5), (3, 1, 1, 40), (2, 5, 1, 20), (1, 1, 37, 16), (3, 2, 40, 150)], ids=str
+)
+@pytest.mark.parametrize("mode", HEADED)
+def test_fused_heads_of_odd_shapes(triton_device, poisoned, monkeypatch, mode, shape):
+    """However the launcher shares out groups and positions: on one multiprocessor or many."""
+    from fastmux.kernels import index_demux_head as kernels
+
+    op, gold, draws = HEADED[mode]
+    inputs = with_head(draws(*shape), 3)
+    for multiprocessors in (1, 132):
+        monkeypatch.setattr(kernels, "multiprocessors", lambda t, count=multiprocessors: count)
+        assert_meets(op, gold, inputs, torch.float64, triton_device)
+
+
+@pytest.mark.parametrize("first", [0.0, -100.0], ids=["all", "after_the_first_block"])
+def test_fused_heads_lose_nothing_to_a_large_mean(triton_device, first):
+    """A mean of a hundred times the spread, and one that the first block of columns does not have."""
+    inputs = with_head(draw(2, 3, 5, 160), 9)
+    inputs["bias"] = inputs["bias"] + 100.0
+    inputs["bias"][:64] += first
+    assert_meets(index_demux, headed_reference, inputs, torch.float32, triton_device)
+
+
+def test_what_fused_heads_save(triton_device):
+    """Beside inputs and logits the statistics of a row, and nothing of size (G, N, L, d)."""
+    inputs = {k: t.to(triton_device).requires_grad_() for k, t in with_head(draw(2, 6, 16, 24), 3).items()}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        index_demux(**inputs)
+    assert max(saved) <= 2 * 24 * 24 and saved.count(2 * 6 * 16) == 2
+
+
+@pytest.mark.parametrize("labels", [3, 64])
+def test_a_fused_head_writes_no_states(triton_device, monkeypatch, labels):
+    """Nothing of size (G, N, L, d) is allocated, and without gradients nothing but the logits."""
     inputs = {k: t.to(triton_device) for k, t in draw(2, 6, 16, 24).items()}
     head, sizes, empty = torch.randn(labels, 24, device=triton_device).double(), [], torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: sizes.append(empty(*a, **k)) or sizes[-1])
     index_demux(**inputs, head_weight=head)
-    assert max(t.numel() for t in sizes) == 2 * 6 * 16 * labels
+    assert sorted(t.numel() for t in sizes if t.is_floating_point())[-2:] == [0, 2 * 6 * 16 * labels]
 
 
 def test_registered_ops_pass_opcheck(triton_device):
@@ -93,19 +150,18 @@ def test_registered_ops_pass_opcheck(triton_device):
     dz = torch.randn(2, 3, 4, 6, dtype=torch.float64, device=triton_device)
     ops = torch.ops.fastmux
     quick = ("test_schema", "test_faketensor")  # the compile test of the contract covers the others
+    head = torch.randn(5, 6, dtype=torch.float64, device=triton_device)
     for drawn in (None, instances):
-        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5, None, None, False))
+        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5, False))
         upstream = dz if drawn is None else dz[:, 0].contiguous()
         needed = drawn is None
         arguments = (upstream, a, b, drawn, weight, 1e-5, needed, needed, False)
         torch.library.opcheck(ops.gelu_norm_backward.default, arguments)
-        for labels in (3, 5):
-            head = torch.randn(labels, 6, dtype=torch.float64, device=triton_device)
-            inputs = (a, b, drawn, weight, bias)
-            arguments = (*inputs, 1e-5, head, head[:, 0].contiguous(), True)
-            torch.library.opcheck(ops.gelu_norm_forward.default, arguments, test_utils=quick)
-            arguments = (upstream[..., :labels], *inputs, head, 1e-5, needed, needed, True)
-            torch.library.opcheck(ops.gelu_norm_head_backward.default, arguments, test_utils=quick)
+        arguments = (a, b, weight, bias, head, head[:, 0].contiguous() if needed else None)
+        torch.library.opcheck(ops.gelu_norm_head_forward.default, (*arguments, 1e-5, True, needed), test_utils=quick)
+        saved = ops.gelu_norm_head_forward(*arguments, 1e-5, True, True)
+        arguments = (dz[..., :5], *saved, *arguments, True, needed, needed)
+        torch.library.opcheck(ops.gelu_norm_head_backward.default, arguments, test_utils=quick)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`index_demux`: index-prefix (and key) demultiplexing. Kernel: kernels/index_demux.py.
+"""`index_demux`: index-prefix (and key) demultiplexing. Kernels: kernels/index_demux.py, kernels/index_demux_head.py.
 
 The first linear layer of ``LN(GELU(W [p_i ; h_j] + b))`` splits: W [p ; h] = W_p p + W_h h costs L + N rows of a GEMM
 instead of N * L, and no concatenation. What is left, for each of the N * L pairs, is `gelu_norm`: add, GELU, LayerNorm,
@@ -16,7 +16,7 @@ from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
 
-TRITON_LABELS = 16  # a head of more labels gets z from the triton backend
+TRITON_LABELS = 64  # a head of more labels gets z from the triton backend
 
 
 def index_demux(
@@ -139,19 +139,22 @@ def pair_norm(
 ) -> Tensor:
     """`gelu_norm` behind its checks. On the triton backend ``product`` puts a * b in place of GELU(a + b), and a may be
     (G / inner, inner, L, d), of any strides."""
-    fused = head_weight is not None and _head_is_fused(head_weight, a, backend)
+    if head_weight is None:
+        return GeluNorm.apply(a, b, instances, ln_weight, ln_bias, None, None, float(eps), backend, product)
+    if backend == "triton" and instances is None and 0 < head_weight.shape[0] <= TRITON_LABELS:
+        parameters = (ln_weight, ln_bias, head_weight, head_bias)
+        return GeluNormHead.apply(a, b, *parameters, float(eps), product, needs_grad(a, b, *parameters))
+    # The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
+    # product to PyTorch. Of drawn instances z is no larger than h.
+    fused = backend == "torch" and not torch.is_autocast_enabled(a.device.type)
     head = (head_weight, head_bias) if fused else (None, None)
     y = GeluNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend, product)
-    return y if fused or head_weight is None else F.linear(y, head_weight, head_bias)
+    return y if fused else F.linear(y, head_weight, head_bias)
 
 
-def _head_is_fused(head_weight: Tensor, a: Tensor, backend: str) -> bool:
-    """The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
-    product to PyTorch. The triton backend forms one sum over a row for each label: up to `TRITON_LABELS` of them cost
-    less than writing and reading z, by arithmetic from an H100's datasheet."""
-    if backend == "torch":
-        return not torch.is_autocast_enabled(a.device.type)
-    return 0 < head_weight.shape[0] <= TRITON_LABELS
+def needs_grad(*tensors) -> bool:
+    """Whether backward can follow; what is not a tensor is passed over."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 class GeluNorm(torch.autograd.Function):
@@ -167,7 +170,7 @@ class GeluNorm(torch.autograd.Function):
         ctx.save_for_backward(a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
         ctx.eps, ctx.backend, ctx.product = eps, backend, product
         if backend == "triton":
-            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product)
+            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps, product)
         return _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps)
 
     @staticmethod
@@ -176,14 +179,9 @@ class GeluNorm(torch.autograd.Function):
         a, b, instances, ln_weight, ln_bias, head_weight, head_bias = ctx.saved_tensors
         need_a, need_b, _, need_w, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
         need_ln = need_w or need_bias
-        if ctx.backend == "triton" and head_weight is None:
+        if ctx.backend == "triton":
             grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln, ctx.product)
             grads += (None,)
-        elif ctx.backend == "triton":
-            need = need_ln or need_head
-            grads = _head_backward_triton(
-                dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need, ctx.product
-            )
         else:
             grads = _backward_torch(
                 dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need_ln, need_head
@@ -211,19 +209,17 @@ def _forward_triton(
     ln_weight: Tensor,
     ln_bias: Tensor,
     eps: float,
-    head_weight: Tensor | None,
-    head_bias: Tensor | None,
     product: bool,
 ) -> Tensor:
     from fastmux.kernels.index_demux import index_demux_forward
 
-    return index_demux_forward(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product)
+    return index_demux_forward(a, b, instances, ln_weight, ln_bias, eps, product)
 
 
 @_forward_triton.register_fake
-def _(a, b, instances, ln_weight, ln_bias, eps, head_weight, head_bias, product):
+def _(a, b, instances, ln_weight, ln_bias, eps, product):
     shape = a.shape[:-1] if instances is not None else (b.shape[0], b.shape[1], a.shape[-2])
-    return a.new_empty(*shape, a.shape[-1] if head_weight is None else head_weight.shape[0])
+    return a.new_empty(*shape, a.shape[-1])
 
 
 @torch.library.custom_op("fastmux::gelu_norm_backward", mutates_args=())
@@ -253,30 +249,81 @@ def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product):
     )
 
 
-@torch.library.custom_op("fastmux::gelu_norm_head_backward", mutates_args=())
-def _head_backward_triton(
-    dlogits: Tensor,
+class GeluNormHead(torch.autograd.Function):
+    """`GeluNorm` and the head on the triton backend, in one kernel that forms no z. Saved for backward, beside inputs
+    and logits, are the statistics of LayerNorm, if ``need_grad``: there no program sees a whole row."""
+
+    @staticmethod
+    def forward(ctx, a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_grad) -> Tensor:
+        parameters = (ln_weight, ln_bias, head_weight, head_bias)
+        logits, mean, rstd = _head_forward_triton(a, b, *parameters, eps, product, need_grad)
+        ctx.save_for_backward(logits, mean, rstd, a, b, *parameters)
+        ctx.product = product
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dlogits: Tensor):
+        need_a, need_b, *need_parameters = ctx.needs_input_grad[:6]
+        da, db, *parameters = _head_backward_triton(
+            dlogits, *ctx.saved_tensors, ctx.product, need_b, any(need_parameters)
+        )
+        parameters = [t if needed else None for t, needed in zip(parameters, need_parameters, strict=True)]
+        return da if need_a else None, db if need_b else None, *parameters, None, None, None
+
+
+@torch.library.custom_op("fastmux::gelu_norm_head_forward", mutates_args=())
+def _head_forward_triton(
     a: Tensor,
     b: Tensor,
-    instances: Tensor | None,
     ln_weight: Tensor,
     ln_bias: Tensor,
     head_weight: Tensor,
+    head_bias: Tensor | None,
     eps: float,
+    product: bool,
+    need_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastmux.kernels.index_demux_head import index_demux_head_forward
+
+    return index_demux_head_forward(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics)
+
+
+@_head_forward_triton.register_fake
+def _(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics):
+    rows = (b.shape[0], b.shape[1], a.shape[-2])
+    acc = torch.promote_types(_wide(a), b.dtype)
+    mean, rstd = (a.new_empty(rows if need_statistics else (0,), dtype=acc) for _ in range(2))
+    return a.new_empty(*rows, head_weight.shape[0]), mean, rstd
+
+
+@torch.library.custom_op("fastmux::gelu_norm_head_backward", mutates_args=())
+def _head_backward_triton(
+    dlogits: Tensor,
+    logits: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    product: bool,
     need_b: bool,
     need_parameters: bool,
-    product: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from fastmux.kernels.index_demux import index_demux_head_backward
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.index_demux_head import index_demux_head_backward
 
     return index_demux_head_backward(
-        dlogits, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_parameters, product
+        dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters
     )
 
 
 @_head_backward_triton.register_fake
-def _(dlogits, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_parameters, product):
-    parameters = (t.new_empty(t.shape if need_parameters else (0,)) for t in (ln_weight, ln_bias, head_weight))
+def _(dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters):
+    bias = head_weight[:, 0] if head_bias is None else head_bias
+    parameters = (t.new_empty(t.shape if need_parameters else (0,)) for t in (ln_weight, ln_bias, head_weight, bias))
     return _gradient_like(a), b.new_empty(b.shape if need_b else (0,)), *parameters
 
 

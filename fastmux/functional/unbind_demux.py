@@ -13,7 +13,7 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional.blocking import blocks
 from fastmux.functional.checks import Shapes, check_floating, check_index
-from fastmux.functional.index_demux import linear_gelu_norm, pair_norm
+from fastmux.functional.index_demux import linear_gelu_norm, needs_grad, pair_norm
 
 TILE_ELEMENTS = 1 << 19
 
@@ -84,7 +84,7 @@ def unbind_demux(
     # GELU, LayerNorm and head find in the cache: tiles of one group take 1.4 times as long (L = 128, d = 768).
     parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS)
     whole = instances is not None or len(parts) < 2 or backend != "torch"
-    if whole or _needs_grad(h, transforms, *arguments):
+    if whole or needs_grad(h, transforms, *arguments):
         return _demux(_unbind(h, transforms, instances), *arguments)
     out = None
     for n, g in parts:
@@ -121,10 +121,6 @@ def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head
     shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
     z = pair_norm(projected, shift, None, *norm)
     return z.view(groups, num_instances, length, z.shape[-1])
-
-
-def _needs_grad(*tensors) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def _demux(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:

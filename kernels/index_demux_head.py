@@ -1,0 +1,377 @@
+"""Index demultiplexing with a linear head in one pass: logits (G, N, L, C) of ``LN(GELU(a[g, l] + b[g, n]))``, C <= 64.
+
+z (G, N, L, d), 12 times the size of 64 logits at d = 768, is never formed; ``product`` as in `index_demux`.
+
+LayerNorm's weight goes into the head and so does its mean: with H = head * ln_weight, less the mean of each row,
+
+    logits = rstd * (x @ H.T) + shift,   shift = head @ ln_bias + bias
+
+for the row x = GELU(a + b) itself, since a head whose rows sum to 0 does not see what all features share. So forward
+needs one pass over d and no row in registers: blocks of d add to x @ H.T, to the sum of x and to that of x^2, all of
+them taken off the mean of the row's first block, lest a large mean cancel: at worst, where that block lies far off the
+others, the variance loses a factor 1 + d / block of its precision.
+
+Backward, with x^ = (x - mean) * rstd from the saved statistics and t = logits - shift,
+
+    dx = rstd * (dlogits @ H - x^ * sum_c(dlogits * t) / d),
+
+LayerNorm's two means over d being 0 (H is centred) and known from the logits: so it is one pass, blocks of d are
+independent of each other, and T = dlogits.T @ x^ gives all parameters' gradients: dhead_c = T_c * ln_weight +
+sum(dlogits_c) * ln_bias, dln_weight = sum_c head_c * T_c, dln_bias = sum(dlogits) @ head.
+
+Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d + C*d), writes s*G*N*L*C and, for backward, 8*G*N*L of mean
+and rstd; backward reads all of these and dlogits and writes s*(G*L*d + G*N*d) and the partial sums. Operations an
+element: 15 forward, 21 backward, with erf and exp as one each, which are most of the time; on tensor cores 2*C forward
+and 4*C backward, C at least 16, in bfloat16. A float32 is the sum of three bfloat16s and takes six times as many, a
+float16 three times: a * b may leave its range. Tensor cores cut off what they add up, so that of a float32 only one
+block's products are added there, the smallest first.
+
+A tile of forward is any 64 rows (g, l, n): short sequences and few instances fill it as well as others. One of
+backward is a block of positions and of features, through all instances; a program takes tiles one after another, which
+leaves as few partial sums, added in a fixed order: two runs are bit-equal.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .index_demux import gradient_like, group_strides, pair, present, zeros
+from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise
+from .tiles import Tile, tile
+
+
+@triton.jit
+def _product(x, y, PARTS: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr):
+    """x @ y on tensor cores: each a sum of ``PARTS`` bfloat16s, of whose products all count but those below the last
+    digit of the result; 0 parts for float64."""
+    product = tl.zeros((x.shape[0], y.shape[1]), dtype=ACC)
+    if PARTS == 0:
+        product = tl.dot(x.to(ACC), y.to(ACC), acc=product, input_precision="ieee", out_dtype=ACC)
+    for step in tl.static_range(PARTS):
+        x_rest = x
+        for i in tl.static_range(PARTS - step):
+            x_part = x_rest.to(tl.bfloat16)
+            x_rest -= x_part.to(ACC)
+            y_rest = y
+            for j in tl.static_range(PARTS - step - i):
+                y_part = y_rest.to(tl.bfloat16)
+                y_rest -= y_part.to(ACC)
+                if i + j == PARTS - 1 - step:
+                    product = tl.dot(
+                        x_part.to(OPERAND), y_part.to(OPERAND), acc=product, input_precision="ieee", out_dtype=ACC
+                    )
+    return product
+
+
+@triton.jit
+def _forward_kernel(
+    a_ptr,  # (G, L, d), unit stride along d
+    b_ptr,  # (G, N, d), unit stride along d; stride 0 along G for keys
+    head_ptr,  # H: (C, d) contiguous
+    shift_ptr,  # (C), accumulator dtype
+    logits_ptr,  # (G, N, L, C) contiguous
+    mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None when not wanted
+    rstd_ptr,  # like mean
+    inner,  # G is G / inner times inner for `a`, whose strides are
+    a_stride_g,
+    a_stride_i,
+    a_stride_l,
+    b_stride_g,
+    b_stride_n,
+    groups,
+    num_instances,
+    length,
+    width,
+    PRODUCT: tl.constexpr,
+    LABELS: tl.constexpr,
+    EPS: tl.constexpr,
+    PARTS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    # The instances of a position come one after another: they share a row of `a`.
+    i = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = i % num_instances
+    l = (i // num_instances) % length
+    g = i // num_instances // length
+    live = g < groups
+    a_rows = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l * a_stride_l
+    b_rows = b_ptr + g * b_stride_g + n * b_stride_n
+    labels = tl.arange(0, BLOCK_C)
+
+    first = tl.zeros((BLOCK_R,), dtype=ACC)
+    total = tl.zeros((BLOCK_R,), dtype=ACC)
+    squares = tl.zeros((BLOCK_R,), dtype=ACC)
+    logits = tl.zeros((BLOCK_R, BLOCK_C), dtype=ACC)
+    for start in tl.range(0, width, BLOCK_D):
+        cols = start + tl.arange(0, BLOCK_D)
+        in_row = cols < width
+        mask = live[:, None] & in_row[None, :]
+        a = tl.load(a_rows[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
+        b = tl.load(b_rows[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
+        head_mask = (labels < LABELS)[:, None] & in_row[None, :]
+        head = tl.load(head_ptr + labels[:, None] * width + cols[None, :], mask=head_mask, other=0.0)
+        value, _slope = pair(a, b, PRODUCT)
+        first = tl.where(start == 0, tl.sum(value, axis=1) / tl.minimum(BLOCK_D, width), first)
+        value = tl.where(in_row[None, :], value - first[:, None], 0.0)
+        total += tl.sum(value, axis=1)
+        squares += tl.sum(value * value, axis=1)
+        logits += _product(value, tl.trans(head), PARTS, OPERAND, ACC)
+
+    mean = total / width
+    rstd = 1.0 / tl.sqrt(tl.maximum(squares / width - mean * mean, 0.0) + EPS)
+    logits = logits * rstd[:, None] + tl.load(shift_ptr + labels, mask=labels < LABELS, other=0.0)[None, :]
+    rows = (g * num_instances + n) * length + l
+    ptrs = logits_ptr + rows[:, None] * LABELS + labels[None, :]
+    tl.store(ptrs, logits.to(logits_ptr.dtype.element_ty), mask=live[:, None] & (labels < LABELS)[None, :])
+    if mean_ptr is not None:
+        tl.store(mean_ptr + rows, first + mean, mask=live)
+        tl.store(rstd_ptr + rows, rstd, mask=live)
+
+
+@triton.jit
+def _backward_kernel(
+    dlogits_ptr,  # (G, N, L, C), of any strides
+    logits_ptr,  # (G, N, L, C) contiguous
+    mean_ptr,  # (G, N, L) contiguous, accumulator dtype
+    rstd_ptr,  # like mean
+    a_ptr,  # (G, L, d), unit stride along d
+    b_ptr,  # (G, N, d), unit stride along d
+    head_ptr,  # H: (C, d) contiguous
+    shift_ptr,  # (C), accumulator dtype
+    da_ptr,  # like `a`
+    db_ptr,  # (G, parts, N, d) contiguous, accumulator dtype; None when not wanted
+    sums_ptr,  # T: (shares, C, d) contiguous, accumulator dtype; None when not wanted
+    dlogits_stride_g,
+    dlogits_stride_n,
+    dlogits_stride_l,
+    dlogits_stride_c,
+    inner,  # as forward
+    a_stride_g,
+    a_stride_i,
+    a_stride_l,
+    da_stride_g,
+    da_stride_i,
+    da_stride_l,
+    b_stride_g,
+    b_stride_n,
+    groups,
+    num_instances,
+    length,
+    width,
+    groups_per_share,
+    tiles_per_part,
+    PRODUCT: tl.constexpr,
+    LABELS: tl.constexpr,
+    PARTS: tl.constexpr,
+    OPERAND: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    # A share is some groups, or a part of one. Its blocks of d run side by side: they read the same logits.
+    blocks_d = tl.cdiv(width, BLOCK_D)
+    parts = tl.cdiv(length, BLOCK_L * tiles_per_part)
+    share = tl.program_id(0) // blocks_d
+    part = share % parts
+    first_group = (share // parts) * groups_per_share
+    cols = (tl.program_id(0) % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)
+    in_row = cols < width
+    labels = tl.arange(0, BLOCK_C)
+    is_label = labels < LABELS
+    head_mask = is_label[:, None] & in_row[None, :]
+    head_at = labels[:, None] * width + cols[None, :]
+    head = tl.load(head_ptr + head_at, mask=head_mask, other=0.0)
+    shift = tl.load(shift_ptr + labels, mask=is_label, other=0.0)
+    sums = tl.zeros((BLOCK_C, BLOCK_D), dtype=ACC)
+
+    row = tl.arange(0, BLOCK_L)
+    for group in tl.range(first_group, tl.minimum(first_group + groups_per_share, groups)):
+        for t in tl.range(0, tiles_per_part):
+            # 64 bits for where a tile lies, 32 for what lies in it.
+            g, l = tl.cast(group, tl.int64), (tl.cast(part, tl.int64) * tiles_per_part + t) * BLOCK_L
+            live = row < length - l
+            mask = live[:, None] & in_row[None, :]
+            label_mask = live[:, None] & is_label[None, :]
+            a_tile = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l * a_stride_l
+            a = tl.load(a_tile + (row * a_stride_l)[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
+            # Adds nothing: it has the compiler lay out `a`, and all that is computed from it, as products come out, and
+            # neither carry it from one layout to another nor compute it in both.
+            nothing = tl.zeros((BLOCK_L, 16), dtype=OPERAND)
+            a = tl.dot(nothing, tl.zeros((16, BLOCK_D), dtype=OPERAND), acc=a, input_precision="ieee", out_dtype=ACC)
+            da = tl.zeros((BLOCK_L, BLOCK_D), dtype=ACC)
+            first_row = g * num_instances * length + l
+            dlogits_tile = dlogits_ptr + g * dlogits_stride_g + l * dlogits_stride_l
+            b_row = b_ptr + g * b_stride_g
+            for n in tl.range(0, num_instances):
+                dlogits_ptrs = dlogits_tile + (row * dlogits_stride_l)[:, None] + (labels * dlogits_stride_c)[None, :]
+                dlogits = tl.load(dlogits_ptrs, mask=label_mask, other=0.0)
+                logits_ptrs = logits_ptr + first_row * LABELS + row[:, None] * LABELS + labels[None, :]
+                logits = tl.load(logits_ptrs, mask=label_mask, other=0.0)
+                along = tl.sum(dlogits.to(ACC) * (logits.to(ACC) - shift[None, :]), axis=1) / width
+                mean = tl.load(mean_ptr + first_row + row, mask=live, other=0.0)
+                rstd = tl.load(rstd_ptr + first_row + row, mask=live, other=0.0)
+
+                b = tl.load(b_row + cols, mask=in_row, other=0.0).to(ACC)[None, :]
+                value, slope = pair(a, b, PRODUCT)
+                x_hat = (value - mean[:, None]) * rstd[:, None]
+                if sums_ptr is not None:
+                    sums += _product(tl.trans(dlogits), x_hat, PARTS, OPERAND, ACC)
+                dx = (_product(dlogits, head, PARTS, OPERAND, ACC) - x_hat * along[:, None]) * rstd[:, None]
+                if PRODUCT:
+                    da += dx * b
+                    db = dx * a
+                else:
+                    db = dx * slope
+                    da += db
+                if db_ptr is not None:
+                    # The program's own partial: read back from L2 at every tile but the first.
+                    db_ptrs = db_ptr + ((g * parts + part) * num_instances + n) * width + cols
+                    seen = tl.load(db_ptrs, mask=in_row & (t > 0), other=0.0)
+                    tl.store(db_ptrs, seen + tl.sum(db, axis=0), mask=in_row)
+                dlogits_tile += dlogits_stride_n
+                first_row += length
+                b_row += b_stride_n
+            da_tile = da_ptr + (g // inner) * da_stride_g + (g % inner) * da_stride_i + l * da_stride_l
+            tl.store(da_tile + (row * da_stride_l)[:, None] + cols[None, :], da.to(da_ptr.dtype.element_ty), mask=mask)
+            # One thread may store the partial that another loads at the next tile.
+            tl.debug_barrier()
+    if sums_ptr is not None:
+        tl.store(sums_ptr + tl.cast(share, tl.int64) * LABELS * width + head_at, sums, mask=head_mask)
+
+
+def _block(size: int, limit: int) -> int:
+    """A tile's side that `tl.dot` takes."""
+    return min(limit, max(16, triton.next_power_of_2(size)))
+
+
+def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Tile) -> dict:
+    # Triton's interpreter multiplies the bits of bfloat16, as if they were integers.
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    acc = accumulator(a, b)
+    parts = 0 if acc == tl.float64 else {torch.bfloat16: 1, torch.float16: 2}.get(a.dtype, 3)
+    columns, stages = (
+        (chosen["columns"] // 2, max(1, chosen["stages"] - 1)) if parts > 1 else (chosen["columns"], chosen["stages"])
+    )
+    return {
+        "PRODUCT": product, "LABELS": labels, "PARTS": parts, "OPERAND": tl.float32 if interpreted else tl.bfloat16,
+        "ACC": acc, "BLOCK_C": _block(labels, 64), "BLOCK_D": _block(a.shape[-1], columns),
+        "num_warps": chosen["warps"], "num_stages": stages,
+    }  # fmt: skip
+
+
+def _fold(
+    ln_weight: Tensor, ln_bias: Tensor, head_weight: Tensor, head_bias: Tensor | None, a: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """H (C, d) contiguous, in bfloat16 if that is what the kernels round it to, and the shift (C)."""
+    acc = accumulator_dtype(a, b)
+    head = head_weight.to(acc)
+    shift = head @ ln_bias.to(acc)
+    shift = shift if head_bias is None else shift + head_bias.to(acc)
+    head = head * ln_weight.to(acc)
+    head = head - head.mean(1, keepdim=True)
+    return head.to(torch.bfloat16 if a.dtype == torch.bfloat16 and acc == torch.float32 else acc), shift
+
+
+def index_demux_head_forward(
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    eps: float,
+    product: bool,
+    need_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a (G, L, d) or (G / inner, inner, L, d), b (G, N, d), head_weight (C, d), head_bias (C) or None -> (logits
+    (G, N, L, C) in a's dtype, mean and rstd (G, N, L) in the accumulator's); the latter empty if not needed."""
+    a, b = rowwise(a), rowwise(b)
+    groups, num_instances = b.shape[:2]
+    length, width = a.shape[-2:]
+    labels, rows = head_weight.shape[0], (groups, num_instances, length)
+    logits = torch.empty((*rows, labels), dtype=a.dtype, device=a.device)
+    mean, rstd = (
+        torch.empty(rows if need_statistics else (0,), dtype=accumulator_dtype(a, b), device=a.device) for _ in range(2)
+    )
+    if logits.numel():
+        statistics = (mean, rstd) if need_statistics else (None, None)
+        chosen = tile("index_demux_head_forward", a)
+        total = groups * num_instances * length
+        block_r = _block(total, chosen["rows"])
+        with on_device(a):
+            _forward_kernel[(triton.cdiv(total, block_r),)](
+                a, b, *_fold(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *statistics,
+                *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps, BLOCK_R=block_r,
+                **_options(a, b, labels, product, chosen),
+            )  # fmt: skip
+    return logits, mean, rstd
+
+
+def index_demux_head_backward(
+    dlogits: Tensor,
+    logits: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    product: bool,
+    need_db: bool,
+    need_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """dlogits like the logits, the rest as forward took and returned it -> (da, db, dln_weight, dln_bias, dhead_weight,
+    dhead_bias); those not needed come back empty."""
+    bias = head_weight[:, 0] if head_bias is None else head_bias
+    if dlogits.numel() == 0:
+        return gradient_like(a).zero_(), *zeros((b, ln_weight, ln_bias, head_weight, bias))
+    da = gradient_like(a)
+    a, b = rowwise(a), rowwise(b)
+    groups, num_instances, length, labels = dlogits.shape
+    width = a.shape[-1]
+    chosen = tile("index_demux_head_backward", a)
+    options = _options(a, b, labels, product, chosen)
+    block_l, block_d = _block(length, chosen["rows"]), options["BLOCK_D"]
+    tiles = triton.cdiv(length, block_l)
+    # Fewer, longer shares leave fewer partial sums; enough of them keep every multiprocessor busy.
+    blocks_d = triton.cdiv(width, block_d)
+    wanted = triton.cdiv(chosen["programs"] * multiprocessors(a), blocks_d)
+    tiles_per_part = triton.cdiv(tiles, min(tiles, triton.cdiv(wanted, groups)))
+    parts = triton.cdiv(tiles, tiles_per_part)
+    groups_per_share = max(1, groups * parts // wanted)
+    shares = triton.cdiv(groups, groups_per_share) * parts
+    partial = {"dtype": accumulator_dtype(a, b), "device": a.device}
+    db = torch.empty((groups, parts, num_instances, width), **partial) if need_db else None
+    sums = torch.empty((shares, labels, width), **partial) if need_parameters else None
+    with on_device(a):
+        _backward_kernel[(blocks_d * shares,)](
+            dlogits, logits, mean, rstd, a, b, *_fold(ln_weight, ln_bias, head_weight, head_bias, a, b), da, db, sums,
+            *dlogits.stride(), *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), groups,
+            num_instances, length, width, groups_per_share, tiles_per_part, BLOCK_L=block_l,
+            **options,
+        )  # fmt: skip
+    db = db.sum(1).to(b.dtype) if need_db else None
+    parameters = (None,) * 4
+    if need_parameters:
+        acc = partial["dtype"]
+        sums, head, total = sums.sum(0), head_weight.to(acc), dlogits.sum((0, 1, 2), dtype=acc)
+        dhead = sums * ln_weight.to(acc) + total[:, None] * ln_bias.to(acc)
+        parameters = (
+            (head * sums).sum(0).to(ln_weight.dtype),
+            (total @ head).to(ln_bias.dtype),
+            dhead.to(head_weight.dtype),
+            total.to(bias.dtype),
+        )
+    return da, *present((db, *parameters), da)
