@@ -19,8 +19,8 @@ Tile = Mapping[str, int]
 
 #: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
 #: the grid is free, enough ``programs`` a multiprocessor to keep it busy: more of them mean more partial sums. Of tiles
-#: of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are pipelined. Of one row a program:
-#: elements ``per_warp``, most ``warps``.
+#: of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are pipelined. Of one row a
+#: program: elements ``per_warp``, most ``warps``.
 DEFAULTS: dict[str, Tile] = {
     # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
     "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
