@@ -4,8 +4,9 @@
     python bench/kernel_audit.py --targets sm_90 --hidden_sizes 768
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
-Exit status 1 if a kernel spills on an NVIDIA target, has no access of 16 bytes a thread, multiplies matrices without
-tensor cores, does not compile for one group, instance or position, or moves more than 1.1 times the bytes that it must.
+Exit status 1 if a kernel spills, has no access of 16 bytes a thread or multiplies matrices without tensor cores (these
+two are read from NVIDIA's instructions only), does not compile for one group, instance or position, or moves more
+than 1.1 times the bytes that it must.
 
 Bytes and operations are counted by `bench.traffic`, under the interpreter; the times predicted from them are those of
 the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with N = 4
@@ -127,28 +128,31 @@ class Recorder:
         return lambda *arguments, **options: self.launches.append(Launch(self.name, self.kernel, arguments, options))
 
 
-def record(module, calls: list[tuple]) -> list[Launch]:
-    """The launches that ``calls``, (launcher name, arguments), of a module of `fastmux.kernels` would make."""
+def record(module, calls: list[tuple], lanes: int = 32) -> list[Launch]:
+    """The launches that ``calls``, (launcher name, arguments), of a module of `fastmux.kernels` would make on a GPU
+    whose warps have so many lanes."""
     launches: list[Launch] = []
-    kernels = {n: k for n, k in vars(module).items() if n.endswith("_kernel")}
+    former = {n: k for n, k in vars(module).items() if n.endswith("_kernel") or n == "lanes"}
     basename = module.__name__.rpartition(".")[2]
     try:
-        for name, kernel in kernels.items():
-            setattr(module, name, Recorder(basename + name, kernel, launches))
+        for name, kernel in former.items():
+            setattr(module, name, (lambda: lanes) if name == "lanes" else Recorder(basename + name, kernel, launches))
         for launcher, arguments in calls:
             getattr(module, launcher)(*arguments)
     finally:
-        for name, kernel in kernels.items():
+        for name, kernel in former.items():
             setattr(module, name, kernel)
     return launches
 
 
-def launches(dtype: torch.dtype, width: int, sizes: tuple[int, int, int] = (2, 4, 128)) -> list[Launch]:
+def launches(
+    dtype: torch.dtype, width: int, sizes: tuple[int, int, int] = (2, 4, 128), lanes: int = 32
+) -> list[Launch]:
     """Every kernel of the project, in every variant of its arguments that compiles differently."""
     return [
         launch
         for call in calls(dtype, width, *sizes)
-        for launch in record(call.module, [(call.launcher, call.arguments)])
+        for launch in record(call.module, [(call.launcher, call.arguments)], lanes)
     ]
 
 
@@ -183,9 +187,7 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         accesses = sorted(set(re.findall(r"(?:LDG|LDGSTS|STG)\.E[.\w]*", sass)))
         tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None
-        if stack > TOLERATED_STACK:
-            problem = f"spills {stack} bytes"
-        elif not any("128" in a for a in accesses):
+        if not any("128" in a for a in accesses):
             problem = "no access of 16 bytes"
         elif launch.name.startswith(MATRIX_KERNELS) and not tensor_cores:
             problem = "no tensor-core instruction"
@@ -194,6 +196,8 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
         stack = int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1]) * 4
         accesses = sorted(set(re.findall(r"(?:global|buffer)_(?:load|store)_\w+", text)))
+    if stack > TOLERATED_STACK:
+        problem = f"spills {stack} bytes"
     shared = compiled.metadata.shared
     occupied = occupancy(target_name, registers, shared, compiled.metadata.num_warps)
     return Finding(launch.name, target_name, dtype, width, registers, stack, shared, occupied, accesses, problem)
@@ -245,9 +249,12 @@ def _cuobjdump(cubin: bytes) -> tuple[str, str]:
 def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[Finding]:
     for dtype in dtypes:
         for width in widths:
-            for launch in launches(DTYPES[dtype], width):
+            recorded = {
+                lanes: launches(DTYPES[dtype], width, lanes=lanes) for lanes in {TARGETS[t].warp_size for t in targets}
+            }
+            for i in range(len(next(iter(recorded.values())))):
                 for target in targets:
-                    yield inspect(launch, target, dtype, width)
+                    yield inspect(recorded[TARGETS[target].warp_size][i], target, dtype, width)
 
 
 def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) -> dict[str, str]:

@@ -41,7 +41,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .index_demux import gradient_like, group_strides, pair, present, zeros
-from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise
+from .launch import accumulator, accumulator_dtype, lanes, multiprocessors, on_device, rowwise
 from .tiles import Tile, tile
 
 
@@ -265,7 +265,8 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Tile) -> 
     return {
         "PRODUCT": product, "LABELS": labels, "PARTS": parts, "OPERAND": tl.float32 if interpreted else tl.bfloat16,
         "ACC": acc, "BLOCK_C": _block(labels, 64), "BLOCK_D": _block(a.shape[-1], columns),
-        "num_warps": chosen["warps"], "num_stages": stages,
+        # As many threads, and so as few registers of each, where a warp has twice as many lanes.
+        "num_warps": max(1, chosen["warps"] * 32 // lanes()), "num_stages": stages,
     }  # fmt: skip
 
 

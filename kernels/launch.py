@@ -57,3 +57,8 @@ def on_device(t: Tensor) -> contextlib.AbstractContextManager:
 def multiprocessors(t: Tensor) -> int:
     """Multiprocessors of the tensor's GPU; 1 under the interpreter, where one program runs at a time."""
     return torch.cuda.get_device_properties(t.device).multi_processor_count if t.is_cuda else 1
+
+
+def lanes() -> int:
+    """Threads of a warp: 64 on AMD's GPUs for data centres, 32 elsewhere."""
+    return 64 if torch.version.hip is not None else 32
