@@ -202,7 +202,7 @@ def test_two_processes_under_torchrun(data_dir, tmp_path):
 
 @pytest.mark.parametrize("variant", ["plain", "unbind"])
 def test_accumulated_gradients_are_those_of_one_batch(data_dir, tmp_path, variant):
-    arguments = ["--variants", variant, "--max_steps", "1", "--dropout", "0"]
+    arguments = ["--variants", variant, "--max_steps", "1", "--dropout", "0", "--mux_dropout", "0"]
     arguments += ["--retrieval_loss_weight", "0", "--unbind_retrieval_steps", "0"]
     norms = []
     for rows, steps in ((16, 1), (8, 2)):

@@ -84,10 +84,10 @@ class ModelFactory:
         options = {**self.labels, "retrieval_loss_weight": self.retrieval_loss_weight}
         options["retrieval_percentage"] = self.recipe.task_retrieval_percentage
         if warmed_up is None:
-            backbone = self._backbone(self.recipe.dropout)
+            backbone = self._backbone(self.recipe.mux_dropout)
             return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
         config = fastmux.TMuxConfig.from_pretrained(warmed_up, **options)
-        set_dropout(config.backbone_config, self.recipe.dropout)
+        set_dropout(config.backbone_config, self.recipe.mux_dropout)
         # The head of the new task is not in there, as it should be; no warning about it.
         verbosity = transformers.utils.logging.get_verbosity()
         transformers.utils.logging.set_verbosity_error()

@@ -27,7 +27,11 @@ class Recipe:
     num_layers: int | None = _value("Layers of the encoder.")
     num_heads: int | None = _value("Attention heads of the encoder.")
     intermediate_size: int | None = _value("Width of the encoder's feed-forward layers.")
-    dropout: float | None = _value("Dropout of encoder and head in the task stage (0 in the retrieval warm-up).")
+    dropout: float | None = _value("Dropout of the plain encoder and its head.")
+    mux_dropout: float | None = _value(
+        "Dropout of the multiplexed models' encoder and head in the task stage (0 in the retrieval warm-up): the rows "
+        "that share a pass disturb each other as it is."
+    )
     retrieval_rows: int | None = _value("Rows of a warm-up step, on each device; a multiple of N.")
     retrieval_steps: int | None = _value("Steps of the retrieval warm-up; 0 leaves it out.")
     unbind_retrieval_steps: int | None = _value("The same for the demultiplexer `unbind`, which needs fewer.")
@@ -96,8 +100,9 @@ class Recipe:
             raise ValueError(f"task_retrieval_percentage must be in (0, 1], got {self.task_retrieval_percentage}")
         if not 0 <= self.distillation_weight <= 1:
             raise ValueError(f"distillation_weight must be in [0, 1], got {self.distillation_weight}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        for name in ("dropout", "mux_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
 STDLIB = Recipe(
@@ -109,6 +114,7 @@ STDLIB = Recipe(
     num_heads=4,
     intermediate_size=384,
     dropout=0.1,
+    mux_dropout=0.05,
     retrieval_rows=48,
     retrieval_steps=1000,
     unbind_retrieval_steps=400,
@@ -133,6 +139,7 @@ SST2 = Recipe(
     num_heads=4,
     intermediate_size=512,
     dropout=0.2,
+    mux_dropout=0.2,
     retrieval_rows=64,
     retrieval_steps=800,
     unbind_retrieval_steps=400,
@@ -155,6 +162,7 @@ CONLL2003 = replace(
     num_layers=3,
     intermediate_size=768,
     dropout=0.1,
+    mux_dropout=0.1,
     retrieval_steps=1000,
     unbind_retrieval_steps=500,
     task_epochs=8.0,
