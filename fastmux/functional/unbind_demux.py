@@ -1,7 +1,8 @@
 """`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures.
 
 On the triton backend the linear layer is one GEMM on N stacked weights, W diag(v_i) or W O_i^T; what follows it, or the
-product where there is none, LayerNorm and a small head are the kernels of kernels/index_demux.py.
+product where there is none, and LayerNorm are the kernels of kernels/index_demux.py, with a head those of
+kernels/index_demux_head.py.
 """
 
 from __future__ import annotations
