@@ -21,9 +21,9 @@ def inputs(G, N, L, d, V):
     }
 
 
-def fused(position_ids, **tensors):
-    """The op takes positions that all rows share as (L), as the models give them."""
-    return functional.embedding_mux(position_ids=position_ids[0, 0], **tensors)
+def with_shared_positions(op):
+    """An op takes positions that all rows share as (L), as the models give them."""
+    return lambda position_ids, **tensors: op(position_ids=position_ids[0, 0], **tensors)
 
 
 def elements(direction, G, N, L, d, V):
@@ -34,7 +34,7 @@ def elements(direction, G, N, L, d, V):
 
 OP = Op(
     "embedding_mux",
-    fused,
+    with_shared_positions(functional.embedding_mux),
     reference.embedding_mux,
     shapes=on_this_machine(
         cpu=[{"G": 4, "N": 10, "L": 128, "d": 768, "V": 8192}],

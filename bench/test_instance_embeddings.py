@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bench.harness import Op, on_this_machine
-from bench.test_embedding_mux import POSITIONS
+from bench.test_embedding_mux import POSITIONS, with_shared_positions
 from bench.test_embedding_mux import inputs as with_vectors
 from fastmux import functional, reference
 
@@ -12,11 +12,6 @@ def inputs(**sizes):
     return drawn
 
 
-def fused(position_ids, **tensors):
-    """The op takes positions that all rows share as (L), as the models give them."""
-    return functional.instance_embeddings(position_ids=position_ids[0, 0], **tensors)
-
-
 def elements(direction, G, N, L, d, V):
     # forward gathers rows, writes x; backward reads dx, gathers the rows again and writes the gradients of both tables
     forward = 2 * G * N * L * d
@@ -25,7 +20,7 @@ def elements(direction, G, N, L, d, V):
 
 OP = Op(
     "instance_embeddings",
-    fused,
+    with_shared_positions(functional.instance_embeddings),
     reference.instance_embeddings,
     shapes=on_this_machine(
         cpu=[{"G": 4, "N": 10, "L": 128, "d": 768, "V": 8192}],

@@ -42,6 +42,12 @@ def pair(a, b, PRODUCT: tl.constexpr):
 
 
 @triton.jit
+def group_start(g, inner, stride_g, stride_i):
+    """Where group g of a (G / inner, inner, ...) begins."""
+    return (g // inner) * stride_g + (g % inner) * stride_i
+
+
+@triton.jit
 def _forward_kernel(
     a_ptr,  # (G, L, d), unit stride along d
     b_ptr,  # (G, N, d), unit stride along d; stride 0 along G for keys
@@ -76,7 +82,7 @@ def _forward_kernel(
     in_row = cols < width
     mask = live[:, None] & in_row[None, :]
 
-    a_ptrs = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l[:, None] * a_stride_l + cols[None, :]
+    a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
     a = tl.load(a_ptrs, mask=mask, other=0.0).to(ACC)
     weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
     bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
@@ -182,10 +188,10 @@ def _backward_kernel(
         l = (first_tile + t) * BLOCK_L + tl.arange(0, BLOCK_L)
         live = l < length
         mask = live[:, None] & in_row[None, :]
-        a_ptrs = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l[:, None] * a_stride_l + cols[None, :]
+        a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
         a = tl.load(a_ptrs, mask=mask, other=0.0).to(ACC)
         dz_rows = dz_ptr + g * dz_stride_g + l * dz_stride_l
-        da_ptrs = da_ptr + (g // inner) * da_stride_g + (g % inner) * da_stride_i
+        da_ptrs = da_ptr + group_start(g, inner, da_stride_g, da_stride_i)
         da_ptrs = da_ptrs + l[:, None] * da_stride_l + cols[None, :]
         if instances_ptr is not None:
             n = tl.load(instances_ptr + g * length + l, mask=live, other=0)

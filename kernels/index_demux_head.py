@@ -40,7 +40,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .index_demux import gradient_like, group_strides, pair, present, zeros
+from .index_demux import gradient_like, group_start, group_strides, pair, present, zeros
 from .launch import accumulator, accumulator_dtype, lanes, multiprocessors, on_device, rowwise
 from .tiles import Tile, tile
 
@@ -103,7 +103,7 @@ def _forward_kernel(
     l = (i // num_instances) % length
     g = i // num_instances // length
     live = g < groups
-    a_rows = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l * a_stride_l
+    a_rows = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l * a_stride_l
     b_rows = b_ptr + g * b_stride_g + n * b_stride_n
     labels = tl.arange(0, BLOCK_C)
 
@@ -202,7 +202,7 @@ def _backward_kernel(
             live = row < length - l
             mask = live[:, None] & in_row[None, :]
             label_mask = live[:, None] & is_label[None, :]
-            a_tile = a_ptr + (g // inner) * a_stride_g + (g % inner) * a_stride_i + l * a_stride_l
+            a_tile = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l * a_stride_l
             a = tl.load(a_tile + (row * a_stride_l)[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
             # Adds nothing: it has the compiler lay out `a`, and all that is computed from it, as products come out, and
             # neither carry it from one layout to another nor compute it in both.
@@ -241,7 +241,7 @@ def _backward_kernel(
                 dlogits_tile += dlogits_stride_n
                 first_row += length
                 b_row += b_stride_n
-            da_tile = da_ptr + (g // inner) * da_stride_g + (g % inner) * da_stride_i + l * da_stride_l
+            da_tile = da_ptr + group_start(g, inner, da_stride_g, da_stride_i) + l * da_stride_l
             tl.store(da_tile + (row * da_stride_l)[:, None] + cols[None, :], da.to(da_ptr.dtype.element_ty), mask=mask)
             # One thread may store the partial that another loads at the next tile.
             tl.debug_barrier()
