@@ -19,7 +19,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.machine import default_device, machine_info, results_folder
-from training.files import write_json
+from fastmux.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Five rounds of each case and 0.3 s of the fast ones: a GPU has some 500 cases.

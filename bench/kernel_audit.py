@@ -41,7 +41,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench.launches import calls
-from training.files import write_json
+from fastmux.files import write_json
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

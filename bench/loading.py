@@ -26,7 +26,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 import fastmux
 from bench.machine import machine_info, results_folder
-from training.files import write_json
+from fastmux.files import write_json
 
 IMPORTS = {
     "import transformers": "import transformers",

@@ -35,7 +35,7 @@ if not __package__:
 import fastmux
 from bench.machine import default_device, machine_info, results_folder
 from bench.storage import Scopes, StorageTracker
-from training.files import write_json
+from fastmux.files import write_json
 from training.recipes import STDLIB
 
 MIB = 2**20

@@ -49,7 +49,7 @@ if not __package__:
 
 import fastmux
 from bench.machine import default_device, machine_info, results_folder, synchronize
-from training.files import replacing, write_json
+from fastmux.files import replacing, write_json
 
 PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from bench.harness import TOLERANCE, Sizes, relative_error, rotated
 from bench.machine import default_device, machine_info
-from training.files import read_json, write_json
+from fastmux.files import read_json, write_json
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard", "embedding_mux", "index_demux")

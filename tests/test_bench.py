@@ -39,8 +39,8 @@ from bench import (
 from bench.storage import Scopes, StorageTracker
 from bench.throughput import encoder_flops, limit
 from fastmux import reference
+from fastmux.files import write_json
 from fastmux.kernels import hadamard_mux, tiles
-from training.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072

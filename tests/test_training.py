@@ -19,9 +19,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
+from fastmux.files import replacing, write_json
 from training.arguments import make_parser, parse
 from training.copies import main as measure_copies
-from training.files import replacing, write_json
 from training.models import ModelFactory
 from training.recipes import Recipe
 from training.stages import last_checkpoint

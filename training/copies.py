@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
+from fastmux.files import read_json, write_json
 from training.features import encode_sequences
-from training.files import read_json, write_json
 from training.models import PLAIN
 from training.plots import plot_copies
 from training.report import environment

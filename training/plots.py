@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.files import replacing
+from fastmux.files import replacing
 
 
 def plot_curves(path: Path, variants: dict[str, dict], metric: str, title: str) -> None:

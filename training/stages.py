@@ -21,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from fastmux.files import read_json, remove, replacing, write_json
 from training.distillation import TEACHER, Distillation, TeacherCollator
-from training.files import read_json, remove, replacing, write_json
 from training.metrics import to_ids
 
 #: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.

@@ -22,10 +22,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 import fastmux
+from fastmux.files import read_json, write_json
 from training.arguments import Settings, parse
 from training.distillation import Distillation, with_teacher
 from training.features import encode_sequences, encode_tokens, pack_rows
-from training.files import read_json, write_json
 from training.metrics import accuracy, entity_f1
 from training.models import PLAIN, ModelFactory
 from training.plots import plot_curves
