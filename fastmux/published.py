@@ -122,7 +122,7 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
         retrieval_percentage=stored.get("retrieval_percentage", 1.0),
         task_loss_weight=stored.get("task_loss_coeff"),
         retrieval_counts_padding=task == "TMuxForMaskedLM",
-        mask_instances=task != "TMuxForMaskedLM",
+        mask_instances=sequence,
         architectures=[task],
         **options,
         **labels,

@@ -1,4 +1,5 @@
-"""The authors' checkpoints: ten of them in miniature, with the outputs that the authors' own code computed."""
+"""The authors' checkpoints: ten of them in miniature, with the outputs that the authors' own code computed, and one of
+every layout, with the outputs of `published_models`, an independent implementation that is held to the ten first."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_models import LAYOUTS, Published, random_batch, random_checkpoint
 from safetensors.torch import load, save_file
 
 import fastmux
@@ -76,6 +78,36 @@ def test_agrees_with_the_authors_outputs(name, checkpoints, backend, device, tmp
     # Not bit-equal: a CPU's matrix products depend on how the weights lie in memory.
     torch.testing.assert_close(again.logits, out.logits, rtol=0, atol=1e-6)
     torch.testing.assert_close(again.loss, out.loss, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_independent_implementation_agrees_with_the_authors_outputs(name):
+    golden = tensors(name, "io")
+    expected = {k: golden.pop(k) for k in ("logits", "loss", "task_loss", "retrieval_loss")}
+    config = json.loads((GOLDEN / name / "config.json").read_text())
+    out = Published(config, tensors(name, "model"))(**golden)
+    torch.testing.assert_close(out.pop("logits"), expected.pop("logits"), rtol=0, atol=2e-5)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("seed", "layout"), list(enumerate(LAYOUTS)), ids=["-".join(layout) for layout in LAYOUTS])
+def test_every_published_layout_agrees_with_the_independent_implementation(seed, layout, tmp_path):
+    published = random_checkpoint(*layout, seed)
+    (tmp_path / "config.json").write_text(json.dumps(published.config))
+    save_file({k: t.clone() for k, t in published.tensors.items()}, tmp_path / "model.safetensors")
+    batch = random_batch(published, seed, missing=seed % 2)
+    expected = published(**batch)
+
+    model = getattr(fastmux, CLASSES[published.task]).from_pretrained(tmp_path).eval()
+    length = batch["input_ids"].shape[1]
+    drawn = torch.nn.functional.pad(batch["retrieval_instance"], (length - batch["retrieval_instance"].shape[1], 0))
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "labels")}
+    with torch.no_grad():
+        out = model(**inputs, retrieval_instances=drawn)
+    logits = out.logits[batch["labels"] != -100] if published.task == "mlm" else out.logits
+    torch.testing.assert_close(logits, expected["logits"], rtol=0, atol=2e-5)
+    for loss in ("task_loss", "retrieval_loss", "loss"):
+        torch.testing.assert_close(out[loss], expected[loss], rtol=1e-4, atol=0)
 
 
 SEQ = "muxbert-seq-gaussian_hadamard-index_pos-n2"
