@@ -30,7 +30,7 @@ STEPS: dict[str, list[str]] = {
     "ops": ["-m", "pytest", "-q", "bench", *OPS_OPTIONS, "--benchmark-json", "{out}/ops.json"],
     "throughput": ["bench/throughput.py", "--disable_tqdm", "--output_dir", "{out}"],
     "memory": ["bench/memory.py", "--output_dir", "{out}"],
-    "audit": ["bench/kernel_audit.py", "--output", "{out}/kernel_audit.json"],
+    "audit": ["bench/audit/kernels.py", "--output", "{out}/kernel_audit.json"],
 }
 
 

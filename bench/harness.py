@@ -31,15 +31,13 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastmux
 from bench.machine import default_device, synchronize
+from fastmux.testing import TOLERANCE, relative_error
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]
 
 DIRECTIONS = ("forward", "forward+backward")
 REFERENCES = ("reference", "reference-compiled")
-
-# ||ours - gold|| / ||gold||, gold in float64; an op may also be twice as wrong as the reference in the same dtype.
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 DEVICE = default_device()
 
@@ -284,15 +282,6 @@ def rotated(size: int, device: torch.device) -> int:
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     return min(64, max(2, -(-4 * cache // max(1, size))))
-
-
-def relative_error(ours: Tensor, gold: Tensor) -> float:
-    """||ours - gold|| / ||gold||, infinite where shapes differ."""
-    ours, gold = ours.detach().double(), gold.detach().double()
-    if ours.shape != gold.shape:
-        return float("inf")
-    scale = float(gold.norm())
-    return float((ours - gold).norm()) / (scale if scale else 1.0)
 
 
 def peak_bytes(call: Callable[[], object]) -> int:

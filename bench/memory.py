@@ -33,8 +33,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import fastmux
+from bench.audit.storage import Scopes, StorageTracker
 from bench.machine import default_device, machine_info, results_folder
-from bench.storage import Scopes, StorageTracker
 from fastmux.files import write_json
 from training.recipes import STDLIB
 
@@ -63,7 +63,7 @@ def measure(
 ) -> tuple[int, dict[str, int]]:
     """(peak bytes, bytes by holder at the peak) of one step of AdamW, after a first step that makes its moments.
 
-    parts: see `bench.storage.Scopes`.
+    parts: see `bench.audit.storage.Scopes`.
     """
     device = batch["input_ids"].device
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

@@ -6,7 +6,7 @@
 
 The defaults of ``kernels/tiles.py`` were chosen by compiling, not by timing. For each launcher this starts from the
 default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's calls of
-``bench/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than one
+``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than one
 group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
 
 A candidate must first give what the default gives. It is kept only if it is faster than the best so far by more than
@@ -34,9 +34,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.harness import TOLERANCE, Sizes, relative_error, rotated
+from bench.harness import Sizes, rotated
 from bench.machine import default_device, machine_info
 from fastmux.files import read_json, write_json
+from fastmux.testing import TOLERANCE, relative_error
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard", "embedding_mux", "index_demux")
@@ -68,7 +69,7 @@ class Outcome:
 
 def launchers() -> dict[str, str]:
     """Launcher -> the op whose benchmark has its shapes."""
-    from bench.launches import calls
+    from bench.audit.launches import calls
 
     named = {c.launcher: c.module.__name__.rpartition(".")[2] for c in calls(torch.float32, 64, 1, 1, 1)}
     return {launcher: basename.removesuffix("_head") for launcher, basename in named.items()}
@@ -76,7 +77,7 @@ def launchers() -> dict[str, str]:
 
 def shapes(op: str) -> list[Sizes]:
     """The benchmark's shapes, without those that only show what a launch costs."""
-    listed = importlib.import_module(f"bench.test_{op}").OP.shapes
+    listed = importlib.import_module(f"bench.ops.test_{op}").OP.shapes
     return [sizes for sizes in listed if sizes["G"] > 1]
 
 
@@ -84,7 +85,7 @@ def problems(
     launcher: str, listed: list[Sizes], dtypes: Sequence[torch.dtype], device: torch.device
 ) -> Iterator[Problem]:
     """Every call of a launcher at every shape and dtype, on inputs drawn at random."""
-    from bench.launches import calls
+    from bench.audit.launches import calls
 
     for dtype, sizes in itertools.product(dtypes, listed):
         for call in calls(dtype, sizes["d"], sizes["G"], sizes["N"], sizes["L"]):

@@ -21,22 +21,16 @@ pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pyte
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import (
-    everything,
-    harness,
-    loading,
-    memory,
-    peers,
+from bench import everything, harness, loading, memory, peers, throughput, tune
+from bench.audit.storage import Scopes, StorageTracker
+from bench.ops import (
     test_embedding_mux,
     test_hadamard_mux,
     test_index_demux,
     test_linear_cross_entropy,
     test_orthogonal_mux,
     test_walsh_hadamard,
-    throughput,
-    tune,
 )
-from bench.storage import Scopes, StorageTracker
 from bench.throughput import encoder_flops, limit
 from fastmux import reference
 from fastmux.files import write_json

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets
-from ops import embedding_mux as draw
 
 from fastmux import reference
 from fastmux.functional import embedding_mux, instance_embeddings, orthogonal_mux
+from fastmux.testing import assert_meets
+from fastmux.testing import embedding_mux as draw
 
 
 def _written_out(inputs, position_ids, type_ids):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from models import BERT, PAD, batch
-from numerics import relative_error
 
 import fastmux
 from fastmux.grouping import average_slots, group_rows, row_order
+from fastmux.testing import relative_error
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 8, 13])

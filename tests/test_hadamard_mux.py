@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import TOLERANCE, assert_meets, relative_error
-from ops import hadamard_mux as draw
 
 from fastmux import reference
 from fastmux.functional import hadamard_mux
+from fastmux.testing import TOLERANCE, assert_meets, relative_error
+from fastmux.testing import hadamard_mux as draw
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 1, 130), (1, 40, 3, 8), (2, 5, 70, 257)], ids=str)

@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 from models import BERT, PAD, VOCAB, batch
-from numerics import relative_error
 from torch import nn
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 import fastmux
 from fastmux import reference
 from fastmux.demultiplexers import DEMULTIPLEXERS
+from fastmux.testing import relative_error
 
 STILL = copy.deepcopy(BERT)  # without dropout
 STILL.hidden_dropout_prob = STILL.attention_probs_dropout_prob = 0.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from numerics import TOLERANCE, assert_meets, relative_error
-from ops import index_demux as draw
-from ops import unbind_demux_elementwise as draw_product
 
 from fastmux import reference
 from fastmux.functional import gelu_norm, index_demux, unbind_demux
+from fastmux.testing import TOLERANCE, assert_meets, relative_error
+from fastmux.testing import index_demux as draw
+from fastmux.testing import unbind_demux_elementwise as draw_product
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 37, 24), (1, 3, 130, 40), (3, 2, 4, 300)], ids=str)

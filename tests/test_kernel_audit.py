@@ -31,12 +31,12 @@ AUDITED = """
 import sys
 import bad
 import torch
-from bench import kernel_audit
-from bench.launches import Call
+from bench.audit import kernels as audit
+from bench.audit.launches import Call
 
-kernel_audit.calls = lambda dtype, width, g, n, l: [Call(bad, "launcher", (torch.ones(8, dtype=dtype), l), 0)]
-assert kernel_audit.failing((2, 4, 128), "sm_90", "bf16", 64) == {}
-((kernel, reason),) = kernel_audit.failing(kernel_audit.ONES, "sm_90", "bf16", 64).items()
+audit.calls = lambda dtype, width, g, n, l: [Call(bad, "launcher", (torch.ones(8, dtype=dtype), l), 0)]
+assert audit.failing((2, 4, 128), "sm_90", "bf16", 64) == {}
+((kernel, reason),) = audit.failing(audit.ONES, "sm_90", "bf16", 64).items()
 assert kernel == "bad_wide_kernel", kernel
 assert "to" in reason, reason
 """
@@ -72,7 +72,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path):
         "--output",
         str(output),
     ]
-    command = [sys.executable, "bench/kernel_audit.py", *options]
+    command = [sys.executable, "bench/audit/kernels.py", *options]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     findings = json.loads(output.read_text())["findings"]

@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 from models import BERT, FAMILIES, PAD, VOCAB, batch
-from numerics import relative_error
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, GPT2Config, T5Config
 
 import fastmux
 from fastmux import reference
 from fastmux.demultiplexers import DEMULTIPLEXERS
 from fastmux.multiplexers import MULTIPLEXERS
+from fastmux.testing import relative_error
 
 COMBINATIONS = [(mux, demux) for mux in MULTIPLEXERS for demux in DEMULTIPLEXERS]
 

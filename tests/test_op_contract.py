@@ -7,11 +7,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numerics import DTYPES, assert_meets, layouts, relative_error, run
-from ops import OPS
 from torch.utils.checkpoint import checkpoint
 
 import fastmux
+from fastmux.testing import DTYPES, OPS, assert_meets, layouts, relative_error, run
 
 SHAPES = [(3, 4, 5, 16), (2, 3, 1, 130)]  # G, N, L, d; other shapes are drawn
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets, relative_error
-from ops import normal, orthogonal
-from ops import unbind_demux as draw
-from ops import unbind_demux_orthogonal as draw_orthogonal
 
 from fastmux import reference
 from fastmux.functional import orthogonal_mux, unbind_demux
+from fastmux.testing import assert_meets, normal, orthogonal, relative_error
+from fastmux.testing import unbind_demux as draw
+from fastmux.testing import unbind_demux_orthogonal as draw_orthogonal
 
 
 def test_undoes_an_orthogonal_binding():

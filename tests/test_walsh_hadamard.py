@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from numerics import assert_meets, relative_error
-from ops import walsh_hadamard_mux as draw
 
 from fastmux import reference
 from fastmux.functional import orthogonal_mux, walsh_hadamard, walsh_hadamard_mux
+from fastmux.testing import assert_meets, relative_error
+from fastmux.testing import walsh_hadamard_mux as draw
 
 ORDERS = [1, 2, 8, 12, 20, 28, 48, 80, 112, 128, 256, 768]
 

@@ -6,7 +6,7 @@ import torch
 
 from bench import peers
 from bench.harness import GROUPED, Op, on_this_machine
-from bench.test_orthogonal_mux import product
+from bench.ops.test_orthogonal_mux import product
 from fastmux import functional, reference
 
 

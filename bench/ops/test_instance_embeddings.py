@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from bench.harness import Op, on_this_machine
-from bench.test_embedding_mux import POSITIONS, with_shared_positions
-from bench.test_embedding_mux import inputs as with_vectors
+from bench.ops.test_embedding_mux import POSITIONS, with_shared_positions
+from bench.ops.test_embedding_mux import inputs as with_vectors
 from fastmux import functional, reference
 
 

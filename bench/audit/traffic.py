@@ -1,6 +1,6 @@
 """Count the bytes that the kernels move and the operations they do, by running them under Triton's interpreter.
 
-    python -m bench.traffic --dtype bf16
+    python -m bench.audit.traffic --dtype bf16
 
 Every load, store and atomic passes through a cache of `CACHE` bytes in lines of 64, least recently used out first and
 written back: a multiprocessor's share of an L2 of 50 MB, which holds parameters and what a program has just read, but
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from triton.runtime.interpreter import InterpreterBuilder
 
-from bench.launches import calls
+from bench.audit.launches import calls
 
 # Small enough to interpret. Many groups for embedding_mux, whose partial sums are one row a chunk of groups, and long
 # rows of positions for index_demux, whose partial sums are one row a group: in both, as in real batches. No more of
@@ -87,7 +87,7 @@ def install(counter: Counter) -> None:
 
 
 def count(dtype: torch.dtype) -> list[dict]:
-    """{launcher, bytes, minimal_bytes, flops, elements} of every call, in the order of `bench.launches.calls`;
+    """{launcher, bytes, minimal_bytes, flops, elements} of every call, in the order of `bench.audit.launches.calls`;
     elements are G * N * L * d."""
     counter = Counter()
     install(counter)

@@ -1,16 +1,16 @@
 """Compile every Triton kernel, as its launcher would launch it, for GPUs that are not here, and read what came out.
 
-    python bench/kernel_audit.py                       # sm_80, sm_90, sm_100 and gfx942; needs no GPU
-    python bench/kernel_audit.py --targets sm_90 --hidden_sizes 768
+    python bench/audit/kernels.py                       # sm_80, sm_90, sm_100 and gfx942; needs no GPU
+    python bench/audit/kernels.py --targets sm_90 --hidden_sizes 768
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
 Exit status 1 if a kernel spills, has no access of 16 bytes a thread or multiplies matrices without tensor cores (these
 two are read from NVIDIA's instructions only), does not compile for one group, instance or position, or moves more
 than 1.1 times the bytes that it must.
 
-Bytes and operations are counted by `bench.traffic`, under the interpreter; the times predicted from them are those of
-the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with N = 4
-in bf16: floors, not measurements.
+Bytes and operations are counted by `bench.audit.traffic`, under the interpreter; the times predicted from them are
+those of the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with
+N = 4 in bf16: floors, not measurements.
 
 The launchers of `fastmux.kernels` are run on small CPU tensors with their kernels replaced by recorders: what is
 compiled is the code that ships, with the tiles, warps and argument types that it would be launched with.
@@ -38,9 +38,9 @@ from triton.compiler import ASTSource
 
 if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.launches import calls
+from bench.audit.launches import calls
 from fastmux.files import write_json
 
 TARGETS = {
@@ -214,11 +214,11 @@ def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
 
 
 def traffic() -> list[dict]:
-    """What `bench.traffic` counts: in a process of its own, whose kernels are defined for the interpreter."""
-    command = [sys.executable, "-m", "bench.traffic"]
-    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    """What `bench.audit.traffic` counts: in a process of its own, whose kernels are defined for the interpreter."""
+    command = [sys.executable, "-m", "bench.audit.traffic"]
+    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"bench.traffic failed:\n{done.stderr}")
+        raise RuntimeError(f"bench.audit.traffic failed:\n{done.stderr}")
     counted = json.loads(done.stdout)
     for entry in counted:
         entry["ratio"] = entry["bytes"] / entry["minimal_bytes"]

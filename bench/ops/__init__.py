@@ -1,0 +1,1 @@
+"""Each op beside its specification, eager and compiled, and beside others' code."""
