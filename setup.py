@@ -30,6 +30,7 @@ LIBRARY = [
     "transformers>=5.17",
     "huggingface_hub",
     "numpy",
+    "packaging",
     "safetensors",
     # torch's CUDA wheels bring it, its CPU wheels do not: there the tests run the kernels in the interpreter.
     'triton>=3.6; sys_platform == "linux"',

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
+from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, PreTrainedConfig
+
+import fastmux
 
 SEQUENCE_SUMMARIES = ("first", "mean")
 CLASSIFIERS = ("linear", "mlp", "mlp_norm")
 RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")
+#: Without these, a stored config says nothing about a model: defaults would be guesses.
+REQUIRED = ("backbone_config", "num_instances", "multiplexer", "demultiplexer")
+#: What Hugging Face's configs take without having it as a field.
+_COMMON = ("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "quantization_config")
 
 
 class TMuxConfig(PreTrainedConfig):
@@ -55,7 +64,11 @@ class TMuxConfig(PreTrainedConfig):
         kwargs: any common option of a Hugging Face config, e.g. ``num_labels``, ``problem_type``, ``id2label``.
 
     Raises:
-        ValueError: for a value outside what is listed above.
+        ValueError: for a value outside what is listed above; for a field that this version does not know, in a config
+            that a later version wrote.
+
+    Warns:
+        UserWarning: for any other field that is not known. It is kept, as in every Hugging Face config.
 
     Example:
         >>> from transformers import BertConfig
@@ -104,10 +117,47 @@ class TMuxConfig(PreTrainedConfig):
         elif self.backbone_config is None:
             # transformers builds configs without arguments to find out defaults
             self.backbone_config = AutoConfig.for_model("bert")
+        self._check_names(kwargs, kwargs.pop("fastmux_version", None))
         self._validate()
         # A config's attention implementation is its sub-configs' too; what the encoder was built with stands.
         kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As in Hugging Face, of a stored config.
+
+        Raises:
+            ValueError: if it lacks what makes it that of a multiplexed model.
+        """
+        lacking = [name for name in REQUIRED if config_dict.get(name) is None]
+        if lacking:
+            raise ValueError(f"the config of a T-MUX model lacks {', '.join(lacking)}")
+        if not isinstance(config_dict["backbone_config"], (dict, PreTrainedConfig)):
+            raise ValueError(
+                f"backbone_config is {config_dict['backbone_config']!r}, expected the dict of a Hugging Face config"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict:
+        return super().to_dict() | {"fastmux_version": fastmux.__version__}
+
+    def _check_names(self, options: dict, version: str | None) -> None:
+        """Says which of the options beside the fields nothing will read. A typing error must not go unnoticed."""
+        unknown = sorted(
+            name
+            for name in options
+            if not (name in _COMMON or name.startswith("_") or hasattr(self, name))
+            and not hasattr(self.backbone_config, name)
+        )
+        if not unknown:
+            return
+        if version is not None and _is_later(version):
+            raise ValueError(
+                f"the config was written by fastmux {version} and has fields that {fastmux.__version__} does not know: "
+                f"{', '.join(unknown)}; install fastmux>={version}"
+            )
+        warnings.warn(f"TMuxConfig has no field {', '.join(unknown)}: kept, but without effect", stacklevel=2)
 
     def _validate(self) -> None:
         # Imported here, as the models import this module. They register themselves with the Auto classes.
@@ -194,6 +244,13 @@ class TMuxConfig(PreTrainedConfig):
         from fastmux.demultiplexers import DEMULTIPLEXERS
 
         return self.num_instances + 1 if DEMULTIPLEXERS[self.demultiplexer].has_prefix else 0
+
+
+def _is_later(version: str) -> bool:
+    try:
+        return Version(version) > Version(fastmux.__version__)
+    except InvalidVersion:
+        return False
 
 
 AutoConfig.register(TMuxConfig.model_type, TMuxConfig, exist_ok=True)

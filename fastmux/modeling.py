@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
@@ -23,6 +22,15 @@ from fastmux.backbones import (
     load_backbone,
     pool,
 )
+from fastmux.checkpoints import (
+    FILE_OPTIONS,
+    HUB_OPTIONS,
+    check_loaded,
+    dtypes_of,
+    read_config,
+    stored_dtypes,
+    weight_files,
+)
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.functional.checks import check_range
@@ -30,9 +38,6 @@ from fastmux.model_card import model_card
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
-
-#: Arguments of `from_pretrained` that say where on the hub, and as whom.
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class TMuxPreTrainedModel(PreTrainedModel):
@@ -138,11 +143,16 @@ class TMuxPreTrainedModel(PreTrainedModel):
         warning says.
 
         Raises:
-            ValueError: if the checkpoint is no T-MUX model, is damaged, or lacks tensors other than a task head's.
+            ValueError: if the checkpoint is no T-MUX model, is damaged, holds something other than tensors, or lacks
+                tensors other than a task head's.
+
+        Warns:
+            UserWarning: if weights are NaN or infinite, or the config has fields that fastmux does not know.
         """
         name = pretrained_model_name_or_path
+        hub = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
         if kwargs.get("config") is None and name is not None:
-            stored, _ = PreTrainedConfig.get_config_dict(name, **{k: kwargs[k] for k in HUB_OPTIONS if k in kwargs})
+            stored = read_config(name, **hub)
             if is_published(stored):
                 return cls._from_published(str(name), stored, output_loading_info, **kwargs)
             if stored.get("model_type") != TMuxConfig.model_type:
@@ -150,7 +160,11 @@ class TMuxPreTrainedModel(PreTrainedModel):
                     f"{str(name)!r} holds a model of type {stored.get('model_type')!r}, expected 'tmux'; to "
                     f"multiplex an encoder, use {cls.__name__}.from_backbone({str(name)!r}, num_instances=...)"
                 )
-        return cls._load(str(name), output_loading_info, name, *args, **kwargs)
+        dtypes = {}
+        if name is not None and kwargs.get("state_dict") is None:
+            files = {k: kwargs[k] for k in FILE_OPTIONS if k in kwargs}
+            dtypes = stored_dtypes(weight_files(name, **files, **hub))
+        return cls._load(str(name), dtypes, output_loading_info, name, *args, **kwargs)
 
     @classmethod
     def _from_published(cls, name: str, stored: dict, output_loading_info: bool, **kwargs):
@@ -158,24 +172,28 @@ class TMuxPreTrainedModel(PreTrainedModel):
         config = published_config(name, stored)
         for option in [k for k in kwargs if hasattr(config, k)]:
             setattr(config, option, kwargs.pop(option))
-        hub = {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}
-        state_dict = published_state_dict(name, stored, config, load_tensors(name, **hub))
+        where = {k: kwargs.pop(k) for k in (*HUB_OPTIONS, *FILE_OPTIONS) if k in kwargs}
+        state_dict = published_state_dict(name, stored, config, load_tensors(name, **where))
         if cls.__name__ not in config.architectures:
             state_dict = {k: t for k, t in state_dict.items() if not k.startswith("classifier.")}
-        return cls._load(name, output_loading_info, None, config=config, state_dict=state_dict, **kwargs)
+        dtypes = dtypes_of(state_dict)
+        return cls._load(name, dtypes, output_loading_info, None, config=config, state_dict=state_dict, **kwargs)
 
     @classmethod
-    def _load(cls, name: str, output_loading_info: bool, *args, **kwargs):
-        """Hugging Face's ``from_pretrained``, with errors that say what is wrong with the checkpoint ``name``."""
+    def _load(cls, name: str, dtypes: dict[str, str], output_loading_info: bool, *args, **kwargs):
+        """Hugging Face's ``from_pretrained`` of what has these ``dtypes``, with errors that say what is wrong with the
+        checkpoint ``name``."""
         try:
             model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        except SafetensorError as error:
-            raise ValueError(f"the weights in {name!r} are truncated or damaged: {error}") from error
         except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):  # out of memory, say
+                raise
             raise ValueError(f"the weights in {name!r} do not fit their config: {error}") from error
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(cls._heads))
         if lacking:
             raise ValueError(f"the checkpoint {name!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}")
+        # Quantised weights are whatever their library makes of them.
+        check_loaded(name, model, dtypes if getattr(model, "hf_quantizer", None) is None else {})
         return (model, info) if output_loading_info else model
 
 

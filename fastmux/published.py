@@ -8,17 +8,14 @@ index prefix takes words out of the authors' vocabularies; here it has rows of i
 from __future__ import annotations
 
 import os
-import pickle
 import re
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
+from fastmux.checkpoints import load_file, weight_files
 from fastmux.configuration import TMuxConfig
 
 #: Fields of a published config that say how it was multiplexed; the others are the encoder's.
@@ -52,7 +49,6 @@ ARCHITECTURES = {
     "MuxedElectraForSequenceClassification": ("electra", "TMuxForSequenceClassification"),
     "MuxedElectraForTokenClassification": ("electra", "TMuxForTokenClassification"),
 }
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_published(config: dict) -> bool:
@@ -257,23 +253,16 @@ def _is_duplicate(key: str, tensors: dict[str, Tensor], wanted: set[str]) -> boo
     return any(first in wanted and torch.equal(tensors[key], tensors[first]) for first in originals)
 
 
-def load_tensors(name: str | os.PathLike, **hub) -> dict[str, Tensor]:
+def load_tensors(name: str | os.PathLike, **where) -> dict[str, Tensor]:
     """The tensors of a published checkpoint: safetensors, or a pickle of which nothing but tensors is accepted.
+
+    Args:
+        where: `fastmux.checkpoints.HUB_OPTIONS` and ``FILE_OPTIONS``.
 
     Raises:
         ValueError: neither file is there, or the file is damaged or holds anything but tensors.
     """
-    for file in _WEIGHTS:
-        path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
-        if path is None:
-            continue
-        try:
-            if Path(path).suffix == ".safetensors":
-                return load_file(path)
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"the weights in {str(name)!r} are truncated, damaged or unsafe: {error}") from error
-        if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-            raise ValueError(f"{path} holds something other than a state dict of tensors")
-        return tensors
-    raise ValueError(f"{str(name)!r} has no weights, expected one of {', '.join(_WEIGHTS)}")
+    files = weight_files(name, **where)
+    if not files:
+        raise ValueError(f"{str(name)!r} has no weights, expected one of {SAFE_WEIGHTS_NAME}, {WEIGHTS_NAME}")
+    return {key: tensor for file in files for key, tensor in load_file(file).items()}

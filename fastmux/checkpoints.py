@@ -1,0 +1,160 @@
+"""Reading stored models: what is damaged or unsafe is refused before any work, what is doubtful is said."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
+
+#: Arguments of `from_pretrained` that say where on the hub, and as whom.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+#: Those that say which of the files there.
+FILE_OPTIONS = ("use_safetensors", "variant")
+
+
+def read_config(name: str | os.PathLike, **hub) -> dict:
+    """The stored config of a model, as it is.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is no JSON object.
+    """
+    path = cached_file(name, CONFIG_NAME, **hub)
+    if path is None:
+        raise OSError(f"{str(name)!r} has no {CONFIG_NAME}")
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of the encoding, or of the syntax
+        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds a JSON {type(stored).__name__}, expected an object with the fields of a config")
+    return stored
+
+
+def weight_files(
+    name: str | os.PathLike, use_safetensors: bool | None = None, variant: str | None = None, **hub
+) -> list[Path]:
+    """The files that `from_pretrained` takes the weights from; none where it would find none."""
+
+    def stored(file: str) -> str | None:
+        if variant is not None:
+            stem, _, suffix = file.rpartition(".")
+            file = f"{stem}.{variant}.{suffix}"
+        return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+
+    safe, pickled = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+    kinds = {None: (safe, pickled), True: (safe,), False: (pickled,)}[use_safetensors]
+    for single, index in kinds:
+        if (path := stored(single)) is not None:
+            return [Path(path)]
+        if (path := stored(index)) is not None:
+            try:
+                return [Path(shard) for shard in get_checkpoint_shard_files(name, path, **hub)[0]]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path} is not the index of a checkpoint: {error!r}") from error
+    return []
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    # transformers knows no exception of its own for a damaged file; every library that reads one has several.
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+        raise ValueError(f"the weights in {str(file)!r} are truncated, damaged or unsafe: {error}") from error
+
+
+def load_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of one of `torch.save`, of which nothing but tensors is accepted.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything but tensors by name.
+    """
+    with _readable(file):
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        # The format before torch 1.6 is no archive, and only an archive can be mapped.
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"{file} holds something other than a state dict of tensors")
+    return dict(tensors)
+
+
+def stored_dtypes(files: list[Path]) -> dict[str, str]:
+    """Name of every tensor in the files -> its dtype. Reads headers alone, where there are any.
+
+    Raises:
+        ValueError: a file is missing, damaged or holds anything but tensors.
+    """
+    dtypes = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with _readable(file), safe_open(file, "pt") as opened:
+                dtypes |= {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
+        else:
+            dtypes |= dtypes_of(load_file(file))
+    return dtypes
+
+
+def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {key: str(t.dtype).removeprefix("torch.") for key, t in tensors.items()}
+
+
+def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
+    """Compare a loaded model with what was stored under these names and dtypes.
+
+    Raises:
+        ValueError: a tensor was stored as another kind of number: converted, it would be something else.
+
+    Warns:
+        UserWarning: of weights that are NaN or infinite.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    state = model.state_dict()
+    for key, dtype in dtypes.items():
+        loaded = next((state[k] for k in (key, key.removeprefix(prefix), prefix + key) if k in state), None)
+        is_float = dtype.lower().startswith(("f", "bf"))
+        if loaded is not None and loaded.is_floating_point() != is_float:
+            kind = "a floating point" if loaded.is_floating_point() else "an integer"
+            raise ValueError(f"the checkpoint {name!r} has {key} in dtype {dtype}, expected {kind} dtype")
+    bad = non_finite(model)
+    if bad:
+        warnings.warn(
+            f"the checkpoint {name!r} has NaN or infinite values in {len(bad)} tensors, e.g. {bad[:3]}; what the model "
+            "computes with them is NaN",
+            stacklevel=4,
+        )
+
+
+@torch.no_grad()
+def non_finite(model: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that hold NaN or an infinity."""
+    tensors = {
+        name: t
+        for named in (model.named_parameters(), model.named_buffers())
+        for name, t in named
+        # Of what a library puts in a tensor's place, only that library knows the values.
+        if type(t) in (Tensor, nn.Parameter) and t.is_floating_point() and t.element_size() > 1 and not t.is_meta
+    }
+    # A sum is one pass over memory and is not finite where an element is not, but may overflow where all are.
+    doubtful = [name for name, t in tensors.items() if not t.sum().isfinite()]
+    return [name for name in doubtful if not tensors[name].isfinite().all()]
