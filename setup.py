@@ -69,10 +69,10 @@ setup(
     license_expression="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    # find_packages does not see fastmux.kernels, which has no __init__.py: with one, kernels/ in the
+    # find_packages does not see the folders of fastmux.kernels, which have no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.
-    packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels"],
-    package_data={"fastmux.kernels": ["tuned/*.json"]},  # what bench/tune.py found, read by kernels/tiles.py
+    packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels", "fastmux.kernels.common"],
+    package_data={"fastmux.kernels": ["tuned/*.json"]},  # found by bench/tune.py
     install_requires=[*LIBRARY, *TRAIN],
     extras_require={
         "test": TEST,

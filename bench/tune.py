@@ -4,10 +4,10 @@
     python -m bench.tune --ops hadamard_mux --dtypes bf16  # some of them
     python -m bench.tune --output /tmp/sm_90.json          # for a look first; the launchers do not read it there
 
-The defaults of ``kernels/tiles.py`` were chosen by compiling, not by timing. For each launcher this starts from the
-default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's calls of
-``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than one
-group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
+The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher this
+starts from the default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's
+calls of ``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than
+one group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
 
 A candidate must first give what the default gives. It is kept only if it is faster than the best so far by more than
 noise: in the geometric mean over all calls, and slower by more than noise in none of them. Noise is how far two timings
@@ -40,7 +40,7 @@ from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-OPS = ("hadamard_mux", "walsh_hadamard", "embedding_mux", "index_demux")
+OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")
 #: Less than this is noise, however well two timings agree.
 LEAST_NOISE = 0.02
 
@@ -117,15 +117,15 @@ def search(launcher: str, listed: Sequence[Problem], seconds: Timer, report: Cal
         seconds: times calls; `do_bench` on a GPU.
         report: told what is tried.
     """
-    from fastmux.kernels import tiles
+    from fastmux.kernels.common import launch_table
 
-    default = dict(tiles.DEFAULTS[launcher])
+    default = dict(launch_table.DEFAULTS[launcher])
 
     def timed(tile: dict[str, int]) -> list[float]:
-        with tiles.using({launcher: tile}):
+        with launch_table.using({launcher: tile}):
             return [seconds(problem.calls) for problem in listed]
 
-    with tiles.using({launcher: default}):
+    with launch_table.using({launcher: default}):
         expected = [_flat(problem.calls[0]()) for problem in listed]
     report("default")
     first, again = timed(default), timed(default)
@@ -169,7 +169,7 @@ def search(launcher: str, listed: Sequence[Problem], seconds: Timer, report: Cal
 
 def neighbours(tile: dict[str, int]) -> Iterator[dict[str, int]]:
     """Every tile with one parameter half or twice as large, as far as it may be."""
-    from fastmux.kernels.tiles import is_allowed
+    from fastmux.kernels.common.launch_table import is_allowed
 
     for parameter, value in tile.items():
         for other in (value // 2, 2 * value):
@@ -190,11 +190,11 @@ def _refusal(launcher: str, tile: dict, listed: Sequence[Problem], expected: lis
     """Why a candidate cannot be had: it does not compile or launch, or its results are not the default's."""
     from triton import TritonError
 
-    from fastmux.kernels import tiles
+    from fastmux.kernels.common import launch_table
 
     for problem, default in zip(listed, expected, strict=True):
         try:
-            with tiles.using({launcher: tile}):
+            with launch_table.using({launcher: tile}):
                 ours = _flat(problem.calls[0]())
         except TritonError as error:
             return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -244,12 +244,12 @@ def _show(bar: tqdm, launcher: str, what: str) -> None:
 
 def write_table(path: Path, outcomes: dict[str, Outcome], device: torch.device, command: str) -> None:
     """Replaces the entries of the launchers that were tuned, and keeps the others of a table that is there."""
-    from fastmux.kernels.tiles import merged
+    from fastmux.kernels.common.launch_table import merged
 
-    former = read_json(path) if path.exists() else {"tiles": {}, "found": {}}
-    tiles = {k: v for k, v in former["tiles"].items() if k not in outcomes}
-    tiles |= {launcher: outcome.tile for launcher, outcome in outcomes.items() if outcome.tile}
-    merged(tiles, str(path))
+    former = read_json(path) if path.exists() else {"launchers": {}, "found": {}}
+    entries = {k: v for k, v in former["launchers"].items() if k not in outcomes}
+    entries |= {launcher: outcome.tile for launcher, outcome in outcomes.items() if outcome.tile}
+    merged(entries, str(path))
     found = former["found"] | {
         launcher: {
             "speedup": outcome.speedup,
@@ -261,7 +261,7 @@ def write_table(path: Path, outcomes: dict[str, Outcome], device: torch.device, 
         }
         for launcher, outcome in outcomes.items()
     }
-    write_json(path, {"tiles": tiles, "found": found})
+    write_json(path, {"launchers": entries, "found": found})
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -280,10 +280,10 @@ def main(argv: list[str] | None = None) -> int:
     if device.type != "cuda":
         print("bench.tune: torch sees no GPU; parameters are tuned on the GPU that they are for", file=sys.stderr)
         return 2
-    from fastmux.kernels import tiles
+    from fastmux.kernels.common import launch_table
 
     device = torch.device("cuda", torch.cuda.current_device())
-    path = args.output or tiles.FOLDER / f"{tiles.architecture(device)}.json"
+    path = args.output or launch_table.FOLDER / f"{launch_table.architecture(device)}.json"
     outcomes = tune(args.ops, shapes, [DTYPES[name] for name in args.dtypes], device, do_bench)
     write_table(path, outcomes, device, " ".join(["python -m bench.tune", *(sys.argv[1:] if argv is None else argv)]))
     print(f"{sum(bool(o.tile) for o in outcomes.values())} of {len(outcomes)} launchers tuned: {path}")

@@ -184,7 +184,7 @@ class RsaDemultiplexer(Demultiplexer):
     def retrieve(self, h, prefix_states, multiplexer, instances=None):
         halves = self._halves(h)
         norm = self.retrieval_norms[0]
-        x = F.gelu_norm(*halves, norm.weight, norm.bias, norm.eps, instances=instances)
+        x = F.pair_norm(*halves, norm.weight, norm.bias, norm.eps, instances=instances)
         for dense, norm in zip(self.dense[1:], self.retrieval_norms[1:], strict=True):
             y = norm_gelu_linear(x, dense, norm)
             x = x + y if self.retrieval_residual else y

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
-from fastmux.functional.checks import check_range
+from fastmux.functional._checks import check_range
 from fastmux.grouping import average_slots, group_rows, row_order
 from fastmux.modeling import Multiplexed, TMux, TMuxPreTrainedModel
 from fastmux.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels

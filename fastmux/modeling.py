@@ -33,7 +33,7 @@ from fastmux.checkpoints import (
 )
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
-from fastmux.functional.checks import check_range
+from fastmux.functional._checks import check_range
 from fastmux.model_card import model_card
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict

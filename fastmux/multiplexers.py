@@ -9,7 +9,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
-from fastmux.functional.walsh_hadamard import check_order
+from fastmux.functional.hadamard_matrices import check_order
 from fastmux.registry import Registry
 
 MULTIPLEXERS = Registry("multiplexer")

@@ -150,6 +150,17 @@ def index_demux(
     return _select(z, instances)
 
 
+def pair_norm(
+    a: Tensor, b: Tensor, ln_weight: Tensor, ln_bias: Tensor, eps: float = 1e-12, instances: Tensor | None = None
+) -> Tensor:
+    """``LN(GELU(a_j + b_i))``: `index_demux` behind its linear layer, of which a = W_h h and b = W_p p + bias.
+
+    a (G, L, d), b (G, N, d) -> (G, N, L, d), or (G, L, d) with ``instances`` (G, L).
+    """
+    z = F.layer_norm(F.gelu(a[:, None] + b[:, :, None]), a.shape[-1:], ln_weight, ln_bias, eps)
+    return _select(z, instances)
+
+
 def key_demux(
     h: Tensor,
     instance_keys: Tensor,

@@ -21,9 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
-from .rows import dropout_keep, standardise, standardise_backward
-from .tiles import Tile, tile
+from .common.launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise, whole_rows
+from .common.launch_table import Parameters, launch_parameters
+from .common.rows import dropout_keep, standardise, standardise_backward
 
 
 @triton.jit
@@ -167,7 +167,7 @@ def _backward_kernel(
     dposition_ptr,  # (P, d) zeros, added to, for positions of the rows' own
     dx_ptr,  # (G, N, L, d)
     dshared_ptr,  # (chunks, L, d)
-    dtype_ptr,  # (programs, T, d) zeros, for types of the rows' own
+    dtoken_type_ptr,  # (programs, T, d) zeros, for types of the rows' own
     along_ptr,  # (programs, N, d), sums of dy * x_hat
     total_ptr,  # (programs, N, d), sums of dy; None without LayerNorm
     dy_stride_g,
@@ -198,7 +198,7 @@ def _backward_kernel(
         or (dposition_ptr is not None)
         or (dx_ptr is not None)
         or (dshared_ptr is not None)
-        or (dtype_ptr is not None)
+        or (dtoken_type_ptr is not None)
     )
     blocks_l = tl.cdiv(length, BLOCK_R)
     pid = tl.program_id(0).to(tl.int64)
@@ -258,11 +258,11 @@ def _backward_kernel(
                 row = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
                 wanted = mask & (row != position_padding_idx)[:, None]
                 tl.atomic_add(dposition_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
-            if dtype_ptr is not None:
+            if dtoken_type_ptr is not None:
                 # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
                 kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
                 for t in tl.range(0, num_types):
-                    ptrs = dtype_ptr + (pid * num_types + t) * width + cols
+                    ptrs = dtoken_type_ptr + (pid * num_types + t) * width + cols
                     seen = tl.load(ptrs, mask=in_row, other=0.0)
                     of_type = tl.sum(tl.where((kind == t)[:, None], dx, 0.0), axis=0)
                     tl.store(ptrs, seen + of_type, mask=in_row)
@@ -281,8 +281,8 @@ def _backward_kernel(
 _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
 
 
-def _tile(length: int, width: int, chosen: Tile) -> tuple[int, int, int]:
-    rows, columns, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
+def _block_shape(length: int, width: int, chosen: Parameters) -> tuple[int, int, int]:
+    rows, columns, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     return rows, max(4, columns), warps  # dropout draws four columns at a time
 
 
@@ -319,7 +319,7 @@ def embedding_mux_forward(
     out = y if v is not None else y.transpose(1, 2)
     if y.numel() == 0:
         return out
-    block_r, block_d, warps = _tile(groups * length, width, tile("embedding_mux_forward", word))
+    block_r, block_d, warps = _block_shape(groups * length, width, launch_parameters("embedding_mux_forward", word))
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
     )
@@ -366,8 +366,8 @@ def embedding_mux_backward(
         )
     need_word, need_position, need_type, need_weight, need_bias, need_v = need
     need_sums = need_weight or need_bias or need_v
-    chosen = tile("embedding_mux_backward", dy)
-    block_r, block_d, warps = _tile(length, width, chosen)
+    chosen = launch_parameters("embedding_mux_backward", dy)
+    block_r, block_d, warps = _block_shape(length, width, chosen)
     blocks_l = triton.cdiv(length, block_r)
     # Fewer, longer chunks leave fewer partials; enough of them keep every multiprocessor busy.
     chunks = min(groups, triton.cdiv(chosen["programs"] * multiprocessors(dy), blocks_l))

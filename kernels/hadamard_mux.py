@@ -14,12 +14,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, accumulator_dtype, column_block, on_device, rowwise
-from .tiles import tile
+from .common.launch import accumulator, accumulator_dtype, column_block, on_device, rowwise
+from .common.launch_table import launch_parameters
 
 
 @triton.jit
-def _tile(num_rows, length, width, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
+def _rows_and_columns(num_rows, length, width, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
     """This program's rows as (group, position), columns and masks. Groups are int64: every offset grows from them."""
     blocks_d = tl.cdiv(width, BLOCK_D)
     pid = tl.program_id(0)
@@ -45,7 +45,7 @@ def _forward_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    rows, g, l, cols, mask = _tile(num_rows, length, width, BLOCK_R, BLOCK_D)
+    rows, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
     x_ptrs = x_ptr + (g * x_stride_g + l * x_stride_l)[:, None] + cols[None, :]
     v_ptrs = v_ptr + cols
     acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
@@ -74,7 +74,7 @@ def _dx_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    _, g, l, cols, mask = _tile(num_rows, length, width, BLOCK_R, BLOCK_D)
+    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
     dy_ptrs = dy_ptr + (g * dy_stride_g + l * dy_stride_l)[:, None] + cols[None, :]
     dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * SCALE
     instance_stride = tl.cast(length, tl.int64) * width
@@ -106,7 +106,7 @@ def _dv_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    _, g, l, cols, mask = _tile(num_rows, length, width, BLOCK_R, BLOCK_D)
+    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
     dy_ptrs = dy_ptr + (g * dy_stride_g + l * dy_stride_l)[:, None] + cols[None, :]
     dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * SCALE
     x_ptrs = x_ptr + (g * x_stride_g + l * x_stride_l)[:, None] + cols[None, :]
@@ -126,7 +126,7 @@ def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
     y = torch.empty((groups, length, width), dtype=x.dtype, device=x.device)
     if y.numel() == 0:
         return y
-    chosen = tile("hadamard_mux_forward", x)
+    chosen = launch_parameters("hadamard_mux_forward", x)
     rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
     grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
     with on_device(x):
@@ -144,7 +144,7 @@ def hadamard_mux_dx(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> 
     dx = torch.empty((groups, v.shape[0], length, width), dtype=dtype, device=dy.device)
     if dx.numel() == 0:
         return dx
-    chosen = tile("hadamard_mux_dx", dy)
+    chosen = launch_parameters("hadamard_mux_dx", dy)
     rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
     grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
     with on_device(dy):
@@ -162,7 +162,7 @@ def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> 
     groups, num_instances, length, width = x.shape
     if x.numel() == 0:
         return torch.zeros((num_instances, width), dtype=dtype, device=x.device)
-    chosen = tile("hadamard_mux_dv", x)
+    chosen = launch_parameters("hadamard_mux_dv", x)
     rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
     row_blocks = triton.cdiv(rows, block_r)
     partial = torch.empty((row_blocks, num_instances, width), dtype=accumulator_dtype(dy, x), device=x.device)

@@ -29,12 +29,13 @@ from bench.ops import (
     test_index_demux,
     test_linear_cross_entropy,
     test_orthogonal_mux,
-    test_walsh_hadamard,
+    test_walsh_hadamard_mux,
 )
 from bench.throughput import encoder_flops, limit
 from fastmux import reference
 from fastmux.files import write_json
-from fastmux.kernels import hadamard_mux, tiles
+from fastmux.kernels import hadamard_mux
+from fastmux.kernels.common import launch_table
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072
@@ -196,7 +197,9 @@ class TestPeers:
         expected = reference.orthogonal_mux(x, matrices, 1.0)
         torch.testing.assert_close(test_orthogonal_mux.product(x, matrices), expected)
         inputs = {"x": x, "inner_signs": signs, "outer_signs": signs.flip(0)}
-        torch.testing.assert_close(test_walsh_hadamard.written_out(**inputs), reference.walsh_hadamard_mux(**inputs))
+        torch.testing.assert_close(
+            test_walsh_hadamard_mux.written_out(**inputs), reference.walsh_hadamard_mux(**inputs)
+        )
 
     @pytest.mark.parametrize(
         ("op", "load", "sizes"),
@@ -204,7 +207,7 @@ class TestPeers:
             (test_linear_cross_entropy.OP, peers.liger_linear_cross_entropy, {"R": 5, "V": 7, "d": 8}),
             (test_index_demux.OP, peers.liger_index_demux, {"G": 2, "N": 3, "L": 4, "d": 8}),
             (test_embedding_mux.OP, peers.liger_embedding_mux, {"G": 2, "N": 3, "L": 4, "d": 8, "V": 11}),
-            (test_walsh_hadamard.OP, peers.fast_hadamard_transform, {"G": 2, "N": 3, "L": 4, "d": 8}),
+            (test_walsh_hadamard_mux.OP, peers.fast_hadamard_transform, {"G": 2, "N": 3, "L": 4, "d": 8}),
         ],
         ids=["cross entropy", "index_demux", "embedding_mux", "walsh_hadamard"],
     )
@@ -258,7 +261,7 @@ class TestTune:
 
         def seconds(calls):
             calls[0]()
-            now = tiles.tile(self.LAUNCHER, torch.ones(1))
+            now = launch_table.launch_parameters(self.LAUNCHER, torch.ones(1))
             return 1.0 + sum(abs(math.log2(now[name] / best[name])) for name in best)
 
         return seconds
@@ -274,21 +277,21 @@ class TestTune:
         assert outcomes["hadamard_mux_dx"].tile == {} and outcomes["hadamard_mux_dv"].tile == {}
 
         path = tmp_path / "sm_00.json"
-        write_json(path, {"tiles": {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: {"rows": 64}}, "found": {}})
+        write_json(path, {"launchers": {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: {"rows": 64}}, "found": {}})
         tune.write_table(path, {self.LAUNCHER: found}, torch.device("cpu"), "python -m bench.tune --ops hadamard_mux")
         table = json.loads(path.read_text())
-        assert table["tiles"] == {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: best}
+        assert table["launchers"] == {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: best}
         written = table["found"][self.LAUNCHER]
         assert written["command"] == "python -m bench.tune --ops hadamard_mux" and written["speedup"] > 5
         assert written["machine"]["triton"] and written["machine"]["device"] == "cpu"
 
-        monkeypatch.setattr(tiles, "FOLDER", tmp_path)
-        monkeypatch.setattr(tiles, "architecture", lambda device: "sm_00")
-        tiles.table.cache_clear()
+        monkeypatch.setattr(launch_table, "FOLDER", tmp_path)
+        monkeypatch.setattr(launch_table, "architecture", lambda device: "sm_00")
+        launch_table.table.cache_clear()
         try:
-            assert tiles.tile(self.LAUNCHER, torch.ones(1)) == best
+            assert launch_table.launch_parameters(self.LAUNCHER, torch.ones(1)) == best
         finally:
-            tiles.table.cache_clear()
+            launch_table.table.cache_clear()
 
     def test_noise_is_not_mistaken_for_a_better_tile(self):
         ticks = itertools.cycle([1.0, 1.06, 0.97, 1.02, 0.95])
@@ -299,7 +302,7 @@ class TestTune:
 
         def wrong(x, v, scale):
             y = forward(x, v, scale)
-            return y * 1.1 if tiles.tile(self.LAUNCHER, x)["rows"] < 8 else y
+            return y * 1.1 if launch_table.launch_parameters(self.LAUNCHER, x)["rows"] < 8 else y
 
         monkeypatch.setattr(hadamard_mux, self.LAUNCHER, wrong)
         found = self.run(self.clock({"rows": 4, "columns": 256, "warps": 4}))[self.LAUNCHER]
@@ -307,7 +310,7 @@ class TestTune:
         assert "relative error 1.0e-01" in found.refused["rows=4 columns=256 warps=4"]
 
     def test_every_parameter_is_of_a_launcher_that_is_tuned(self):
-        assert set(tune.launchers()) == set(tiles.DEFAULTS)
+        assert set(tune.launchers()) == set(launch_table.DEFAULTS)
         assert set(tune.launchers().values()) == set(tune.OPS)
         for op in tune.OPS:
             assert set(tune.shapes(op)[0]) >= {"G", "N", "L", "d"}

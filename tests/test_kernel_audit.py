@@ -78,7 +78,7 @@ def test_every_kernel_compiles_for_hopper_without_spills(tmp_path):
     findings = json.loads(output.read_text())["findings"]
     defined = {
         path.stem + line.removeprefix("def ").split("(")[0]
-        for path in (ROOT / "kernels").glob("*.py")
+        for path in (ROOT / "kernels").rglob("*.py")
         for line in path.read_text().splitlines()
         if line.startswith("def _") and line.split("(")[0].endswith("_kernel")
     }

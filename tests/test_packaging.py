@@ -40,7 +40,7 @@ def __getattr__(name):
     return type(name, (), {"__init__": lambda self, *args, **kwargs: None})
 """
 
-TUNED = '{"tiles": {}}'
+TUNED = '{"launchers": {}}'
 
 # Hugging Face's package hooks into every setuptools build of the environment in just this way.
 HF_BUILD_HOOK = """
@@ -178,11 +178,11 @@ def test_wheel_ships_fastmux_and_nothing_else(wheel: Path) -> None:
 
 
 def test_wheel_holds_the_kernels_as_files(wheel: Path) -> None:
-    kernels = sorted((ROOT / "kernels").glob("*.py"))
+    kernels = sorted((ROOT / "kernels").rglob("*.py"))
     assert kernels
     with zipfile.ZipFile(wheel) as archive:
         for file in kernels:
-            assert archive.read(f"fastmux/kernels/{file.name}") == file.read_bytes()
+            assert archive.read(f"fastmux/kernels/{file.relative_to(ROOT / 'kernels')}") == file.read_bytes()
 
 
 def test_tuned_tables_are_in_wheel_and_source_archive(wheel: Path) -> None:
@@ -193,7 +193,7 @@ def test_tuned_tables_are_in_wheel_and_source_archive(wheel: Path) -> None:
     name = python(code, cwd=wheel.parent / "tree")
     with tarfile.open(wheel.parent / name) as archive:
         shipped = {member.partition("/")[2] for member in archive.getnames()}
-    assert {"fastmux/kernels/tuned/sm_00.json", "fastmux/kernels/tiles.py"} <= shipped
+    assert {"fastmux/kernels/tuned/sm_00.json", "fastmux/kernels/common/launch_table.py"} <= shipped
 
 
 def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
@@ -207,7 +207,7 @@ def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
 def test_wheel_imports_outside_the_repository(wheel: Path, metadata: object, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     site = wheel.parent / "installed"
-    names = sorted(f"fastmux.kernels.{file.stem}" for file in (ROOT / "kernels").glob("*.py"))
+    names = sorted(module for module, _ in python_files() if within(module, "fastmux.kernels"))
     code = f"import importlib\nresult = [importlib.import_module(name).__file__ for name in {names}]"
     for file in python(code, cwd=tmp_path, path=(site,)):
         assert Path(file).is_relative_to(site)
@@ -218,7 +218,7 @@ def test_the_link_is_relative_and_kernels_is_no_package() -> None:
     assert link.is_symlink()
     assert os.readlink(link) == "../kernels"
     # With an __init__.py, the folder in the repository root would hide Hugging Face's package.
-    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not list((ROOT / "kernels").rglob("__init__.py"))
 
 
 # --- beside Hugging Face's `kernels`, in the repository root ------------------------------------------------
@@ -358,7 +358,7 @@ from transformers import AutoConfig, AutoModel
 config = AutoConfig.for_model("tmux", num_instances=3, backbone_config={
     "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16})
 assert type(AutoModel.from_config(config)) is fastmux.TMux
-assert "fastmux.kernels" not in sys.modules and "fastmux.kernels.launch" not in sys.modules
+assert "fastmux.kernels" not in sys.modules and "fastmux.kernels.common.launch" not in sys.modules
 """
 IMPORTED_FIRST = """
 from transformers import AutoConfig

@@ -53,7 +53,7 @@ TARGETS = {
 #: that lets one more program onto a multiprocessor. More is a tile that is too large.
 TOLERATED_STACK = 32
 #: Kernels whose work is matrix products.
-MATRIX_KERNELS = ("walsh_hadamard", "index_demux_head")
+MATRIX_KERNELS = ("walsh_hadamard", "pair_norm_head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 

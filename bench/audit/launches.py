@@ -7,8 +7,8 @@ from types import ModuleType
 
 import torch
 
-from fastmux.functional.walsh_hadamard import kernel_factors
-from fastmux.kernels import embedding_mux, hadamard_mux, index_demux, index_demux_head, walsh_hadamard
+from fastmux.functional.walsh_hadamard_mux import kernel_factors
+from fastmux.kernels import embedding_mux, hadamard_mux, pair_norm, pair_norm_head, walsh_hadamard_mux
 
 ROWS = 4096  # of every embedding table
 LABELS = (9, 64)  # of heads
@@ -37,8 +37,8 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
         (hadamard_mux, "hadamard_mux_forward", (x, v, 0.25), all_x + all_y),
         (hadamard_mux, "hadamard_mux_dx", (y, v, 0.25, dtype), all_y + all_x),
         (hadamard_mux, "hadamard_mux_dv", (y, x, 0.25, dtype), all_y + all_x),
-        (walsh_hadamard, "walsh_hadamard_mux_forward", (x, signs, signs, 0.5, *factors[0]), all_x + all_y),
-        (walsh_hadamard, "walsh_hadamard_mux_dx", (y, signs, signs, 0.5, dtype, *factors[1]), all_y + all_x),
+        (walsh_hadamard_mux, "walsh_hadamard_mux_forward", (x, signs, signs, 0.5, *factors[0]), all_x + all_y),
+        (walsh_hadamard_mux, "walsh_hadamard_mux_dx", (y, signs, signs, 0.5, dtype, *factors[1]), all_y + all_x),
     ]
 
     # Ids are drawn so that rows come from everywhere in the table.
@@ -92,19 +92,19 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
 
     drawn = torch.randint(0, n, (g, l), generator=torch.Generator().manual_seed(0))
     all_drawn = 8 * drawn.numel()
-    forward, backward = "index_demux_forward", "index_demux_backward"
+    forward, backward = "pair_norm_forward", "pair_norm_backward"
     listed += [
-        (index_demux, forward, (y, p, None, row, row, 1e-12), all_y + all_p + all_x),
-        (index_demux, forward, (y, p, drawn, row, row, 1e-12), 2 * all_y + all_p + all_drawn),
-        (index_demux, forward, (y, p, None, row, row, 1e-12, True), all_y + all_p + all_x),
-        (index_demux, backward, (x, y, p, None, row, 1e-12, True, True), all_x + 2 * (all_y + all_p)),
-        (index_demux, backward, (y.clone(), y, p, drawn, row, 1e-12, True, True), 3 * all_y + all_p + all_drawn),
-        (index_demux, backward, (x, y, p, None, row, 1e-12, True, True, True), all_x + 2 * (all_y + all_p)),
+        (pair_norm, forward, (y, p, None, row, row, 1e-12), all_y + all_p + all_x),
+        (pair_norm, forward, (y, p, drawn, row, row, 1e-12), 2 * all_y + all_p + all_drawn),
+        (pair_norm, forward, (y, p, None, row, row, 1e-12, True), all_y + all_p + all_x),
+        (pair_norm, backward, (x, y, p, None, row, 1e-12, True, True), all_x + 2 * (all_y + all_p)),
+        (pair_norm, backward, (y.clone(), y, p, drawn, row, 1e-12, True, True), 3 * all_y + all_p + all_drawn),
+        (pair_norm, backward, (x, y, p, None, row, 1e-12, True, True, True), all_x + 2 * (all_y + all_p)),
     ]
 
     statistics = torch.ones(g, n, l), torch.ones(g, n, l)
     all_statistics = 8 * g * n * l
-    forward, backward = "index_demux_head_forward", "index_demux_head_backward"
+    forward, backward = "pair_norm_head_forward", "pair_norm_head_backward"
     for labels in LABELS:
         head, bias = torch.ones(labels, d, dtype=dtype), torch.ones(labels, dtype=dtype)
         logits = torch.ones(g, n, l, labels, dtype=dtype)
@@ -112,10 +112,10 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
         minimum = all_y + all_p + all_head + all_logits
         saved = (torch.ones_like(logits), logits, *statistics, *inputs)
         listed += [
-            (index_demux_head, forward, (*inputs, 1e-12, False, False), minimum),
-            (index_demux_head, forward, (*inputs, 1e-12, True, True), minimum + all_statistics),
+            (pair_norm_head, forward, (*inputs, 1e-12, False, False), minimum),
+            (pair_norm_head, forward, (*inputs, 1e-12, True, True), minimum + all_statistics),
         ]
         # Of the parameters' gradients one partial sum is left, in the accumulator's dtype.
         minimum += all_y + all_p + all_logits + all_statistics + 4 * head.numel()
-        listed += [(index_demux_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
+        listed += [(pair_norm_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
     return [Call(*call) for call in listed]

@@ -26,11 +26,11 @@ from triton.runtime.interpreter import InterpreterBuilder
 from bench.audit.launches import calls
 
 # Small enough to interpret. Many groups for embedding_mux, whose partial sums are one row a chunk of groups, and long
-# rows of positions for index_demux, whose partial sums are one row a group: in both, as in real batches. No more of
-# index_demux_head than the cache holds: its programs that share logits run side by side on a GPU, one by one here.
+# rows of positions for pair_norm, whose partial sums are one row a group: in both, as in real batches. No more of
+# pair_norm_head than the cache holds: its programs that share logits run side by side on a GPU, one by one here.
 WIDTH = 256
 DEFAULT_SIZES = (4, 4, 32)  # G, N, L
-SIZES = {"embedding_mux": (32, 4, 8), "index_demux": (4, 4, 128), "index_demux_head": (4, 2, 48)}
+SIZES = {"embedding_mux": (32, 4, 8), "pair_norm": (4, 4, 128), "pair_norm_head": (4, 2, 48)}
 LINE, CACHE = 64, 1 << 18
 
 

@@ -5,16 +5,17 @@ One op, one file; the formulas are specified in `fastmux.reference`, the Triton 
 
 from fastmux.functional.embedding_mux import embedding_mux, instance_embeddings
 from fastmux.functional.hadamard_mux import hadamard_mux
-from fastmux.functional.index_demux import gelu_norm, index_demux, linear_gelu_norm
+from fastmux.functional.index_demux import index_demux
 from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
 from fastmux.functional.mlp_demux import mlp_demux
 from fastmux.functional.orthogonal_mux import orthogonal_mux
+from fastmux.functional.pair_norm import linear_gelu_norm, pair_norm
 from fastmux.functional.unbind_demux import unbind_demux
-from fastmux.functional.walsh_hadamard import walsh_hadamard, walsh_hadamard_mux
+from fastmux.functional.walsh_hadamard import walsh_hadamard
+from fastmux.functional.walsh_hadamard_mux import walsh_hadamard_mux
 
 __all__ = [
     "embedding_mux",
-    "gelu_norm",
     "hadamard_mux",
     "index_demux",
     "instance_embeddings",
@@ -23,6 +24,7 @@ __all__ = [
     "linear_gelu_norm",
     "mlp_demux",
     "orthogonal_mux",
+    "pair_norm",
     "unbind_demux",
     "walsh_hadamard",
     "walsh_hadamard_mux",

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
-from fastmux.functional.blocking import blocks
-from fastmux.functional.checks import Shapes, check_floating, check_index
+from fastmux.functional._blocking import blocks
+from fastmux.functional._checks import Shapes, check_floating, check_index
 
 
 def embedding_mux(

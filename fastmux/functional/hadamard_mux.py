@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
-from fastmux.functional.checks import Shapes, check_floating
+from fastmux.functional._checks import Shapes, check_floating
 
 
 def hadamard_mux(x: Tensor, instance_vectors: Tensor, *, scale: float | None = None) -> Tensor:

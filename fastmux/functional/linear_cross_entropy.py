@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastmux.functional.checks import Shapes, check_floating
+from fastmux.functional._checks import Shapes, check_floating
 
 # Logits in memory at a time: 1 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at nearly full rate.
 CHUNK_ELEMENTS = 1 << 18

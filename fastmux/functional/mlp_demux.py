@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmux.functional.checks import Shapes, check_floating, check_index
+from fastmux.functional._checks import Shapes, check_floating, check_index
 
 
 def mlp_demux(

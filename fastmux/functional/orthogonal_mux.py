@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastmux.functional.checks import Shapes, check_floating
+from fastmux.functional._checks import Shapes, check_floating
 
 
 def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None = None) -> Tensor:

@@ -1,8 +1,8 @@
 """`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures.
 
 On the triton backend the linear layer is one GEMM on N stacked weights, W diag(v_i) or W O_i^T; what follows it, or the
-product where there is none, and LayerNorm are the kernels of kernels/index_demux.py, with a head those of
-kernels/index_demux_head.py.
+product where there is none, and LayerNorm are the kernels of kernels/pair_norm.py, with a head those of
+kernels/pair_norm_head.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.backends import choose_backend
-from fastmux.functional.blocking import blocks
-from fastmux.functional.checks import Shapes, check_floating, check_index
-from fastmux.functional.index_demux import linear_gelu_norm, needs_grad, pair_norm
+from fastmux.functional._blocking import blocks
+from fastmux.functional._checks import Shapes, check_floating, check_index
+from fastmux.functional.pair_norm import apply_pair_norm, linear_gelu_norm, needs_grad
 
 TILE_ELEMENTS = 1 << 19
 
@@ -103,7 +103,7 @@ def _infer(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, 
 
 
 def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias) -> Tensor | None:
-    """The two cases that the kernel of `index_demux` covers; None for the others: a drawn instance with a linear layer
+    """The two cases that the kernel of `pair_norm` covers; None for the others: a drawn instance with a linear layer
     has nothing of size N in it, a matrix without one is a GEMM and a LayerNorm."""
     (groups, length, width), num_instances = h.shape, transforms.shape[0]
     norm = (ln_weight, ln_bias, head_weight, head_bias, eps, "triton")
@@ -111,7 +111,7 @@ def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head
         if transforms.dim() > 2:
             return None
         drawn = None if instances is None else instances.long()
-        return pair_norm(h, transforms.expand(groups, -1, -1), drawn, *norm, product=True)
+        return apply_pair_norm(h, transforms.expand(groups, -1, -1), drawn, *norm, product=True)
     # W (v_i * h) = (W diag v_i) h and W O_i^T h = (W O_i^T) h: one GEMM over all instances. Products of matrices are
     # worth forming where they are fewer rows than the states that would be multiplied one by one.
     if instances is not None or (transforms.dim() > 2 and groups * length < width):
@@ -120,7 +120,7 @@ def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head
     projected = F.linear(h, stacked.flatten(0, 1).to(h.dtype)).unflatten(-1, (num_instances, width)).transpose(1, 2)
     shift = torch.zeros_like(ln_bias) if bias is None else bias
     shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
-    z = pair_norm(projected, shift, None, *norm)
+    z = apply_pair_norm(projected, shift, None, *norm)
     return z.view(groups, num_instances, length, z.shape[-1])
 
 

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import MAX_ROW, accumulator, on_device, rowwise
-from .tiles import tile
+from .common.launch import MAX_ROW, accumulator, on_device, rowwise
+from .common.launch_table import launch_parameters
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def _transform(x, left, right, INV_A: tl.constexpr, INV_B: tl.constexpr, PARTS: 
 
 
 @triton.jit
-def _tile(A: tl.constexpr, B: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr):
+def _row_as_tile(A: tl.constexpr, B: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr):
     """Offsets of a row's elements as a tile, and which of them there are."""
     a, b = tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B)
     return a[:, None] * B + b[None, :], (a < A)[:, None] & (b < B)[None, :]
@@ -85,7 +85,7 @@ def _forward_kernel(
     BLOCK_B: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    at, mask = _tile(A, B, BLOCK_A, BLOCK_B)
+    at, mask = _row_as_tile(A, B, BLOCK_A, BLOCK_B)
     left, right = _square(left_ptr, BLOCK_A), _square(right_ptr, BLOCK_B)
     x_ptrs = x_ptr + (row // length) * x_stride_g + (row % length) * x_stride_l + at
     sign_at = at
@@ -125,7 +125,7 @@ def _dx_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     g, l = row // length, row % length
-    at, mask = _tile(A, B, BLOCK_A, BLOCK_B)
+    at, mask = _row_as_tile(A, B, BLOCK_A, BLOCK_B)
     left, right = _square(left_ptr, BLOCK_A), _square(right_ptr, BLOCK_B)
     dy = tl.load(dy_ptr + g * dy_stride_g + l * dy_stride_l + at, mask=mask, other=0.0).to(ACC) * SCALE
     dy = _transform(dy, left, right, INV_A, INV_B, PARTS, ACC)
@@ -159,7 +159,7 @@ def pad(matrix: Tensor, like: Tensor) -> Tensor:
 
 
 def _options(launcher: str, rows: Tensor, left: Tensor, right: Tensor, sides: tuple[int, int], scale: float) -> dict:
-    (a, b), elements, limits = sides, left.shape[0] * right.shape[0], tile(launcher, rows)
+    (a, b), elements, limits = sides, left.shape[0] * right.shape[0], launch_parameters(launcher, rows)
     if a * b > MAX_ROW:
         raise ValueError(f"hidden_size is {a * b}, the triton kernels take at most {MAX_ROW}")
     return {

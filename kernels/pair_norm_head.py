@@ -1,6 +1,6 @@
 """Index demultiplexing with a linear head in one pass: logits (G, N, L, C) of ``LN(GELU(a[g, l] + b[g, n]))``, C <= 64.
 
-z (G, N, L, d), 12 times the size of 64 logits at d = 768, is never formed; ``product`` as in `index_demux`.
+z (G, N, L, d), 12 times the size of 64 logits at d = 768, is never formed; ``product`` as in `pair_norm`.
 
 LayerNorm's weight goes into the head and so does its mean: with H = head * ln_weight, less the mean of each row,
 
@@ -40,9 +40,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .index_demux import gradient_like, group_start, group_strides, pair, present, zeros
-from .launch import accumulator, accumulator_dtype, lanes, multiprocessors, on_device, rowwise
-from .tiles import Tile, tile
+from .common.launch import accumulator, accumulator_dtype, lanes, multiprocessors, on_device, rowwise
+from .common.launch_table import Parameters, launch_parameters
+from .pair_norm import gradient_like, group_start, group_strides, pair, present, zeros
 
 
 @triton.jit
@@ -254,7 +254,7 @@ def _block(size: int, limit: int) -> int:
     return min(limit, max(16, triton.next_power_of_2(size)))
 
 
-def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Tile) -> dict:
+def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameters) -> dict:
     # Triton's interpreter multiplies the bits of bfloat16, as if they were integers.
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     acc = accumulator(a, b)
@@ -283,7 +283,7 @@ def _fold(
     return head.to(torch.bfloat16 if a.dtype == torch.bfloat16 and acc == torch.float32 else acc), shift
 
 
-def index_demux_head_forward(
+def pair_norm_head_forward(
     a: Tensor,
     b: Tensor,
     ln_weight: Tensor,
@@ -306,7 +306,7 @@ def index_demux_head_forward(
     )
     if logits.numel():
         statistics = (mean, rstd) if need_statistics else (None, None)
-        chosen = tile("index_demux_head_forward", a)
+        chosen = launch_parameters("pair_norm_head_forward", a)
         total = groups * num_instances * length
         block_r = _block(total, chosen["rows"])
         with on_device(a):
@@ -318,7 +318,7 @@ def index_demux_head_forward(
     return logits, mean, rstd
 
 
-def index_demux_head_backward(
+def pair_norm_head_backward(
     dlogits: Tensor,
     logits: Tensor,
     mean: Tensor,
@@ -342,7 +342,7 @@ def index_demux_head_backward(
     a, b = rowwise(a), rowwise(b)
     groups, num_instances, length, labels = dlogits.shape
     width = a.shape[-1]
-    chosen = tile("index_demux_head_backward", a)
+    chosen = launch_parameters("pair_norm_head_backward", a)
     options = _options(a, b, labels, product, chosen)
     block_l, block_d = _block(length, chosen["rows"]), options["BLOCK_D"]
     tiles = triton.cdiv(length, block_l)

@@ -1,4 +1,4 @@
-"""`unbind_demux` beyond the common contract (tests/test_op_contract.py)."""
+"""`unbind_demux` beyond the common contract (tests/functional/test_op_contract.py)."""
 
 from __future__ import annotations
 

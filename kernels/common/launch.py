@@ -35,7 +35,7 @@ def column_block(width: int, limit: int) -> int:
     return min(limit, divisor if divisor >= 64 else triton.next_power_of_2(width))
 
 
-def row_tile(length: int, width: int, elements: int, per_thread: int) -> tuple[int, int, int]:
+def whole_rows(length: int, width: int, elements: int, per_thread: int) -> tuple[int, int, int]:
     """(rows, columns, warps) of a tile that holds whole rows: about ``elements`` elements, ``per_thread`` a thread.
 
     Raises:

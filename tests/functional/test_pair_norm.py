@@ -1,4 +1,4 @@
-"""`index_demux` and `gelu_norm` beyond the common contract (tests/test_op_contract.py)."""
+"""`index_demux` and the `pair_norm` behind it, beyond the common contract (tests/functional/test_op_contract.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmux import reference
-from fastmux.functional import gelu_norm, index_demux, unbind_demux
+from fastmux.functional import index_demux, pair_norm, unbind_demux
 from fastmux.testing import TOLERANCE, assert_meets, relative_error
 from fastmux.testing import index_demux as draw
 from fastmux.testing import unbind_demux_elementwise as draw_product
@@ -20,7 +20,7 @@ def test_more_positions_and_instances_than_one_tile(backend, device, poisoned, s
 
 def test_many_groups_split_differently_the_same_result(triton_device, monkeypatch):
     """How a launcher cuts the work must not show in the result."""
-    from fastmux.kernels import index_demux as kernels
+    from fastmux.kernels import pair_norm as kernels
 
     inputs = {k: t.to(triton_device) for k, t in draw(2, 6, 50, 20).items()}
     for multiprocessors in (1, 3, 132):
@@ -57,7 +57,7 @@ def test_only_the_two_summands_are_saved(backend, device):
     weight, bias = torch.ones(16, device=device), torch.zeros(16, device=device)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        gelu_norm(a.requires_grad_(), b, weight, bias)
+        pair_norm(a.requires_grad_(), b, weight, bias)
     assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16
 
 
@@ -106,7 +106,7 @@ def test_fused_heads_in_every_dtype(triton_device, poisoned, mode, labels, dtype
 @pytest.mark.parametrize("mode", HEADED)
 def test_fused_heads_of_odd_shapes(triton_device, poisoned, monkeypatch, mode, shape):
     """However the launcher shares out groups and positions: on one multiprocessor or many."""
-    from fastmux.kernels import index_demux_head as kernels
+    from fastmux.kernels import pair_norm_head as kernels
 
     op, gold, draws = HEADED[mode]
     inputs = with_head(draws(*shape), 3)
@@ -152,16 +152,16 @@ def test_registered_ops_pass_opcheck(triton_device):
     quick = ("test_schema", "test_faketensor")  # the compile test of the contract covers the others
     head = torch.randn(5, 6, dtype=torch.float64, device=triton_device)
     for drawn in (None, instances):
-        torch.library.opcheck(ops.gelu_norm_forward.default, (a, b, drawn, weight, bias, 1e-5, False))
+        torch.library.opcheck(ops.pair_norm_forward.default, (a, b, drawn, weight, bias, 1e-5, False))
         upstream = dz if drawn is None else dz[:, 0].contiguous()
         needed = drawn is None
         arguments = (upstream, a, b, drawn, weight, 1e-5, needed, needed, False)
-        torch.library.opcheck(ops.gelu_norm_backward.default, arguments)
+        torch.library.opcheck(ops.pair_norm_backward.default, arguments)
         arguments = (a, b, weight, bias, head, head[:, 0].contiguous() if needed else None)
-        torch.library.opcheck(ops.gelu_norm_head_forward.default, (*arguments, 1e-5, True, needed), test_utils=quick)
-        saved = ops.gelu_norm_head_forward(*arguments, 1e-5, True, True)
+        torch.library.opcheck(ops.pair_norm_head_forward.default, (*arguments, 1e-5, True, needed), test_utils=quick)
+        saved = ops.pair_norm_head_forward(*arguments, 1e-5, True, True)
         arguments = (dz[..., :5], *saved, *arguments, True, needed, needed)
-        torch.library.opcheck(ops.gelu_norm_head_backward.default, arguments, test_utils=quick)
+        torch.library.opcheck(ops.pair_norm_head_backward.default, arguments, test_utils=quick)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_bad_input(change, message):
 
 
 def test_rows_too_long_for_the_kernel(triton_device):
-    from fastmux.kernels.launch import MAX_ROW
+    from fastmux.kernels.common.launch import MAX_ROW
 
     a = torch.ones(1, 1, MAX_ROW + 1, device=triton_device)
     with pytest.raises(ValueError, match=f"hidden_size is {MAX_ROW + 1}, .* at most {MAX_ROW}"):
-        gelu_norm(a, a, a[0, 0], a[0, 0])
+        pair_norm(a, a, a[0, 0], a[0, 0])
 
 
 @pytest.mark.gpu

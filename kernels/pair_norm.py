@@ -9,7 +9,7 @@ Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d) and writes s*G*N*L*
 s*(G*L*d + G*N*d). Nothing is saved for backward but a and b: a row sits in one program's registers, so its sum, GELU
 and statistics are cheaper to form again than to load.
 
-With a linear head of few labels behind it, z need not be written: kernels/index_demux_head.py.
+With a linear head of few labels behind it, z need not be written: kernels/pair_norm_head.py.
 
 ``product`` puts ``a * b`` in the place of ``GELU(a + b)``: LN(v_i * h_j), `unbind_demux` without its linear layer. With
 the linear layer, its output is a (G, I, L, d) of any strides and b the bias: groups then are the pairs (g, i).
@@ -25,9 +25,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import accumulator, accumulator_dtype, multiprocessors, on_device, row_tile, rowwise
-from .rows import gelu, standardise, standardise_backward
-from .tiles import tile
+from .common.launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise, whole_rows
+from .common.launch_table import launch_parameters
+from .common.rows import gelu, standardise, standardise_backward
 
 
 @triton.jit
@@ -241,7 +241,7 @@ def gradient_like(a: Tensor) -> Tensor:
     return torch.empty_like(a) if a.stride(-1) == 1 else torch.empty(a.shape, dtype=a.dtype, device=a.device)
 
 
-def index_demux_forward(
+def pair_norm_forward(
     a: Tensor,
     b: Tensor,
     instances: Tensor | None,
@@ -259,8 +259,8 @@ def index_demux_forward(
     z = torch.empty(shape, dtype=a.dtype, device=a.device)
     if z.numel() == 0:
         return z
-    chosen = tile("index_demux_forward", a)
-    block_l, block_d, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
+    chosen = launch_parameters("pair_norm_forward", a)
+    block_l, block_d, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     tiles = groups * triton.cdiv(length, block_l)
     # A tile of `a` serves all instances, unless that leaves multiprocessors idle.
     splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
@@ -275,7 +275,7 @@ def index_demux_forward(
     return z
 
 
-def index_demux_backward(
+def pair_norm_backward(
     dz: Tensor,
     a: Tensor,
     b: Tensor,
@@ -293,8 +293,8 @@ def index_demux_backward(
     dz, a, b = rowwise(dz), rowwise(a), rowwise(b)
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
-    chosen = tile("index_demux_backward", a)
-    block_l, block_d, warps = row_tile(length, width, chosen["elements"], chosen["per_thread"])
+    chosen = launch_parameters("pair_norm_backward", a)
+    block_l, block_d, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     tiles = triton.cdiv(length, block_l)
     # Fewer, longer chunks leave fewer partial rows; enough of them keep every multiprocessor busy.
     chunks = min(tiles, triton.cdiv(chosen["programs"] * multiprocessors(a), groups))

@@ -1,4 +1,4 @@
-"""`walsh_hadamard` and `walsh_hadamard_mux` beyond the common contract (tests/test_op_contract.py)."""
+"""`walsh_hadamard` and `walsh_hadamard_mux` beyond the common contract (tests/functional/test_op_contract.py)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Launch parameters of every launcher: one table of defaults, and what `python -m bench.tune` found on an architecture.
 
-A launcher asks `tile` for its entry. The first question on a device reads ``tuned/<architecture>.json`` beside this
-file, if there is one; after that the answer is in memory. Nothing is ever timed here.
+A launcher asks `launch_parameters` for its entry. The first question on a device reads the table
+``kernels/tuned/<architecture>.json``, if there is one; after that the answer is in memory. Nothing is ever timed here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-Tile = Mapping[str, int]
+Parameters = Mapping[str, int]
 
 #: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
 #: the grid is free, enough ``programs`` a multiprocessor to keep it busy: more of them mean more partial sums. Of tiles
 #: of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are pipelined. Of one row a
 #: program: elements ``per_warp``, most ``warps``.
-DEFAULTS: dict[str, Tile] = {
+DEFAULTS: dict[str, Parameters] = {
     # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
     "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
     "hadamard_mux_dx": {"rows": 8, "columns": 256, "warps": 4},
@@ -35,13 +35,13 @@ DEFAULTS: dict[str, Tile] = {
     "embedding_mux_backward": {"elements": 1024, "per_thread": 8, "programs": 4},
     # One live tile forward. Some five backward, spread over twice as many warps: the same partial sums, and by the
     # compiler's registers two programs of a row's width on a multiprocessor for one.
-    "index_demux_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
-    "index_demux_backward": {"elements": 4096, "per_thread": 8, "programs": 4},
+    "pair_norm_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
+    "pair_norm_backward": {"elements": 4096, "per_thread": 8, "programs": 4},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
     # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
     # that the other does not take; of its programs one or two are resident.
-    "index_demux_head_forward": {"rows": 64, "columns": 64, "warps": 8, "stages": 2},
-    "index_demux_head_backward": {"rows": 16, "columns": 128, "warps": 8, "stages": 2, "programs": 2},
+    "pair_norm_head_forward": {"rows": 64, "columns": 64, "warps": 8, "stages": 2},
+    "pair_norm_head_backward": {"rows": 16, "columns": 128, "warps": 8, "stages": 2, "programs": 2},
 }
 
 #: Parameter -> (least, most). All but the counts are powers of two, as `tl.arange` and num_warps must be.
@@ -57,12 +57,12 @@ LIMITS = {
 }
 _COUNTS = ("programs", "stages")
 
-FOLDER = Path(__file__).resolve().parent / "tuned"
+FOLDER = Path(__file__).resolve().parents[1] / "tuned"
 
-_forced: dict[str, Tile] = {}
+_forced: dict[str, Parameters] = {}
 
 
-def tile(launcher: str, tensor: Tensor) -> Tile:
+def launch_parameters(launcher: str, tensor: Tensor) -> Parameters:
     """The parameters of ``launcher`` on the tensor's device.
 
     Raises:
@@ -72,7 +72,7 @@ def tile(launcher: str, tensor: Tensor) -> Tile:
 
 
 @contextlib.contextmanager
-def using(entries: Mapping[str, Tile]) -> Iterator[None]:
+def using(entries: Mapping[str, Parameters]) -> Iterator[None]:
     """Inside the ``with`` block launchers take these parameters, on every device of the process.
 
     Raises:
@@ -99,7 +99,7 @@ def architecture(device: torch.device) -> str | None:
 
 
 @functools.cache
-def table(device: torch.device) -> dict[str, Tile]:
+def table(device: torch.device) -> dict[str, Parameters]:
     """All parameters on a device: the tuned ones where there are some, else the defaults."""
     name = architecture(device)
     path = FOLDER / f"{name}.json"
@@ -109,12 +109,12 @@ def table(device: torch.device) -> dict[str, Tile]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file ({error}); remove it to return to the defaults") from error
-    if not isinstance(content, dict) or not isinstance(content.get("tiles"), dict):
-        raise ValueError(f"{path} has no object 'tiles', expected launchers with their parameters")
-    return merged(content["tiles"], str(path))
+    if not isinstance(content, dict) or not isinstance(content.get("launchers"), dict):
+        raise ValueError(f"{path} has no object 'launchers', expected launchers with their parameters")
+    return merged(content["launchers"], str(path))
 
 
-def merged(entries: Mapping[str, Tile], source: str) -> dict[str, Tile]:
+def merged(entries: Mapping[str, Parameters], source: str) -> dict[str, Parameters]:
     """The defaults with ``entries``, launcher -> some or all of its parameters, in their place.
 
     Raises:

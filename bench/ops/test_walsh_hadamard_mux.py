@@ -56,5 +56,5 @@ OP = Op(
 
 
 @OP.cases
-def test_walsh_hadamard(benchmark, case):
+def test_walsh_hadamard_mux(benchmark, case):
     case.run(benchmark)

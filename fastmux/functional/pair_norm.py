@@ -1,0 +1,360 @@
+"""`pair_norm`: add, GELU and LayerNorm for all pairs of instance and position. Kernels: kernels/pair_norm.py and, with
+a linear head behind it, kernels/pair_norm_head.py.
+
+What is left of `index_demux` and `unbind_demux` once their linear layers are matrix products.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastmux.backends import choose_backend
+from fastmux.functional._blocking import blocks
+from fastmux.functional._checks import Shapes, check_floating, check_index
+
+TRITON_LABELS = 64  # a head of more labels gets z from the triton backend
+
+
+def pair_norm(
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    instances: Tensor | None = None,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))`` for all n, or for ``n = instances[g, l]`` alone; with a head, its
+    logits.
+
+    a (G, L, d), b (G, N, d), ln_weight and ln_bias (d), instances (G, L) integers, head_weight (C, d), head_bias (C)
+    -> (G, N, L, d), or (G, L, d) with ``instances``, C in place of d with a head; in the dtype of ``a``, computed in
+    float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+    """
+    shapes = Shapes("pair_norm")
+    shapes.bind(a=(a, "GLd"), b=(b, "GNd"), ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
+    check_floating("pair_norm", a=a, b=b, ln_weight=ln_weight, ln_bias=ln_bias, head_weight=head_weight)
+    if instances is not None:
+        shapes.bind(instances=(instances, "GL"))
+        check_index("pair_norm", "instances", instances, b.shape[1], a)
+        instances = instances.long()
+    shapes.bind_head(head_weight, head_bias)
+    return apply_pair_norm(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, choose_backend(a))
+
+
+def linear_gelu_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float = 1e-12,
+    *,
+    head_weight: Tensor | None = None,
+    head_bias: Tensor | None = None,
+) -> Tensor:
+    """``LN(GELU(W x + b))``: x (..., L, d), weight (d, d), bias, ln_weight and ln_bias (d) -> (..., L, d); with a head,
+    as in `pair_norm`, its logits (..., L, C).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+    """
+    projected = F.linear(x, weight)
+    # One "group" of `pair_norm` for each leading index: its only b is the bias.
+    rows = projected.flatten(0, -3)
+    shift = torch.zeros_like(ln_bias) if bias is None else bias
+    shift = shift.to(rows.dtype).expand(rows.shape[0], 1, -1)
+    z = pair_norm(rows, shift, ln_weight, ln_bias, eps, head_weight=head_weight, head_bias=head_bias)
+    return z.view(*projected.shape[:-1], z.shape[-1])
+
+
+def apply_pair_norm(
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor | None,
+    head_bias: Tensor | None,
+    eps: float,
+    backend: str,
+    product: bool = False,
+) -> Tensor:
+    """`pair_norm` behind its checks. On the triton backend ``product`` puts a * b in place of GELU(a + b), and a may be
+    (G / inner, inner, L, d), of any strides."""
+    if head_weight is None:
+        return PairNorm.apply(a, b, instances, ln_weight, ln_bias, None, None, float(eps), backend, product)
+    if backend == "triton" and instances is None and 0 < head_weight.shape[0] <= TRITON_LABELS:
+        parameters = (ln_weight, ln_bias, head_weight, head_bias)
+        return PairNormHead.apply(a, b, *parameters, float(eps), product, needs_grad(a, b, *parameters))
+    # The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
+    # product to PyTorch. Of drawn instances z is no larger than h.
+    fused = backend == "torch" and not torch.is_autocast_enabled(a.device.type)
+    head = (head_weight, head_bias) if fused else (None, None)
+    y = PairNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend, product)
+    return y if fused else F.linear(y, head_weight, head_bias)
+
+
+def needs_grad(*tensors) -> bool:
+    """Whether backward can follow; what is not a tensor is passed over."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
+
+
+class PairNorm(torch.autograd.Function):
+    """With u = a + b, x = GELU(u), x^ its standardised row and s the reciprocal standard deviation:
+
+    du = s * (c - mean(c) - x^ * mean(c * x^)) * GELU'(u) with c = dz * ln_weight;  da = sum_n du, db = sum_l du;
+    dln_weight = sum dz * x^, dln_bias = sum dz. Under a head dz = dy @ head_weight and dhead_weight = sum dy^T z.
+    Only a and b are saved; the rest is formed again.
+    """
+
+    @staticmethod
+    def forward(ctx, a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, backend, product) -> Tensor:
+        ctx.save_for_backward(a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
+        ctx.eps, ctx.backend, ctx.product = eps, backend, product
+        if backend == "triton":
+            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps, product)
+        return _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        a, b, instances, ln_weight, ln_bias, head_weight, head_bias = ctx.saved_tensors
+        need_a, need_b, _, need_w, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
+        need_ln = need_w or need_bias
+        if ctx.backend == "triton":
+            grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln, ctx.product)
+            grads += (None,)
+        else:
+            grads = _backward_torch(
+                dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need_ln, need_head
+            )
+        da, db, dw, dbias, dhead = grads[:5]
+        return (
+            da if need_a else None,
+            db if need_b else None,
+            None,
+            dw if need_w else None,
+            dbias.to(ln_bias.dtype) if need_bias else None,
+            dhead if need_head else None,
+            dy.flatten(0, -2).sum(0, dtype=_wide(dy)).to(head_bias.dtype) if need_head_bias else None,
+            None,
+            None,
+            None,
+        )
+
+
+@torch.library.custom_op("fastmux::pair_norm_forward", mutates_args=())
+def _forward_triton(
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    product: bool,
+) -> Tensor:
+    from fastmux.kernels.pair_norm import pair_norm_forward
+
+    return pair_norm_forward(a, b, instances, ln_weight, ln_bias, eps, product)
+
+
+@_forward_triton.register_fake
+def _(a, b, instances, ln_weight, ln_bias, eps, product):
+    shape = a.shape[:-1] if instances is not None else (b.shape[0], b.shape[1], a.shape[-2])
+    return a.new_empty(*shape, a.shape[-1])
+
+
+@torch.library.custom_op("fastmux::pair_norm_backward", mutates_args=())
+def _backward_triton(
+    dz: Tensor,
+    a: Tensor,
+    b: Tensor,
+    instances: Tensor | None,
+    ln_weight: Tensor,
+    eps: float,
+    need_b: bool,
+    need_ln: bool,
+    product: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.pair_norm import pair_norm_backward
+
+    return pair_norm_backward(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product)
+
+
+@_backward_triton.register_fake
+def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product):
+    return (
+        _gradient_like(a),
+        b.new_empty(b.shape if need_b else (0,)),
+        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
+        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
+    )
+
+
+class PairNormHead(torch.autograd.Function):
+    """`PairNorm` and the head on the triton backend, in one kernel that forms no z. Saved for backward, beside inputs
+    and logits, are the statistics of LayerNorm, if ``need_grad``: there no program sees a whole row."""
+
+    @staticmethod
+    def forward(ctx, a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_grad) -> Tensor:
+        parameters = (ln_weight, ln_bias, head_weight, head_bias)
+        logits, mean, rstd = _head_forward_triton(a, b, *parameters, eps, product, need_grad)
+        ctx.save_for_backward(logits, mean, rstd, a, b, *parameters)
+        ctx.product = product
+        return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dlogits: Tensor):
+        need_a, need_b, *need_parameters = ctx.needs_input_grad[:6]
+        da, db, *parameters = _head_backward_triton(
+            dlogits, *ctx.saved_tensors, ctx.product, need_b, any(need_parameters)
+        )
+        parameters = [t if needed else None for t, needed in zip(parameters, need_parameters, strict=True)]
+        return da if need_a else None, db if need_b else None, *parameters, None, None, None
+
+
+@torch.library.custom_op("fastmux::pair_norm_head_forward", mutates_args=())
+def _head_forward_triton(
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    eps: float,
+    product: bool,
+    need_statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastmux.kernels.pair_norm_head import pair_norm_head_forward
+
+    return pair_norm_head_forward(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics)
+
+
+@_head_forward_triton.register_fake
+def _(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics):
+    rows = (b.shape[0], b.shape[1], a.shape[-2])
+    acc = torch.promote_types(_wide(a), b.dtype)
+    mean, rstd = (a.new_empty(rows if need_statistics else (0,), dtype=acc) for _ in range(2))
+    return a.new_empty(*rows, head_weight.shape[0]), mean, rstd
+
+
+@torch.library.custom_op("fastmux::pair_norm_head_backward", mutates_args=())
+def _head_backward_triton(
+    dlogits: Tensor,
+    logits: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    a: Tensor,
+    b: Tensor,
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    product: bool,
+    need_b: bool,
+    need_parameters: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from fastmux.kernels.pair_norm_head import pair_norm_head_backward
+
+    return pair_norm_head_backward(
+        dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters
+    )
+
+
+@_head_backward_triton.register_fake
+def _(dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters):
+    bias = head_weight[:, 0] if head_bias is None else head_bias
+    parameters = (t.new_empty(t.shape if need_parameters else (0,)) for t in (ln_weight, ln_bias, head_weight, bias))
+    return _gradient_like(a), b.new_empty(b.shape if need_b else (0,)), *parameters
+
+
+def _gradient_like(a: Tensor) -> Tensor:
+    """As the kernels lay it out, without importing them."""
+    return torch.empty_like(a) if a.stride(-1) == 1 else a.new_empty(a.shape)
+
+
+def _wide(t: Tensor) -> torch.dtype:
+    return torch.promote_types(t.dtype, torch.float32)
+
+
+def _pair(a: Tensor, b: Tensor, instances: Tensor | None) -> Tensor:
+    """u = a + b for all pairs (G, N, L, d), or for the drawn ones (G, L, d)."""
+    if instances is None:
+        return a[:, None] + b[:, :, None]
+    return a + b.gather(1, instances[..., None].expand(-1, -1, b.shape[-1]))
+
+
+def _blocks(a: Tensor, b: Tensor, instances: Tensor | None) -> list[tuple[slice, slice]]:
+    if instances is not None:
+        return [(slice(None), slice(None))]  # no larger than a itself
+    return blocks(a, b.shape[0], b.shape[1], a.shape[1] * a.shape[2])
+
+
+def _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps) -> Tensor:
+    out, width = None, a.shape[-1:]
+    columns = width[0] if head_weight is None else head_weight.shape[0]
+    shape = a.shape[:-1] if instances is not None else (a.shape[0], b.shape[1], a.shape[1])
+    acc = _wide(a)
+    ln_weight, ln_bias = ln_weight.to(acc), ln_bias.to(acc)
+    parts = _blocks(a, b, instances)
+    for g, n in parts:
+        u = _pair(a[g].to(acc), b[g, n], instances)
+        z = F.layer_norm(F.gelu(u).to(acc), width, ln_weight, ln_bias, eps).to(a.dtype)
+        if head_weight is not None:
+            z = F.linear(z, head_weight, head_bias)
+        if len(parts) == 1:
+            return z
+        out = z.new_empty((*shape, columns)) if out is None else out
+        out[g, n] = z
+    return a.new_empty((*shape, columns)) if out is None else out
+
+
+def _backward_torch(dy, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_ln, need_head):
+    width, acc = list(a.shape[-1:]), _wide(a)
+    da = torch.zeros_like(a, dtype=acc, memory_format=torch.contiguous_format)
+    db = torch.zeros_like(b, dtype=acc, memory_format=torch.contiguous_format) if need_b else None
+    dw, dbias = (torch.zeros_like(ln_weight, dtype=acc) for _ in range(2))
+    dhead = torch.zeros_like(head_weight, dtype=acc) if need_head else None
+    ln_weight_acc, ln_bias_acc = ln_weight.to(acc), ln_bias.to(acc)
+    head_acc = None if head_weight is None else head_weight.to(acc)
+    for g, n in _blocks(a, b, instances):
+        u = _pair(a[g].to(acc), b[g, n], instances).to(acc)
+        x = F.gelu(u)
+        z, mean, rstd = torch.native_layer_norm(x, width, ln_weight_acc, ln_bias_acc, eps)
+        dz = (dy if instances is not None else dy[g, n]).to(acc)
+        if head_weight is not None:
+            if need_head:
+                dhead += dz.flatten(0, -2).T @ z.flatten(0, -2)
+            dz = dz @ head_acc
+        dx, dw_block, dbias_block = torch.ops.aten.native_layer_norm_backward(
+            dz, x, width, mean, rstd, ln_weight_acc, ln_bias_acc, [True, need_ln, need_ln]
+        )
+        du = torch.ops.aten.gelu_backward(dx, u)
+        if instances is not None:
+            da = du
+            if need_b:
+                db = F.one_hot(instances, b.shape[1]).to(acc).mT @ du
+        else:
+            da[g] += du.sum(1)
+            if need_b:
+                db[g, n] += du.sum(2)
+        if need_ln:
+            dw += dw_block
+            dbias += dbias_block
+    return (
+        da.to(a.dtype),
+        db.to(b.dtype) if need_b else None,
+        dw.to(ln_weight.dtype),
+        dbias.to(ln_weight.dtype),
+        dhead.to(head_weight.dtype) if need_head else None,
+    )

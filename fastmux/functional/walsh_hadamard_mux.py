@@ -1,0 +1,149 @@
+"""`walsh_hadamard_mux`: random rotations in O(d log d), and the sum. Kernel: kernels/walsh_hadamard_mux.py."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastmux.backends import choose_backend
+from fastmux.functional._blocking import blocks
+from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional.hadamard_matrices import MATRICES, ODD_PART, check_order, sylvester
+from fastmux.functional.walsh_hadamard import transform
+
+
+def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, *, scale: float | None = None) -> Tensor:
+    """Multiplex N instances: ``y = scale * sum_i O_i x_i`` with ``O_i = H D_i H D'_i``, H the Hadamard matrix.
+
+    Random orthogonal matrices that cost O(d log d) and 2d signs each. H, scaled to be orthonormal, is shared on the
+    left, so that N + 1 transforms do: ``y = scale * H sum_i D_i H D'_i x_i``.
+
+    Args:
+        x: (G, N, L, d), any strides, any floating dtype; d = m * 2^k with m in {1, 12, 20, 28}.
+        inner_signs, outer_signs: (N, d), the diagonals of D'_i and D_i, +1 or -1, of any dtype; fixed, so they get no
+            gradient.
+        scale: 1/sqrt(N) by default, which keeps the variance of independent instances.
+
+    Returns:
+        (G, L, d) in the dtype of ``x``.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit, d is of another form, or signs require a gradient.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import walsh_hadamard_mux
+        >>> signs = torch.ones(1, 8, dtype=torch.int8)
+        >>> walsh_hadamard_mux(torch.ones(3, 1, 5, 8), signs, signs)[0, 0]  # H H = 1 at order 8
+        tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
+    """
+    op = "walsh_hadamard_mux"
+    Shapes(op).bind(x=(x, "GNLd"), inner_signs=(inner_signs, "Nd"), outer_signs=(outer_signs, "Nd"))
+    check_floating(op, x=x)
+    check_order(op, "x", x.shape[-1])
+    if x.shape[1] == 0:
+        raise ValueError(f"{op}: x has shape {tuple(x.shape)}, expected at least one instance (N >= 1)")
+    for name, signs in (("inner_signs", inner_signs), ("outer_signs", outer_signs)):
+        if signs.device != x.device:
+            raise ValueError(f"{op}: {name} is on {signs.device}, expected {x.device}, where x is")
+        if signs.requires_grad:
+            raise ValueError(f"{op}: {name} requires a gradient, expected fixed signs; use orthogonal_mux to learn")
+    if scale is None:
+        scale = x.shape[1] ** -0.5
+    return WalshHadamardMux.apply(x, inner_signs, outer_signs, float(scale), choose_backend(x))
+
+
+class WalshHadamardMux(torch.autograd.Function):
+    """dx_i = scale * D'_i H^T D_i (H^T dy): transposes, and H^T dy is shared."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, inner: Tensor, outer: Tensor, scale: float, backend: str) -> Tensor:
+        ctx.save_for_backward(inner, outer)
+        ctx.scale, ctx.backend, ctx.x_dtype = scale, backend, x.dtype
+        return _FORWARD[backend](x, inner, outer, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        inner, outer = ctx.saved_tensors
+        return _DX[ctx.backend](dy, inner, outer, ctx.scale, ctx.x_dtype), None, None, None, None
+
+
+@functools.lru_cache(maxsize=32)
+def kernel_factors(
+    width: int, transpose: bool, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """The two matrices that the kernel multiplies by and their orders, copied to a device once. Called inside the
+    registered ops alone, where tensors are real."""
+    from fastmux.kernels.walsh_hadamard_mux import blocks, pad
+
+    order = ODD_PART[width // (width & -width)]
+    sides = blocks(width, order)
+    left = torch.kron(MATRICES[order], sylvester(sides[0] // order))
+    if dtype == torch.float32:
+        dtype = torch.bfloat16  # the kernel cuts rows into parts of it
+    if dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1":
+        dtype = torch.float32  # Triton's interpreter multiplies the bits of bfloat16, as if they were integers
+    like = torch.empty(0, dtype=dtype, device=device)
+    return pad(left.mT if transpose else left, like), pad(sylvester(sides[1]), like), sides
+
+
+@torch.library.custom_op("fastmux::walsh_hadamard_mux_forward", mutates_args=())
+def _forward_triton(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
+    from fastmux.kernels.walsh_hadamard_mux import walsh_hadamard_mux_forward
+
+    return walsh_hadamard_mux_forward(x, inner, outer, scale, *kernel_factors(x.shape[-1], False, x.dtype, x.device))
+
+
+@_forward_triton.register_fake
+def _(x, inner, outer, scale):
+    return x.new_empty(x.shape[0], *x.shape[2:])
+
+
+@torch.library.custom_op("fastmux::walsh_hadamard_mux_dx", mutates_args=())
+def _dx_triton(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    from fastmux.kernels.walsh_hadamard_mux import walsh_hadamard_mux_dx
+
+    factors = kernel_factors(dy.shape[-1], True, dy.dtype, dy.device)
+    return walsh_hadamard_mux_dx(dy, inner, outer, scale, dtype, *factors)
+
+
+@_dx_triton.register_fake
+def _(dy, inner, outer, scale, dtype):
+    return dy.new_empty((dy.shape[0], inner.shape[0], *dy.shape[1:]), dtype=dtype)
+
+
+def _acc(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _forward_torch(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
+    groups, num_instances, length, width = x.shape
+    acc = _acc(x.dtype)
+    inner, outer = inner.to(acc), outer.to(acc) * scale
+    y = x.new_zeros((groups, length, width), dtype=acc)
+    with torch.autocast(x.device.type, enabled=False):
+        for g, n in blocks(x, groups, num_instances, length * width):
+            rotated = transform(x[g, n].to(acc) * inner[n, None], False)
+            y[g] += (rotated * outer[n, None]).sum(1)
+        return transform(y, False).to(x.dtype)
+
+
+def _dx_torch(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    acc = _acc(dtype)
+    groups, length, width = dy.shape
+    inner, outer = inner.to(acc), outer.to(acc) * scale
+    dx = dy.new_empty((groups, inner.shape[0], length, width), dtype=dtype)
+    with torch.autocast(dy.device.type, enabled=False):
+        back = transform(dy.to(acc), True)
+        for g, n in blocks(dy, groups, inner.shape[0], length * width):
+            dx[g, n] = (transform(back[g, None] * outer[n, None], True) * inner[n, None]).to(dtype)
+    return dx
+
+
+_FORWARD = {"torch": _forward_torch, "triton": _forward_triton}
+_DX = {"torch": _dx_torch, "triton": _dx_triton}
