@@ -6,8 +6,8 @@
 
 The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher this
 starts from the default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's
-calls of ``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more than
-one group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
+calls of ``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more
+than one group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
 
 A candidate must first give what the default gives. It is kept only if it is faster than the best so far by more than
 noise: in the geometric mean over all calls, and slower by more than noise in none of them. Noise is how far two timings
