@@ -55,7 +55,7 @@ TEST = [
     "pytest-xdist",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = ["pytest>=8", "pytest-benchmark>=5", "tqdm"]
+BENCH = ["pytest>=8", "tqdm"]
 # Others' code that bench/ times beside fastmux's, on a GPU.
 PEERS = ["fast-hadamard-transform", "liger-kernel"]
 

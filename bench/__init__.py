@@ -1,1 +1,1 @@
-"""What is measured: ops against the reference (``pytest bench/``), throughput and training memory of whole models."""
+"""What is measured: ops beside the reference (`pytest bench/ops`), throughput and memory of whole models."""

@@ -22,12 +22,10 @@ from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Five rounds of each case and 0.3 s of the fast ones: a GPU has some 500 cases.
-OPS_OPTIONS = ["--benchmark-only", "--benchmark-max-time", "0.3"]
 #: Name -> arguments of Python; {out} is the folder of the results. On a GPU, tests of kernels and models come first.
 STEPS: dict[str, list[str]] = {
     "tests": ["-m", "pytest", "-q", "-n", "4", "tests", "--junitxml", "{out}/tests.xml"],
-    "ops": ["-m", "pytest", "-q", "bench", *OPS_OPTIONS, "--benchmark-json", "{out}/ops.json"],
+    "ops": ["-m", "pytest", "-q", "bench/ops", "--output", "{out}/ops"],
     "throughput": ["bench/throughput.py", "--disable_tqdm", "--output_dir", "{out}"],
     "memory": ["bench/memory.py", "--output_dir", "{out}"],
     "audit": ["bench/audit/kernels.py", "--output", "{out}/kernel_audit.json"],

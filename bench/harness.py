@@ -1,25 +1,23 @@
-"""Times an op of `fastmux.functional` beside the specification, on the same inputs, after checking that it is right.
+"""An op of `fastmux.functional` beside the specification, on the same inputs, checked before it is timed.
 
-A benchmark of an op is one file that says what the op is: an `Op`, and a test that runs its cases::
+A benchmark of an op is one file that says what is measured: an `Op`, whose function, specification and inputs are those
+of `fastmux.testing.OPS` unless it names others, and a test that runs its cases::
 
-    OP = Op("hadamard_mux", functional.hadamard_mux, reference.hadamard_mux, ...)
+    OP = Op("hadamard_mux", cpu=[{"G": 4, "N": 10, "L": 128, "d": 768}], gpu=GROUPED)
 
     @OP.cases
-    def test_hadamard_mux(benchmark, case):
-        case.run(benchmark)
+    def test_hadamard_mux(measure, case):
+        measure(case)
 
-A case is a shape, a dtype, a direction ("forward" without gradients, "forward+backward" for all floating inputs) and an
-implementation: each backend the machine has, the op's peers (others' code for it), ``reference`` in eager mode, and
-``reference-compiled`` by `torch.compile`. Cases that differ in the implementation alone make one group of
-pytest-benchmark, a table to read the comparison off.
+A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs). In
+it implementations take turns: each backend the machine has, the op's peers (others' code for it), ``reference`` in
+eager mode, and ``reference-compiled`` by `torch.compile`.
 
 On a GPU bfloat16 is measured at every shape, float32 at the first.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -27,30 +25,32 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 import fastmux
-from bench.machine import default_device, synchronize
-from fastmux.testing import TOLERANCE, relative_error
+from bench.audit.predict import predicted_seconds
+from bench.timing import DEVICE, copy_bandwidth, in_turns, peak_bytes, quartiles, rotated
+from fastmux import testing
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]
+Drawn = tuple[Inputs, Tensor | None]
 
 DIRECTIONS = ("forward", "forward+backward")
 REFERENCES = ("reference", "reference-compiled")
 
-DEVICE = default_device()
-
+#: So many shapes of an op, its first, are a first pass: one that fills the chip, one as wide as they come, and one
+#: group, for what a launch costs.
+FIRST_SHAPES = 3
 #: What ops of groups, instances and positions are measured at on a GPU: enough groups for some 2^26 elements G * N * L
-#: * d, so that every multiprocessor has work and no cache holds it; and one group, for what a launch costs.
+#: * d, so that every multiprocessor has work and no cache holds it; and one group.
 GROUPED = [
     {"G": 64, "N": 10, "L": 128, "d": 768},
+    {"G": 16, "N": 10, "L": 128, "d": 4096},
+    {"G": 1, "N": 10, "L": 128, "d": 768},
     {"G": 256, "N": 2, "L": 128, "d": 768},
     {"G": 16, "N": 40, "L": 128, "d": 768},
     {"G": 1024, "N": 5, "L": 32, "d": 256},
     {"G": 8, "N": 20, "L": 512, "d": 1024},
-    {"G": 16, "N": 10, "L": 128, "d": 4096},
-    {"G": 1, "N": 10, "L": 128, "d": 768},
 ]
 
 
@@ -59,12 +59,83 @@ def backends() -> tuple[str, ...]:
     return ("triton", "torch") if DEVICE.type == "cuda" else ("torch",)
 
 
-def on_this_machine(cpu: list[Sizes], gpu: list[Sizes]) -> list[Sizes]:
-    """The shapes for the device that is measured."""
-    return gpu if DEVICE.type == "cuda" else cpu
+@dataclass(frozen=True)
+class Op:
+    """An op, its specification, and what a call must move.
+
+    Args:
+        name: in `fastmux.testing.OPS`, which has function, reference and inputs where they are not given.
+        cpu, gpu: shapes for either device, sizes by the letters of the design (G, N, L, d, ...).
+        function: of `fastmux.functional`; called with the inputs by name.
+        reference: takes the same inputs by the same names.
+        inputs: sizes -> tensors, made on the default device; floating ones are cast to the dtype that is measured.
+        gathered: sizes -> elements of floating tensors that forward must read and write, for ops that read rows of
+            tables; the default counts each input and the output once. Backward adds the tables' gradients.
+        rereads: whether backward needs the inputs again.
+        index_bytes: sizes -> bytes of integer inputs read by one direction; default: all, once.
+        products: sizes -> multiply-adds of the matrix products forward; backward has twice as many.
+        peers: name -> code of others, called and checked as the op is; raises NotImplementedError for sizes that it
+            does not take, which are left out.
+        layouts: peer -> inputs as it wants them to lie in memory, with the values they have; done before timing.
+    """
+
+    name: str
+    cpu: list[Sizes]
+    gpu: list[Sizes]
+    function: Callable[..., Tensor] | None = None
+    reference: Callable[..., Tensor] | None = None
+    inputs: Callable[..., Inputs] | None = None
+    gathered: Callable[..., int] | None = None
+    rereads: bool = True
+    index_bytes: Callable[..., int] | None = None
+    products: Callable[..., int] | None = None
+    peers: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
+    layouts: dict[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        own = testing.OPS.get(self.name)
+        if own is not None:
+            defaults = {
+                "function": own.op,
+                "reference": own.reference,
+                "inputs": lambda G, N, L, d: own.draw(G, N, L, d),
+            }
+            for name, value in defaults.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+
+    @property
+    def cases(self) -> pytest.MarkDecorator:
+        """Parametrizes a test with all cases of this machine's device, those of a first pass first."""
+        cases = [
+            Case(self, tuple(sizes.items()), dtype, direction, first=i < FIRST_SHAPES and j == 0)
+            for i, sizes in enumerate(self.gpu if DEVICE.type == "cuda" else self.cpu)
+            for j, dtype in enumerate(_dtypes(i == 0))
+            for direction in DIRECTIONS
+        ]
+        return pytest.mark.parametrize("case", sorted(cases, key=lambda case: not case.first), ids=str)
+
+    def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
+        """Bytes that must move, at least: every input read once, every output written once; of the backward pass the
+        upstream gradient, the inputs again, and their gradients."""
+        with torch.device("meta"):
+            inputs = self.inputs(**sizes)
+            output = self.reference(**inputs).numel()
+        floating = sum(t.numel() for t in inputs.values() if t.is_floating_point())
+        integers = sum(t.nbytes for t in inputs.values() if not t.is_floating_point())
+        index_bytes = integers if self.index_bytes is None else self.index_bytes(**sizes)
+        elements = floating + output if self.gathered is None else self.gathered(**sizes)
+        if "backward" in direction:
+            elements += floating * (2 if self.rereads else 1) + output if self.gathered is None else elements + floating
+            index_bytes *= 2
+        return elements * dtype.itemsize + index_bytes
+
+    def flops(self, sizes: Sizes, direction: str) -> int | None:
+        """Operations of the matrix products, for ops that have some."""
+        return None if self.products is None else (6 if "backward" in direction else 2) * self.products(**sizes)
 
 
-def dtypes(first: bool) -> tuple[torch.dtype, ...]:
+def _dtypes(first: bool) -> tuple[torch.dtype, ...]:
     """What an op's first shape, or another, is measured in: float32 on a CPU, bfloat16 where hardware has it."""
     if DEVICE.type != "cuda":
         return (torch.float32,)
@@ -72,199 +143,183 @@ def dtypes(first: bool) -> tuple[torch.dtype, ...]:
 
 
 @dataclass(frozen=True)
-class Op:
-    """An op, its specification, and what a call must move.
-
-    Args:
-        name: the op's basename.
-        function: of `fastmux.functional`; called with the inputs by name.
-        reference: takes the same inputs by the same names.
-        shapes: sizes by the letters of the design (G, N, L, d, ...).
-        inputs: sizes -> tensors, made with ``torch.randn`` and ``torch.randint`` on the default device; floating
-            tensors come in float32 and are cast to the dtype that is measured.
-        elements: (sizes, direction) -> how many elements of floating tensors must be read and written at least: each
-            input once, each output once; table "Minimal traffic" of the design.
-        index_bytes: sizes -> bytes of integer inputs read by one direction.
-        flops: (sizes, direction) -> operations of the matrix products, for ops that have some.
-        peers: name -> code of others, called and checked as the op is; raises NotImplementedError for sizes that it
-            does not take, which are skipped.
-        layouts: peer -> inputs as it wants them to lie in memory, with the values they have; done before timing.
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    reference: Callable[..., Tensor]
-    shapes: list[Sizes]
-    inputs: Callable[..., Inputs]
-    elements: Callable[..., int]
-    index_bytes: Callable[..., int] = lambda **sizes: 0
-    flops: Callable[..., int] | None = None
-    peers: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
-    layouts: dict[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
-
-    @property
-    def cases(self) -> pytest.MarkDecorator:
-        """Parametrizes a test with all cases; those of one group are neighbours, the reference last."""
-        cases = [
-            Case(self, tuple(sizes.items()), dtype, direction, who)
-            for sizes in self.shapes
-            for dtype in dtypes(first=sizes is self.shapes[0])
-            for direction in DIRECTIONS
-            for who in (*backends(), *self.peers, *REFERENCES)
-        ]
-        return pytest.mark.parametrize("case", cases, ids=str)
-
-    def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
-        """Bytes that must move, at least."""
-        passes = 2 if "backward" in direction else 1
-        elements = self.elements(direction="forward", **sizes)
-        if "backward" in direction:
-            elements += self.elements(direction="backward", **sizes)
-        return elements * dtype.itemsize + passes * self.index_bytes(**sizes)
-
-
-@dataclass(frozen=True)
 class Case:
-    """One benchmark: `op` at one shape, dtype and direction, by one implementation."""
+    """`op` at one shape, dtype and direction, by all its implementations."""
 
     op: Op
     shape: tuple[tuple[str, int], ...]
     dtype: torch.dtype
     direction: str
-    implementation: str
+    first: bool = False
 
     @property
     def sizes(self) -> Sizes:
         return dict(self.shape)
 
     @property
-    def group(self) -> str:
-        shape = " ".join(f"{letter}={size}" for letter, size in self.shape)
-        return f"{self.op.name}, {self.direction}, {shape}, {str(self.dtype).removeprefix('torch.')}"
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def implementations(self) -> tuple[str, ...]:
+        return (*backends(), *self.op.peers, *REFERENCES)
 
     def __str__(self) -> str:
         shape = "-".join(f"{letter}{size}" for letter, size in self.shape)
-        return f"{self.direction}-{shape}-{str(self.dtype).removeprefix('torch.')}-{self.implementation}"
+        return f"{self.direction}-{shape}-{self.dtype_name}"
 
-    def run(self, benchmark) -> None:
-        """Checks the implementation against float64, then times it; figures beyond the time go to ``extra_info``.
+    def run(self, seconds: float = 1.0, clock: str = "wall", timed: bool = True) -> Report:
+        """Checks every implementation against float64, then times those that are right, in turns.
 
-        ``gb_per_s`` is minimal traffic over median time, ``fraction_of_copy`` the same over what a large copy reaches
-        in this run, ``peak_bytes`` what a call allocates at most beside its inputs.
+        Args:
+            seconds: of timing; five turns are taken however long they are.
+            clock: see `bench.timing.in_turns`.
+            timed: False to compile and check alone.
         """
         torch.manual_seed(0)
         first = self._draw()
-        call = self._call()
-        try:
-            check(self, call, first)
-        except NotImplementedError as error:
-            if self.implementation not in self.op.peers:
-                raise
-            pytest.skip(f"{self.implementation}: {error}")
-        peak = peak_bytes(lambda: call(*first))
-        sets = itertools.cycle([first, *(self._draw() for _ in range(self._copies(first) - 1))])
+        sets = [first, *(self._draw() for _ in range(self._copies(first) - 1))]
+        report = Report(self)
+        gold, plain = (evaluate(self.op.reference, *first, dtype) for dtype in (torch.float64, self.dtype))
+        calls, peaks = {}, {}
+        for who in self.implementations:
+            call = self._call(who)
+            own = [self._laid_out(who, *one) for one in sets]
+            try:
+                if reason := wrong(self, call(*own[0]), gold, plain):
+                    report.refused[who] = reason
+                    continue
+            except NotImplementedError as error:
+                if who not in self.op.peers:
+                    raise
+                report.left_out[who] = str(error)
+                continue
+            peaks[who] = peak_bytes(lambda call=call, own=own: call(*own[0]))
+            calls[who] = [lambda call=call, one=one: call(*one) for one in own]
+        del gold, plain
+        if timed and calls:
+            times = in_turns(calls, seconds, clock=clock)
+            report.rows = [self._row(who, times, peaks[who], clock) for who in calls]
+        return report
 
-        def timed() -> None:
-            call(*next(sets))
-            synchronize(DEVICE)
-
-        benchmark.group = self.group
-        benchmark(timed)
-
+    def _row(self, who: str, times: dict, peak: int, clock: str) -> dict[str, object]:
+        """What is recorded of one implementation: microseconds as (first quartile, median, third quartile)."""
+        ours, compiled = times[who], times.get("reference-compiled")
         traffic = self.op.traffic(self.sizes, self.dtype, self.direction)
-        copy = copy_bandwidth()
-        benchmark.extra_info |= {
-            "op": self.op.name,
+        flops = self.op.flops(self.sizes, self.direction)
+        median = quartiles(ours.best_known)[1]
+        row = {
             "direction": self.direction,
-            "implementation": self.implementation,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.dtype_name,
             **self.sizes,
+            "implementation": who,
+            "device_us": [1e6 * s for s in quartiles(ours.device)] if ours.device else None,
+            "wall_us": [1e6 * s for s in quartiles(ours.wall)],
+            "turns": len(ours.wall),
             "minimal_bytes": traffic,
             "peak_bytes": peak,
-            "copy_gb_per_s": copy / 1e9,
+            "gb_per_s": traffic / median / 1e9,
+            "fraction_of_copy": traffic / median / copy_bandwidth(clock),
         }
-        if benchmark.stats is not None:  # None under --benchmark-disable
-            seconds = benchmark.stats.stats.median
-            benchmark.extra_info |= {
-                "gb_per_s": traffic / seconds / 1e9,
-                "fraction_of_copy": traffic / seconds / copy,
-            }
-            if self.op.flops is not None:
-                directions = self.direction.split("+")
-                flops = sum(self.op.flops(direction=direction, **self.sizes) for direction in directions)
-                benchmark.extra_info["gflop_per_s"] = flops / seconds / 1e9
+        if flops is not None:
+            row["gflop_per_s"] = flops / median / 1e9
+        if compiled is not None:
+            ratios = [b / a for a, b in zip(ours.best_known, compiled.best_known, strict=True)]
+            row["speed_to_compiled"] = list(quartiles(ratios))
+        if who == "triton":
+            device = torch.cuda.get_device_name(DEVICE)
+            seconds = predicted_seconds(self.op.name, self.direction, self.sizes, self.dtype, device, flops or 0)
+            row["predicted_us"] = None if seconds is None else 1e6 * seconds
+        return row
 
-    def _draw(self) -> tuple[Inputs, Tensor | None]:
+    def _draw(self) -> Drawn:
         """(inputs, upstream gradient): random, and in place before anything is timed."""
         with torch.device(DEVICE):
             inputs = {
                 name: t.to(self.dtype) if t.is_floating_point() else t
                 for name, t in self.op.inputs(**self.sizes).items()
             }
-        if self.implementation in self.op.layouts:
-            inputs = self.op.layouts[self.implementation](inputs)
         if self.direction == "forward":
             return inputs, None
         with torch.no_grad():
             dy = torch.randn_like(self.op.function(**inputs))
         return {name: t.requires_grad_(t.is_floating_point()) for name, t in inputs.items()}, dy
 
-    def _copies(self, drawn: tuple[Inputs, Tensor | None]) -> int:
+    def _laid_out(self, who: str, inputs: Inputs, dy: Tensor | None) -> Drawn:
+        """The same values as an implementation wants them."""
+        if who not in self.op.layouts:
+            return inputs, dy
+        laid_out = self.op.layouts[who]({name: t.detach() for name, t in inputs.items()})
+        return {name: t.requires_grad_(inputs[name].requires_grad) for name, t in laid_out.items()}, dy
+
+    def _copies(self, drawn: Drawn) -> int:
         inputs, dy = drawn
         return rotated(sum(t.nbytes for t in (*inputs.values(), *([] if dy is None else [dy]))), DEVICE)
 
-    def _function(self) -> Callable[..., Tensor]:
-        if self.implementation in REFERENCES:
-            return self.op.reference
-        return self.op.peers.get(self.implementation, self.op.function)
-
-    def _call(self) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
+    def _call(self, who: str) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
         """(inputs, upstream gradient) -> (output, gradient of each floating input)."""
-        function = self._function()
-        if self.implementation == "reference-compiled":
+        function = self.op.reference if who in REFERENCES else self.op.peers.get(who, self.op.function)
+        if who == "reference-compiled":
             torch.compiler.reset()
             function = torch.compile(function, dynamic=False)
-        forced = fastmux.backend(self.implementation) if self.implementation in fastmux.backends.BACKENDS else None
+        forced = who in fastmux.backends.BACKENDS
 
         def call(inputs: Inputs, dy: Tensor | None) -> tuple[Tensor, ...]:
-            if dy is None:
-                with torch.no_grad():
-                    return (function(**inputs),)
-            y = function(**inputs)
-            return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy.to(y.dtype)))
+            with fastmux.backend(who) if forced else nullcontext():
+                if dy is None:
+                    with torch.no_grad():
+                        return (function(**inputs),)
+                y = function(**inputs)
+                return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy.to(y.dtype)))
 
-        if forced is None:
-            return call
-
-        def call_on_backend(inputs: Inputs, dy: Tensor | None) -> tuple[Tensor, ...]:
-            with fastmux.backend(self.implementation):
-                return call(inputs, dy)
-
-        return call_on_backend
+        return call
 
 
-def check(case: Case, call: Callable, drawn: tuple[Inputs, Tensor | None]) -> None:
-    """Refuses to time a wrong result.
+@dataclass
+class Report:
+    """What came of a case: a row for each implementation, and why the others have none."""
 
-    Raises:
-        AssertionError: if output or a gradient is not the reference's; names it, its error and the one allowed.
-    """
-    inputs, dy = drawn
-    ours = call(inputs, dy)
-    gold = _evaluate(case.op.reference, inputs, dy, torch.float64)
-    plain = _evaluate(case.op.reference, inputs, dy, case.dtype)
-    names = ["output", *(f"gradient of {name}" for name, t in inputs.items() if t.requires_grad)]
-    for name, a, b, c in zip(names, ours, gold, plain, strict=True):
-        allowed = max(TOLERANCE[case.dtype], 2 * relative_error(c, b))
-        error = relative_error(a, b)
-        if not error <= allowed:  # NaN is refused
-            raise AssertionError(
-                f"{case.op.name} by {case.implementation}, {name}: relative error {error:.2e}, allowed "
-                f"{allowed:.2e} in {case.dtype}; a wrong result is not timed"
+    case: Case
+    rows: list[dict] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """A table: time on the device, by the clock on the wall, predicted, of the copy's rate, to the compiled."""
+        sizes = " ".join(f"{letter}={size}" for letter, size in self.case.shape)
+        head = f"{'device us':>11}{'wall us':>11}{'quartiles':>19}{'predicted':>11}"
+        head += f"{'of copy':>9}{'to compiled':>13}{'MiB':>8}"
+        lines = [f"{self.case.op.name}, {self.case.direction}, {sizes}, {self.case.dtype_name}", f"{'':22}{head}"]
+        for row in self.rows:
+            device = f"{row['device_us'][1]:11.1f}" if row["device_us"] else f"{'-':>11}"
+            low, wall, high = row["wall_us"]
+            predicted = f"{row['predicted_us']:11.1f}" if row.get("predicted_us") else f"{'':11}"
+            ratio = f"{row['speed_to_compiled'][1]:13.2f}" if "speed_to_compiled" in row else f"{'':13}"
+            lines.append(
+                f"  {row['implementation']:20}{device}{wall:11.1f}{f'{low:.1f}-{high:.1f}':>19}{predicted}"
+                f"{row['fraction_of_copy']:9.2f}{ratio}{row['peak_bytes'] / 2**20:8.1f}"
             )
+        lines += [f"  {who:20} {reason}" for who, reason in (self.refused | self.left_out).items()]
+        return "\n".join(lines)
 
 
-def _evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def wrong(case: Case, ours: tuple[Tensor, ...], gold: tuple[Tensor, ...], plain: tuple[Tensor, ...]) -> str | None:
+    """Why a result is not to be timed: output or a gradient is not the reference's."""
+    with torch.device("meta"):
+        inputs = case.op.inputs(**case.sizes)
+    names = ["output", *(f"gradient of {name}" for name, t in inputs.items() if t.is_floating_point())]
+    for name, a, b, c in zip(names, ours, gold, plain, strict=len(gold) > 1):
+        error, allowed = testing.relative_error(a, b), testing.allowed_error(c, b, case.dtype)
+        if not error <= allowed:  # NaN is refused
+            return (
+                f"{name}: relative error {error:.2e}, allowed {allowed:.2e} in {case.dtype_name}; a wrong result is "
+                f"not timed"
+            )
+    return None
+
+
+def evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """(output, gradient of each floating input) in a dtype."""
     leaves = {
         name: t.detach().to(dtype).requires_grad_(dy is not None) if t.is_floating_point() else t
         for name, t in inputs.items()
@@ -274,42 +329,3 @@ def _evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torc
     if dy is None:
         return (y,)
     return (y, *torch.autograd.grad(y, [t for t in leaves.values() if t.requires_grad], dy.to(dtype)))
-
-
-def rotated(size: int, device: torch.device) -> int:
-    """Sets of inputs of ``size`` bytes to rotate on a GPU so that its L2 cannot hold what the next call reads."""
-    if device.type != "cuda":
-        return 1
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return min(64, max(2, -(-4 * cache // max(1, size))))
-
-
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Most bytes that a call holds at a time beyond those allocated before it, by the device's allocator."""
-    if DEVICE.type == "cuda":
-        synchronize(DEVICE)
-        torch.cuda.reset_peak_memory_stats(DEVICE)
-        before = torch.cuda.memory_allocated(DEVICE)
-        call()
-        synchronize(DEVICE)
-        return torch.cuda.max_memory_allocated(DEVICE) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        call()
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return max(itertools.accumulate(sizes), default=0)
-
-
-@functools.cache
-def copy_bandwidth() -> float:
-    """Bytes per second of a large copy on the device, read and written; the floor that traffic is compared with."""
-    source = torch.randn(2**28 if DEVICE.type == "cuda" else 2**25, device=DEVICE)
-    target = torch.empty_like(source)
-
-    def copy() -> None:
-        target.copy_(source)
-        synchronize(DEVICE)
-
-    from timeit import repeat
-
-    return 2 * source.nbytes / min(repeat(copy, number=1, repeat=10))

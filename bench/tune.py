@@ -34,8 +34,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.harness import Sizes, rotated
+from bench.harness import Sizes
 from bench.machine import default_device, machine_info
+from bench.timing import rotated
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 
@@ -77,7 +78,7 @@ def launchers() -> dict[str, str]:
 
 def shapes(op: str) -> list[Sizes]:
     """The benchmark's shapes, without those that only show what a launch costs."""
-    listed = importlib.import_module(f"bench.ops.test_{op}").OP.shapes
+    listed = importlib.import_module(f"bench.ops.test_{op}").OP.gpu
     return [sizes for sizes in listed if sizes["G"] > 1]
 
 

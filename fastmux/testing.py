@@ -30,6 +30,12 @@ def relative_error(ours: Tensor, gold: Tensor) -> float:
     return float((ours.detach().double().to(gold.device) - gold).norm()) / (scale or 1.0)
 
 
+def allowed_error(plain: Tensor, gold: Tensor, dtype: torch.dtype) -> float:
+    """How far an op in ``dtype`` may be from ``gold``, where the plain formula in it gives ``plain``."""
+    own = relative_error(plain, gold)
+    return max(TOLERANCE[dtype] + own, 2 * own)
+
+
 def run(op: Callable, inputs: dict[str, Tensor], dy: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """(output, gradient of each floating input, upstream gradient) of ``op(**inputs)``."""
     leaves = {k: t.detach().requires_grad_(t.is_floating_point()) for k, t in inputs.items()}
@@ -71,9 +77,7 @@ def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _check(what: str, ours: Tensor, gold: Tensor, plain: Tensor, dtype: torch.dtype) -> None:
-    own = relative_error(plain, gold)
-    allowed = max(TOLERANCE[dtype] + own, 2 * own)
-    error = relative_error(ours, gold)
+    error, allowed = relative_error(ours, gold), allowed_error(plain, gold, dtype)
     if not error <= allowed:
         difference = (ours.double().cpu() - gold).abs().nan_to_num(nan=float("inf"))
         at = torch.unravel_index(difference.argmax(), difference.shape) if difference.dim() else ()
@@ -112,7 +116,7 @@ def orthogonal(num: int, width: int) -> Tensor:
     return torch.linalg.qr(torch.randn(num, width, width, dtype=torch.float64))[0]
 
 
-def _layer_norm(width: int) -> dict[str, Tensor]:
+def layer_norm(width: int) -> dict[str, Tensor]:
     return {"ln_weight": normal(width) + 1.7, "ln_bias": normal(width)}
 
 
@@ -126,7 +130,7 @@ def orthogonal_mux(g, n, l, d):
 
 def walsh_hadamard_mux(g, n, l, d):
     """At the largest size up to d that there is a matrix for."""
-    width = max(m << k for m in (1, 12, 20, 28) for k in range(10) if m << k <= d)
+    width = max(m << k for m in (1, 12, 20, 28) for k in range(13) if m << k <= d)
     signs = {name: torch.randint(0, 2, (n, width), dtype=torch.int8) * 2 - 1 for name in ("inner_signs", "outer_signs")}
     return {"x": normal(g, n, l, width)} | signs
 
@@ -140,7 +144,7 @@ def embedding_mux(g, n, l, d):
         "position_ids": torch.randint(0, l + 3, (g, n, l)),
         "token_type_embeddings": normal(2, d),
         "token_type_ids": torch.randint(0, 2, (g, n, l)),
-        **_layer_norm(d),
+        **layer_norm(d),
     }
 
 
@@ -158,7 +162,7 @@ def index_demux(g, n, l, d):
         "weight": normal(d, 2 * d) * width,
         # Centred: where GELU flattens every feature of a row, LayerNorm magnifies rounding, in any implementation.
         "bias": normal(d) + 0.7,
-        **_layer_norm(d),
+        **layer_norm(d),
     }
 
 

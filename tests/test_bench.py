@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -16,12 +17,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig
 
-pytest.importorskip("pytest_benchmark", reason="benchmarks need the package pytest-benchmark")
-
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import everything, harness, loading, memory, peers, throughput, tune
+from bench import everything, harness, loading, memory, peers, throughput, timing, tune
+from bench.audit import predict
 from bench.audit.storage import Scopes, StorageTracker
 from bench.ops import (
     test_embedding_mux,
@@ -70,61 +70,65 @@ class TestLimits:
 class TestTraffic:
     """Minimal traffic, beside the design's table written out."""
 
+    SIZES = {"G": 2, "N": 3, "L": 5, "d": 7}  # 210 elements of x, 70 of y
+
     def test_hadamard_mux(self):
-        sizes = {"G": 2, "N": 3, "L": 5, "d": 7}
-        assert test_hadamard_mux.OP.traffic(sizes, torch.float32, "forward") == 4 * (210 + 70)
-        assert test_hadamard_mux.OP.traffic(sizes, torch.bfloat16, "forward+backward") == 2 * (
-            210 + 70 + 70 + 210 + 210
-        )
+        op, vectors = test_hadamard_mux.OP, 21
+        assert op.traffic(self.SIZES, torch.float32, "forward") == 4 * (210 + vectors + 70)
+        forward_and_backward = 210 + vectors + 70 + 70 + 2 * (210 + vectors)
+        assert op.traffic(self.SIZES, torch.bfloat16, "forward+backward") == 2 * forward_and_backward
 
     def test_embedding_mux_reads_ids_of_eight_bytes_in_each_direction(self):
-        sizes = {"G": 2, "N": 3, "L": 5, "d": 7, "V": 11}
-        op = test_embedding_mux.OP
+        op, sizes = test_embedding_mux.OP, self.SIZES | {"V": 11}
         assert op.traffic(sizes, torch.float32, "forward") == 8 * 30 + 4 * (210 + 70)
-        tables = 4 * 7 * (11 + test_embedding_mux.POSITIONS)
-        assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (8 * 30 + 4 * (210 + 70)) + tables
+        parameters = 4 * 7 * (11 + test_embedding_mux.POSITIONS + 3 + 2)
+        assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (8 * 30 + 4 * (210 + 70)) + parameters
 
     def test_index_demux(self):
-        sizes = {"G": 2, "N": 3, "L": 5, "d": 7}
-        assert test_index_demux.OP.traffic(sizes, torch.float32, "forward") == 4 * (70 + 42 + 210)
-        assert (
-            test_index_demux.OP.traffic(sizes, torch.float32, "forward+backward") == 4 * (70 + 42 + 210) * 2 + 4 * 112
-        )
+        op, parameters = test_index_demux.OP, 7 * 14 + 3 * 7
+        read = 70 + 42 + parameters
+        assert op.traffic(self.SIZES, torch.float32, "forward") == 4 * (read + 210)
+        assert op.traffic(self.SIZES, torch.float32, "forward+backward") == 4 * (read + 210 + 210 + 2 * read)
+        assert op.flops(self.SIZES, "forward") == 2 * (2 * 5 + 2 * 3) * 7 * 7
+
+    def test_walsh_hadamard_reads_signs_of_one_byte_and_needs_no_input_again(self):
+        op, sizes = test_walsh_hadamard_mux.OP, {"G": 2, "N": 3, "L": 5, "d": 8}
+        assert op.traffic(sizes, torch.float32, "forward") == 4 * (240 + 80) + 48
+        assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (4 * (240 + 80) + 48)
 
     def test_linear_cross_entropy(self):
         sizes = {"R": 4, "V": 6, "d": 5}
-        assert test_linear_cross_entropy.OP.traffic(sizes, torch.float32, "forward") == 4 * (20 + 30 + 6) + 8 * 4
+        assert test_linear_cross_entropy.OP.traffic(sizes, torch.float32, "forward") == 4 * (20 + 30 + 6 + 1) + 8 * 4
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Without the compiled reference: compiling takes seconds."""
+    monkeypatch.setattr(harness, "REFERENCES", ("reference",))
+    monkeypatch.setattr(harness, "copy_bandwidth", lambda clock: 1e9)
 
 
 class TestCorrectnessGate:
-    """A case is timed only if output and gradients are the reference's."""
+    """An implementation is timed only if output and gradients are the reference's."""
 
-    class Timer:
-        """Takes the place of pytest-benchmark's fixture."""
+    SIZES = {"G": 2, "N": 3, "L": 4, "d": 8}
 
-        stats = None
-
-        def __init__(self):
-            self.extra_info, self.calls = {}, 0
-
-        def __call__(self, function):
-            self.calls += 1
-            function()
-
-    def case(self, function, direction):
-        sizes = {"G": 2, "N": 3, "L": 4, "d": 8}
-        own = test_hadamard_mux.OP
-        op = harness.Op(own.name, function, own.reference, [sizes], own.inputs, own.elements)
-        return harness.Case(op, tuple(sizes.items()), torch.float32, direction, "torch")
+    def report(self, direction, function=test_hadamard_mux.OP.function, **peers):
+        op = harness.Op("hadamard_mux", [self.SIZES], [], function=function, peers=peers)
+        return harness.Case(op, tuple(self.SIZES.items()), torch.float32, direction).run(seconds=0)
 
     @pytest.mark.parametrize("direction", harness.DIRECTIONS)
-    def test_a_right_op_is_timed(self, direction):
-        timer = self.Timer()
-        self.case(test_hadamard_mux.OP.function, direction).run(timer)
-        assert timer.calls == 1
-        assert timer.extra_info["minimal_bytes"] > 0 and timer.extra_info["copy_gb_per_s"] > 0
-        # at least the output: 2 * 4 * 8 floats
-        assert timer.extra_info["peak_bytes"] >= 256
+    def test_a_right_op_is_timed_beside_its_reference(self, eager, direction):
+        report = self.report(direction)
+        assert [row["implementation"] for row in report.rows] == ["torch", "reference"] and not report.refused
+        for row in report.rows:
+            low, median, high = row["wall_us"]
+            assert 0 < low <= median <= high and row["device_us"] is None
+            assert row["gb_per_s"] == pytest.approx(row["minimal_bytes"] / median / 1e3)
+            assert row["fraction_of_copy"] == pytest.approx(row["gb_per_s"])
+            # at least the output: 2 * 4 * 8 floats
+            assert row["peak_bytes"] >= 256
+        assert "wall us" in str(report) and "torch" in str(report)
 
     @pytest.mark.parametrize(
         "wrong",
@@ -135,59 +139,90 @@ class TestCorrectnessGate:
         ],
         ids=["slightly off", "nan", "shape"],
     )
-    def test_a_wrong_output_is_not(self, wrong):
-        timer = self.Timer()
-        with pytest.raises(AssertionError, match=r"hadamard_mux by torch, output: .* a wrong result is not timed"):
-            self.case(wrong, "forward").run(timer)
-        assert timer.calls == 0
+    def test_a_wrong_output_is_not(self, eager, wrong):
+        report = self.report("forward", wrong)
+        assert report.refused["torch"].startswith("output: relative error")
+        assert [row["implementation"] for row in report.rows] == ["reference"]
+        assert "a wrong result is not timed" in str(report)
 
-    def test_a_peer_is_held_to_the_same(self):
-        own, sizes = test_hadamard_mux.OP, {"G": 2, "N": 3, "L": 4, "d": 8}
-        calls = {
-            "right": lambda x, instance_vectors: torch.einsum("nd,gnld->gld", instance_vectors, x) / 3,
-            "wrong": lambda x, instance_vectors: x.mean(1),
-        }
-        op = harness.Op(own.name, own.function, own.reference, [sizes], own.inputs, own.elements, peers=calls)
-        (cases,) = (mark.args[1] for mark in [op.cases.mark])
-        names = [case.implementation for case in cases if case.direction == "forward"]
-        assert names == [*harness.backends(), "right", "wrong", *harness.REFERENCES]
-        timer = self.Timer()
-        for case in cases:
-            if case.implementation == "right":
-                case.run(timer)
-        assert timer.calls == 2 and timer.extra_info["implementation"] == "right"
-        with pytest.raises(AssertionError, match="hadamard_mux by wrong, output"):
-            next(case for case in cases if case.implementation == "wrong").run(timer)
-        assert timer.calls == 2
-
-    def test_a_peer_may_decline_sizes_and_an_op_may_not(self):
-        def declines(x, instance_vectors):
-            raise NotImplementedError("d = 8 is no power of three")
-
-        case = self.case(declines, "forward")
-        with pytest.raises(NotImplementedError):
-            case.run(self.Timer())
-        case.op.peers["other"] = declines
-        other = harness.Case(case.op, case.shape, case.dtype, "forward", "other")
-        with pytest.raises(pytest.skip.Exception, match="other: d = 8 is no power of three"):
-            other.run(self.Timer())
-
-    @pytest.mark.parametrize("direction", harness.DIRECTIONS)
-    def test_a_bare_product_is_orthogonal_mux(self, direction):
-        sizes = (("G", 2), ("N", 3), ("L", 4), ("d", 8))
-        timer = self.Timer()
-        harness.Case(test_orthogonal_mux.OP, sizes, torch.float32, direction, "gemm").run(timer)
-        assert timer.calls == 1
-
-    def test_a_wrong_gradient_is_not(self):
+    def test_a_wrong_gradient_is_not(self, eager):
         def wrong(x, instance_vectors):
             v = instance_vectors
             return reference.hadamard_mux(x, v.detach() + (v - v.detach()) * 2)
 
-        timer = self.Timer()
-        with pytest.raises(AssertionError, match="gradient of instance_vectors"):
-            self.case(wrong, "forward+backward").run(timer)
-        assert timer.calls == 0
+        report = self.report("forward+backward", wrong)
+        assert report.refused["torch"].startswith("gradient of instance_vectors") and len(report.rows) == 1
+
+    def test_a_peer_is_held_to_the_same_and_may_decline_sizes(self, eager):
+        def declines(x, instance_vectors):
+            raise NotImplementedError("d = 8 is no power of three")
+
+        report = self.report(
+            "forward",
+            right=lambda x, instance_vectors: torch.einsum("nd,gnld->gld", instance_vectors, x) / 3,
+            wrong=lambda x, instance_vectors: x.mean(1),
+            other=declines,
+        )
+        assert [row["implementation"] for row in report.rows] == ["torch", "right", "reference"]
+        assert report.refused["wrong"].startswith("output") and report.left_out == {
+            "other": "d = 8 is no power of three"
+        }
+        with pytest.raises(NotImplementedError):
+            self.report("forward", declines)
+
+    def test_a_slower_turn_slows_all(self):
+        """The ratio to the compiled reference is taken turn by turn."""
+        ours, compiled = timing.Times(wall=[1.0, 10.0, 2.0]), timing.Times(wall=[3.0, 30.0, 6.0])
+        case = harness.Case(test_hadamard_mux.OP, tuple(self.SIZES.items()), torch.float32, "forward")
+        row = case._row("torch", {"torch": ours, "reference-compiled": compiled}, 0, "cpu")
+        assert row["speed_to_compiled"] == [3.0, 3.0, 3.0] and row["wall_us"] == pytest.approx([1.5e6, 2e6, 6e6])
+
+    def test_the_first_pass_comes_first(self):
+        (cases,) = (mark.args[1] for mark in [test_hadamard_mux.OP.cases.mark])
+        firsts = [case.first for case in cases]
+        assert firsts == sorted(firsts, reverse=True) and any(firsts)
+
+    @pytest.mark.parametrize("direction", harness.DIRECTIONS)
+    def test_a_bare_product_is_orthogonal_mux(self, eager, direction):
+        sizes = {"G": 2, "N": 3, "L": 4, "d": 8}
+        report = harness.Case(test_orthogonal_mux.OP, tuple(sizes.items()), torch.float32, direction).run(seconds=0)
+        assert not report.refused and "gemm" in [row["implementation"] for row in report.rows]
+
+
+def test_predictions_stand_on_launchers_that_there_are():
+    from bench.audit.launches import calls
+
+    counts = Counter(call.launcher for call in calls(torch.float32, 64, 1, 1, 1))
+    for op, directions in predict.LAUNCHERS.items():
+        assert all(i < counts[launcher] for launchers in directions for launcher, i in launchers), op
+
+
+def test_prediction_is_the_slower_of_bytes_and_operations(monkeypatch):
+    counted = {"hadamard_mux_forward": [{"elements": 100, "bytes": 300, "flops": 200}]}
+    monkeypatch.setattr(predict, "_counted", lambda: counted)
+    sizes = {"G": 1, "N": 10, "L": 10, "d": 10}  # ten times what was counted
+
+    def of(name, **more):
+        return predict.predicted_seconds("hadamard_mux", "forward", sizes, torch.bfloat16, name, **more)
+
+    assert of("NVIDIA H100 80GB HBM3") == pytest.approx(3000 / 3.35e12)
+    assert of("NVIDIA H100 80GB HBM3", matrix_flops=989e3) == pytest.approx(3000 / 3.35e12 + 1e-9)
+    counted["hadamard_mux_forward"][0]["flops"] = 6700
+    assert of("NVIDIA H100 80GB HBM3") == pytest.approx(1e-9)
+    assert of("Voodoo2") is None
+
+
+def test_a_benchmark_writes_a_small_file_for_its_op(tmp_path):
+    """One case, compiled reference and all, as from the command line."""
+    command = [sys.executable, "-m", "pytest", "-q", "bench/ops/test_orthogonal_mux.py", "--output", str(tmp_path)]
+    options = ["--case_seconds", "0.1", "--clock", "cpu", "-k", "forward-G2", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    result = json.loads((tmp_path / "orthogonal_mux.json").read_text())
+    assert [row["implementation"] for row in result["rows"]] == ["torch", "gemm", "reference", "reference-compiled"]
+    assert all(len(row["speed_to_compiled"]) == 3 for row in result["rows"])
+    assert result["machine"]["torch"] == torch.__version__ and result["clock"] == "cpu" and not result["refused"]
+    assert "to compiled" in done.stdout and "reference-compiled" in done.stdout
 
 
 class TestPeers:
@@ -211,7 +246,7 @@ class TestPeers:
         ],
         ids=["cross entropy", "index_demux", "embedding_mux", "walsh_hadamard"],
     )
-    def test_what_is_built_around_a_package_is_the_op(self, monkeypatch, op, load, sizes):
+    def test_what_is_built_around_a_package_is_the_op(self, eager, monkeypatch, op, load, sizes):
         """Plain PyTorch stands for the packages, which need a GPU."""
         liger, hadamard = ModuleType("liger_kernel.transformers.functional"), ModuleType("fast_hadamard_transform")
         liger.liger_layer_norm = lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps)
@@ -224,9 +259,8 @@ class TestPeers:
         for module in (liger, hadamard):
             monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(op.peers, "peer", load())
-        timer = TestCorrectnessGate.Timer()
-        harness.Case(op, tuple(sizes.items()), torch.float32, "forward+backward", "peer").run(timer)
-        assert timer.calls == 1
+        report = harness.Case(op, tuple(sizes.items()), torch.float32, "forward+backward").run(seconds=0)
+        assert not report.refused and "peer" in [row["implementation"] for row in report.rows]
 
     def test_a_transform_of_another_order_is_declined(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "fast_hadamard_transform", ModuleType("fast_hadamard_transform"))
@@ -380,7 +414,7 @@ class TestStorageTracker:
             out = work()
         tracker.stop()
         del out
-        assert harness.peak_bytes(work) == tracker.peak
+        assert timing.peak_bytes(work) == tracker.peak
 
 
 def test_throughput_runs(tmp_path):

@@ -41,6 +41,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from bench.audit.launches import calls
+from bench.audit.predict import DEVICES, seconds
 from fastmux.files import write_json
 
 TARGETS = {
@@ -57,27 +58,6 @@ MATRIX_KERNELS = ("walsh_hadamard", "pair_norm_head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-@dataclass(frozen=True)
-class Device:
-    """A GPU by its datasheet: bytes and float32 operations (without tensor cores) a second, and what a multiprocessor
-    holds."""
-
-    target: str
-    bandwidth: float
-    flops: float
-    registers: int  # of 32 bits, in one register file; AMD has one for each of 4 SIMDs
-    shared: int
-    warps: int
-
-
-# A100 80GB SXM, H100 SXM, H200 SXM, HGX B200 (a GPU of eight) and Instinct MI300X.
-DEVICES = {
-    "A100": Device("sm_80", 2.039e12, 19.5e12, 65536, 164 << 10, 64),
-    "H100": Device("sm_90", 3.35e12, 67e12, 65536, 228 << 10, 64),
-    "H200": Device("sm_90", 4.8e12, 67e12, 65536, 228 << 10, 64),
-    "B200": Device("sm_100", 8.0e12, 75e12, 65536, 228 << 10, 64),
-    "MI300X": Device("gfx942", 5.3e12, 163.4e12, 4 * 64 * 512, 64 << 10, 32),
-}
 #: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one. The first
 #: target, dtype and width stand for all.
 ONES = (1, 1, 1)
@@ -227,11 +207,8 @@ def traffic() -> list[dict]:
 
 
 def predicted(entry: dict) -> dict[str, float]:
-    """Microseconds for `REPORTED` elements on each device: the slower of the bytes moved and the operations done."""
-    scale = REPORTED / entry["elements"]
-    return {
-        name: 1e6 * scale * max(entry["bytes"] / d.bandwidth, entry["flops"] / d.flops) for name, d in DEVICES.items()
-    }
+    """Microseconds for `REPORTED` elements on each device."""
+    return {name: 1e6 * seconds(entry, device, REPORTED) for name, device in DEVICES.items()}
 
 
 def _cuobjdump(cubin: bytes) -> tuple[str, str]:

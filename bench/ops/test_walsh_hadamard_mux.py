@@ -5,16 +5,9 @@ import functools
 import torch
 
 from bench import peers
-from bench.harness import GROUPED, Op, on_this_machine
+from bench.harness import GROUPED, Op
 from bench.ops.test_orthogonal_mux import product
-from fastmux import functional, reference
-
-
-def inputs(G, N, L, d):
-    def signs():
-        return torch.randint(0, 2, (N, d), dtype=torch.int8) * 2 - 1
-
-    return {"x": torch.randn(G, N, L, d), "inner_signs": signs(), "outer_signs": signs()}
+from fastmux import reference
 
 
 def written_out(x, inner_signs, outer_signs):
@@ -32,29 +25,20 @@ def _matrix(order, dtype, device):
 
 @functools.cache
 def _built(order, dtype, device):
-    return (reference.hadamard_matrix(order) * order**-0.5).to(device, dtype)
-
-
-def elements(direction, G, N, L, d):
-    # forward reads x, writes y; backward reads dy, writes dx; signs are small beside them
-    return G * N * L * d + G * L * d
+    with torch.device("cpu"):
+        return (reference.hadamard_matrix(order) * order**-0.5).to(device, dtype)
 
 
 OP = Op(
     "walsh_hadamard_mux",
-    functional.walsh_hadamard_mux,
-    written_out,
-    shapes=on_this_machine(
-        cpu=[{"G": 2, "N": 4, "L": 24, "d": 192}],
-        gpu=GROUPED,
-    ),
-    inputs=inputs,
-    elements=elements,
-    index_bytes=lambda N, d, **_: 2 * N * d,
+    cpu=[{"G": 2, "N": 4, "L": 24, "d": 192}, {"G": 4, "N": 10, "L": 128, "d": 768}],
+    gpu=GROUPED,
+    reference=written_out,
+    rereads=False,
     peers=peers.installed(fast_hadamard_transform=peers.fast_hadamard_transform),
 )
 
 
 @OP.cases
-def test_walsh_hadamard_mux(benchmark, case):
-    case.run(benchmark)
+def test_walsh_hadamard_mux(measure, case):
+    measure(case)

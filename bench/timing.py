@@ -1,0 +1,164 @@
+"""How long a call takes: on the device itself, and by the clock on the wall; and how much memory it holds."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.machine import default_device, synchronize
+
+DEVICE = default_device()
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+#: A turn measures so many seconds of calls at least, or one call.
+TURN_SECONDS = 0.01
+#: Of a captured graph: so many seconds of work on the device, and so many calls at most.
+GRAPH_SECONDS, GRAPH_CALLS = 0.002, 64
+
+#: A call of one implementation on one set of its inputs.
+Call = Callable[[], object]
+
+
+@dataclass
+class Times:
+    """Seconds of one call, a value a turn."""
+
+    wall: list[float] = field(default_factory=list)
+    device: list[float] = field(default_factory=list)
+
+    @property
+    def best_known(self) -> list[float]:
+        """The device's own where they are known: what the host adds is not the implementation's."""
+        return self.device or self.wall
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(first quartile, median, third quartile)."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, clock: str = "wall") -> dict[str, Times]:
+    """Times implementations in turns, in an order that rotates, so that a machine that slows down slows all.
+
+    Args:
+        calls: implementation -> the same call on sets of inputs that it rotates through; each has run before.
+        seconds: how long to go on.
+        least: turns, however long they take.
+        clock: "wall", or "cpu" for the time this process had a CPU: on one that others use as well, with one thread.
+
+    Returns:
+        Implementation -> its times; turn i of one and turn i of another lie side by side. ``device`` is empty on a CPU.
+    """
+    clocks = {name: _wall(sets, CLOCKS[clock]) for name, sets in calls.items()}
+    graphs = {name: _device(sets) for name, sets in calls.items()} if DEVICE.type == "cuda" else {}
+    times = {name: Times() for name in calls}
+    names, end = list(calls), time.perf_counter() + seconds
+    for turn in itertools.count():
+        if turn >= least and time.perf_counter() > end:
+            return times
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            times[name].wall.append(clocks[name]())
+            if graphs:
+                times[name].device.append(graphs[name]())
+
+
+def _wall(sets: Sequence[Call], clock: Callable[[], float]) -> Callable[[], float]:
+    """Seconds of a call with its way through Python and to the device and back, measured when called."""
+    turns = itertools.cycle(sets)
+
+    def measure(number: int) -> float:
+        synchronize(DEVICE)
+        start = clock()
+        for _ in range(number):
+            next(turns)()
+            synchronize(DEVICE)
+        return (clock() - start) / number
+
+    number = max(1, round(TURN_SECONDS / max(measure(1), 1e-6)))
+    return lambda: measure(number)
+
+
+def _device(sets: Sequence[Call]) -> Callable[[], float]:
+    """Seconds of a call on the GPU alone, by events around a captured graph of many calls.
+
+    What cannot be captured (it synchronizes, say) is timed by events around single calls behind a kernel that keeps the
+    device busy while they are launched, as `triton.testing.do_bench` does it.
+    """
+    number = min(GRAPH_CALLS, max(len(sets), round(GRAPH_SECONDS / max(_eager(sets), 1e-6))))
+    graph, turns = torch.cuda.CUDAGraph(), itertools.cycle(sets)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    with suppress(RuntimeError):
+        with torch.cuda.graph(graph):
+            for _ in range(number):
+                next(turns)()
+        graph.replay()
+
+        def replayed() -> float:
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            return 1e-3 * start.elapsed_time(end) / number
+
+        replayed()
+        return replayed
+    torch.cuda.synchronize()
+    return lambda: _eager(sets)
+
+
+def _eager(sets: Sequence[Call]) -> float:
+    from triton.testing import do_bench
+
+    turns = itertools.cycle(sets)
+    return 1e-3 * do_bench(lambda: next(turns)(), warmup=2, rep=5, return_mode="median")
+
+
+def rotated(size: int, device: torch.device) -> int:
+    """Sets of inputs of ``size`` bytes to rotate on a GPU so that its L2 cannot hold what the next call reads."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(64, max(2, -(-4 * cache // max(1, size))))
+
+
+def peak_bytes(call: Call) -> int:
+    """Most bytes that a call holds at a time beyond those allocated before it, by the device's allocator."""
+    if DEVICE.type == "cuda":
+        synchronize(DEVICE)
+        torch.cuda.reset_peak_memory_stats(DEVICE)
+        before = torch.cuda.memory_allocated(DEVICE)
+        call()
+        synchronize(DEVICE)
+        return torch.cuda.max_memory_allocated(DEVICE) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(sizes), default=0)
+
+
+@functools.cache
+def copy_bandwidth(clock: str = "wall") -> float:
+    """Bytes per second of a large copy on the device, read and written; the floor that traffic is compared with."""
+    source = torch.randn(2**28 if DEVICE.type == "cuda" else 2**25, device=DEVICE)
+    target = torch.empty_like(source)
+
+    def seconds() -> float:
+        synchronize(DEVICE)
+        start = CLOCKS[clock]()
+        target.copy_(source)
+        synchronize(DEVICE)
+        return CLOCKS[clock]() - start
+
+    return 2 * source.nbytes / min(seconds() for _ in range(10))
