@@ -40,6 +40,7 @@ TRAIN = [
     "accelerate>=1.1",  # transformers.Trainer does not start without it
     "datasets",
     "matplotlib",
+    "pyarrow",
     "seqeval",
     "tensorboard",
     "tokenizers",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import chain
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-IGNORE_INDEX = -100
+from fastmux.retrieval import IGNORE_INDEX
+
 _BATCH = 4096
 
 
@@ -38,19 +39,23 @@ def pack_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int)
 
 
 def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
-    """Columns ``text`` and ``label`` -> input_ids, attention_mask, labels."""
+    """Columns ``text`` and ``label`` -> input_ids, attention_mask, labels, cut.
+
+    ``cut`` says whether a row lost tokens because it is longer than ``length``.
+    """
 
     def encode(batch: dict) -> dict:
         coded = tokenizer(batch["text"], truncation=True, max_length=length, return_token_type_ids=False)
-        return {**coded, "labels": batch["label"]}
+        return {**coded, "labels": batch["label"], "cut": _cut(coded)}
 
     return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)
 
 
 def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
-    """Columns ``tokens`` and ``tags`` -> input_ids, attention_mask, labels.
+    """Columns ``tokens`` and ``tags`` -> input_ids, attention_mask, labels, cut, missed.
 
-    A word's label is at its first subword; its other subwords and the special tokens have -100.
+    A word's label is at its first subword; its other subwords and the special tokens have -100. ``cut`` is as in
+    `encode_sequences`; ``missed`` are the labels of the words that were cut, which are scored all the same.
     """
 
     def encode(batch: dict) -> dict:
@@ -61,11 +66,17 @@ def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: in
             max_length=length,
             return_token_type_ids=False,
         )
-        labels = []
+        labels, missed = [], []
         for row, tags in enumerate(batch["tags"]):
             words = coded.word_ids(row)
-            starts = (word is not None and word != before for word, before in zip(words, [None, *words], strict=False))
-            labels.append([tags[word] if start else IGNORE_INDEX for word, start in zip(words, starts, strict=False)])
-        return {**coded, "labels": labels}
+            starts = [word is not None and word != before for word, before in zip(words, [None, *words], strict=False)]
+            labels.append([tags[word] if start else IGNORE_INDEX for word, start in zip(words, starts, strict=True)])
+            seen = set(words)
+            missed.append([tag for word, tag in enumerate(tags) if word not in seen])
+        return {**coded, "labels": labels, "cut": _cut(coded), "missed": missed}
 
     return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)
+
+
+def _cut(coded: BatchEncoding) -> list[bool]:
+    return [bool(encoding.overflowing) for encoding in coded.encodings]

@@ -1,4 +1,4 @@
-"""Scores, as the Hugging Face Trainer wants them: functions of predictions and labels that give a dict."""
+"""Scores: functions of what the Hugging Face Trainer collected and of the rows it ran on, that give a dict."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from datasets import Dataset
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import EvalPrediction
 
-from training.features import IGNORE_INDEX
+from fastmux.retrieval import IGNORE_INDEX
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -17,26 +18,33 @@ def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return outputs.argmax(-1) if outputs.is_floating_point() else outputs
 
 
-def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+def accuracy(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
     """Share of labelled rows (or of labelled positions: retrieval) that are right."""
     predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     labelled = labels != IGNORE_INDEX
     return {"accuracy": float((predictions == labels)[labelled].mean())}
 
 
-def entity_f1(names: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy."""
+def entity_f1(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
+    """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy.
 
-    def score(prediction: EvalPrediction) -> dict[str, float]:
+    Every word of the data counts. Where a row was cut, nothing was predicted for what was cut off: its entities, and
+    the one that the cut goes through, are missed, and its words are wrong.
+    """
+
+    def score(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
         predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        labelled = labels != IGNORE_INDEX
-        said = [[names[p] for p in row[keep]] for row, keep in zip(predictions, labelled, strict=True)]
-        true = [[names[t] for t in row[keep]] for row, keep in zip(labels, labelled, strict=True)]
+        true, said, right = [], [], 0
+        for own, gold, missed in zip(predictions, labels, rows["missed"], strict=True):
+            own, gold = own[gold != IGNORE_INDEX], gold[gold != IGNORE_INDEX]
+            right += int((own == gold).sum())
+            true.append([names[label] for label in (*gold, *missed)])
+            said.append([names[label] for label in own] + ["O"] * len(missed))
         return {
             "f1": float(f1_score(true, said)),
             "precision": float(precision_score(true, said)),
             "recall": float(recall_score(true, said)),
-            **accuracy(prediction),
+            "accuracy": right / max(1, sum(map(len, true))),
         }
 
     return score

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ class Stage:
         folder: of the stage: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
         arguments: of `TrainingArguments`, without the folder and the intervals.
         tokenizer: is saved with the model.
-        metrics: predictions and labels to scores.
+        metrics: predictions and labels, and the rows they belong to, in their order, to scores.
         per_position: whether labels are a sequence, to be padded along with the ids.
         train, evaluation: columns input_ids, labels and, where rows differ in length, attention_mask.
         distillation: how to learn from the logits of a teacher; training rows then have them in a column of their own.
@@ -142,10 +143,11 @@ class Stage:
             By name of the score: ``mean``, ``std`` over the groupings (0 for one) and ``values``.
         """
         trainer = self.trainer(model)
-        runs = [
-            trainer.predict(rows.shuffle(seed=1000 + grouping), metric_key_prefix="score").metrics
-            for grouping in range(groupings)
-        ]
+        runs = []
+        for grouping in range(groupings):
+            shuffled = rows.shuffle(seed=1000 + grouping)
+            trainer.compute_metrics = partial(self.metrics, rows=shuffled)
+            runs.append(trainer.predict(shuffled, metric_key_prefix="score").metrics)
         timings = ("runtime", "per_second", "preparation_time")
         names = [name for name in runs[0] if name.startswith("score_") and not name.endswith(timings)]
         scores = {}
@@ -173,15 +175,16 @@ class Stage:
         for name in ("eval_steps", "save_steps"):
             arguments.setdefault(name, interval)
         arguments.setdefault("logging_steps", max(1, steps // 50))
+        curve_rows = self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation))))
         return MuxTrainer(
             model=model,
             args=TrainingArguments(**arguments, output_dir=str(self.folder)),
             train_dataset=self.train,
-            eval_dataset=self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation)))),
+            eval_dataset=curve_rows,
             processing_class=self.tokenizer,
             data_collator=TeacherCollator(collator(self.tokenizer)),
             distillation=self.distillation,
-            compute_metrics=self.metrics,
+            compute_metrics=partial(self.metrics, rows=curve_rows),
             preprocess_logits_for_metrics=to_ids,
         )
 

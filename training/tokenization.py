@@ -9,6 +9,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
+from fastmux.lines import read_lines
+
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -58,15 +60,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 
 def load_vocabulary(path: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The lower-casing WordPiece tokenizer of a BERT vocabulary file: one entry a line, id = line number from
-    0.
+    """The lower-casing WordPiece tokenizer of a BERT vocabulary file: one entry a line, id = line number from 0.
 
     Raises:
-        ValueError: the file is missing or lacks a special token.
+        ValueError: the file is missing, is no text or lacks a special token.
     """
     if not path.is_file():
         raise ValueError(f"vocabulary {path} is no file; a BERT vocabulary has one entry a line")
-    entries = path.read_text(encoding="utf-8").splitlines()
+    entries = list(read_lines(path))
     missing = [token for token in SPECIAL_TOKENS if token not in entries]
     if missing:
         raise ValueError(f"vocabulary {path} has no entry {', '.join(missing)}; a BERT vocabulary has one a line")

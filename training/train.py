@@ -31,7 +31,8 @@ from training.models import PLAIN, ModelFactory
 from training.plots import plot_curves
 from training.report import environment, table
 from training.stages import Stage
-from training.tasks import TASKS, Task, TaskData
+from training.tasks import TASKS
+from training.tasks.base import Task, TaskData
 from training.throughput import arithmetic_limit, instances_per_second
 from training.tokenization import train_tokenizer
 
@@ -106,6 +107,10 @@ class Run:
     def _held_out(self) -> list[str]:
         split = self.data.evaluation[next(iter(self.data.evaluation))]
         return list(split["text"]) if "text" in split.column_names else [" ".join(row) for row in split["tokens"]]
+
+    def cut_rows(self) -> dict[str, int]:
+        """How many rows of each split were cut at ``max_length``."""
+        return {split: sum(rows["cut"]) for split, rows in {"train": self.train, **self.evaluation}.items()}
 
     def retrieval_stage(self, variant: str) -> Stage:
         """The warm-up of a multiplexed variant, on all the text."""
@@ -320,6 +325,9 @@ def main(argv: list[str] | None = None) -> dict[str, object]:
         f"{settings.options.task}: {len(run.train)} training rows, {len(run.data.labels)} labels, "
         f"{len(run.text)} packed rows of text, {len(run.tokenizer)} tokens; writing to {run.folder}"
     )
+    cut = ", ".join(f"{count} of {split}" for split, count in run.cut_rows().items() if count)
+    if cut:
+        run.say(f"rows longer than max_length = {run.settings.recipe.max_length} tokens, which were cut: {cut}")
     # The plain encoder first, whatever the order given: the others may start from it.
     results = {name: run.variant(name) for name in sorted(settings.options.variants, key=lambda name: name != PLAIN)}
     variants = {name: results[name] for name in settings.options.variants}
@@ -350,6 +358,7 @@ def write_report(run: Run, variants: dict[str, dict], seconds: float) -> dict[st
             "labels": run.data.labels,
             "train_rows": len(run.train),
             "evaluation_rows": {split: len(rows) for split, rows in run.evaluation.items()},
+            "cut_rows": run.cut_rows(),
             "packed_text_rows": len(run.text),
             "vocabulary": len(run.tokenizer),
         },

@@ -30,7 +30,7 @@ from training.throughput import arithmetic_limit, instances_per_second
 from training.tokenization import train_tokenizer
 from training.train import main
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "--hidden_size",
     "32",

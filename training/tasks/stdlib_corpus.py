@@ -86,7 +86,7 @@ def split_passages(text: str, words: int) -> list[str]:
     Blank lines go and so does indentation; a remainder shorter than half a passage is dropped.
     """
     passages, lines, count = [], [], 0
-    for line in text.splitlines():
+    for line in text.split("\n"):
         length = len(_WORD.findall(line))
         if length == 0:
             continue

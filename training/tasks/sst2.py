@@ -1,0 +1,36 @@
+"""GLUE SST-2: is a film review's phrase positive?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+from training.recipes import SST2
+from training.tasks.base import Task, TaskData
+from training.tasks.readers import find_files, read_table
+
+
+class Sst2Task(Task):
+    """Scored on the development set, which has labels."""
+
+    name = "sst2"
+    recipe = SST2
+    files = {"train": "train.tsv", "validation": "dev.tsv"}
+    labels = ["negative", "positive"]
+
+    def load(self, data_dir: str | None) -> TaskData:
+        if data_dir is None:
+            splits = load_dataset("stanfordnlp/sst2", split=list(self.files))
+            splits = [split.rename_column("sentence", "text").select_columns(["text", "label"]) for split in splits]
+        else:
+            paths = find_files(self.name, data_dir, self.files, "sentence<TAB>label after one header line")
+            splits = [self._read(paths[split]) for split in self.files]
+        # GLUE's sentences end in a space.
+        train, validation = (split.map(lambda row: {"text": row["text"].strip(" ")}) for split in splits)
+        return TaskData(train, {"validation": validation}, self.labels, list(train["text"]))
+
+    @staticmethod
+    def _read(path: Path) -> Dataset:
+        table = read_table(path, ["sentence", "label"])
+        return Dataset.from_dict({"text": table.text("sentence"), "label": table.label_ids("label", ["0", "1"])})
