@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux import functional as F
+from fastmux.plain import is_plain
 
 # Embedding modules made of a word table, (some) position and type tables, LayerNorm and dropout, and nothing else.
 STANDARD_EMBEDDINGS = {
@@ -100,9 +101,11 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def pool(encoder: PreTrainedModel, states: Tensor) -> Tensor | None:
     """The encoder's pooler on the states of rows, (B, L, d) -> (B, d); None if it has none."""
     pooler = getattr(encoder, "pooler", None)
-    if isinstance(pooler, nn.Linear):  # ALBERT's
+    if pooler is None:
+        return None
+    if hasattr(encoder, "pooler_activation"):  # ALBERT's pooler is a linear layer
         return encoder.pooler_activation(pooler(states[:, 0]))
-    return None if pooler is None else pooler(states)
+    return pooler(states)
 
 
 def drop_pooler(encoder: PreTrainedModel) -> None:
@@ -224,22 +227,28 @@ class EmbeddingAdapter:
         def part(*names: str):
             return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)
 
-        self.word: nn.Embedding = part("word_embeddings", "tok_embeddings")
-        self.position: nn.Embedding | None = part("position_embeddings")
-        self.token_type: nn.Embedding | None = part("token_type_embeddings")
-        self.layer_norm: nn.LayerNorm | None = part("LayerNorm", "norm")
-        self.dropout: nn.Dropout | None = part("dropout", "drop")
+        # Of these classes unless somebody put modules of his own in place.
+        self.word: nn.Module = part("word_embeddings", "tok_embeddings")
+        self.position: nn.Module | None = part("position_embeddings")
+        self.token_type: nn.Module | None = part("token_type_embeddings")
+        self.layer_norm: nn.Module | None = part("LayerNorm", "norm")
+        self.dropout: nn.Module | None = part("dropout", "drop")
         # RoBERTa and its kin count positions from pad_token_id + 1 and leave pads at pad_token_id.
-        self.pad_id: int | None = None if self.position is None else self.position.padding_idx
+        self.pad_id: int | None = None if self.position is None else getattr(module, "padding_idx", None)
         self.first_position = 0 if self.pad_id is None else self.pad_id + 1
         self.config = encoder.config
 
     @property
     def max_length(self) -> int:
         """Positions that the encoder has room for."""
-        if self.position is None:
-            return getattr(self.config, "max_position_embeddings", None) or sys.maxsize
-        return self.position.num_embeddings - self.first_position
+        room = getattr(self.config, "max_position_embeddings", None) or sys.maxsize
+        return room if self.position is None else rows_of(self.position, room) - self.first_position
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
+        device = next((p.device for p in self.word.parameters()), None)
+        return None if device is None or device.type == "meta" else device
 
     def content_positions(
         self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
@@ -261,7 +270,9 @@ class EmbeddingAdapter:
         if self.position is not None:
             x = x + self.position(position_ids)
         if self.token_type is not None:
-            x = x + (self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids))
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(1, dtype=torch.long, device=words.device)
+            x = x + self.token_type(token_type_ids)
         for module in (self.layer_norm, self.dropout):
             x = x if module is None else module(x)
         return x
@@ -270,8 +281,9 @@ class EmbeddingAdapter:
         self, multiplexer: nn.Module, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None
     ) -> Tensor:
         """Embed and multiplex: ids (G, N, L), position_ids (L) or (G, N, L) -> (G, L, d)."""
-        dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
-        if self._is_adapted() or (dropout and torch.compiler.is_compiling()):
+        plain = self._is_plain() and is_plain(multiplexer, type(multiplexer))
+        dropout = self.dropout.p if plain and self.dropout is not None and self.dropout.training else 0.0
+        if not plain or (dropout and torch.compiler.is_compiling()):
             # A traced graph has no seeded generator to draw the dropout of the fused ops from.
             return multiplexer(self.embed(self.word(input_ids), position_ids, token_type_ids))
         tables = {
@@ -292,11 +304,15 @@ class EmbeddingAdapter:
             return F.embedding_mux(input_ids, multiplexer.transforms, **tables)
         return multiplexer(F.instance_embeddings(input_ids, **tables))
 
-    def _is_adapted(self) -> bool:
-        """Somebody put hooks or modules of his own in place (adapters, quantised tables): run the modules then."""
-        modules = (self.word, self.position, self.token_type, self.layer_norm, self.dropout)
-        plain = (nn.Embedding, nn.Embedding, nn.Embedding, nn.LayerNorm, nn.Dropout)
-        return any(
-            m is not None and (type(m) is not kind or m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
-            for m, kind in zip(modules, plain, strict=True)
-        )
+    def _is_plain(self) -> bool:
+        tables = (self.word, self.position, self.token_type)
+        rest = is_plain(self.layer_norm, nn.LayerNorm) and is_plain(self.dropout, nn.Dropout)
+        return rest and all(is_plain(table, nn.Embedding) for table in tables)
+
+
+def rows_of(table: nn.Module, unknown: int = sys.maxsize) -> int:
+    """How many rows an embedding module has; ``unknown`` if it is a wrapper that does not say."""
+    rows = getattr(table, "num_embeddings", None)
+    if rows is None and isinstance(getattr(table, "weight", None), Tensor):
+        rows = len(table.weight)
+    return unknown if rows is None else rows

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
-from fastmux.multiplexers import Multiplexer
+from fastmux.plain import is_plain
 from fastmux.registry import Registry
 
 DEMULTIPLEXERS = Registry("demultiplexer")
 
 
-class Demultiplexer(nn.Module):
-    """Recovers N hidden sequences. `has_prefix` says whether the encoder must run on an index prefix for it."""
+class Head(NamedTuple):
+    """A linear head to apply to demultiplexed states: weight (C, d), bias (C) or None."""
 
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return nn.functional.linear(z, *self)
+
+
+class Demultiplexer(nn.Module):
+    """Recovers N hidden sequences.
+
+    It is given tensors, never other modules: Accelerate moves what a module is given to where the module computes.
+    Subclasses whose weights go into a fused op ask `is_plain` of the modules that hold them, and call the modules where
+    it says no.
+    """
+
+    #: The encoder must run on an index prefix.
     has_prefix = False
+    #: It applies the multiplexer's transforms.
+    takes_transforms = False
 
     def __init__(self, config: TMuxConfig):
         super().__init__()
@@ -27,14 +47,14 @@ class Demultiplexer(nn.Module):
         self,
         h: Tensor,
         prefix_states: Tensor | None,
-        multiplexer: Multiplexer,
+        transforms: Tensor | None,
         instances: Tensor | None = None,
-        head: nn.Linear | None = None,
+        head: Head | None = None,
     ) -> Tensor:
         """Args:
             h: (G, L, d), hidden states at the positions wanted.
             prefix_states: (G, N, d), hidden states at the index prefix; None where `has_prefix` is False.
-            multiplexer: what multiplexed them; its ``transforms`` are (N, d) or (N, d, d).
+            transforms: (N, d) or (N, d, d), the multiplexer's; None where `takes_transforms` is False.
             instances: (G, L), the one instance wanted at each position; all N if None.
             head: a linear layer (d -> C) to apply while the states are at hand.
 
@@ -44,12 +64,18 @@ class Demultiplexer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not say how it demultiplexes")
 
     def retrieve(
-        self, h: Tensor, prefix_states: Tensor | None, multiplexer: Multiplexer, instances: Tensor | None = None
+        self, h: Tensor, prefix_states: Tensor | None, transforms: Tensor | None, instances: Tensor | None = None
     ) -> Tensor:
         """The states that the retrieval head decodes: those of `forward`, unless a class says otherwise."""
-        return self(h, prefix_states, multiplexer, instances)
+        return self(h, prefix_states, transforms, instances)
 
-    def _after_dense(self, instances: Tensor | None, head: nn.Linear | None) -> dict:
+    def _fits_op(self, dense: nn.Module | None) -> bool:
+        """Whether one op may stand in for ``layer_norm(gelu(dense(x)))``."""
+        if any(m is not None and None in m._parameters.values() for m in (dense, self.layer_norm)):
+            return False  # somebody left a bias out
+        return is_plain(dense, nn.Linear) and is_plain(self.layer_norm, nn.LayerNorm)
+
+    def _after_dense(self, instances: Tensor | None, head: Head | None) -> dict:
         """What every demultiplexing op takes behind its first linear layer."""
         return {
             "ln_weight": self.layer_norm.weight,
@@ -59,6 +85,11 @@ class Demultiplexer(nn.Module):
             "head_weight": None if head is None else head.weight,
             "head_bias": None if head is None else head.bias,
         }
+
+    def _norm_and_head(self, x: Tensor, head: Head | None) -> Tensor:
+        """What the op does last, by the modules themselves."""
+        z = self.layer_norm(x)
+        return z if head is None else head(z)
 
     def reset_parameters(self) -> None:
         """Initialise what is neither a Linear nor a LayerNorm."""
@@ -74,9 +105,12 @@ class IndexDemultiplexer(Demultiplexer):
         super().__init__(config)
         self.dense = nn.Linear(2 * self.width, self.width)
 
-    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
-        dense = (self.dense.weight, self.dense.bias)
-        return F.index_demux(h, prefix_states, *dense, **self._after_dense(instances, head))
+    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+        if self._fits_op(self.dense):
+            dense = (self.dense.weight, self.dense.bias)
+            return F.index_demux(h, prefix_states, *dense, **self._after_dense(instances, head))
+        x = self.dense(pairs(h, prefix_states, instances))
+        return self._norm_and_head(nn.functional.gelu(x), head)
 
 
 @DEMULTIPLEXERS.register("key")
@@ -93,8 +127,8 @@ class KeyDemultiplexer(IndexDemultiplexer):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
 
-    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
-        return super().forward(h, self.instance_keys, multiplexer, instances, head)
+    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+        return super().forward(h, self.instance_keys, transforms, instances, head)
 
 
 @DEMULTIPLEXERS.register("unbind")
@@ -106,6 +140,8 @@ class UnbindDemultiplexer(Demultiplexer):
         both.
     """
 
+    takes_transforms = True
+
     def __init__(self, config: TMuxConfig):
         super().__init__(config)
         if config.embedding_size != config.hidden_size:
@@ -116,9 +152,13 @@ class UnbindDemultiplexer(Demultiplexer):
             )
         self.dense = nn.Linear(self.width, self.width) if config.unbind_linear else None
 
-    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
-        dense = (self.dense.weight, self.dense.bias) if self.dense is not None else (None, None)
-        return F.unbind_demux(h, multiplexer.transforms, *dense, **self._after_dense(instances, head))
+    def forward(self, h, prefix_states, transforms, instances=None, head=None):
+        if self._fits_op(self.dense):
+            dense = (self.dense.weight, self.dense.bias) if self.dense is not None else (None, None)
+            return F.unbind_demux(h, transforms, *dense, **self._after_dense(instances, head))
+        h = h[:, None]
+        x = select(transforms[:, None] * h if transforms.dim() == 2 else h @ transforms, instances)
+        return self._norm_and_head(x if self.dense is None else nn.functional.gelu(self.dense(x)), head)
 
 
 @DEMULTIPLEXERS.register("mlp")
@@ -142,7 +182,7 @@ class MlpDemultiplexer(Demultiplexer):
         nn.init.ones_(self.ln_weight)
         nn.init.zeros_(self.ln_bias)
 
-    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
+    def forward(self, h, prefix_states, transforms, instances=None, head=None):
         own = (self.weight, self.bias, self.ln_weight, self.ln_bias)
         z = F.mlp_demux(h, *own, self.eps, instances=instances)
         return z if head is None else head(z)
@@ -163,8 +203,8 @@ class RsaDemultiplexer(Demultiplexer):
         super().__init__(config)
         d = self.width
         self.instance_keys = nn.Parameter(torch.empty(self.num_instances, d))
-        self.dense = nn.ModuleList(nn.Linear(2 * d if m == 0 else d, d) for m in range(config.demultiplexer_layers))
-        self.retrieval_norms = nn.ModuleList(nn.LayerNorm(d, eps=config.layer_norm_eps) for _ in self.dense)
+        self.layers = nn.ModuleList(nn.Linear(2 * d if m == 0 else d, d) for m in range(config.demultiplexer_layers))
+        self.retrieval_norms = nn.ModuleList(nn.LayerNorm(d, eps=config.layer_norm_eps) for _ in self.layers)
         self.output = nn.Linear(d, d)
         self.dropout = nn.Dropout(getattr(config.backbone_config, "hidden_dropout_prob", 0.0))
         self.retrieval_residual = config.retrieval_residual
@@ -173,36 +213,64 @@ class RsaDemultiplexer(Demultiplexer):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
 
-    def forward(self, h, prefix_states, multiplexer, instances=None, head=None):
-        u = self._first(h, instances)
-        x = self.dropout(nn.functional.gelu(u))
-        for dense in self.dense[1:-1]:
-            x = x + self.dropout(nn.functional.gelu(dense(x)))
+    def forward(self, h, prefix_states, transforms, instances=None, head=None, retrieval=False):
+        if retrieval:
+            return self._for_retrieval(h, instances)
+        x = self.dropout(nn.functional.gelu(self._first(h, instances)))
+        for layer in self.layers[1:-1]:
+            x = x + self.dropout(nn.functional.gelu(layer(x)))
         z = x + norm_gelu_linear(x, self.output, self.layer_norm)
         return z if head is None else head(z)
 
-    def retrieve(self, h, prefix_states, multiplexer, instances=None):
-        halves = self._halves(h)
-        norm = self.retrieval_norms[0]
-        x = F.pair_norm(*halves, norm.weight, norm.bias, norm.eps, instances=instances)
-        for dense, norm in zip(self.dense[1:], self.retrieval_norms[1:], strict=True):
-            y = norm_gelu_linear(x, dense, norm)
+    def retrieve(self, h, prefix_states, transforms, instances=None):
+        # Through `forward`, as whatever brings weights to where they are needed hangs on it.
+        return self(h, prefix_states, transforms, instances, retrieval=True)
+
+    def _for_retrieval(self, h: Tensor, instances: Tensor | None) -> Tensor:
+        first, norm = self.layers[0], self.retrieval_norms[0]
+        if is_plain(first, nn.Linear) and is_plain(norm, nn.LayerNorm):
+            x = F.pair_norm(*self._halves(h), norm.weight, norm.bias, norm.eps, instances=instances)
+        else:
+            x = norm(nn.functional.gelu(self._first(h, instances)))
+        for layer, norm in zip(self.layers[1:], self.retrieval_norms[1:], strict=True):
+            y = norm_gelu_linear(x, layer, norm)
             x = x + y if self.retrieval_residual else y
         return x
 
-    def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """W_h h (G, L, d) and W_k k + b (G, N, d), whose sums are the first layer's output (`F.index_demux`)."""
-        first, d = self.dense[0], self.width
-        keys = nn.functional.linear(self.instance_keys, first.weight[:, :d], first.bias)
-        return nn.functional.linear(h, first.weight[:, d:]), keys.expand(h.shape[0], -1, -1)
-
     def _first(self, h: Tensor, instances: Tensor | None) -> Tensor:
+        """The first layer's output, (G, N, L, d), or (G, L, d) of the drawn instances."""
+        if not is_plain(self.layers[0], nn.Linear):
+            return self.layers[0](pairs(h, self.instance_keys, instances))
         a, b = self._halves(h)
         if instances is None:
             return a[:, None] + b[:, :, None]
         return a + b.gather(1, instances.long()[..., None].expand(-1, -1, self.width))
 
+    def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """W_h h (G, L, d) and W_k k + b (G, N, d), whose sums are the first layer's output (`F.index_demux`)."""
+        first, d = self.layers[0], self.width
+        keys = nn.functional.linear(self.instance_keys, first.weight[:, :d], first.bias)
+        return nn.functional.linear(h, first.weight[:, d:]), keys.expand(h.shape[0], -1, -1)
 
-def norm_gelu_linear(x: Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> Tensor:
+
+def select(z: Tensor, instances: Tensor | None) -> Tensor:
+    """z (G, N, L, d) -> the drawn instance of each position, (G, L, d), instances (G, L); all if None."""
+    if instances is None:
+        return z
+    return z.gather(1, instances.long()[:, None, :, None].expand(-1, -1, -1, z.shape[-1])).squeeze(1)
+
+
+def pairs(h: Tensor, p: Tensor, instances: Tensor | None) -> Tensor:
+    """[p_i ; h_j] of all pairs, (G, N, L, 2d), or of the drawn ones, (G, L, 2d): h (G, L, d), p (G, N, d) or (N, d)."""
+    p = p.expand(h.shape[0], -1, -1)
+    if instances is not None:
+        return torch.cat([p.gather(1, instances.long()[..., None].expand(-1, -1, p.shape[-1])), h], dim=-1)
+    shape = (h.shape[0], p.shape[1], h.shape[1], -1)
+    return torch.cat([p[:, :, None].expand(shape), h[:, None].expand(shape)], dim=-1)
+
+
+def norm_gelu_linear(x: Tensor, dense: nn.Module, norm: nn.Module) -> Tensor:
     """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d)."""
-    return F.linear_gelu_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, norm.eps)
+    if is_plain(dense, nn.Linear) and is_plain(norm, nn.LayerNorm):
+        return F.linear_gelu_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, norm.eps)
+    return norm(nn.functional.gelu(dense(x)))

@@ -21,6 +21,7 @@ from fastmux.configuration import TMuxConfig
 from fastmux.functional._checks import check_range
 from fastmux.grouping import average_slots, group_rows, row_order
 from fastmux.modeling import Multiplexed, TMux, TMuxPreTrainedModel
+from fastmux.plain import is_plain
 from fastmux.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
 
 
@@ -140,10 +141,9 @@ class _TMuxForTask(TMuxPreTrainedModel):
 
     def _logits(self, mux: Multiplexed, h: Tensor) -> Tensor:
         """Hidden states (G, L', d) of some positions -> logits (B, L', C)."""
-        if (self.training and self.dropout.p) or type(self.classifier) is not nn.Linear:
-            return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
-        # Nothing between the states and a linear head: the states need not be written.
-        return self.tmux.demultiplex(mux, h, head=self.classifier)
+        if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
+            return self.tmux.demultiplex(mux, h, head=self.classifier)
+        return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
 
     @torch.no_grad()
     def predict(
@@ -409,8 +409,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
         logits, losses = None, {}
         if labels is None or not self.training:
-            weight = self.retrieval.decoder(self.tmux.get_input_embeddings().weight)
-            logits = nn.functional.linear(states, weight, self.retrieval.bias)
+            logits = nn.functional.linear(states, *self.retrieval.decoder(self.tmux))
         if labels is not None:
             if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
                 asked = labels != IGNORE_INDEX

@@ -21,6 +21,7 @@ from fastmux.backbones import (
     drop_pooler,
     load_backbone,
     pool,
+    rows_of,
 )
 from fastmux.checkpoints import (
     FILE_OPTIONS,
@@ -32,10 +33,11 @@ from fastmux.checkpoints import (
     weight_files,
 )
 from fastmux.configuration import TMuxConfig
-from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer
+from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.functional._checks import check_range
 from fastmux.model_card import model_card
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
+from fastmux.plain import is_plain, tensor_of
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
 
@@ -203,6 +205,7 @@ class Multiplexed:
 
     content: Tensor  # (G, L, d), hidden states behind the prefix
     prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
+    transforms: Tensor | None  # the multiplexer's, if the demultiplexer applies them
     summary: Tensor  # (G, 1, d), the one position that sequence tasks read
     rows: int  # rows of the batch, before the last group was filled
     input_ids: Tensor | None  # (G, N, L)
@@ -359,6 +362,7 @@ class TMux(TMuxPreTrainedModel):
         return Multiplexed(
             content=content,
             prefix_states=None if prefix is None else prefix[:, :-1],
+            transforms=tensor_of(self.multiplexer, "transforms") if self.demultiplexer.takes_transforms else None,
             # DataMUX, section 3.2: the prefix's CLS; the first position where there is no prefix.
             summary=content[:, :1] if prefix is None else prefix[:, -1:],
             rows=rows,
@@ -367,11 +371,15 @@ class TMux(TMuxPreTrainedModel):
             encoder_outputs=outputs,
         )
 
-    def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Linear | None = None) -> Tensor:
-        """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a linear head on
-        them."""
-        z = self.demultiplexer(h, mux.prefix_states, self.multiplexer, head=head)
-        return z.flatten(0, 1)[: mux.rows]
+    def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Module | None = None) -> Tensor:
+        """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a head on them.
+
+        Of a plain linear head the states need not be written.
+        """
+        fused = head is not None and is_plain(head, nn.Linear)
+        linear = Head(head.weight, head.bias) if fused else None
+        z = self.demultiplexer(h, mux.prefix_states, mux.transforms, head=linear).flatten(0, 1)[: mux.rows]
+        return z if fused or head is None else head(z)
 
     def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
         """Embed and multiplex a grouped batch, prefix included: (G, N + 1 + L, d), or (G, L, d) without a prefix."""
@@ -383,7 +391,7 @@ class TMux(TMuxPreTrainedModel):
             if multiplexer.linear:
                 x = multiplexer(x)
         if offset:
-            own, shared = self._embedded_prefix(adapter)
+            own, shared = self._embedded_prefix(adapter, x.device)
             if multiplexer.linear:
                 # A function of the weights alone: computed once for all groups.
                 prefix = multiplexer.multiplex_prefix(own, shared).expand(x.shape[0], -1, -1)
@@ -394,11 +402,11 @@ class TMux(TMuxPreTrainedModel):
                 mask = None if mask is None else nn.functional.pad(mask, (offset, 0), value=1)
         return x if multiplexer.linear else multiplexer(x, mask)
 
-    def _embedded_prefix(self, adapter: EmbeddingAdapter) -> tuple[Tensor, Tensor]:
+    def _embedded_prefix(self, adapter: EmbeddingAdapter, device: torch.device) -> tuple[Tensor, Tensor]:
         """The embedded index prefix: each instance's own token at its own position (N, d), and what is there
         otherwise: pads, then the CLS (N + 1, d)."""
         n = self.num_instances
-        tokens = self.prefix_tokens.weight
+        tokens = self.prefix_tokens(torch.arange(n + 2, device=device))
         own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
         shared = torch.cat([pad.expand(n, -1), cls[None]])
         positions = adapter.content_positions(None, n + 1, 0, tokens.device)
@@ -423,17 +431,16 @@ class TMux(TMuxPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         given |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        device = adapter.word.weight.device
+        device = adapter.device
         for name, t in given.items():
-            # Weights that are put off to disk or another process are "meta" until their module runs.
-            if t is not None and t.device != device and device.type != "meta":
+            if t is not None and device is not None and t.device != device:
                 raise ValueError(f"{name} is on {t.device}, expected {device}, where the model is")
         if input_ids is not None:
             if input_ids.dim() != 2:
                 raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (rows, length)")
             if input_ids.is_floating_point():
                 raise ValueError(f"input_ids has dtype {input_ids.dtype}, expected an integer dtype")
-            check_range("input_ids", input_ids, adapter.word.num_embeddings)
+            check_range("input_ids", input_ids, rows_of(adapter.word))
             shape = tuple(input_ids.shape)
         else:
             width = self.config.embedding_size
@@ -454,7 +461,7 @@ class TMux(TMuxPreTrainedModel):
                     f"{name} was given, but a {type(self.backbone).__name__} has no embeddings for them; leave them out"
                 )
         if token_type_ids is not None:
-            check_range("token_type_ids", token_type_ids, adapter.token_type.num_embeddings)
+            check_range("token_type_ids", token_type_ids, rows_of(adapter.token_type))
         if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
             raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}, expected {shape}")
         prefix = self.config.prefix_length
@@ -467,7 +474,7 @@ class TMux(TMuxPreTrainedModel):
         if shape[1] == 0:
             raise ValueError("input_ids has sequences of 0 positions, expected at least 1")
         if position_ids is not None:
-            check_range("position_ids", position_ids, adapter.position.num_embeddings - prefix)
+            check_range("position_ids", position_ids, adapter.max_length + adapter.first_position - prefix)
 
 
 AutoModel.register(TMuxConfig, TMux, exist_ok=True)

@@ -10,6 +10,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
 from fastmux.functional.hadamard_matrices import check_order
+from fastmux.plain import is_plain
 from fastmux.registry import Registry
 
 MULTIPLEXERS = Registry("multiplexer")
@@ -92,8 +93,15 @@ class HadamardMultiplexer(Multiplexer):
         return F.hadamard_mux(x, self.transforms)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
+        if not is_plain(self, type(self)):
+            return super().multiplex_prefix(own, shared)
         correction = nn.functional.pad(self.transforms * (own - shared[:-1]), (0, 0, 0, 1))
         return (self.transforms.sum(0) * shared + correction) / self.num_instances
+
+
+def random_rotation(like: Tensor) -> Tensor:
+    """A Haar-random orthogonal matrix, float32 or wider: torch factorises nothing narrower on a CPU."""
+    return nn.init.orthogonal_(torch.empty_like(like, dtype=torch.promote_types(like.dtype, torch.float32)))
 
 
 @MULTIPLEXERS.register("orthogonal")
@@ -108,12 +116,14 @@ class OrthogonalMultiplexer(Multiplexer):
     def reset_parameters(self) -> None:
         if not _from_checkpoint(self.transforms):
             for matrix in self.transforms:
-                nn.init.orthogonal_(matrix)
+                matrix.copy_(random_rotation(matrix))
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return F.orthogonal_mux(x, self.transforms)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
+        if not is_plain(self, type(self)):
+            return super().multiplex_prefix(own, shared)
         difference = (own - shared[:-1])[..., None]
         correction = nn.functional.pad((self.transforms @ difference).squeeze(-1), (0, 0, 0, 1))
         return (shared @ self.transforms.sum(0).mT + correction) * self.num_instances**-0.5
@@ -162,10 +172,10 @@ class LowRankOrthogonalMultiplexer(OrthogonalMultiplexer):
         if _from_checkpoint(self.transforms):
             return
         rank = self.width // self.num_instances
-        out, into = (nn.init.orthogonal_(torch.empty_like(self.transforms[0])) for _ in range(2))
+        out, into = (random_rotation(self.transforms[0]) for _ in range(2))
         for i, matrix in enumerate(self.transforms):
             block = slice(i * rank, (i + 1) * rank)
-            torch.mm(out[:, block], into[:, block].T, out=matrix)
+            matrix.copy_(out[:, block] @ into[:, block].T)
 
 
 @MULTIPLEXERS.register("walsh_hadamard")

@@ -159,7 +159,7 @@ def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[
         here = "tmux.demultiplexer"
         pairs.append((f"{here}.instance_keys", "demux_module.demux_instance_embedding"))
         for m in range(config.demultiplexer_layers):
-            pairs += _linear(f"{here}.dense.{m}", f"demux_module.dense_{m + 1}")
+            pairs += _linear(f"{here}.layers.{m}", f"demux_module.dense_{m + 1}")
             pairs += _linear(f"{here}.retrieval_norms.{m}", f"demux_module.layer_norm_{m + 1}")
         pairs += _linear(f"{here}.output", "demultiplexer.pre_decoder")
         pairs += _linear(f"{here}.layer_norm", "demultiplexer.pre_decoder_layer_norm")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
+from fastmux.plain import table_of, tensor_of
 
 IGNORE_INDEX = -100
 
@@ -53,16 +54,19 @@ class RetrievalHead(nn.Module):
             if parameter is not None:
                 getattr(self, name)[:kept] = parameter[:kept]
 
-    def decoder(self, word_embeddings: Tensor) -> Tensor:
-        """The decoder's weight (V, d)."""
-        return word_embeddings if self.weight is None else self.weight
+    def decoder(self, tmux: nn.Module) -> tuple[Tensor, Tensor]:
+        """The decoder's weight (V, d) and bias (V)."""
+        bias = tensor_of(self, "bias")
+        if self.weight is None:
+            return table_of(tmux.get_input_embeddings(), len(bias)), bias
+        return tensor_of(self, "weight"), bias
 
     def states(self, tmux: nn.Module, mux, instances: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L); at some
         positions (K), K in place of L."""
         demultiplexer = tmux.demultiplexer if self.demultiplexer is None else self.demultiplexer
         h = mux.content if positions is None else mux.content[:, positions]
-        x = demultiplexer.retrieve(h, mux.prefix_states, tmux.multiplexer, instances)
+        x = demultiplexer.retrieve(h, mux.prefix_states, mux.transforms, instances)
         if self.dense is None:
             return x
         y = norm_gelu_linear(x, self.dense, self.layer_norm)
@@ -87,21 +91,19 @@ class RetrievalHead(nn.Module):
 
     def cross_entropy(self, tmux: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is none."""
-        weight = self.decoder(tmux.get_input_embeddings().weight)
-        return F.linear_cross_entropy(
-            states.flatten(0, -2), weight, targets.flatten(), self.bias, ignore_index=IGNORE_INDEX
-        )
+        weight, bias = self.decoder(tmux)
+        return F.linear_cross_entropy(states.flatten(0, -2), weight, targets.flatten(), bias, ignore_index=IGNORE_INDEX)
 
     @torch.no_grad()
     def predict(self, tmux: nn.Module, mux) -> Tensor:
         """The token recovered for every row and position, (B, L); one instance at a time, never all logits at once."""
-        weight = self.decoder(tmux.get_input_embeddings().weight)
+        weight, bias = self.decoder(tmux)
         groups, length = mux.content.shape[:2]
         predictions = []
         for i in range(tmux.num_instances):
             instances = torch.full((groups, length), i, device=mux.content.device)
             states = self.states(tmux, mux, instances)
-            predictions.append(F.linear_argmax(states.flatten(0, 1), weight, self.bias).view(groups, length))
+            predictions.append(F.linear_argmax(states.flatten(0, 1), weight, bias).view(groups, length))
         return torch.stack(predictions, 1).flatten(0, 1)[: mux.rows]
 
 

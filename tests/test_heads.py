@@ -31,8 +31,8 @@ def retrieval_states(model, rows) -> torch.Tensor:
     """(G, N, L, d): the task's states, of which only `rsa` has others for retrieval."""
     mux, demux = model.tmux.encode(**rows), model.tmux.demultiplexer
     if model.config.demultiplexer != "rsa":
-        return model.tmux.demultiplexer(mux.content, mux.prefix_states, model.tmux.multiplexer)
-    dense = [(layer.weight, layer.bias) for layer in demux.dense]
+        return model.tmux.demultiplexer(mux.content, mux.prefix_states, mux.transforms)
+    dense = [(layer.weight, layer.bias) for layer in demux.layers]
     norms = [(norm.weight, norm.bias, norm.eps) for norm in demux.retrieval_norms]
     return reference.rsa_retrieval(mux.content, demux.instance_keys, dense, norms, model.config.retrieval_residual)
 

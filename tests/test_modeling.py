@@ -80,7 +80,7 @@ def demultiplexed(model: fastmux.TMux, content: torch.Tensor, prefix_states: tor
         return reference.mlp_demux(content, demux.weight, demux.bias, demux.ln_weight, demux.ln_bias, demux.eps)
     ln = (demux.layer_norm.weight, demux.layer_norm.bias, demux.layer_norm.eps)
     if kind == "rsa":
-        layers = [(layer.weight, layer.bias) for layer in demux.dense[:-1]]
+        layers = [(layer.weight, layer.bias) for layer in demux.layers[:-1]]
         output = (demux.output.weight, demux.output.bias)
         return reference.rsa_demux(content, demux.instance_keys, layers, output, ln)
     dense = (demux.dense.weight, demux.dense.bias)
