@@ -13,7 +13,7 @@ import sys
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux import functional as F
@@ -39,8 +39,8 @@ def load_backbone(
 ) -> tuple[PreTrainedConfig, PreTrainedModel | None]:
     """(config, encoder) of a hub name, a local folder, a config (encoder None: still to be built) or a model.
 
-    A model with a task head is asked for its encoder. The encoder shares its weights with the model that was given; the
-    config is a copy.
+    A model with a task head is asked for its encoder. The encoder shares its weights with the model that was given;
+    modules and config are copies, so that what is done to one (a mode, a hook, an adapter) is not done to the other.
 
     Raises:
         ValueError: if ``backbone`` is none of these, or names nothing that can be loaded.
@@ -58,14 +58,27 @@ def load_backbone(
         return copy.deepcopy(backbone), None
     if isinstance(backbone, PreTrainedModel):
         check_encoder_config(backbone.config)
-        # Shallow: the weights are shared, but dropping the pooler must not reach into the caller's model.
-        encoder = copy.copy(backbone.base_model)
-        encoder._modules = dict(encoder._modules)
-        return copy.deepcopy(encoder.config), encoder
+        encoder = backbone if isinstance(backbone, ModuleEncoder) else _around_the_same_weights(backbone.base_model)
+        return encoder.config, encoder
     raise ValueError(
         f"backbone is a {type(backbone).__name__}, expected a hub name, a folder, a Hugging Face config or a "
         "Hugging Face model"
     )
+
+
+def _around_the_same_weights(encoder: PreTrainedModel) -> PreTrainedModel:
+    """A copy of all but the tensors."""
+    tensors = {}
+    for module in encoder.modules():
+        for held in (module._parameters, module._buffers, vars(module)):
+            tensors |= {id(value): value for value in held.values() if isinstance(value, Tensor)}
+    return copy.deepcopy(encoder, tensors)
+
+
+def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that `build_encoder` makes an encoder of."""
+    known = MODEL_MAPPING.get(type(config), ModuleEncoder)
+    return known[0] if isinstance(known, (tuple, list)) else known
 
 
 def check_encoder_config(config: PreTrainedConfig) -> None:

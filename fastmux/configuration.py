@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 from packaging.version import InvalidVersion, Version
@@ -16,6 +17,15 @@ RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")
 REQUIRED = ("backbone_config", "num_instances", "multiplexer", "demultiplexer")
 #: What Hugging Face's configs take without having it as a field.
 _COMMON = ("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "quantization_config")
+
+#: Options of every Hugging Face config that an encoder's layers read from theirs: set here, they are set there.
+_SHARED = ("output_hidden_states", "output_attentions", "chunk_size_feed_forward")
+#: What says how one model is stored or found, and holds for no other.
+_NOT_SHARED = {"auto_map", "custom_pipelines", "quantization_config", "transformers_weights"}
+#: Names that encoders have for the same thing; where one is None or missing, the next counts.
+_SYNONYMS = {"embedding_size": ("embedding_size", "hidden_size"), "layer_norm_eps": ("layer_norm_eps", "norm_eps")}
+#: For encoders whose config says nothing.
+_DEFAULTS = {"initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": None}
 
 
 class TMuxConfig(PreTrainedConfig):
@@ -48,7 +58,8 @@ class TMuxConfig(PreTrainedConfig):
             between the two as well.
         tie_retrieval_decoder: decode retrieval (and masked tokens) with the encoder's word embeddings, where their
             width is the hidden states'. Default True.
-        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind.
+        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind. With its own, a
+            warm-up and a masked language model train that one alone; the task's stays as it was drawn.
         retrieval_transform: one more layer, GELU and LayerNorm before the retrieval decoder.
         retrieval_residual: skip connections around that layer, and in retrieval's way through "rsa".
         retrieval_skips_first: do not ask retrieval for the first position, the same in all rows.
@@ -109,19 +120,57 @@ class TMuxConfig(PreTrainedConfig):
     mask_instances: bool = True
 
     def __post_init__(self, **kwargs):
-        if isinstance(self.backbone_config, dict):
-            options = dict(self.backbone_config)
-            if "model_type" not in options:
+        # Out of the way until it is complete: what is not found in this config is asked of it.
+        backbone = self.__dict__.pop("backbone_config")
+        if isinstance(backbone, dict):
+            if "model_type" not in backbone:
                 raise ValueError("backbone_config has no model_type, expected the dict of a Hugging Face config")
-            self.backbone_config = AutoConfig.for_model(**options)
-        elif self.backbone_config is None:
+            backbone = AutoConfig.for_model(**backbone)
+        elif backbone is None:
             # transformers builds configs without arguments to find out defaults
-            self.backbone_config = AutoConfig.for_model("bert")
+            backbone = AutoConfig.for_model("bert")
+        settable = {"max_position_embeddings"} | {name for name in kwargs if self._belongs_to(backbone, name)}
+        theirs = {name: kwargs.pop(name) for name in list(kwargs) if name in settable}
         self._check_names(kwargs, kwargs.pop("fastmux_version", None))
-        self._validate()
         # A config's attention implementation is its sub-configs' too; what the encoder was built with stands.
-        kwargs.setdefault("attn_implementation", self.backbone_config._attn_implementation)
+        kwargs.setdefault("attn_implementation", backbone._attn_implementation)
         super().__post_init__(**kwargs)
+        options = {name: getattr(self, name) for name in _SHARED if getattr(self, name)}
+        if theirs or options:
+            backbone = copy.deepcopy(backbone)  # the caller's stays as it was
+        self.backbone_config = backbone
+        self._attn_implementation = kwargs["attn_implementation"]
+        self.update(theirs | options)
+        for name in _SHARED:
+            super().__setattr__(name, getattr(backbone, name))
+        self._validate()
+
+    @classmethod
+    def _belongs_to(cls, backbone: PreTrainedConfig, name: str) -> bool:
+        """Whether the encoder's config has this attribute, and this class has none of that name."""
+        if name.startswith("_") or name in _NOT_SHARED or hasattr(cls, name):
+            return False
+        return any(hasattr(backbone, known) for known in _SYNONYMS.get(name, (name,)))
+
+    def __getattr__(self, name: str):
+        backbone = self.__dict__.get("backbone_config")
+        if backbone is not None and self._belongs_to(backbone, name):
+            values = (getattr(backbone, known, None) for known in _SYNONYMS.get(name, (name,)))
+            return next((value for value in values if value is not None), None)
+        if backbone is not None and name in _DEFAULTS:
+            return _DEFAULTS[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value) -> None:
+        backbone = self.__dict__.get("backbone_config")
+        theirs = backbone is not None and self._belongs_to(backbone, name)
+        if theirs:
+            known = _SYNONYMS.get(name, (name,))
+            setattr(backbone, next(n for n in known if hasattr(backbone, n)), value)
+            return
+        super().__setattr__(name, value)
+        if backbone is not None and name in _SHARED:
+            setattr(backbone, name, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -145,10 +194,7 @@ class TMuxConfig(PreTrainedConfig):
     def _check_names(self, options: dict, version: str | None) -> None:
         """Says which of the options beside the fields nothing will read. A typing error must not go unnoticed."""
         unknown = sorted(
-            name
-            for name in options
-            if not (name in _COMMON or name.startswith("_") or hasattr(self, name))
-            and not hasattr(self.backbone_config, name)
+            name for name in options if not (name in _COMMON or name.startswith("_") or hasattr(self, name))
         )
         if not unknown:
             return
@@ -197,33 +243,13 @@ class TMuxConfig(PreTrainedConfig):
             )
 
     @property
-    def hidden_size(self) -> int:
-        return self.backbone_config.hidden_size
+    def max_position_embeddings(self) -> int:
+        """Positions that the encoder has room for, less those that the index prefix takes."""
+        return self.backbone_config.max_position_embeddings - self.prefix_length
 
-    @property
-    def embedding_size(self) -> int:
-        """Width of the encoder's embeddings, where multiplexing happens; ELECTRA's differs from its hidden size."""
-        return getattr(self.backbone_config, "embedding_size", None) or self.hidden_size
-
-    @property
-    def vocab_size(self) -> int:
-        return self.backbone_config.vocab_size
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        self.backbone_config.vocab_size = value
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return getattr(self.backbone_config, "pad_token_id", None)
-
-    @property
-    def initializer_range(self) -> float:
-        return getattr(self.backbone_config, "initializer_range", 0.02)
-
-    @property
-    def layer_norm_eps(self) -> float:
-        return getattr(self.backbone_config, "layer_norm_eps", getattr(self.backbone_config, "norm_eps", 1e-12))
+    @max_position_embeddings.setter
+    def max_position_embeddings(self, value: int) -> None:
+        self.backbone_config.max_position_embeddings = value + self.prefix_length
 
     @property
     def loss_weights(self) -> tuple[float, float]:
@@ -236,7 +262,7 @@ class TMuxConfig(PreTrainedConfig):
         """Dropout before a task head."""
         if self.classifier_dropout is not None:
             return self.classifier_dropout
-        return getattr(self.backbone_config, "hidden_dropout_prob", 0.0)
+        return getattr(self, "hidden_dropout_prob", 0.0)
 
     @property
     def prefix_length(self) -> int:

@@ -63,10 +63,28 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
     """T-MUX and the head that decodes its states to tokens."""
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
-        super().__init__(config)
+        super().__init__(config, encoder=encoder)
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.retrieval = RetrievalHead(config)
+        if self.retrieval.demultiplexer is not None:
+            self.tmux.demultiplexer.requires_grad_(False)  # a task's, which only waits for it here
         self.post_init()
+        self.train(self.tmux.training)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder as a layer, (V, d): made anew at each call, around the parameters that decode."""
+        weight = self.get_input_embeddings().weight if self.retrieval.weight is None else self.retrieval.weight
+        layer = nn.Linear(*reversed(weight.shape), device="meta")
+        layer.weight, layer.bias = weight, self.retrieval.bias
+        return layer
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Decode with this layer's parameters from now on; it stays tied if its weight is the word embeddings'."""
+        tied = new_embeddings.weight is self.get_input_embeddings().weight
+        self.retrieval.weight = None if tied else new_embeddings.weight
+        self.config.tie_retrieval_decoder = tied
+        if new_embeddings.bias is not None:
+            self.retrieval.bias = new_embeddings.bias
 
 
 class TMuxForRetrieval(_TMuxWithDecoder):
@@ -75,30 +93,38 @@ class TMuxForRetrieval(_TMuxWithDecoder):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         retrieval_instances: Tensor | None = None,
         **kwargs,
     ) -> TMuxRetrievalOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L).
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B, L) token ids to recover, -100 where none; the input's own tokens if None.
-            retrieval_instances: (G, L), the instance to recover at each position; drawn if None.
+            retrieval_instances: (G, L), the instance to recover at each position. If None, drawn; each in turn in eval
+                mode, where a loss is the same from call to call.
 
         Returns:
             The loss; in eval mode also ``predictions`` (B, L), for every row and position.
+
+        Raises:
+            ValueError: for neither ``input_ids`` nor ``labels``, labels that do not fit; and as `TMux.forward`.
         """
-        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
+        if input_ids is None and labels is None:
+            raise ValueError("labels is missing, expected token ids (rows, length): there are no input_ids to recover")
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         if labels is None:
             labels = retrieval_labels(mux, self.config)
         else:
-            _check_token_labels(labels, input_ids, self.config.vocab_size)
+            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
             labels = self.tmux._group(labels, mux.rows)
+        instances = _instances(self, labels, retrieval_instances)
         return TMuxRetrievalOutput(
-            loss=self.retrieval.loss(self.tmux, mux, labels, retrieval_instances),
+            loss=self.retrieval.loss(self.tmux, mux, labels, instances),
             predictions=None if self.training else self.retrieval.predict(self.tmux, mux),
             hidden_states=mux.encoder_outputs.hidden_states,
             attentions=mux.encoder_outputs.attentions,
@@ -131,13 +157,14 @@ class _TMuxForTask(TMuxPreTrainedModel):
     """A linear head on demultiplexed states, and retrieval as an auxiliary loss."""
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
-        super().__init__(config)
+        super().__init__(config, encoder=encoder)
         self.num_labels = config.num_labels
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = build_classifier(config)
         self.retrieval = RetrievalHead(config) if config.retrieval_loss_weight else None
         self.post_init()
+        self.train(self.tmux.training)
 
     def _logits(self, mux: Multiplexed, h: Tensor) -> Tensor:
         """Hidden states (G, L', d) of some positions -> logits (B, L', C)."""
@@ -188,9 +215,11 @@ class _TMuxForTask(TMuxPreTrainedModel):
         lengths = None if attention_mask is None else _lengths(attention_mask)
         order = row_order(len(input_ids), grouping, seed, lengths)
         slots = group_rows(order, self.config.num_instances, copies)
-        training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
+            if not len(slots):
+                return self(**inputs).logits
             parts = []
             for batch in slots.split(groups_per_batch):
                 rows = batch.flatten().to(input_ids.device)
@@ -200,27 +229,33 @@ class _TMuxForTask(TMuxPreTrainedModel):
                     logits = nn.functional.pad(logits, (0, 0, 0, input_ids.shape[1] - length))
                 parts.append(logits)
         finally:
-            self.train(training)
-        if not parts:
-            return self(**inputs).logits
+            for module, training in modes.items():
+                module.training = training
         logits = average_slots(torch.cat(parts), slots, len(input_ids))
         if logits.dim() == 3 and attention_mask is not None:
             logits = logits * (attention_mask != 0)[..., None]
         return logits
 
-    def _losses(self, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None) -> dict[str, Tensor]:
-        if self.retrieval is None or mux.input_ids is None:
-            return {"loss": task_loss, "task_loss": task_loss}
-        return _joint_losses(self, mux, task_loss, retrieval_instances)
+
+def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None) -> Tensor | None:
+    """(G, L), the instances that retrieval recovers; None where they are to be drawn: labels (G, N, L)."""
+    if given is not None or model.training:
+        return given
+    groups, num_instances, length = labels.shape
+    first = torch.arange(groups, device=labels.device)[:, None]
+    return (first + torch.arange(length, device=labels.device)) % num_instances
 
 
 def _joint_losses(
     model: _TMuxForTask | TMuxForMaskedLM, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None
 ) -> dict[str, Tensor]:
-    """The task's loss, retrieval's, and their weighted sum."""
-    targets = retrieval_labels(mux, model.config)
-    retrieval_loss = model.retrieval.loss(model.tmux, mux, targets, retrieval_instances)
+    """The task's loss and, where tokens are known and retrieval counts, retrieval's, and their weighted sum."""
     task_weight, weight = model.config.loss_weights
+    if model.retrieval is None or not weight or mux.input_ids is None:
+        return {"loss": task_loss, "task_loss": task_loss}
+    targets = retrieval_labels(mux, model.config)
+    instances = _instances(model, targets, retrieval_instances)
+    retrieval_loss = model.retrieval.loss(model.tmux, mux, targets, instances)
     loss = task_weight * task_loss + weight * retrieval_loss
     return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
 
@@ -255,7 +290,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
         """Args:
             input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B) integers below C; (B, C) floats for multi-label; (B) or (B, C) floats for regression.
-            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
 
         Returns:
             ``logits`` (B, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
@@ -274,7 +309,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
         losses = {}
         if labels is not None:
             task_loss = ForSequenceClassificationLoss(labels, logits, self.config)
-            losses = self._losses(mux, task_loss, retrieval_instances)
+            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
         return TMuxSequenceClassifierOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,
@@ -342,7 +377,7 @@ class TMuxForTokenClassification(_TMuxForTask):
         """Args:
             input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B, L) integers below C, -100 where a token has none.
-            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
 
         Returns:
             ``logits`` (B, L, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
@@ -359,7 +394,7 @@ class TMuxForTokenClassification(_TMuxForTask):
             if self.config.ignore_padding_labels and attention_mask is not None:
                 labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             task_loss = ForTokenClassification(logits, labels, self.config)
-            losses = self._losses(mux, task_loss, retrieval_instances)
+            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
         return TMuxTokenClassifierOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,
@@ -383,18 +418,19 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         retrieval_instances: Tensor | None = None,
         **kwargs,
     ) -> TMuxMaskedLMOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L).
+            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B, L) token ids, -100 where none is asked for.
-            retrieval_instances: (G, L), the instance that the auxiliary loss recovers at each position; drawn if None.
+            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
 
         Returns:
             ``logits`` (B, L, V), but None in a training step, where only the positions that have a label are decoded;
@@ -404,8 +440,8 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
             ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
         """
         if labels is not None:
-            _check_token_labels(labels, input_ids, self.config.vocab_size)
-        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, **kwargs)
+            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
+        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
         logits, losses = None, {}
         if labels is None or not self.training:
@@ -415,9 +451,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
                 asked = labels != IGNORE_INDEX
                 states, labels = states[asked], labels[asked]
             task_loss = self.retrieval.cross_entropy(self.tmux, states, labels)
-            losses = {"loss": task_loss, "task_loss": task_loss}
-            if self.config.retrieval_loss_weight:
-                losses = _joint_losses(self, mux, task_loss, retrieval_instances)
+            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
         return TMuxMaskedLMOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,

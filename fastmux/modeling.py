@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from transformers.utils.generic import can_return_tuple
 
 from fastmux.backbones import (
     EmbeddingAdapter,
+    ModuleEncoder,
     build_encoder,
     check_embeddings,
     drop_pooler,
+    encoder_class,
     load_backbone,
     pool,
     rows_of,
@@ -34,12 +35,16 @@ from fastmux.checkpoints import (
 )
 from fastmux.configuration import TMuxConfig
 from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
+from fastmux.files import finish_replacing, replacing_files
 from fastmux.functional._checks import check_range
 from fastmux.model_card import model_card
 from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
 from fastmux.plain import is_plain, tensor_of
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.retrieval import RetrievalHead
+
+_CAPABILITIES = ("supports_gradient_checkpointing", "_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn")
+_CAPABILITIES += ("_supports_attention_backend",)
 
 
 class TMuxPreTrainedModel(PreTrainedModel):
@@ -50,6 +55,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
     config_class = TMuxConfig
     base_model_prefix = "tmux"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # a loss is the mean over its own batch, whatever it will be accumulated with
+    # What some encoder can do; a model can what its own encoder can.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -59,6 +66,12 @@ class TMuxPreTrainedModel(PreTrainedModel):
     # What a checkpoint of another task need not hold: heads, and the pooler, which task models do without.
     _heads = ("classifier.", "retrieval.", "backbone.pooler.")
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^retrieval\."]
+
+    def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
+        known = encoder_class(config.backbone_config) if encoder is None else type(encoder)
+        for capability in _CAPABILITIES:
+            setattr(self, capability, getattr(known, capability))
+        super().__init__(config)
 
     @classmethod
     def from_backbone(
@@ -74,7 +87,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
             (random
                 weights) or a Hugging Face model (its encoder is used, with shared weights, and not copied).
             num_instances: N.
-            options: anything `TMuxConfig` takes, e.g. ``multiplexer``, ``demultiplexer``, ``num_labels``.
+            options: anything `TMuxConfig` takes, e.g. ``multiplexer``, ``demultiplexer``, ``num_labels``, or the
+                encoder's config.
 
         Raises:
             ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
@@ -95,6 +109,11 @@ class TMuxPreTrainedModel(PreTrainedModel):
         config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
         return cls(config, encoder=encoder)
 
+    def is_custom_code(self) -> bool:
+        """What is drawn here spares tensors that came from a checkpoint, as code of transformers does. Of other code
+        transformers would skip modules without weights of their own, in which ModernBERT draws those of its layers."""
+        return isinstance(self.base_model.backbone, ModuleEncoder)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (Multiplexer, Demultiplexer, RetrievalHead)):
@@ -113,30 +132,34 @@ class TMuxPreTrainedModel(PreTrainedModel):
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         head = getattr(self, "retrieval", None)
         if head is not None:
-            head.resize(embeddings.num_embeddings)
+            head.resize(rows_of(embeddings))
         return embeddings
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """As in Hugging Face; each file is written under a temporary name beside the folder and moved when it is
-        whole."""
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """As in Hugging Face, with a model card. The files count once all are written; then the former weights go,
+        whether in one file or in shards, and other files stay. The card is written where there is none.
+
+        Raises:
+            ValueError: if ``save_directory`` is a file.
+        """
         target = Path(save_directory)
         if target.is_file():
             raise ValueError(f"save_directory is {str(target)!r}, which is a file; expected a folder")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not self.should_save_on_this_rank(is_main_process) or kwargs.get("distributed_checkpoint"):
+            # Nothing to write, or files that all processes write together.
+            return super().save_pretrained(target, is_main_process=is_main_process, **kwargs)
+        if kwargs.get("state_dict") is not None:
+            kwargs["state_dict"] = dict(kwargs["state_dict"])  # Hugging Face takes out what it has written
+        name = target.resolve().name or "model"
         if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", target.name)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
+            name = kwargs.setdefault("repo_id", name)
+        with replacing_files(target, _former_weights) as staging:
             super().save_pretrained(staging, **kwargs)
-            if not (target / "README.md").exists():  # somebody may have written one
-                name = kwargs.get("repo_id") or target.name
-                model_card(self.config, type(self).__name__, name).save(staging / "README.md")
-            target.mkdir(exist_ok=True)
-            # The weights last: a folder that has them has all that belongs to them.
-            for file in sorted(staging.iterdir(), key=lambda f: f.suffix == ".safetensors"):
-                os.replace(file, target / file.name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            card = staging / "README.md"
+            if (target / card.name).exists():  # somebody may have written it
+                card.unlink(missing_ok=True)
+            elif not card.exists():
+                model_card(self.config, type(self).__name__, name).save(card)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
@@ -152,6 +175,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
             UserWarning: if weights are NaN or infinite, or the config has fields that fastmux does not know.
         """
         name = pretrained_model_name_or_path
+        if name is not None and Path(name).is_dir():
+            finish_replacing(Path(name, kwargs.get("subfolder", "")))
         hub = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
         if kwargs.get("config") is None and name is not None:
             stored = read_config(name, **hub)
@@ -185,18 +210,37 @@ class TMuxPreTrainedModel(PreTrainedModel):
     def _load(cls, name: str, dtypes: dict[str, str], output_loading_info: bool, *args, **kwargs):
         """Hugging Face's ``from_pretrained`` of what has these ``dtypes``, with errors that say what is wrong with the
         checkpoint ``name``."""
-        try:
-            model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):  # out of memory, say
-                raise
-            raise ValueError(f"the weights in {name!r} do not fit their config: {error}") from error
+        any_size = kwargs.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
+        if info["mismatched_keys"] and not any_size:
+            key, stored, expected = min(info["mismatched_keys"])
+            raise ValueError(
+                f"the weights in {name!r} do not fit their config: {key} has shape {tuple(stored)}, expected "
+                f"{tuple(expected)}; {len(info['mismatched_keys'])} tensors differ so"
+            )
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(cls._heads))
         if lacking:
             raise ValueError(f"the checkpoint {name!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}")
         # Quantised weights are whatever their library makes of them.
         check_loaded(name, model, dtypes if getattr(model, "hf_quantizer", None) is None else {})
         return (model, info) if output_loading_info else model
+
+
+#: A file of weights, in shards or not, and an index of shards, of any variant.
+_WEIGHTS = re.compile(
+    r"(?P<name>.+?)(?:-\d{5}-of-\d{5})?\.safetensors|(?P<indexed>.+?)\.safetensors\.index(?P<variant>\..+)?\.json"
+)
+
+
+def _former_weights(written: set[str], former: set[str]) -> set[str]:
+    """The former files that hold, in other shards, what the written ones hold."""
+
+    def name(file: str) -> str | None:
+        match = _WEIGHTS.fullmatch(file)
+        return match and (match["name"] or match["indexed"] + (match["variant"] or ""))
+
+    names = {name(file) for file in written} - {None}
+    return {file for file in former if name(file) in names}
 
 
 @dataclass
@@ -257,12 +301,16 @@ class TMux(TMuxPreTrainedModel):
                 raise ValueError("num_instances is missing, expected an integer of at least 1")
             backbone_config, encoder = load_backbone(backbone)
             config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
-        super().__init__(config)
-        if encoder is None:
-            encoder = build_encoder(config.backbone_config)
-        else:
-            for module in encoder.modules():
+        super().__init__(config, encoder=encoder)
+        given = encoder is not None
+        encoder = encoder if given else build_encoder(config.backbone_config)
+        built_with = encoder.config
+        config.backbone_config._attn_implementation = built_with._attn_implementation
+        for module in encoder.modules():
+            if given:
                 module._is_hf_initialized = True  # post_init leaves such modules their weights
+            if getattr(module, "config", None) is built_with:
+                module.config = config.backbone_config  # one config: what is set in it later, all read
         if not add_pooling_layer:
             drop_pooler(encoder)
         check_embeddings(encoder)
@@ -281,6 +329,7 @@ class TMux(TMuxPreTrainedModel):
             nn.Embedding(config.num_instances + 2, config.embedding_size) if config.prefix_length else None
         )
         self.post_init()
+        self.train(encoder.training)
 
     @property
     def num_instances(self) -> int:

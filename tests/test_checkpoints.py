@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from models import BERT, batch
+from models import BERT, FAMILIES, batch
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -88,6 +93,18 @@ def test_half_precision_and_attention_are_chosen_at_loading(tmp_path):
     assert model(**batch(4)).logits.dtype == torch.bfloat16
 
 
+def test_what_is_drawn_at_loading_is_drawn_as_the_encoder_draws_it(tmp_path):
+    """ModernBERT cuts its normal distribution, and its second layers' is narrower."""
+    wide, narrow = copy.deepcopy(FAMILIES["modernbert"]), FAMILIES["modernbert"]
+    wide.intermediate_size = 96
+    SEQUENCE.from_backbone(narrow, 3).save_pretrained(tmp_path)
+    config = fastmux.TMuxConfig(backbone_config=wide, num_instances=3)
+    model = SEQUENCE.from_pretrained(tmp_path, config=config, ignore_mismatched_sizes=True)
+    for layer in model.tmux.backbone.layers:
+        assert layer.mlp.Wi.weight.abs().max() <= 3 * 0.3
+        assert layer.mlp.Wo.weight.abs().max() <= 3 * 0.3 / 2
+
+
 def test_nothing_half_written_is_left_behind(tmp_path, monkeypatch):
     model, target = SEQUENCE.from_backbone(BERT, 3), tmp_path / "model"
     model.save_pretrained(target)
@@ -110,6 +127,104 @@ def test_saving_keeps_other_files(tmp_path):
     assert {"notes.txt", "config.json", "model.safetensors"} <= {f.name for f in tmp_path.iterdir()}
 
 
+def logits(model, rows) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**rows).logits
+
+
+SHARDS = {"max_shard_size": "10KB"}
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize(("first", "second"), [({}, SHARDS), (SHARDS, {}), (SHARDS, {"max_shard_size": "20KB"})])
+def test_what_was_saved_last_is_what_is_loaded(tmp_path, first, second, variant):
+    (tmp_path / "notes.safetensors").write_text("mine")
+    rows, former, model = batch(4), SEQUENCE.from_backbone(BERT, 3), SEQUENCE.from_backbone(BERT, 3)
+    SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path, variant="other", **SHARDS)
+    other = {f.name: f.read_bytes() for f in tmp_path.glob("*other*")}
+    former.save_pretrained(tmp_path, variant=variant, **first)
+    model.save_pretrained(tmp_path, variant=variant, **second)
+    model.save_pretrained(tmp_path / "alone", variant=variant, **second)
+    names = {f.name for f in (tmp_path / "alone").iterdir()} | {"alone", "notes.safetensors"} | other.keys()
+    assert {f.name for f in tmp_path.iterdir()} == names
+    assert {f.name: f.read_bytes() for f in tmp_path.glob("*other*")} == other
+    loaded = SEQUENCE.from_pretrained(tmp_path, variant=variant)
+    torch.testing.assert_close(logits(loaded, rows), logits(model, rows))
+
+
+def test_every_argument_of_saving(tmp_path, monkeypatch):
+    model, target = SEQUENCE.from_backbone(BERT, 3), tmp_path / "my-model"
+    model.save_pretrained(target, is_main_process=False)
+    assert list(target.iterdir()) == []  # made, as Hugging Face's does, and nothing in it
+    zeros = {k: torch.zeros_like(t) for k, t in model.state_dict().items()}
+    names = set(zeros)
+    model.save_pretrained(target, state_dict=zeros, save_original_format=False)
+    assert set(zeros) == names
+    assert not any(t.any() for t in SEQUENCE.from_pretrained(target).state_dict().values())
+    monkeypatch.chdir(target)
+    (target / "README.md").unlink()
+    model.save_pretrained(".")
+    assert 'from_pretrained("my-model")' in (target / "README.md").read_text()
+    rows = batch(3)
+    torch.testing.assert_close(logits(SEQUENCE.from_pretrained("."), rows), logits(model, rows))
+
+
+def test_pushing_sends_what_was_saved(tmp_path, monkeypatch):
+    import transformers.modeling_utils as hub
+    from huggingface_hub import ModelCard
+
+    sent = {}
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            return type("Repository", (), {"repo_id": f"me/{repo_id}"})
+
+    def upload(self, folder, repository, timestamps, token=None, **options):
+        sent.update(repository=repository, token=token, files={f.name for f in Path(folder).iterdir()})
+
+    monkeypatch.setattr(hub, "hf_api", Api)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\ntheirs"))
+    monkeypatch.setattr(fastmux.TMux, "_upload_modified_files", upload)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_text("mine")
+    fastmux.TMux(BERT, 3).save_pretrained(tmp_path / "model", push_to_hub=True, token="secret")
+    assert sent["repository"] == "me/model" and sent["token"] == "secret"
+    assert {"config.json", "model.safetensors", "README.md"} <= sent["files"]
+    assert (tmp_path / "model" / "README.md").read_text() == "mine"
+
+
+#: Saves over a model, and is killed when the folder changes for the N-th time.
+KILLED = """
+import os, signal, sys
+import fastmux, fastmux.files as files
+from transformers import AutoConfig
+
+folder, step = sys.argv[1], int(sys.argv[2])
+model = fastmux.TMuxForSequenceClassification.from_pretrained(folder, num_instances=4, ignore_mismatched_sizes=True)
+
+def counting(function):
+    def call(*args, **kwargs):
+        global step
+        step -= 1
+        if step < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+os.replace, os.rename, files.remove = counting(os.replace), counting(os.rename), counting(files.remove)
+model.save_pretrained(folder, max_shard_size="10KB")
+"""
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 4])
+def test_a_killed_save_leaves_the_former_model_or_the_new_one(tmp_path, step):
+    SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path)
+    status = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(step)], check=False).returncode
+    assert status == -signal.SIGKILL
+    loaded = SEQUENCE.from_pretrained(tmp_path)
+    assert loaded.config.num_instances == loaded.tmux.multiplexer.transforms.shape[0] == (3 if step == 0 else 4)
+
+
 class TestRefused:
     @pytest.fixture
     def saved(self, tmp_path):
@@ -125,7 +240,17 @@ class TestRefused:
         config = json.loads((saved / "config.json").read_text())
         config["num_instances"] = 4
         (saved / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="do not fit their config"):
+        with pytest.raises(ValueError, match=r"do not fit their config: .* has shape \(\d.*expected \(\d"):
+            SEQUENCE.from_pretrained(saved)
+        _, info = SEQUENCE.from_pretrained(saved, ignore_mismatched_sizes=True, output_loading_info=True)
+        assert info["mismatched_keys"]
+
+    def test_other_errors_stay_what_they_are(self, saved, monkeypatch):
+        def full(*args, **kwargs):
+            raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(fastmux.TMux, "__init__", full)
+        with pytest.raises(torch.OutOfMemoryError):
             SEQUENCE.from_pretrained(saved)
 
     def test_without_tensors_of_the_encoder(self, saved):

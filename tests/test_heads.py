@@ -288,3 +288,83 @@ def test_retrieval_may_ask_at_some_positions_only():
     assert relative_error(loss.detach(), whole.detach()) < 1e-10
     with pytest.raises(ValueError, match=r"retrieval_percentage is 0\.0, expected"):
         build(fastmux.TMuxForSequenceClassification, retrieval_percentage=0.0)
+
+
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+def test_a_loss_is_the_same_from_call_to_call_in_evaluation(demux):
+    rows = batch(7, padded=True)
+    for cls, labels in (
+        (fastmux.TMuxForRetrieval, None),
+        (fastmux.TMuxForMaskedLM, rows["input_ids"]),
+        (SEQUENCE, torch.zeros(7, dtype=torch.long)),
+    ):
+        model = build(cls, demux).eval()
+        losses = [model(**rows, labels=labels).loss for _ in range(3)]
+        assert losses[0] == losses[1] == losses[2], cls
+        seen = []
+        model.retrieval.loss = lambda tmux, mux, labels, instances, seen=seen: seen.append(instances) or labels.sum()
+        model(**rows, labels=labels)
+        assert set(seen[0].flatten().tolist()) == {0, 1, 2}, "every instance has its turn"
+
+
+def test_predicting_leaves_modes_requires_grad_and_inputs_as_they_were():
+    model, rows = build(SEQUENCE, num_labels=2), batch(7, padded=True)
+    model.tmux.backbone.eval().requires_grad_(False)
+    model.classifier.eval()
+    before = [(m.training, [p.requires_grad for p in m.parameters(False)]) for m in model.modules()]
+    inputs, state = copy.deepcopy(rows), torch.get_rng_state()
+    config = copy.deepcopy(model.config.to_dict())
+    for call in (rows, {k: t[:0] for k, t in rows.items()}):
+        model.predict(**call, copies=2, grouping="random", seed=3)
+    with pytest.raises(ValueError, match="input_ids holds"):
+        model.predict(rows["input_ids"] + VOCAB)
+    assert [(m.training, [p.requires_grad for p in m.parameters(False)]) for m in model.modules()] == before
+    assert all(torch.equal(rows[k], inputs[k]) for k in rows) and torch.equal(torch.get_rng_state(), state)
+    assert model.config.to_dict() == config
+
+
+@pytest.mark.parametrize("own", ["shared", "own"])
+@pytest.mark.parametrize("cls", [fastmux.TMuxForRetrieval, fastmux.TMuxForMaskedLM, SEQUENCE, TOKEN])
+def test_every_parameter_that_asks_for_a_gradient_gets_one(cls, own):
+    model, rows = build(cls, retrieval_demultiplexer=own), batch(6)
+    labels = torch.zeros(6, dtype=torch.long) if cls is SEQUENCE else torch.zeros_like(rows["input_ids"])
+    model(**rows, labels=labels).loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval])
+def test_the_decoder_is_the_output_embeddings(tmp_path, cls, tied):
+    model, rows = build(cls, tie_retrieval_decoder=tied).eval(), batch(6)
+    layer, words = model.get_output_embeddings(), model.get_input_embeddings().weight
+    assert (layer.weight is words) == tied and layer.weight.shape == (VOCAB, 16)
+    states = retrieval_states(model, rows).flatten(0, 1)
+    if cls is fastmux.TMuxForMaskedLM:
+        assert relative_error(model(**rows).logits.detach(), layer(states).detach()) < 1e-12
+    model.resize_token_embeddings(VOCAB + 9)
+    layer, words = model.get_output_embeddings(), model.get_input_embeddings().weight
+    assert (layer.weight is words) == tied and layer.weight.shape[0] == len(layer.bias) == VOCAB + 9
+    model.save_pretrained(tmp_path)
+    loaded = cls.from_pretrained(tmp_path)
+    assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
+    other = nn.Linear(16, VOCAB + 9).double()
+    model.set_output_embeddings(other)
+    assert model.get_output_embeddings().weight is other.weight and not model.config.tie_retrieval_decoder
+
+
+@pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval, SEQUENCE, TOKEN])
+def test_word_embeddings_in_place_of_ids(cls):
+    model, rows = build(cls).eval(), batch(6)
+    labels = torch.zeros(6, dtype=torch.long) if cls is SEQUENCE else torch.ones_like(rows["input_ids"])
+    words = model.get_input_embeddings()(rows["input_ids"])
+    with torch.no_grad():
+        given = model(inputs_embeds=words, labels=labels)
+        expected = model(rows["input_ids"], labels=labels)
+    name = "predictions" if cls is fastmux.TMuxForRetrieval else "logits"
+    torch.testing.assert_close(given[name], expected[name])
+    if cls is fastmux.TMuxForRetrieval:
+        torch.testing.assert_close(given.loss, expected.loss)
+        with pytest.raises(ValueError, match="labels is missing"):
+            model(inputs_embeds=words)
+    else:
+        torch.testing.assert_close(given.loss, expected.task_loss)
