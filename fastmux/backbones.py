@@ -10,6 +10,7 @@ import copy
 import inspect
 import os
 import sys
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux import functional as F
+from fastmux.configuration import TMuxConfig
 from fastmux.plain import is_plain
 
 # Embedding modules made of a word table, (some) position and type tables, LayerNorm and dropout, and nothing else.
@@ -35,19 +37,22 @@ STANDARD_EMBEDDINGS = {
 
 
 def load_backbone(
-    backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel,
+    backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel, options: Mapping[str, object]
 ) -> tuple[PreTrainedConfig, PreTrainedModel | None]:
     """(config, encoder) of a hub name, a local folder, a config (encoder None: still to be built) or a model.
 
     A model with a task head is asked for its encoder. The encoder shares its weights with the model that was given;
     modules and config are copies, so that what is done to one (a mode, a hook, an adapter) is not done to the other.
+    Of ``options``, those of the encoder's config are kept to when it is loaded by name.
 
     Raises:
         ValueError: if ``backbone`` is none of these, or names nothing that can be loaded.
     """
     if isinstance(backbone, (str, os.PathLike)):
         try:
-            backbone = AutoModel.from_pretrained(backbone)
+            config = AutoConfig.from_pretrained(backbone)
+            theirs = {name: value for name, value in options.items() if TMuxConfig.belongs_to(config, name)}
+            backbone = AutoModel.from_pretrained(backbone, **theirs)
         except OSError as error:
             raise ValueError(
                 f"backbone is {str(backbone)!r}, expected the name of a model on the Hugging Face hub or a folder that "

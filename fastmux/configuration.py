@@ -129,7 +129,7 @@ class TMuxConfig(PreTrainedConfig):
         elif backbone is None:
             # transformers builds configs without arguments to find out defaults
             backbone = AutoConfig.for_model("bert")
-        settable = {"max_position_embeddings"} | {name for name in kwargs if self._belongs_to(backbone, name)}
+        settable = {"max_position_embeddings"} | {name for name in kwargs if self.belongs_to(backbone, name)}
         theirs = {name: kwargs.pop(name) for name in list(kwargs) if name in settable}
         self._check_names(kwargs, kwargs.pop("fastmux_version", None))
         # A config's attention implementation is its sub-configs' too; what the encoder was built with stands.
@@ -146,7 +146,7 @@ class TMuxConfig(PreTrainedConfig):
         self._validate()
 
     @classmethod
-    def _belongs_to(cls, backbone: PreTrainedConfig, name: str) -> bool:
+    def belongs_to(cls, backbone: PreTrainedConfig, name: str) -> bool:
         """Whether the encoder's config has this attribute, and this class has none of that name."""
         if name.startswith("_") or name in _NOT_SHARED or hasattr(cls, name):
             return False
@@ -154,7 +154,7 @@ class TMuxConfig(PreTrainedConfig):
 
     def __getattr__(self, name: str):
         backbone = self.__dict__.get("backbone_config")
-        if backbone is not None and self._belongs_to(backbone, name):
+        if backbone is not None and self.belongs_to(backbone, name):
             values = (getattr(backbone, known, None) for known in _SYNONYMS.get(name, (name,)))
             return next((value for value in values if value is not None), None)
         if backbone is not None and name in _DEFAULTS:
@@ -163,7 +163,7 @@ class TMuxConfig(PreTrainedConfig):
 
     def __setattr__(self, name: str, value) -> None:
         backbone = self.__dict__.get("backbone_config")
-        theirs = backbone is not None and self._belongs_to(backbone, name)
+        theirs = backbone is not None and self.belongs_to(backbone, name)
         if theirs:
             known = _SYNONYMS.get(name, (name,))
             setattr(backbone, next(n for n in known if hasattr(backbone, n)), value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
@@ -101,7 +101,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
             >>> model.config.num_labels
             3
         """
-        backbone_config, encoder = load_backbone(backbone)
+        backbone_config, encoder = load_backbone(backbone, options)
         # Labels and their loss are the task's; a model that comes with a head describes them in its config.
         for name in ("id2label", "label2id", "problem_type"):
             if "num_labels" not in options and getattr(backbone_config, name, None) is not None:
@@ -134,6 +134,22 @@ class TMuxPreTrainedModel(PreTrainedModel):
         if head is not None:
             head.resize(rows_of(embeddings))
         return embeddings
+
+    def fit_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Tell a tokenizer how long a row may be, and return it: ``truncation=True``, of a pipeline too, then cuts rows
+        to what the index prefix leaves of the encoder's positions. Save it beside the model for those who load both.
+
+        Example:
+            >>> import fastmux
+            >>> from tokenizers import Tokenizer, models
+            >>> from transformers import BertConfig, PreTrainedTokenizerFast
+            >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+            >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
+            >>> fastmux.TMux(tiny, num_instances=10).fit_tokenizer(tokenizer).model_max_length
+            501
+        """
+        tokenizer.model_max_length = min(tokenizer.model_max_length, self.base_model.max_length)
+        return tokenizer
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
         """As in Hugging Face, with a model card. The files count once all are written; then the former weights go,
@@ -299,7 +315,7 @@ class TMux(TMuxPreTrainedModel):
         else:
             if num_instances is None:
                 raise ValueError("num_instances is missing, expected an integer of at least 1")
-            backbone_config, encoder = load_backbone(backbone)
+            backbone_config, encoder = load_backbone(backbone, options)
             config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
         super().__init__(config, encoder=encoder)
         given = encoder is not None
@@ -334,6 +350,11 @@ class TMux(TMuxPreTrainedModel):
     @property
     def num_instances(self) -> int:
         return self.config.num_instances
+
+    @property
+    def max_length(self) -> int:
+        """Positions that a row may have: the encoder's, less those of the index prefix."""
+        return EmbeddingAdapter(self.backbone).max_length - self.config.prefix_length
 
     @can_return_tuple
     def forward(
@@ -518,7 +539,8 @@ class TMux(TMuxPreTrainedModel):
         if shape[1] > allowed:
             raise ValueError(
                 f"input_ids has sequences of {shape[1]} positions, expected at most {allowed}: the encoder has "
-                f"{adapter.max_length}, of which the index prefix of {self.num_instances} instances takes {prefix}"
+                f"{adapter.max_length}, of which the index prefix of {self.num_instances} instances takes {prefix}; "
+                "model.fit_tokenizer(tokenizer) makes truncation=True cut them there"
             )
         if shape[1] == 0:
             raise ValueError("input_ids has sequences of 0 positions, expected at least 1")

@@ -98,6 +98,17 @@ def test_an_option_set_on_a_model_reaches_its_encoder():
         assert len(model(**rows).attentions) == 2
 
 
+def test_options_of_an_encoder_that_is_loaded_by_name(tmp_path):
+    AutoModel.from_config(BERT).save_pretrained(tmp_path)
+    for model in (
+        SEQUENCE.from_backbone(tmp_path, 3, hidden_dropout_prob=0.3),
+        SEQUENCE.from_backbone(BERT, 3, hidden_dropout_prob=0.3),
+    ):
+        assert model.config.backbone_config.hidden_dropout_prob == model.dropout.p == 0.3
+        assert model.tmux.backbone.embeddings.dropout.p == 0.3
+    assert BERT.hidden_dropout_prob == 0.1
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_model_can_what_its_encoder_can(family):
     plain, model = AutoModel.from_config(FAMILIES[family]), SEQUENCE.from_backbone(FAMILIES[family], 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -54,6 +55,20 @@ class TestPipelines:
         for row, probabilities in zip(out, expected, strict=False):
             scores = {entry["label"]: entry["score"] for entry in row}
             assert scores["yes"] == pytest.approx(probabilities[1].item(), abs=1e-5)
+
+    def test_texts_longer_than_the_prefix_leaves_room_for(self, tokenizer, tmp_path):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_max_length = 40  # the encoder's
+        model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 3)
+        long = [" ".join(["film"] * 60)] * 2
+        with pytest.raises(ValueError, match=r"40 positions, expected at most 36: .* model.fit_tokenizer\(tokenizer\)"):
+            self.run("text-classification", model, tokenizer, long, truncation=True)
+        assert model.fit_tokenizer(tokenizer) is tokenizer and tokenizer.model_max_length == 36
+        expected = self.run("text-classification", model, tokenizer, long, truncation=True)
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        loaded = pipeline("text-classification", model=str(tmp_path), device="cpu")(long, truncation=True)
+        assert [row["score"] for row in loaded] == pytest.approx([row["score"] for row in expected])
 
     def test_token_classification(self, tokenizer):
         model = fastmux.TMuxForTokenClassification.from_backbone(BERT, 3, num_labels=4)
