@@ -58,7 +58,7 @@ def assert_meets(
     dy = dy.to(dtype).double()
     gold, gold_grads, _ = run(reference, {k: _cast(t, torch.float64) for k, t in rounded.items()}, dy)
     plain, plain_grads, _ = run(reference, rounded, dy)
-    ours, grads, _ = run(op, {k: t.to(device) for k, t in rounded.items()}, dy)
+    ours, grads, _ = run(op, {k: _cast(t, t.dtype, device) for k, t in rounded.items()}, dy)
 
     assert ours.shape == gold.shape, f"output has shape {tuple(ours.shape)}, the reference {tuple(gold.shape)}"
     assert ours.dtype == dtype, f"output has dtype {ours.dtype}, expected {dtype}"
@@ -68,12 +68,12 @@ def assert_meets(
         _check(f"gradient of {name}", grads[name], gold_grad, plain_grads[name], dtype)
 
 
-def _cast(t: Tensor, dtype: torch.dtype) -> Tensor:
-    """``t`` in ``dtype`` with its strides: ``to`` makes overlapping and permuted tensors dense."""
-    if not t.is_floating_point():
-        return t
+def _cast(t: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """``t`` on ``device``, in ``dtype`` if it is floating, with its strides: ``to`` makes overlapping and permuted
+    tensors dense."""
     base = torch.as_strided(t, (t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
-    return torch.as_strided(base.to(dtype), t.shape, t.stride(), t.storage_offset())
+    base = base.to(device, dtype) if t.is_floating_point() else base.to(device)
+    return torch.as_strided(base, t.shape, t.stride(), t.storage_offset())
 
 
 def _check(what: str, ours: Tensor, gold: Tensor, plain: Tensor, dtype: torch.dtype) -> None:

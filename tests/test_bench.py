@@ -20,7 +20,7 @@ from transformers import BertConfig
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import everything, harness, loading, memory, peers, throughput, timing, tune
+from bench import harness, loading, memory, peers, throughput, timing, tune
 from bench.audit import predict
 from bench.audit.storage import Scopes, StorageTracker
 from bench.ops import (
@@ -487,17 +487,3 @@ def test_loading(tmp_path, monkeypatch):
     report = json.loads(output.read_text())
     assert report["imports"]["slow"] > 0.2 > report["imports"]["fast"] and report["num_hidden_layers"] == 1
     assert len(report["loading"]) == 3 and all(seconds > 0 for seconds in report["loading"].values())
-
-
-def test_everything_runs_every_step_and_says_how_it_went(tmp_path, monkeypatch):
-    steps = {
-        "good": ["-c", "open(r'{out}/good.json', 'w').write('1'); print('said')"],
-        "bad": ["-c", "raise SystemExit(3)"],
-        "slow": ["-c", "import time; time.sleep(60)"],
-    }
-    monkeypatch.setattr(everything, "STEPS", steps)
-    assert everything.main(["--minutes", "0.05", "--output", str(tmp_path)]) == 1
-    report = json.loads((tmp_path / "everything.json").read_text())["steps"]
-    assert [report[name]["exit"] for name in steps] == [0, 3, None]
-    assert (tmp_path / "good.log").read_text() == "said\n" and (tmp_path / "good.json").read_text() == "1"
-    assert everything.main(["--steps", "good", "--output", str(tmp_path)]) == 0

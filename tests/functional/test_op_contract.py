@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 import fastmux
@@ -61,10 +59,16 @@ def test_any_strides(case, backend, device, poisoned, layout):
     assert_meets(case.op, case.reference, inputs, torch.float32, device)
 
 
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 7), st.integers(3, 40))
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_drawn_shapes(case, backend, device, groups, instances, length, width):
-    assert_meets(case.op, case.reference, case.draw(groups, instances, length, width), torch.float32, device)
+def test_drawn_shapes(case, backend, device):
+    hypothesis = pytest.importorskip("hypothesis", reason="shapes are drawn by the package hypothesis")
+    sizes = [hypothesis.strategies.integers(*limits) for limits in ((1, 3), (1, 5), (1, 7), (3, 40))]
+
+    @hypothesis.settings(max_examples=3, deadline=None)
+    @hypothesis.given(*sizes)
+    def meets(groups, instances, length, width):
+        assert_meets(case.op, case.reference, case.draw(groups, instances, length, width), torch.float32, device)
+
+    meets()
 
 
 def test_empty_batch(case, backend, device):

@@ -1,0 +1,124 @@
+"""The benchmarks of all ops, each in a process of its own, and a table of how the torch backend or Triton compares with
+the compiled reference.
+
+    python -m bench.ops                                  # every case; prints
+    python -m bench.ops --first_pass --budget 180        # on a GPU: bfloat16, three shapes an op, in three minutes
+    python -m bench.ops --clock cpu --output results/    # a small file an op, and ratios.json
+
+On a GPU what must be compiled is compiled by all ops side by side first; nothing is timed meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.machine import default_device
+from bench.processes import GRACE, ROOT, environment, run
+from bench.timing import CLOCKS
+from fastmux.files import read_json, write_json
+
+FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
+#: Of the budget, at most, for compiling.
+COMPILING = 0.4
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [file.stem.removeprefix("test_") for file in FILES]
+    parser.add_argument("--ops", nargs="+", choices=names, default=names, metavar="OP", help=" ".join(names))
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all ops together")
+    parser.add_argument("--first_pass", action="store_true", help="the first shapes and the first dtype alone")
+    parser.add_argument("--case_seconds", type=float, default=1.0, help="of timing a case (default: 1)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
+    parser.add_argument("--output", type=Path, help="folder for OP.json and ratios.json (default: nothing is kept)")
+    return parser.parse_args(argv)
+
+
+def ratios(folder: Path) -> list[dict]:
+    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest backend."""
+    best: dict[tuple, dict] = {}
+    for file in sorted(folder.glob("*.json")):
+        result = read_json(file)
+        for row in result["rows"] if "rows" in result and "op" in result else []:
+            if row["implementation"] not in ("torch", "triton") or "speed_to_compiled" not in row:
+                continue
+            sizes = {letter: row[letter] for letter in "GNLRVd" if letter in row}
+            key = (result["op"], row["direction"], row["dtype"], *sizes.items())
+            own = {"op": result["op"], "direction": row["direction"], "dtype": row["dtype"], **sizes}
+            own |= {"implementation": row["implementation"], "speed_to_compiled": row["speed_to_compiled"]}
+            if key not in best or own["speed_to_compiled"][1] > best[key]["speed_to_compiled"][1]:
+                best[key] = own
+    return sorted(best.values(), key=lambda row: row["speed_to_compiled"][1])
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["", f"{'op':22}{'direction':18}{'by':8}{'times as fast as compiled':>26}{'quartiles':>13}  sizes"]
+    for row in rows:
+        low, median, high = row["speed_to_compiled"]
+        sizes = " ".join(f"{letter}={row[letter]}" for letter in "GNLRVd" if letter in row)
+        lines.append(
+            f"{row['op']:22}{row['direction']:18}{row['implementation']:8}{median:>26.2f}{f'{low:.2f}-{high:.2f}':>13}"
+            f"  {sizes} {row['dtype']}"
+        )
+    losing = sum(row["speed_to_compiled"][1] < 1 for row in rows)
+    return "\n".join([*lines, f"{losing} of {len(rows)} slower than the compiled reference"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    end = time.perf_counter() + args.budget
+    env = environment()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    files = [str(Path("bench", "ops", f"test_{name}.py")) for name in args.ops]
+    chosen = ["--first_pass"] if args.first_pass else []
+    if default_device().type == "cuda":
+        start = time.perf_counter()
+        budget = str(COMPILING * args.budget)
+        compiling = [
+            subprocess.Popen(
+                [*command, file, *chosen, "--compile_only", "--budget", budget],
+                cwd=ROOT,
+                env=env | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for file in files
+        ]
+        for process in compiling:
+            try:
+                process.wait(timeout=max(0.0, min(start + COMPILING * args.budget - time.perf_counter(), 1e6)))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        output = args.output or Path(folder)
+        options = ["--output", str(output), "--clock", args.clock, "--case_seconds", str(args.case_seconds)]
+        failed = []
+        for i, (name, file) in enumerate(zip(args.ops, files, strict=True)):
+            left = (end - time.perf_counter()) / (len(files) - i)
+            # A command has a little longer than it may begin cases in, and less grace than whoever runs this gives.
+            budget = ["--budget", str(0.8 * left)]
+            with open(os.devnull, "wb") as nowhere:
+                status, _ = run([*command, file, *chosen, *options, *budget], left, nowhere, env, grace=GRACE / 2)
+            if status != 0:
+                failed.append(name)
+        rows = ratios(output)
+        print(table(rows))
+        if args.output:
+            write_json(args.output / "ratios.json", {"clock": args.clock, "rows": rows})
+    for name in failed:
+        print(f"{name}: not all of it was measured")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

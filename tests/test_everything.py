@@ -1,0 +1,149 @@
+"""A run of everything keeps to its budgets, goes on past what fails, and leaves what it had when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import everything, processes
+from bench.ops.__main__ import ratios, table
+from fastmux.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Runs steps that a test gives, with the command's own arguments.
+WITH_STEPS = """
+import sys
+from bench import everything
+everything.STEPS = {name: everything.Step(seconds, arguments) for name, (seconds, arguments) in STEPS.items()}
+sys.exit(everything.main())
+"""
+SLOW = "open(r'{out}/first.json', 'w').write('1'); print('begun'); import time; time.sleep(60)"
+
+
+def start(steps: dict[str, tuple[float, list[str]]], *options: str, **more) -> subprocess.Popen:
+    command = [sys.executable, "-c", f"STEPS = {steps!r}\n{WITH_STEPS}", "--steps", *steps, *options]
+    env = processes.environment()
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "everything.json").read_text())["steps"]
+
+
+def test_every_step_runs_within_its_budget_and_prints_as_it_goes(tmp_path):
+    steps = {
+        "bad": (30, ["-c", "raise SystemExit(3)"]),
+        "slow": (1, ["-c", SLOW]),
+        "good": (30, ["-c", "print('{seconds}')"]),
+    }
+    process = start(steps, "--output", str(tmp_path), "--archive", str(tmp_path / "packed" / "all.tar.gz"))
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert {name: step["outcome"] for name, step in report(tmp_path).items()} == {
+        "bad": "exit 3",
+        "slow": "out of time",
+        "good": "ok",
+    }
+    assert 1 <= report(tmp_path)["slow"]["seconds"] < 1 + processes.GRACE
+    assert "begun" in printed and "begun" in (tmp_path / "everything.log").read_text()
+    with tarfile.open(tmp_path / "packed" / "all.tar.gz") as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert {"everything.json", "everything.log", "first.json"} <= names
+
+
+def test_in_less_time_every_budget_shrinks_alike(tmp_path):
+    steps = {"one": (30, ["-c", "print('one has {seconds}')"]), "two": (90, ["-c", "print('two has {seconds}')"])}
+    printed, _ = start(steps, "--output", str(tmp_path), "--minutes", "1").communicate(timeout=120)
+    assert "one has 15" in printed and "two has 45" in printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_stopped_halfway_it_leaves_what_it_had(tmp_path, number):
+    out, archive = tmp_path / "out", tmp_path / "all.tar.gz"
+    child = f"import os; open(r'{tmp_path}/pid', 'w').write(str(os.getpid())); {SLOW}"
+    steps = {"done": (30, ["-c", "print('done')"]), "slow": (60, ["-c", child])}
+    process = start(steps, "--output", str(out), "--archive", str(archive))
+    end = time.monotonic() + 90
+    while not (out / "first.json").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    assert report(out)["done"]["outcome"] == "ok" and report(out)["slow"]["outcome"] == "stopped"
+    assert (out / "first.json").read_text() == "1" and tarfile.is_tarfile(archive)
+    running = int((tmp_path / "pid").read_text())
+    if number == signal.SIGTERM:
+        assert not Path(f"/proc/{running}").exists(), "what it had started still runs"
+    else:
+        os.kill(running, signal.SIGKILL)
+
+
+HIDDEN = """
+import importlib.metadata, importlib.util
+assert importlib.util.find_spec("peft") is None and importlib.util.find_spec("tqdm.auto") is not None
+try:
+    import peft
+except ModuleNotFoundError as error:
+    assert error.name == "peft"
+else:
+    raise AssertionError("peft was found")
+assert "tqdm" in {d.name for d in importlib.metadata.distributions()} - {"peft"}
+assert "peft" not in {d.name for d in importlib.metadata.distributions()}
+"""
+
+
+def test_hidden_packages_are_as_if_not_installed(tmp_path):
+    pytest.importorskip("peft", reason="the package that is hidden is peft")
+    subprocess.run([sys.executable, "-c", HIDDEN], env=processes.environment(["peft"], tmp_path), check=True)
+
+
+def test_tests_go_on_past_files_that_cannot_be_collected(tmp_path):
+    """With the step's own options: a package that a file needs is hidden, the other file's tests run."""
+    (tmp_path / "hiding").mkdir()
+    (tmp_path / "test_there.py").write_text("def test_one():\n    pass\n\n\ndef test_two():\n    assert False\n")
+    (tmp_path / "test_missing.py").write_text("import tqdm\n\n\ndef test_it():\n    pass\n")
+    own = [a for a in everything.STEPS["tests"].arguments if not a.startswith("tests")]
+    arguments = [a.format(out=tmp_path) for a in own] + [str(tmp_path)]
+    env = processes.environment(["tqdm", "hypothesis"], tmp_path / "hiding")
+    with open(tmp_path / "log", "wb") as log:
+        status, _ = processes.run([sys.executable, *arguments], 120, log, env)
+    assert status == 1
+    (suite,) = ElementTree.parse(tmp_path / "tests.xml").getroot()
+    counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors")}
+    assert counts == {"tests": 3, "failures": 1, "errors": 1}
+    assert "No module named 'tqdm'" in (tmp_path / "log").read_text()
+
+
+def test_tests_of_a_device_leave_out_what_trains():
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        if re.search("^(from|import) training", file.read_text(), re.MULTILINE):
+            relative = file.relative_to(ROOT)
+            assert any(fnmatch(str(relative), pattern) for pattern in everything.ELSEWHERE), relative
+
+
+def test_ratios_take_the_faster_backend_of_each_case(tmp_path):
+    def row(who, ratio, **more):
+        own = {"direction": "forward", "dtype": "bfloat16", "G": 1, "N": 2, "implementation": who}
+        return own | {"speed_to_compiled": [ratio - 0.1, ratio, ratio + 0.1]} | more
+
+    slow = [row("triton", 0.9, G=2), row("torch", 0.8, G=2)]
+    rows = [row("torch", 1.5), row("triton", 3.0), row("reference", 9.0), *slow]
+    write_json(tmp_path / "hadamard_mux.json", {"op": "hadamard_mux", "rows": rows})
+    write_json(tmp_path / "ratios.json", {"rows": []})
+    found = ratios(tmp_path)
+    assert [(r["G"], r["implementation"], r["speed_to_compiled"][1]) for r in found] == [
+        (2, "triton", 0.9),
+        (1, "triton", 3.0),
+    ]
+    assert table(found).endswith("1 of 2 slower than the compiled reference")
