@@ -1,0 +1,209 @@
+"""Writes docs/results.md from the JSON files below bench/results/: nothing on that page is typed by hand.
+
+    python bench/results_page.py            # write the page
+    python bench/results_page.py --check    # say whether it is up to date
+
+Each kind of file has one renderer here, found by what the file holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
+INTRODUCTION = """\
+# Results
+
+Made by `python bench/results_page.py` from the JSON files in `bench/results/`, one folder a device. What is not here
+has not been measured. A ± is the standard deviation over random groupings of the evaluation rows.
+"""
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, the columns behind the first one aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measured(score: dict | None, digits: int = 4) -> str:
+    """A mean, with its spread where there is one."""
+    if score is None:
+        return "-"
+    spread = f" ± {score['std']:.{digits}f}" if score["std"] else ""
+    return f"{score['mean']:.{digits}f}{spread}"
+
+
+def environment(result: dict) -> str:
+    """Where and with what a file was measured, in one sentence."""
+    e = result.get("environment") or result.get("machine") or {}
+    device = f"{e['cpu']} ({e.get('cpu_cores', '?')} cores)" if e.get("cpu") else e.get("device", "")
+    parts = [device, f"{e['threads']} thread{'s' * (e['threads'] > 1)}" if "threads" in e else ""]
+    parts += [f"{name} {e[name]}" for name in ("python", "torch", "triton", "transformers") if name in e]
+    commit = f" Commit `{e['commit']}`." if e.get("commit") else ""
+    return ", ".join(part for part in parts if part) + "." + commit
+
+
+def training_run(result: dict) -> Iterator[str]:
+    """``metrics.json`` of a run of ``training/train.py``."""
+    recipe, metric = result["settings"]["recipe"], result["metric"]
+    splits = list(result["data"]["evaluation_rows"])
+    size = f"{recipe['num_layers']} layers × {recipe['hidden_size']}"
+    encoder = result["settings"].get("encoder") or f"an encoder of {size}, from scratch"
+    yield (
+        f"Task `{result['task']}`, N = {recipe['num_instances']}, L = {recipe['max_length']}, {encoder}; "
+        f"{result['data']['train_rows']:,} training rows; {result['seconds']:.0f} s in all."
+    )
+    header = ["", "retrieval, warmed up", "at the end", *(f"{split} {metric}" for split in splits)]
+    rows = []
+    for name, variant in result["variants"].items():
+        ratio = variant["ratio_to_plain"]
+        rows.append(
+            [
+                f"`{name}`" if name != "plain" else name,
+                *(measured(variant[f"retrieval_accuracy{when}"]) for when in ("_after_warm_up", "")),
+                *(measured(variant["scores"][split][metric]) for split in splits),
+                f"{variant['throughput']['instances_per_second']:,.0f}",
+                "-" if ratio is None else f"{ratio:.2f}",
+                f"{variant['limit']:.2f}",
+            ]
+        )
+    yield markdown([*header, "instances/s", "x plain", "limit"], rows)
+
+
+def copies(result: dict) -> Iterator[str]:
+    """Output of ``training/copies.py``."""
+    yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."
+    rows = [
+        [
+            f"`{r['variant']}`",
+            str(r["copies"]),
+            str(r["rows_per_group"]),
+            measured({"mean": r["accuracy"], "std": r["accuracy_std"]}),
+            f"{r['instances_per_second']:,.0f}",
+        ]
+        for r in result["records"]
+    ]
+    yield markdown(["", "copies", "rows a pass", "accuracy", "instances/s"], rows)
+
+
+def throughput(result: dict) -> Iterator[str]:
+    """Output of ``bench/throughput.py``."""
+    encoder, options = result["encoder"], result["options"]
+    yield (
+        f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, L = {options['length']}, "
+        f"{options['dtype']}, {options['attn_implementation']}{', compiled' if options['compile'] else ''}; "
+        f"{options['clock']} clock, medians of {options['repeats']}, each beside plain passes at their best batch "
+        "size. `python bench/throughput.py`."
+    )
+    rows = []
+    for r in result["rows"]:
+        low, high = r["ratio_quartiles"]
+        rows.append(
+            [
+                f"{r['task']}, `{r['demultiplexer']}`",
+                str(r["num_instances"]),
+                f"{r['instances_per_second']:,.1f}",
+                f"{r['ratio']:.2f} ({low:.2f} to {high:.2f})",
+                f"{r['limit']:.2f}",
+                f"{r['fraction_of_limit']:.2f}",
+            ]
+        )
+    yield markdown(["", "N", "instances/s", "x plain (quartiles)", "limit", "of the limit"], rows)
+
+
+def memory(result: dict) -> Iterator[str]:
+    """Output of ``bench/memory.py``."""
+    yield "Peak memory of a training step, bytes of live tensors: `python bench/memory.py`."
+    rows = [
+        [
+            r["model"] if r["model"] == "plain" else f"`{r['model']}`",
+            str(r["num_instances"]),
+            str(r["groups"]),
+            str(r["length"]),
+            f"{r['peak_bytes'] / 2**20:.1f}",
+            f"{r['ratio_to_plain']:.3f}",
+        ]
+        for r in result["rows"]
+    ]
+    yield markdown(["", "N", "encoder rows", "L", "MiB", "x plain"], rows)
+
+
+def loading(result: dict) -> Iterator[str]:
+    """Output of ``bench/loading.py``."""
+    yield f"Seconds, medians of {result['repeats']}: `python bench/loading.py`."
+    rows = [[f"`{name}`" if "import" in name else name, f"{s:.3f}"] for name, s in result["imports"].items()]
+    rows += [[f"load a checkpoint: {name}", f"{seconds:.3f}"] for name, seconds in result["loading"].items()]
+    yield markdown(["", "s"], rows)
+
+
+def audit(result: dict) -> Iterator[str]:
+    """Output of ``bench/audit/kernels.py``."""
+    findings = result["findings"]
+    problems = [f for f in findings if f["problem"]]
+    targets = list(dict.fromkeys(f["target"] for f in findings))
+    widths = sorted({f["hidden_size"] for f in findings})
+    yield (
+        f"{len(findings)} kernels compiled for {', '.join(targets)} with triton {result['triton']} at d = "
+        f"{', '.join(map(str, widths))}: {len(problems)} with a problem. Compiled, never run there."
+    )
+    rows = []
+    for kernel in dict.fromkeys(f["kernel"] for f in findings):
+        own = [f for f in findings if f["kernel"] == kernel]
+        occupancy = [min(f["occupancy"] for f in own if f["target"] == t) for t in targets]
+        rows.append([f"`{kernel}`", *(f"{o:.0%}" for o in occupancy), str(max(f["stack_bytes"] for f in own))])
+    yield markdown(["least predicted occupancy", *targets, "stack, bytes"], rows)
+
+
+#: (what such a file has at its top, heading, renderer); the first that fits.
+KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
+    ({"task", "variants"}, "Training run", training_run),
+    ({"records"}, "One checkpoint, several speeds", copies),
+    ({"encoder", "options", "rows"}, "Throughput", throughput),
+    ({"encoder", "rows"}, "Memory", memory),
+    ({"imports", "loading"}, "Start-up", loading),
+    ({"findings", "triton"}, "Kernels, compiled for GPUs that are not there", audit),
+]
+
+
+def page() -> str:
+    """The whole page.
+
+    Raises:
+        ValueError: a JSON file that no renderer knows.
+    """
+    parts = [INTRODUCTION]
+    for path in sorted(RESULTS.rglob("*.json"), key=lambda p: (len(p.relative_to(RESULTS).parts) < 2, p)):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        render = next(((h, r) for keys, h, r in KINDS if keys <= result.keys()), None)
+        name = path.relative_to(ROOT).as_posix()
+        if render is None:
+            raise ValueError(f"{name} has {', '.join(sorted(result))} at its top, which no renderer here knows")
+        heading, renderer = render
+        where = environment(result)
+        parts += [f"## {heading}: `{path.stem}`", *renderer(result), f"{f'{where} ' if where != '.' else ''}`{name}`"]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
+    options = parser.parse_args(argv)
+    text = page()
+    if not options.check:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        sys.exit("docs/results.md is out of date: run `python bench/results_page.py`")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
