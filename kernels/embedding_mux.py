@@ -21,9 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise, whole_rows
+from .common.launch import accumulator, multiprocessors, on_device, whole_rows
 from .common.launch_table import Parameters, launch_parameters
 from .common.rows import dropout_keep, standardise, standardise_backward
+from .common.tensors import accumulator_dtype, rowwise
 
 
 @triton.jit
@@ -230,7 +231,9 @@ def _backward_kernel(
         total = tl.zeros((BLOCK_D,), dtype=ACC)
         for g in tl.range(first, last):
             at = (g * num_instances + n) * length + l
-            dy_ptrs = dy_ptr + g * dy_stride_g + n * dy_stride_n + l[:, None] * dy_stride_l + cols[None, :]
+            dy_ptrs = (
+                dy_ptr + g * dy_stride_g + tl.cast(n, tl.int64) * dy_stride_n + l[:, None] * dy_stride_l + cols[None, :]
+            )
             dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * (SCALE / (1.0 - DROPOUT))
             if DROPOUT > 0.0:
                 dy = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), dy, 0.0)
@@ -390,13 +393,13 @@ def embedding_mux_backward(
     dposition = torch.zeros(position.shape, **acc) if own_position and not write_rows else None
     dx = torch.empty((groups, num_instances, length, width), **acc) if write_rows else None
     dshared = torch.empty((chunks, length, width), **acc) if shared else None
-    dtype = torch.zeros((programs, token_type.shape[0], width), **acc) if own_type and not many_types else None
+    dtoken_type = torch.zeros((programs, token_type.shape[0], width), **acc) if own_type and not many_types else None
     along = torch.empty((programs, num_instances, width), **acc) if need_sums else None
     total = torch.empty_like(along) if need_sums and ln_weight is not None else None
     with on_device(dy):
         _backward_kernel[(programs,)](
             dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
-            dtype, along, total, *strides, word.stride(0), seed, padding_idx, position_padding_idx,
+            dtoken_type, along, total, *strides, word.stride(0), seed, padding_idx, position_padding_idx,
             groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
             length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
@@ -416,9 +419,11 @@ def embedding_mux_backward(
         dword = scattered(word, ids, dx, padding_idx)
     if need_position and dposition is None:
         dposition = scattered(position, position_ids, dx if own_position else rows, position_padding_idx)
-    dtable = None
     if need_type:
-        dtable = dtype.sum(0) if dtype is not None else scattered(token_type, type_ids, dx if own_type else rows, -1)
+        if dtoken_type is None:
+            dtoken_type = scattered(token_type, type_ids, dx if own_type else rows, -1)
+        else:
+            dtoken_type = dtoken_type.sum(0)
     # What LayerNorm hands to v and to its own weight and bias are the same two sums for each instance:
     # dv_i = weight * along_i + bias * total_i, dweight = sum_i v_i * along_i, dbias = sum_i v_i * total_i.
     along, total = (None if t is None else t.sum(0) for t in (along, total))
@@ -429,7 +434,7 @@ def embedding_mux_backward(
     sums = (
         dword,
         dposition,
-        dtable,
+        dtoken_type,
         (factors * along).sum(0) if need_weight else None,
         (factors * total).sum(0) if need_bias else None,
         dv,

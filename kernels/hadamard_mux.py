@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, accumulator_dtype, column_block, on_device, rowwise
+from .common.launch import accumulator, column_block, on_device
 from .common.launch_table import launch_parameters
+from .common.tensors import accumulator_dtype, rowwise
 
 
 @triton.jit

@@ -25,9 +25,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, accumulator_dtype, multiprocessors, on_device, rowwise, whole_rows
+from .common.launch import accumulator, multiprocessors, on_device, whole_rows
 from .common.launch_table import launch_parameters
 from .common.rows import gelu, standardise, standardise_backward
+from .common.tensors import accumulator_dtype, gradient_like, rowwise
 
 
 @triton.jit
@@ -234,11 +235,6 @@ def group_strides(a: Tensor) -> tuple[int, int, int, int]:
     if a.dim() == 3:
         return 1, a.stride(0), 0, a.stride(1)
     return a.shape[1], *a.stride()[:3]
-
-
-def gradient_like(a: Tensor) -> Tensor:
-    """Where the gradient of ``a`` goes: in its own layout, so that the GEMM behind it reads it as it lies."""
-    return torch.empty_like(a) if a.stride(-1) == 1 else torch.empty(a.shape, dtype=a.dtype, device=a.device)
 
 
 def pair_norm_forward(

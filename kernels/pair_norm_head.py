@@ -40,9 +40,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, accumulator_dtype, lanes, multiprocessors, on_device, rowwise
+from .common.launch import accumulator, lanes, multiprocessors, on_device
 from .common.launch_table import Parameters, launch_parameters
-from .pair_norm import gradient_like, group_start, group_strides, pair, present, zeros
+from .common.tensors import accumulator_dtype, gradient_like, rowwise
+from .pair_norm import group_start, group_strides, pair, present, zeros
 
 
 @triton.jit

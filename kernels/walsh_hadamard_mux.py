@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import MAX_ROW, accumulator, on_device, rowwise
+from .common.launch import MAX_ROW, accumulator, on_device
 from .common.launch_table import launch_parameters
+from .common.tensors import rowwise
 
 
 @triton.jit

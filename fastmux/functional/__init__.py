@@ -3,9 +3,10 @@
 One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
 """
 
-from fastmux.functional.embedding_mux import embedding_mux, instance_embeddings
+from fastmux.functional.embedding_mux import embedding_mux
 from fastmux.functional.hadamard_mux import hadamard_mux
 from fastmux.functional.index_demux import index_demux
+from fastmux.functional.instance_embeddings import instance_embeddings
 from fastmux.functional.linear_cross_entropy import linear_argmax, linear_cross_entropy
 from fastmux.functional.mlp_demux import mlp_demux
 from fastmux.functional.orthogonal_mux import orthogonal_mux

@@ -8,6 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional._ops import kernel_op
+from fastmux.kernels.common.tensors import accumulator_dtype
 
 
 def hadamard_mux(x: Tensor, instance_vectors: Tensor, *, scale: float | None = None) -> Tensor:
@@ -58,49 +60,24 @@ class HadamardMux(torch.autograd.Function):
         return dx, dv, None, None
 
 
-@torch.library.custom_op("fastmux::hadamard_mux_forward", mutates_args=())
-def _forward_triton(x: Tensor, v: Tensor, scale: float) -> Tensor:
-    from fastmux.kernels.hadamard_mux import hadamard_mux_forward
-
-    return hadamard_mux_forward(x, v, scale)
-
-
-@_forward_triton.register_fake
-def _(x, v, scale):
+@kernel_op("hadamard_mux")
+def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
     return x.new_empty(x.shape[0], *x.shape[2:])
 
 
-@torch.library.custom_op("fastmux::hadamard_mux_dx", mutates_args=())
-def _dx_triton(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    from fastmux.kernels.hadamard_mux import hadamard_mux_dx
-
-    return hadamard_mux_dx(dy, v, scale, dtype)
-
-
-@_dx_triton.register_fake
-def _(dy, v, scale, dtype):
+@kernel_op("hadamard_mux")
+def hadamard_mux_dx(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return dy.new_empty((dy.shape[0], v.shape[0], *dy.shape[1:]), dtype=dtype)
 
 
-@torch.library.custom_op("fastmux::hadamard_mux_dv", mutates_args=())
-def _dv_triton(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    from fastmux.kernels.hadamard_mux import hadamard_mux_dv
-
-    return hadamard_mux_dv(dy, x, scale, dtype)
-
-
-@_dv_triton.register_fake
-def _(dy, x, scale, dtype):
+@kernel_op("hadamard_mux")
+def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return x.new_empty((x.shape[1], x.shape[3]), dtype=dtype)
-
-
-def _acc(*tensors: Tensor) -> torch.dtype:
-    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
     # Instance by instance into one accumulator: the product (G, N, L, d) is never written.
-    acc = _acc(x, v)
+    acc = accumulator_dtype(x, v)
     v = v.to(acc) * scale
     y = x.new_zeros((x.shape[0], *x.shape[2:]), dtype=acc)
     for i in range(x.shape[1]):
@@ -109,16 +86,16 @@ def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _dx_torch(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    acc = _acc(dy, v)
+    acc = accumulator_dtype(dy, v)
     return ((v.to(acc) * scale)[:, None, :] * dy[:, None].to(acc)).to(dtype)
 
 
 def _dv_torch(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    acc = _acc(dy, x)
+    acc = accumulator_dtype(dy, x)
     dy = dy.to(acc) * scale
     return torch.stack([(x[:, i].to(acc) * dy).sum((0, 1)) for i in range(x.shape[1])]).to(dtype)
 
 
-_FORWARD = {"torch": _forward_torch, "triton": _forward_triton}
-_DX = {"torch": _dx_torch, "triton": _dx_triton}
-_DV = {"torch": _dv_torch, "triton": _dv_triton}
+_FORWARD = {"torch": _forward_torch, "triton": hadamard_mux_forward}
+_DX = {"torch": _dx_torch, "triton": hadamard_mux_dx}
+_DV = {"torch": _dv_torch, "triton": hadamard_mux_dv}

@@ -6,6 +6,8 @@ What is left of `index_demux` and `unbind_demux` once their linear layers are ma
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,8 +16,28 @@ from torch.autograd.function import once_differentiable
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
+from fastmux.functional._ops import asked_for, kernel_op
+from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like, needed
 
 TRITON_LABELS = 64  # a head of more labels gets z from the triton backend
+
+
+class Norm(NamedTuple):
+    """LayerNorm over d features: weight and bias (d)."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+class Head(NamedTuple):
+    """A linear layer to C labels, (C, d) and (C), if there is one."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+NO_HEAD = Head(None, None)
 
 
 def pair_norm(
@@ -47,7 +69,8 @@ def pair_norm(
         check_index("pair_norm", "instances", instances, b.shape[1], a)
         instances = instances.long()
     shapes.bind_head(head_weight, head_bias)
-    return apply_pair_norm(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, choose_backend(a))
+    norm, head = Norm(ln_weight, ln_bias, float(eps)), Head(head_weight, head_bias)
+    return apply_pair_norm(a, b, instances, norm, head, choose_backend(a))
 
 
 def linear_gelu_norm(
@@ -77,30 +100,19 @@ def linear_gelu_norm(
 
 
 def apply_pair_norm(
-    a: Tensor,
-    b: Tensor,
-    instances: Tensor | None,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    head_weight: Tensor | None,
-    head_bias: Tensor | None,
-    eps: float,
-    backend: str,
-    product: bool = False,
+    a: Tensor, b: Tensor, instances: Tensor | None, norm: Norm, head: Head, backend: str, product: bool = False
 ) -> Tensor:
     """`pair_norm` behind its checks. On the triton backend ``product`` puts a * b in place of GELU(a + b), and a may be
-    (G / inner, inner, L, d), of any strides."""
-    if head_weight is None:
-        return PairNorm.apply(a, b, instances, ln_weight, ln_bias, None, None, float(eps), backend, product)
-    if backend == "triton" and instances is None and 0 < head_weight.shape[0] <= TRITON_LABELS:
-        parameters = (ln_weight, ln_bias, head_weight, head_bias)
-        return PairNormHead.apply(a, b, *parameters, float(eps), product, needs_grad(a, b, *parameters))
+    (G / I, I, L, d), of any strides."""
+    labels = 0 if head.weight is None else head.weight.shape[0]
+    if backend == "triton" and instances is None and 0 < labels <= TRITON_LABELS:
+        parameters = (*norm[:2], *head)
+        return PairNormHead.apply(a, b, *parameters, norm.eps, product, needs_grad(a, b, *parameters))
     # The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
     # product to PyTorch. Of drawn instances z is no larger than h.
-    fused = backend == "torch" and not torch.is_autocast_enabled(a.device.type)
-    head = (head_weight, head_bias) if fused else (None, None)
-    y = PairNorm.apply(a, b, instances, ln_weight, ln_bias, *head, float(eps), backend, product)
-    return y if fused else F.linear(y, head_weight, head_bias)
+    fused = head.weight is None or (backend == "torch" and not torch.is_autocast_enabled(a.device.type))
+    y = PairNorm.apply(a, b, instances, *norm[:2], *(head if fused else NO_HEAD), norm.eps, backend, product)
+    return y if fused else F.linear(y, *head)
 
 
 def needs_grad(*tensors) -> bool:
@@ -121,60 +133,37 @@ class PairNorm(torch.autograd.Function):
         ctx.save_for_backward(a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
         ctx.eps, ctx.backend, ctx.product = eps, backend, product
         if backend == "triton":
-            return _forward_triton(a, b, instances, ln_weight, ln_bias, eps, product)
+            return pair_norm_forward(a, b, instances, ln_weight, ln_bias, eps, product)
         return _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         a, b, instances, ln_weight, ln_bias, head_weight, head_bias = ctx.saved_tensors
-        need_a, need_b, _, need_w, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
-        need_ln = need_w or need_bias
+        _, need_b, _, need_weight, need_bias, need_head, need_head_bias, *_ = ctx.needs_input_grad
+        need_ln, dhead, dhead_bias = need_weight or need_bias, None, None
         if ctx.backend == "triton":
-            grads = _backward_triton(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln, ctx.product)
-            grads += (None,)
+            gradients = pair_norm_backward(dy, a, b, instances, ln_weight, ctx.eps, need_b, need_ln, ctx.product)
         else:
-            grads = _backward_torch(
+            *gradients, dhead = _backward_torch(
                 dy, a, b, instances, ln_weight, ln_bias, head_weight, ctx.eps, need_b, need_ln, need_head
             )
-        da, db, dw, dbias, dhead = grads[:5]
-        return (
-            da if need_a else None,
-            db if need_b else None,
-            None,
-            dw if need_w else None,
-            dbias.to(ln_bias.dtype) if need_bias else None,
-            dhead if need_head else None,
-            dy.flatten(0, -2).sum(0, dtype=_wide(dy)).to(head_bias.dtype) if need_head_bias else None,
-            None,
-            None,
-            None,
-        )
+        da, db, dweight, dbias = gradients
+        if need_head_bias:
+            dhead_bias = dy.flatten(0, -2).sum(0, dtype=accumulator_dtype(dy)).to(head_bias.dtype)
+        return asked_for(ctx, da, db, None, dweight, dbias.to(ln_bias.dtype), dhead, dhead_bias)
 
 
-@torch.library.custom_op("fastmux::pair_norm_forward", mutates_args=())
-def _forward_triton(
-    a: Tensor,
-    b: Tensor,
-    instances: Tensor | None,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    eps: float,
-    product: bool,
+@kernel_op("pair_norm")
+def pair_norm_forward(
+    a: Tensor, b: Tensor, instances: Tensor | None, ln_weight: Tensor, ln_bias: Tensor, eps: float, product: bool
 ) -> Tensor:
-    from fastmux.kernels.pair_norm import pair_norm_forward
-
-    return pair_norm_forward(a, b, instances, ln_weight, ln_bias, eps, product)
-
-
-@_forward_triton.register_fake
-def _(a, b, instances, ln_weight, ln_bias, eps, product):
     shape = a.shape[:-1] if instances is not None else (b.shape[0], b.shape[1], a.shape[-2])
     return a.new_empty(*shape, a.shape[-1])
 
 
-@torch.library.custom_op("fastmux::pair_norm_backward", mutates_args=())
-def _backward_triton(
+@kernel_op("pair_norm")
+def pair_norm_backward(
     dz: Tensor,
     a: Tensor,
     b: Tensor,
@@ -185,19 +174,7 @@ def _backward_triton(
     need_ln: bool,
     product: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from fastmux.kernels.pair_norm import pair_norm_backward
-
-    return pair_norm_backward(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product)
-
-
-@_backward_triton.register_fake
-def _(dz, a, b, instances, ln_weight, eps, need_b, need_ln, product):
-    return (
-        _gradient_like(a),
-        b.new_empty(b.shape if need_b else (0,)),
-        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
-        ln_weight.new_empty(ln_weight.shape if need_ln else (0,)),
-    )
+    return gradient_like(a), needed(b, need_b), needed(ln_weight, need_ln), needed(ln_weight, need_ln)
 
 
 class PairNormHead(torch.autograd.Function):
@@ -206,25 +183,22 @@ class PairNormHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_grad) -> Tensor:
-        parameters = (ln_weight, ln_bias, head_weight, head_bias)
-        logits, mean, rstd = _head_forward_triton(a, b, *parameters, eps, product, need_grad)
-        ctx.save_for_backward(logits, mean, rstd, a, b, *parameters)
+        inputs = (a, b, ln_weight, ln_bias, head_weight, head_bias)
+        logits, *statistics = pair_norm_head_forward(*inputs, eps, product, need_grad)
+        ctx.save_for_backward(logits, *statistics, *inputs)
         ctx.product = product
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dlogits: Tensor):
-        need_a, need_b, *need_parameters = ctx.needs_input_grad[:6]
-        da, db, *parameters = _head_backward_triton(
-            dlogits, *ctx.saved_tensors, ctx.product, need_b, any(need_parameters)
-        )
-        parameters = [t if needed else None for t, needed in zip(parameters, need_parameters, strict=True)]
-        return da if need_a else None, db if need_b else None, *parameters, None, None, None
+        _, need_b, *need_parameters = ctx.needs_input_grad[:6]
+        gradients = pair_norm_head_backward(dlogits, *ctx.saved_tensors, ctx.product, need_b, any(need_parameters))
+        return asked_for(ctx, *gradients)
 
 
-@torch.library.custom_op("fastmux::pair_norm_head_forward", mutates_args=())
-def _head_forward_triton(
+@kernel_op("pair_norm_head")
+def pair_norm_head_forward(
     a: Tensor,
     b: Tensor,
     ln_weight: Tensor,
@@ -235,21 +209,13 @@ def _head_forward_triton(
     product: bool,
     need_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from fastmux.kernels.pair_norm_head import pair_norm_head_forward
-
-    return pair_norm_head_forward(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics)
-
-
-@_head_forward_triton.register_fake
-def _(a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_statistics):
     rows = (b.shape[0], b.shape[1], a.shape[-2])
-    acc = torch.promote_types(_wide(a), b.dtype)
-    mean, rstd = (a.new_empty(rows if need_statistics else (0,), dtype=acc) for _ in range(2))
+    mean, rstd = (a.new_empty(rows if need_statistics else (0,), dtype=accumulator_dtype(a, b)) for _ in range(2))
     return a.new_empty(*rows, head_weight.shape[0]), mean, rstd
 
 
-@torch.library.custom_op("fastmux::pair_norm_head_backward", mutates_args=())
-def _head_backward_triton(
+@kernel_op("pair_norm_head")
+def pair_norm_head_backward(
     dlogits: Tensor,
     logits: Tensor,
     mean: Tensor,
@@ -264,27 +230,9 @@ def _head_backward_triton(
     need_b: bool,
     need_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    from fastmux.kernels.pair_norm_head import pair_norm_head_backward
-
-    return pair_norm_head_backward(
-        dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters
-    )
-
-
-@_head_backward_triton.register_fake
-def _(dlogits, logits, mean, rstd, a, b, ln_weight, ln_bias, head_weight, head_bias, product, need_b, need_parameters):
     bias = head_weight[:, 0] if head_bias is None else head_bias
-    parameters = (t.new_empty(t.shape if need_parameters else (0,)) for t in (ln_weight, ln_bias, head_weight, bias))
-    return _gradient_like(a), b.new_empty(b.shape if need_b else (0,)), *parameters
-
-
-def _gradient_like(a: Tensor) -> Tensor:
-    """As the kernels lay it out, without importing them."""
-    return torch.empty_like(a) if a.stride(-1) == 1 else a.new_empty(a.shape)
-
-
-def _wide(t: Tensor) -> torch.dtype:
-    return torch.promote_types(t.dtype, torch.float32)
+    parameters = (needed(t, need_parameters) for t in (ln_weight, ln_bias, head_weight, bias))
+    return gradient_like(a), needed(b, need_b), *parameters
 
 
 def _pair(a: Tensor, b: Tensor, instances: Tensor | None) -> Tensor:
@@ -304,7 +252,7 @@ def _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, 
     out, width = None, a.shape[-1:]
     columns = width[0] if head_weight is None else head_weight.shape[0]
     shape = a.shape[:-1] if instances is not None else (a.shape[0], b.shape[1], a.shape[1])
-    acc = _wide(a)
+    acc = accumulator_dtype(a)
     ln_weight, ln_bias = ln_weight.to(acc), ln_bias.to(acc)
     parts = _blocks(a, b, instances)
     for g, n in parts:
@@ -320,7 +268,7 @@ def _forward_torch(a, b, instances, ln_weight, ln_bias, head_weight, head_bias, 
 
 
 def _backward_torch(dy, a, b, instances, ln_weight, ln_bias, head_weight, eps, need_b, need_ln, need_head):
-    width, acc = list(a.shape[-1:]), _wide(a)
+    width, acc = list(a.shape[-1:]), accumulator_dtype(a)
     da = torch.zeros_like(a, dtype=acc, memory_format=torch.contiguous_format)
     db = torch.zeros_like(b, dtype=acc, memory_format=torch.contiguous_format) if need_b else None
     dw, dbias = (torch.zeros_like(ln_weight, dtype=acc) for _ in range(2))

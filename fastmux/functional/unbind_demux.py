@@ -14,7 +14,7 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
-from fastmux.functional.pair_norm import apply_pair_norm, linear_gelu_norm, needs_grad
+from fastmux.functional.pair_norm import Head, Norm, apply_pair_norm, linear_gelu_norm, needs_grad
 
 TILE_ELEMENTS = 1 << 19
 
@@ -74,18 +74,18 @@ def unbind_demux(
         check_index("unbind_demux", "instances", instances, transforms.shape[0], h)
 
     shapes.bind_head(head_weight, head_bias)
-    backend = choose_backend(h)
+    backend, norm, head = choose_backend(h), Norm(ln_weight, ln_bias, float(eps)), Head(head_weight, head_bias)
     if backend == "triton":
-        fused = _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias)
+        fused = _fused(h, transforms, weight, bias, instances, norm, head)
         if fused is not None:
             return fused
-    arguments = (weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias)
+    arguments = (weight, bias, norm, head)
     groups, num_instances = h.shape[0], transforms.shape[0]
     # Instance by instance, over as many groups as give the matrix product its best speed and still leave a tile that
     # GELU, LayerNorm and head find in the cache: tiles of one group take 1.4 times as long (L = 128, d = 768).
     parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS)
     whole = instances is not None or len(parts) < 2 or backend != "torch"
-    if whole or needs_grad(h, transforms, *arguments):
+    if whole or needs_grad(h, transforms, weight, bias, *norm, *head):
         return _demux(_unbind(h, transforms, instances), *arguments)
     out = None
     for n, g in parts:
@@ -95,41 +95,39 @@ def unbind_demux(
     return out
 
 
-def _infer(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:
+def _infer(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, head: Head) -> Tensor:
     """`_demux` by PyTorch's own ops: in a tile an autograd Function and its checks would cost as much as the GELU."""
     x = unbound if weight is None else F.gelu(F.linear(unbound, weight, bias))
-    z = F.layer_norm(x, x.shape[-1:], ln_weight, ln_bias, eps)
-    return z if head_weight is None else F.linear(z, head_weight, head_bias)
+    z = F.layer_norm(x, x.shape[-1:], *norm)
+    return z if head.weight is None else F.linear(z, *head)
 
 
-def _fused(h, transforms, weight, bias, ln_weight, ln_bias, eps, instances, head_weight, head_bias) -> Tensor | None:
+def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Tensor | None:
     """The two cases that the kernel of `pair_norm` covers; None for the others: a drawn instance with a linear layer
     has nothing of size N in it, a matrix without one is a GEMM and a LayerNorm."""
     (groups, length, width), num_instances = h.shape, transforms.shape[0]
-    norm = (ln_weight, ln_bias, head_weight, head_bias, eps, "triton")
     if weight is None:
         if transforms.dim() > 2:
             return None
         drawn = None if instances is None else instances.long()
-        return apply_pair_norm(h, transforms.expand(groups, -1, -1), drawn, *norm, product=True)
+        return apply_pair_norm(h, transforms.expand(groups, -1, -1), drawn, norm, head, "triton", product=True)
     # W (v_i * h) = (W diag v_i) h and W O_i^T h = (W O_i^T) h: one GEMM over all instances. Products of matrices are
     # worth forming where they are fewer rows than the states that would be multiplied one by one.
     if instances is not None or (transforms.dim() > 2 and groups * length < width):
         return None
     stacked = weight * transforms[:, None] if transforms.dim() == 2 else weight @ transforms.mT
     projected = F.linear(h, stacked.flatten(0, 1).to(h.dtype)).unflatten(-1, (num_instances, width)).transpose(1, 2)
-    shift = torch.zeros_like(ln_bias) if bias is None else bias
+    shift = torch.zeros_like(norm.bias) if bias is None else bias
     shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
-    z = apply_pair_norm(projected, shift, None, *norm)
+    z = apply_pair_norm(projected, shift, None, norm, head, "triton")
     return z.view(groups, num_instances, length, z.shape[-1])
 
 
-def _demux(unbound: Tensor, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias) -> Tensor:
+def _demux(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, head: Head) -> Tensor:
     """(..., L, d) -> (..., L, d), or (..., L, C) with a head."""
     if weight is None:
-        return _infer(unbound, weight, bias, ln_weight, ln_bias, eps, head_weight, head_bias)
-    head = {"head_weight": head_weight, "head_bias": head_bias}
-    return linear_gelu_norm(unbound, weight, bias, ln_weight, ln_bias, eps, **head)
+        return _infer(unbound, weight, bias, norm, head)
+    return linear_gelu_norm(unbound, weight, bias, *norm, head_weight=head.weight, head_bias=head.bias)
 
 
 def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:

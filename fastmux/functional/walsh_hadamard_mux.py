@@ -12,8 +12,10 @@ from torch.autograd.function import once_differentiable
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional._ops import kernel_op
 from fastmux.functional.hadamard_matrices import MATRICES, ODD_PART, check_order, sylvester
 from fastmux.functional.walsh_hadamard import transform
+from fastmux.kernels.common.tensors import accumulator_dtype
 
 
 def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, *, scale: float | None = None) -> Tensor:
@@ -92,38 +94,19 @@ def kernel_factors(
     return pad(left.mT if transpose else left, like), pad(sylvester(sides[1]), like), sides
 
 
-@torch.library.custom_op("fastmux::walsh_hadamard_mux_forward", mutates_args=())
-def _forward_triton(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
-    from fastmux.kernels.walsh_hadamard_mux import walsh_hadamard_mux_forward
-
-    return walsh_hadamard_mux_forward(x, inner, outer, scale, *kernel_factors(x.shape[-1], False, x.dtype, x.device))
-
-
-@_forward_triton.register_fake
-def _(x, inner, outer, scale):
+@kernel_op("walsh_hadamard_mux", lambda x, *_: kernel_factors(x.shape[-1], False, x.dtype, x.device))
+def walsh_hadamard_mux_forward(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
     return x.new_empty(x.shape[0], *x.shape[2:])
 
 
-@torch.library.custom_op("fastmux::walsh_hadamard_mux_dx", mutates_args=())
-def _dx_triton(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    from fastmux.kernels.walsh_hadamard_mux import walsh_hadamard_mux_dx
-
-    factors = kernel_factors(dy.shape[-1], True, dy.dtype, dy.device)
-    return walsh_hadamard_mux_dx(dy, inner, outer, scale, dtype, *factors)
-
-
-@_dx_triton.register_fake
-def _(dy, inner, outer, scale, dtype):
+@kernel_op("walsh_hadamard_mux", lambda dy, *_: kernel_factors(dy.shape[-1], True, dy.dtype, dy.device))
+def walsh_hadamard_mux_dx(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return dy.new_empty((dy.shape[0], inner.shape[0], *dy.shape[1:]), dtype=dtype)
-
-
-def _acc(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _forward_torch(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
     groups, num_instances, length, width = x.shape
-    acc = _acc(x.dtype)
+    acc = accumulator_dtype(x)
     inner, outer = inner.to(acc), outer.to(acc) * scale
     y = x.new_zeros((groups, length, width), dtype=acc)
     with torch.autocast(x.device.type, enabled=False):
@@ -134,7 +117,7 @@ def _forward_torch(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Ten
 
 
 def _dx_torch(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    acc = _acc(dtype)
+    acc = accumulator_dtype(dy)
     groups, length, width = dy.shape
     inner, outer = inner.to(acc), outer.to(acc) * scale
     dx = dy.new_empty((groups, inner.shape[0], length, width), dtype=dtype)
@@ -145,5 +128,5 @@ def _dx_torch(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: tor
     return dx
 
 
-_FORWARD = {"torch": _forward_torch, "triton": _forward_triton}
-_DX = {"torch": _dx_torch, "triton": _dx_triton}
+_FORWARD = {"torch": _forward_torch, "triton": walsh_hadamard_mux_forward}
+_DX = {"torch": _dx_torch, "triton": walsh_hadamard_mux_dx}

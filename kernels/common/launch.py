@@ -1,4 +1,4 @@
-"""What the launchers share: accumulator dtypes, tile shapes and the device guard."""
+"""What the launchers share: the accumulator's type, tile shapes and the device guard."""
 
 from __future__ import annotations
 
@@ -9,23 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tensors import accumulator_dtype
+
 MAX_ROW = 16384  # one row of this many features still fits the registers of one program
 
 
 def accumulator(*tensors: Tensor | None) -> tl.constexpr:
     """`accumulator_dtype` as Triton names it."""
     return tl.float64 if accumulator_dtype(*tensors) == torch.float64 else tl.float32
-
-
-def accumulator_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float32, or float64 as soon as one of the tensors that are given is float64: gradcheck then runs the very kernel
-    that ships."""
-    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
-
-
-def rowwise(t: Tensor) -> Tensor:
-    """``t`` itself if its last dimension is contiguous, else a contiguous copy: kernels take every other stride."""
-    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
 
 
 def column_block(width: int, limit: int) -> int:

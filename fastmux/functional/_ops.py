@@ -1,0 +1,69 @@
+"""How the launcher of a Triton kernel becomes an op that PyTorch knows."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("fastmux", "FRAGMENT")
+
+
+def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Callable[[Callable], Callable]:
+    """Registers the launcher of ``fastmux.kernels.<module>`` that has the decorated function's name as an op
+    ``fastmux::<name>``, and returns the op.
+
+    The decorated function is everything but the launcher: its annotations are the op's schema, and its body says, from
+    tensors without data, how the results look. Launchers are imported when they are first needed, so nothing here needs
+    Triton; they run with autocast off, whatever surrounds them, and so do not compute one thing forward and another in
+    backward.
+
+    `torch.library.custom_op` would do the same at a price: its checks take longer than all else that a launch costs the
+    host.
+
+    Args:
+        module: name of the launcher's module.
+        operands: (arguments) -> what the launcher takes behind them, made from real tensors at each call.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional._ops import kernel_op
+        >>> @kernel_op("hadamard_mux")
+        ... def hadamard_mux_twice(x: torch.Tensor, scale: float) -> torch.Tensor:
+        ...     return x.new_empty(x.shape)
+        >>> torch.ops.fastmux.hadamard_mux_twice.default._schema
+        fastmux::hadamard_mux_twice(Tensor x, float scale) -> Tensor
+    """
+
+    def register(fake: Callable) -> Callable:
+        name = fake.__name__
+
+        @functools.cache
+        def launcher() -> Callable:
+            return getattr(importlib.import_module(f"fastmux.kernels.{module}"), name)
+
+        def launch(*arguments):
+            given = arguments if operands is None else (*arguments, *operands(*arguments))
+            device = next(t.device.type for t in arguments if isinstance(t, Tensor))
+            if not torch.is_autocast_enabled(device):
+                return launcher()(*given)
+            with torch.autocast(device, enabled=False):
+                return launcher()(*given)
+
+        schema = torch.library.infer_schema(fake, mutates_args=())
+        _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
+        _LIBRARY.impl(name, launch, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastmux::{name}", fake, lib=_LIBRARY)
+        return getattr(torch.ops.fastmux, name).default
+
+    return register
+
+
+def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What `torch.autograd.Function.backward` returns: of the gradients of the first inputs those that are needed."""
+    rest = len(ctx.needs_input_grad) - len(gradients)
+    needs = ctx.needs_input_grad[: len(gradients)]
+    return (*(t if need else None for t, need in zip(gradients, needs, strict=True)), *(None,) * rest)

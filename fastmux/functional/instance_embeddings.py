@@ -1,0 +1,50 @@
+"""`instance_embeddings`: what `embedding_mux` sums, for multiplexers that are no product with a vector.
+Kernel: kernels/embedding_mux.py."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastmux.functional.embedding_mux import embed
+
+
+def instance_embeddings(
+    input_ids: Tensor,
+    word_embeddings: Tensor,
+    position_embeddings: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    token_type_embeddings: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    ln_weight: Tensor | None = None,
+    ln_bias: Tensor | None = None,
+    eps: float = 1e-12,
+    *,
+    dropout: float = 0.0,
+    padding_idx: int | None = None,
+    position_padding_idx: int | None = None,
+) -> Tensor:
+    """``x_i = Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``: what `embedding_mux` sums.
+
+    For multiplexers that do more than scale: x lies as their matrix product reads it, which then copies nothing.
+
+    Args:
+        input_ids, word_embeddings, ..., position_padding_idx: as in `embedding_mux`.
+
+    Returns:
+        (G, N, L, d), a view of a contiguous (G, L, N, d).
+
+    Raises:
+        ValueError: as `embedding_mux`.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import instance_embeddings
+        >>> x = instance_embeddings(torch.tensor([[[1, 2, 3], [3, 2, 1]]]), torch.arange(16.0).view(4, 4))
+        >>> x[0, :, 0, 0], x.stride()
+        (tensor([ 4., 12.]), (24, 4, 8, 1))
+    """
+    return embed(
+        "instance_embeddings", input_ids, None, word_embeddings, position_embeddings, position_ids,
+        token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, 1.0, dropout, padding_idx,
+        position_padding_idx,
+    )  # fmt: skip

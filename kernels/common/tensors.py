@@ -1,0 +1,27 @@
+"""Rules about dtypes and layouts that launchers and PyTorch formulations share; nothing here needs Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulator_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """float32, or float64 as soon as one of the tensors that are given is float64: gradcheck then runs the very kernel
+    that ships."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def gradient_like(t: Tensor) -> Tensor:
+    """Where the gradient of ``t`` goes: in its own layout, so that the matrix product behind it reads it as it lies."""
+    return torch.empty_like(t) if t.stride(-1) == 1 else t.new_empty(t.shape)
+
+
+def needed(t: Tensor, need: bool) -> Tensor:
+    """Where a gradient of ``t`` goes if there is need of it; else an empty tensor, since an op returns no None."""
+    return t.new_empty(t.shape if need else (0,))
+
+
+def rowwise(t: Tensor) -> Tensor:
+    """``t`` itself if its last dimension is contiguous, else a contiguous copy: kernels take every other stride."""
+    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
