@@ -60,11 +60,15 @@ def _tests() -> list[str]:
 
 
 OPS = ["-m", "bench.ops", "--budget", "{seconds}", "--output", "{out}/ops"]
-THROUGHPUT = ["bench/throughput.py", "--disable_tqdm", "--output_dir", "{out}"]
+THROUGHPUT = ["bench/throughput.py", "--disable_tqdm", "--output_dir", "{out}", "--budget", "{seconds}"]
+#: Every N and G of a sequence task; the compiled models at few of them, since each shape compiles for itself.
+SWEEP = ["--tasks", "sequence", "--num_instances", "2", "10", "20", "40", "--every_group", "--repeats", "3"]
+COMPILED = ["--execution", "compiled", "--tasks", "sequence", "--num_instances", "10", "40", "--batch_sizes", "256"]
 STEPS = {
     "tests": Step(170, _tests()),
     "ops": Step(170, [*OPS, "--first_pass"]),
-    "throughput": Step(110, THROUGHPUT),
+    "throughput": Step(110, [*THROUGHPUT, *SWEEP, "--compiled_plain"]),
+    "compiled": Step(300, [*THROUGHPUT, *COMPILED, "--group_counts", "64", "--name", "throughput_compiled"]),
     "all_ops": Step(540, OPS),
     "memory": Step(120, ["bench/memory.py", "--disable_tqdm", "--output_dir", "{out}"]),
     "tune": Step(420, ["-m", "bench.tune"]),

@@ -26,17 +26,17 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 
 if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import fastmux
+from bench import encoders
 from bench.audit.storage import Scopes, StorageTracker
 from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
-from training.recipes import STDLIB
 
 MIB = 2**20
 NUM_LABELS = 12
@@ -187,43 +187,27 @@ def table(rows: list[Row]) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--num_instances", nargs="+", type=int, default=[10], metavar="N", help="(default: 10)")
+    add("--num_instances", nargs="+", type=encoders.positive, default=[10], metavar="N", help="(default: 10)")
     add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
     add(
-        "--groups",
-        nargs="+",
-        type=int,
-        default=[STDLIB.task_rows // STDLIB.num_instances],
-        metavar="G",
-        help="rows of the encoder (default: %(default)s, as in a task step of the embedded default)",
+        "--groups", nargs="+", type=encoders.positive, default=[8], metavar="G", help="rows of the encoder (default: 8)"
     )
-    sizes = {"max_length": "length", "vocab_size": "vocab_size", "hidden_size": "hidden_size"}
-    sizes |= {
-        "num_layers": "num_hidden_layers",
-        "num_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-    }
-    for field, option in sizes.items():
-        add(
-            f"--{option}",
-            type=int,
-            default=getattr(STDLIB, field),
-            help="(default: %(default)s, the embedded default's)",
-        )
-    add("--dropout", type=float, default=STDLIB.dropout, help="(default: %(default)s, the embedded default's)")
+    add("--length", type=encoders.positive, default=64, metavar="L", help="tokens of a row (default: 64)")
+    add("--dropout", type=float, default=0.1, help="(default: 0.1)")
+    encoders.add_arguments(parser, preset="embedded", vocab_size=4096)
     add("--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)")
     add("--seed", type=int, default=0)
     add("--output_dir", type=Path, help="for memory.json (default: bench/results/<device>)")
     add("--disable_tqdm", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    for name in ("num_instances", "groups", *sizes.values()):
-        given = getattr(args, name)
-        if min(given if isinstance(given, list) else [given]) < 1:
-            parser.error(f"--{name} is {given}, expected integers of at least 1")
-    if args.hidden_size % args.num_attention_heads:
-        parser.error(
-            f"--hidden_size is {args.hidden_size}, expected a multiple of {args.num_attention_heads} attention heads"
-        )
+    args.config = encoders.config(
+        parser,
+        args,
+        positions=args.length + max(args.num_instances) + 1,
+        hidden_dropout_prob=args.dropout,
+        attention_probs_dropout_prob=args.dropout,
+        num_labels=NUM_LABELS,
+    )
     args.output_dir = args.output_dir or results_folder(args.device)
     return args
 
@@ -231,20 +215,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[Row]:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    sizes = {name: getattr(args, name) for name in names}
-    config = BertConfig(
-        **sizes,
-        max_position_embeddings=args.length + max(args.num_instances) + 1,
-        hidden_dropout_prob=args.dropout,
-        attention_probs_dropout_prob=args.dropout,
-        num_labels=NUM_LABELS,
-    )
-    rows = compare(config, args)
+    rows = compare(args.config, args)
     print(table(rows))
     result = {
         "machine": machine_info(args.device),
-        "encoder": sizes | {"dropout": args.dropout},
+        "encoder": encoders.sizes(args.config) | {"dropout": args.dropout},
         "rows": [asdict(row) for row in rows],
     }
     write_json(args.output_dir / "memory.json", result)

@@ -20,7 +20,7 @@ from transformers import BertConfig
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import harness, loading, memory, peers, throughput, timing, tune
+from bench import harness, loading, memory, peers, throughput, throughput_report, timing, tune
 from bench.audit import predict
 from bench.audit.storage import Scopes, StorageTracker
 from bench.ops import (
@@ -36,6 +36,7 @@ from fastmux import reference
 from fastmux.files import write_json
 from fastmux.kernels import hadamard_mux
 from fastmux.kernels.common import launch_table
+from training.recipes import STDLIB
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072
@@ -436,6 +437,30 @@ def test_throughput_runs(tmp_path):
     assert all(f"{row['limit']:.2f}" in printed for row in rows)
 
 
+def test_every_group_has_a_row_beside_the_compiled_encoder(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    options = ["--preset", "tiny", "--tasks", "sequence", "--demultiplexers", "unbind", "--num_instances", "2", "3"]
+    sizes = ["--length", "8", "--batch_sizes", "2", "--group_counts", "1", "2", "--repeats", "1", "--device", "cpu"]
+    how = ["--every_group", "--compiled_plain", "--disable_tqdm", "--name", "swept", "--output_dir", str(tmp_path)]
+    rows = throughput.main([*options, *sizes, *how])
+    assert [(r.num_instances, r.groups) for r in rows] == [(2, 1), (2, 2), (3, 1), (3, 2)] and len(compiled) == 1
+    assert all(r.ratio_to_compiled_plain > 0 for r in rows) and (tmp_path / "swept.png").exists()
+    best = throughput_report.best_groups(rows)
+    assert [r.num_instances for r in best] == [2, 3] and all(r.limit == r.num_instances for r in best)
+    assert len(json.loads((tmp_path / "swept.json").read_text())["rows"]) == 4
+    assert throughput.main([*options, *sizes, *how, "--budget", "0"]) == []
+
+
+def test_the_default_of_memory_is_the_embedded_default():
+    args = memory.parse_args([])
+    sizes = (args.config.num_hidden_layers, args.config.hidden_size, args.config.num_attention_heads)
+    assert sizes == (STDLIB.num_layers, STDLIB.hidden_size, STDLIB.num_heads)
+    assert args.config.intermediate_size == STDLIB.intermediate_size and args.vocab_size == STDLIB.vocab_size
+    assert (args.length, args.dropout) == (STDLIB.max_length, STDLIB.dropout)
+    assert args.groups == [STDLIB.task_rows // STDLIB.num_instances]
+
+
 def test_memory_runs(tmp_path):
     options = [
         "--num_instances",
@@ -468,8 +493,9 @@ def test_memory_runs(tmp_path):
         (throughput, ["--num_instances", "0"], "0, expected an integer of at least 1"),
         (throughput, ["--num_attention_heads", "5"], "no multiple of --num_attention_heads 5"),
         (throughput, ["--clock", "cpu", "--num_threads", "2"], "--clock cpu is for one thread"),
-        (memory, ["--groups", "0"], "--groups is [0], expected integers of at least 1"),
-        (memory, ["--hidden_size", "50"], "--hidden_size is 50"),
+        (throughput, ["--execution", "graphed", "--device", "cpu"], "--execution graphed needs a GPU"),
+        (memory, ["--groups", "0"], "0, expected an integer of at least 1"),
+        (memory, ["--hidden_size", "50"], "--hidden_size 50 is no multiple of --num_attention_heads 4"),
     ],
 )
 def test_bad_options(script, options, message, capsys):
