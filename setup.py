@@ -41,6 +41,7 @@ TRAIN = [
     "datasets",
     "matplotlib",
     "pyarrow",
+    "pyyaml",
     "seqeval",
     "tensorboard",
     "tokenizers",

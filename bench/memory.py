@@ -22,8 +22,10 @@ import gc
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+import yaml
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
@@ -41,6 +43,10 @@ from fastmux.files import write_json
 MIB = 2**20
 NUM_LABELS = 12
 DEMULTIPLEXERS = ("index", "key", "unbind")
+#: The embedded default's recipe.
+STDLIB = SimpleNamespace(
+    **yaml.safe_load((Path(__file__).resolve().parents[1] / "training" / "recipes" / "stdlib.yaml").read_text())
+)
 
 
 @dataclass

@@ -7,35 +7,35 @@ from dataclasses import asdict, dataclass, field, fields
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from training.recipes import Recipe
+import fastmux
+from training.recipe import Recipe, read_recipe
 from training.tasks import TASKS
 
 DESCRIPTION = """\
-Train a multiplexed transformer beside the same encoder without multiplexing, and print what multiplexing
-bought.
+Train multiplexed transformers beside the same encoder without multiplexing, and print what multiplexing bought.
 
-With no arguments it runs the embedded default: no download, no GPU, some minutes on two CPU cores. The text
-is the Python standard library's own; the task is to say which of its twelve largest packages a passage comes
-from.
+With no arguments it runs the embedded default: no download, no GPU, some minutes on two CPU cores. The text is the
+Python standard library's own; the task is to say which of its twelve largest packages a passage comes from.
 
-The plain encoder goes through the task and evaluation. Each multiplexed variant starts from the encoder that
-came out of that (--start_from), goes through a retrieval warm-up (learn to recover the tokens of N rows from
-one sequence), then the task again (with 0.1 retrieval in the loss, and from the plain encoder's predictions
-beside the labels: --distillation_weight), then evaluation. All variants see the
-same rows in steps of the same number of rows, with the same schedule. The learning rate and the number of
-epochs are each one's own (N multiplexed epochs cost one plain epoch's encoder passes), and the warm-up, on
-unlabelled text, is only the multiplexed ones'. A row's prediction depends on the rows in its group, so
-multiplexed models are scored on several random groupings: the mean and the standard deviation are reported.
+The plain encoder is trained on the task first. Each multiplexed variant starts from that encoder (--start_from) and
+goes through two stages: a retrieval warm-up, in which it learns to recover the tokens of N rows from one sequence, and
+the task, with a share of retrieval in the loss (--retrieval_loss_weight) and with the plain encoder's predictions
+beside the labels (--distillation_weight). All variants see the same rows in the task, as many a step. The learning
+rate and the number of epochs are each one's own: N multiplexed epochs cost one plain epoch's encoder passes. A row's
+prediction depends on the rows in its group, so multiplexed models are scored on several random groupings; the mean
+and the standard deviation are reported.
 
-Below are this program's own arguments, then the recipe's (each task has its values), then those of the
-Hugging Face Trainer. A Trainer argument that is given holds for every stage:
---bf16, --gradient_accumulation_steps 4, --max_steps 20."""
+Below are this program's own arguments; then the values of a recipe, of which each task has one,
+training/recipes/TASK.yaml; then the arguments of the Hugging Face Trainer, which hold for every stage if they are
+given: --bf16, --gradient_accumulation_steps 4, --max_steps 20."""
 
 EPILOG = """\
 examples:
   python training/train.py
   python training/train.py --task sst2 --data-dir DIR --variants plain unbind
   python training/train.py --task conll2003 --encoder bert-base-uncased --bf16
+  python training/train.py --num_instances 8 --variants plain unbind
+  python training/train.py --recipe my.yaml
   python training/train.py --output_dir runs/stdlib --resume
   torchrun --nproc_per_node 2 training/train.py"""
 
@@ -53,59 +53,50 @@ REFUSED = {
 }
 
 
+def _option(help: str, default: object = None, **metadata):
+    return field(default=default, metadata={"help": help, **metadata})
+
+
 @dataclass
 class Options:
     """Arguments of the program itself."""
 
     _argument_group_name = "program"
 
-    task: str = field(default="stdlib", metadata={"help": "What to train on.", "choices": list(TASKS)})
-    data_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder with the task's files, or with a subfolder of the task's name that holds them "
-            "(sst2: train.tsv, dev.tsv; conll2003: train.txt, valid.txt, test.txt). Without it sst2 and "
-            "conll2003 come from the Hugging Face hub; stdlib reads the running Python's library."
-        },
+    task: str = _option("What to train on.", "stdlib", choices=list(TASKS))
+    data_dir: str | None = _option(
+        "Folder with the task's files, or with a subfolder of the task's name that holds them "
+        "(sst2: train.tsv, dev.tsv; conll2003: train.txt, valid.txt, test.txt). Without it sst2 and "
+        "conll2003 come from the Hugging Face hub; stdlib reads the running Python's library."
     )
     variants: list[str] = field(
         default_factory=lambda: ["plain", "index", "unbind"],
         metadata={
-            "help": "What to train: plain (no multiplexing) and names of demultiplexers.",
+            "help": "What to train: plain (no multiplexing) and names of demultiplexers: "
+            f"{', '.join(fastmux.DEMULTIPLEXERS)}.",
             "metavar": "NAME",
         },
     )
-    multiplexer: str = field(default="hadamard", metadata={"help": "hadamard or orthogonal."})
-    retrieval_loss_weight: float = field(
-        default=0.1,
-        metadata={"help": "Lambda: the task stage's loss is (1 - lambda) * task + lambda * retrieval."},
+    recipe: str | None = _option(
+        "Sizes, steps and rates: the name of a file in training/recipes, or a YAML file of your own, copied from one "
+        "of them. Default: the task's."
     )
-    encoder: str | None = field(
-        default=None,
-        metadata={
-            "help": "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
-            "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
-        },
+    encoder: str | None = _option(
+        "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
+        "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
     )
-    start_from: str = field(
-        default="plain",
-        metadata={
-            "help": "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
-            "is among --variants, as one would who has an encoder in use; or encoder, what plain started from.",
-            "choices": ["plain", "encoder"],
-        },
+    start_from: str = _option(
+        "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
+        "is among --variants, as one would who has an encoder in use; or encoder, what plain started from.",
+        "plain",
+        choices=["plain", "encoder"],
     )
-    groupings: int = field(default=5, metadata={"help": "Random groupings over which multiplexed models are scored."})
-    throughput_seconds: float = field(
-        default=12.0,
-        metadata={"help": "Time to spend on measuring instances per second, all variants together."},
-    )
-    resume: bool = field(
-        default=False,
-        metadata={
-            "help": "Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are "
-            "kept, an interrupted one goes on from its last checkpoint."
-        },
+    groupings: int = _option("Random groupings over which multiplexed models are scored.", 5)
+    throughput_seconds: float = _option("Time to spend on measuring instances per second, all variants together.", 12.0)
+    resume: bool = _option(
+        "Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are "
+        "kept, an interrupted one goes on from its last checkpoint.",
+        False,
     )
 
 
@@ -135,7 +126,7 @@ class Settings:
     def identity(self) -> dict[str, object]:
         """What must be the same for a run to be resumed."""
         options = asdict(self.options)
-        for name in ("resume", "variants", "groupings", "data_dir", "throughput_seconds"):
+        for name in ("resume", "variants", "groupings", "data_dir", "throughput_seconds", "recipe"):
             options.pop(name)
         return {**options, "recipe": asdict(self.recipe), "trainer": self.trainer}
 
@@ -175,7 +166,7 @@ def parse(argv: list[str] | None = None) -> Settings:
         return {f.name: given.get(f.name, getattr(defaults, f.name)) for f in fields(kind)}
 
     options = Options(**collect(Options))
-    recipe = TASKS[options.task].recipe.override(Recipe(**collect(Recipe)))
+    recipe = read_recipe(options.recipe or TASKS[options.task].recipe).override(Recipe(**collect(Recipe)))
     ours = {f.name for f in (*fields(Options), *fields(Recipe))} | {"output_dir"}
     trainer = {name: value for name, value in given.items() if name not in ours}
     for name in REFUSED.keys() & trainer.keys():
@@ -185,17 +176,10 @@ def parse(argv: list[str] | None = None) -> Settings:
 
 
 def _check(options: Options) -> None:
-    from fastmux.demultiplexers import DEMULTIPLEXERS
-    from fastmux.multiplexers import MULTIPLEXERS
-
-    known = ["plain", *DEMULTIPLEXERS]
+    known = ["plain", *fastmux.DEMULTIPLEXERS]
     wrong = [name for name in options.variants if name not in known]
     if wrong or len(set(options.variants)) < len(options.variants):
         raise ValueError(f"--variants must be different names out of {', '.join(known)}, got {options.variants}")
-    if options.multiplexer not in MULTIPLEXERS:
-        raise ValueError(f"--multiplexer must be one of {', '.join(MULTIPLEXERS)}, got {options.multiplexer!r}")
-    if not 0 <= options.retrieval_loss_weight < 1:
-        raise ValueError(f"--retrieval_loss_weight must be in [0, 1), got {options.retrieval_loss_weight}")
     if options.throughput_seconds <= 0:
         raise ValueError(f"--throughput_seconds must be above 0, got {options.throughput_seconds}")
     if options.groupings < 1:

@@ -25,19 +25,20 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import fastmux
 from fastmux.files import read_json, write_json
 from training.features import encode_sequences
+from training.folders import RunFolder
 from training.models import PLAIN
-from training.plots import plot_copies
-from training.report import environment
+from training.report import new_figure, save_figure
+from training.results import environment
 from training.tasks import TASKS
 
 
-def load_rows(run: Path, settings: dict, data_dir: str | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def load_rows(run: RunFolder, settings: dict, data_dir: str | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The run's first evaluation split: (input_ids and attention_mask, labels)."""
     task = TASKS[settings["task"]]()
     if task.kind != "sequence":
-        raise ValueError(f"{run} holds a run of {task.name!r}; copies are measured on sequence tasks")
+        raise ValueError(f"{run.path} holds a run of {task.name!r}; copies are measured on sequence tasks")
     split = next(iter(task.load(data_dir).evaluation.values()))
-    tokenizer = AutoTokenizer.from_pretrained(run / PLAIN / "task" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run.model(PLAIN))
     rows = encode_sequences(tokenizer, split, settings["recipe"]["max_length"])
     ids = pad_sequence([torch.tensor(row) for row in rows["input_ids"]], True, tokenizer.pad_token_id)
     mask = pad_sequence([torch.tensor(row) for row in rows["attention_mask"]], True, 0)
@@ -51,15 +52,15 @@ def predict_plain(model: torch.nn.Module, rows: dict[str, torch.Tensor], batch: 
     return torch.cat([model(**dict(zip(rows, part, strict=True))).logits for part in parts])
 
 
-def measure(run: Path, variants: list[str], groupings: int, batch: int, data_dir: str | None) -> list[dict]:
+def measure(run: RunFolder, variants: list[str], groupings: int, batch: int, data_dir: str | None) -> list[dict]:
     """A record for the plain encoder and for every variant and number of copies."""
-    settings = read_json(run / "settings.json")
+    settings = read_json(run.settings)
     rows, labels = load_rows(run, settings, data_dir)
     n = settings["recipe"]["num_instances"]
-    plain = AutoModelForSequenceClassification.from_pretrained(run / PLAIN / "task" / "model").eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(run.model(PLAIN)).eval()
     calls = {(PLAIN, 1): lambda seed: predict_plain(plain, rows, batch)}
     for name in variants:
-        model = fastmux.TMuxForSequenceClassification.from_pretrained(run / name / "task" / "model").eval()
+        model = fastmux.TMuxForSequenceClassification.from_pretrained(run.model(name)).eval()
         for copies in sorted({n // distinct for distinct in range(1, n + 1)}):
             calls[name, copies] = lambda seed, model=model, copies=copies: model.predict(
                 **rows, copies=copies, grouping="random", seed=seed, groups_per_batch=batch
@@ -87,6 +88,26 @@ def measure(run: Path, variants: list[str], groupings: int, batch: int, data_dir
     ]
 
 
+def plot_copies(path: Path, records: list[dict]) -> None:
+    """Draws accuracy over instances per second, a line for each variant; records as `measure` has them."""
+    figure, axis = new_figure(figsize=(5.4, 3.8))
+    for color, name in enumerate(dict.fromkeys(record["variant"] for record in records)):
+        own = [record for record in records if record["variant"] == name]
+        rates, scores, spread = (
+            [record[key] for record in own] for key in ("instances_per_second", "accuracy", "accuracy_std")
+        )
+        axis.errorbar(rates, scores, yerr=spread, color=f"C{color}", marker="o", capsize=3, label=name)
+        for record in own:
+            point = (record["instances_per_second"], record["accuracy"])
+            axis.annotate(f"{record['copies']}x", point, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axis.set_xlabel("instances per second")
+    axis.set_ylabel("accuracy")
+    axis.set_title("copies of each row in a group", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, path)
+
+
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run of train.py")
@@ -95,12 +116,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--batch", type=int, default=32, help="sequences that one pass of the encoder takes")
     parser.add_argument("--data-dir", help="as given to train.py")
     args = parser.parse_args(argv)
-    for needed in ("settings.json", *(f"{name}/task/model" for name in (PLAIN, *args.variants))):
-        if not (args.run / needed).exists():
-            raise ValueError(f"{args.run} holds no {needed}; expected the folder of a finished run of train.py")
+    run = RunFolder(args.run)
+    for needed in (run.settings, *(run.model(name) for name in (PLAIN, *args.variants))):
+        if not needed.exists():
+            missing = needed.relative_to(args.run)
+            raise ValueError(f"{args.run} holds no {missing}; expected the folder of a finished run of train.py")
     if args.groupings < 1 or args.batch < 1:
         raise ValueError(f"--groupings and --batch must be at least 1, got {args.groupings} and {args.batch}")
-    records = measure(args.run, args.variants, args.groupings, args.batch, args.data_dir)
+    records = measure(run, args.variants, args.groupings, args.batch, args.data_dir)
     first = records[0]["instances_per_second"]
     print(f"{'':10}{'copies':>7}{'rows/group':>12}{'accuracy':>18}{'instances/s':>13}{'x plain':>9}")
     for r in records:

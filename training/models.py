@@ -18,7 +18,7 @@ from transformers import (
 )
 
 import fastmux
-from training.recipes import Recipe
+from training.recipe import Recipe
 
 PLAIN = "plain"
 _PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -29,14 +29,12 @@ class ModelFactory:
     """Builds every model of a run.
 
     Args:
-        recipe: sizes of the encoder, N, dropout.
+        recipe: sizes of the encoder, N, multiplexer, dropout, losses.
         tokenizer: its vocabulary is the encoder's.
         kind: "sequence" or "token".
         labels: names by id.
         encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
         start: folder of the model whose encoder the multiplexed ones start from; None: as the plain one starts.
-        multiplexer: of the multiplexed models.
-        retrieval_loss_weight: lambda of their task stage.
     """
 
     def __init__(
@@ -48,21 +46,17 @@ class ModelFactory:
         *,
         encoder: str | None,
         start: Path | None,
-        multiplexer: str,
-        retrieval_loss_weight: float,
     ):
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.kind = kind
         self.encoder = encoder
         self.start = start
-        self.multiplexer = multiplexer
         self.labels = {
             "num_labels": len(labels),
             "id2label": dict(enumerate(labels)),
             "label2id": {name: label for label, name in enumerate(labels)},
         }
-        self.retrieval_loss_weight = retrieval_loss_weight
 
     def plain(self) -> PreTrainedModel:
         """The encoder without multiplexing, with a new head."""
@@ -81,8 +75,11 @@ class ModelFactory:
     def task(self, demultiplexer: str, warmed_up: Path | None) -> PreTrainedModel:
         """A multiplexed model with a new task head, on what the warm-up left or on the encoder alone."""
         head = _MUX_HEADS[self.kind]
-        options = {**self.labels, "retrieval_loss_weight": self.retrieval_loss_weight}
-        options["retrieval_percentage"] = self.recipe.task_retrieval_percentage
+        options = {
+            **self.labels,
+            "retrieval_loss_weight": self.recipe.retrieval_loss_weight,
+            "retrieval_percentage": self.recipe.task_retrieval_percentage,
+        }
         if warmed_up is None:
             backbone = self._backbone(self.recipe.mux_dropout)
             return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
@@ -104,7 +101,7 @@ class ModelFactory:
     def _mux_options(self, demultiplexer: str) -> dict[str, object]:
         return {
             "num_instances": self.recipe.num_instances,
-            "multiplexer": self.multiplexer,
+            "multiplexer": self.recipe.multiplexer,
             "demultiplexer": demultiplexer,
             # What is trained from scratch here has no [CLS] yet that would have learnt to gather anything.
             "sequence_summary": "first" if self.encoder is not None else "mean",

@@ -1,53 +1,50 @@
-"""What a run ends with: a table for the reader and the same figures, and more, for programs."""
+"""What a run ends with: a table and learning curves for the reader; the same figures, and more, for programs."""
 
 from __future__ import annotations
 
-import platform
+from dataclasses import asdict
+from pathlib import Path
 
-import datasets
-import torch
-import transformers
-
-import fastmux
-
-
-def environment() -> dict[str, object]:
-    """What the figures depend on besides the settings."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "device": gpu or f"CPU, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "datasets": datasets.__version__,
-        "fastmux": fastmux.__version__,
-    }
+from fastmux.files import replacing, write_json
+from training.folders import RunFolder
+from training.results import RunResult
 
 
-def table(metric: str, splits: list[str], variants: dict[str, dict]) -> str:
+def write_report(result: RunResult, folder: RunFolder) -> None:
+    """Writes metrics.json and the learning curves, prints the table."""
+    recipe = result.settings["recipe"]
+    title = f"{result.task}, N = {recipe['num_instances']}, L = {recipe['max_length']}"
+    write_json(folder.metrics, asdict(result))
+    plot_curves(folder.curves, result, title)
+    print(f"\n{title}, {result.environment['device']}, {result.seconds:.0f} s in all")
+    print(table(result))
+    print(f"\nwritten: {folder.metrics}, {folder.curves.name}, and models in VARIANT/task/model")
+
+
+def table(result: RunResult) -> str:
     """A row for each variant: retrieval accuracy, warmed up and at the end, scores, instances per second, limit."""
+    splits = list(result.data["evaluation_rows"])
     header = [
         "",
         "retrieval, warmed up",
         "retrieval, at the end",
-        *(f"{split} {metric}" for split in splits),
+        *(f"{split} {result.metric}" for split in splits),
         "instances/s",
         "x plain",
         "limit",
     ]
     rows = [header]
-    for name, result in variants.items():
-        retrieval = [result[f"retrieval_accuracy{when}"] for when in ("_after_warm_up", "")]
-        scores = [result["scores"][split][metric] for split in splits]
+    for name, found in result.variants.items():
+        retrieval = (found.retrieval_accuracy_after_warm_up, found.retrieval_accuracy)
+        scores = [found.scores[split][result.metric] for split in splits]
         rows.append(
             [
                 name,
-                *("-" if accuracy is None else f"{accuracy['mean']:.4f}" for accuracy in retrieval),
-                *(f"{score['mean']:.4f}" + (f" ± {score['std']:.4f}" if score["std"] else "") for score in scores),
-                f"{result['throughput']['instances_per_second']:.0f}",
-                "-" if result["ratio_to_plain"] is None else f"{result['ratio_to_plain']:.2f}",
-                f"{result['limit']:.2f}",
+                *("-" if accuracy is None else f"{accuracy.mean:.4f}" for accuracy in retrieval),
+                *(f"{score.mean:.4f}" + (f" ± {score.std:.4f}" if score.std else "") for score in scores),
+                f"{found.throughput.instances_per_second:.0f}",
+                "-" if found.ratio_to_plain is None else f"{found.ratio_to_plain:.2f}",
+                f"{found.limit:.2f}",
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -57,3 +54,46 @@ def table(metric: str, splits: list[str], variants: dict[str, dict]) -> str:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *cells]))
     return "\n".join(lines)
+
+
+def plot_curves(path: Path, result: RunResult, title: str) -> None:
+    """Draws warm-up retrieval accuracy, task loss and task score of every variant over optimizer steps, as a PNG."""
+    panels = [
+        ("retrieval", "eval_accuracy", "retrieval accuracy (held-out text)", "warm-up step"),
+        ("task", "loss", "training loss of the task stage", "task step"),
+        ("task", f"eval_{result.metric}", f"{result.metric} (held-out)", "task step"),
+    ]
+    figure, axes = new_figure(1, len(panels), figsize=(4.6 * len(panels), 3.6))
+    for axis, (stage, key, label, steps) in zip(axes, panels, strict=True):
+        for color, (name, found) in enumerate(result.variants.items()):
+            log = found.stages[stage].log if stage in found.stages else []
+            points = [(entry["step"], entry[key]) for entry in log if key in entry]
+            if points:
+                marker = "." if "eval" in key else None
+                axis.plot(*zip(*points, strict=True), color=f"C{color}", marker=marker, label=name)
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel(steps)
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend()
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)
+
+
+def new_figure(*shape: int, figsize: tuple[float, float]):
+    """A Matplotlib figure, which needs no display, and its axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot.subplots(*shape, figsize=figsize, layout="constrained")
+
+
+def save_figure(figure, path: Path) -> None:
+    """Writes a figure, whole or not at all, and closes it."""
+    from matplotlib import pyplot
+
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)

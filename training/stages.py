@@ -1,16 +1,17 @@
-"""A stage of a run: train a model with the Hugging Face Trainer, keep it, and resume if interrupted."""
+"""A stage of a run: train a model with the Hugging Face Trainer, keep it, and go on if interrupted."""
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
@@ -25,28 +26,13 @@ from transformers import (
 from fastmux.files import read_json, remove, replacing, write_json
 from training.distillation import TEACHER, Distillation, TeacherCollator
 from training.metrics import to_ids
+from training.results import Score, StageResult
 
 #: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.
 EVALUATIONS = 6
 #: Rows of such an evaluation, at most.
 CURVE_ROWS = 512
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """A finished stage.
-
-    Attributes:
-        steps: optimizer steps.
-        seconds: of training, with the evaluations within, in the process that finished it.
-        resumed_from: the step at which that process began.
-        log: the Trainer's log history: losses and evaluations by step.
-    """
-
-    steps: int
-    seconds: float
-    resumed_from: int
-    log: list[dict]
+_RESULT = "stage.json"
 
 
 class MuxTrainer(Trainer):
@@ -110,13 +96,33 @@ class Stage:
     def model_dir(self) -> Path:
         return self.folder / "model"
 
-    def finished(self) -> StageResult | None:
-        """The result, if the stage was run to its end."""
-        record = self.folder / "stage.json"
-        return StageResult(**read_json(record)) if record.is_file() else None
+    @property
+    def done(self) -> bool:
+        """Whether it was run to its end."""
+        return (self.folder / _RESULT).is_file()
 
-    def run(self, model: PreTrainedModel) -> StageResult:
-        """Trains the model, from the last whole checkpoint in the folder if there is one, and saves it."""
+    def run(self, make_model: Callable[[], PreTrainedModel]) -> StageResult:
+        """Trains a model and saves it, unless that is done already.
+
+        Args:
+            make_model: called for the model to begin with; if there is a whole checkpoint in the folder, its training
+                goes on from that.
+
+        Raises:
+            OSError: a file could not be written, for want of space or another reason.
+        """
+        if self.done:
+            result = StageResult(**read_json(self.folder / _RESULT))
+        else:
+            with write_errors(self.folder):
+                result = self._train(make_model())
+        if PartialState().is_main_process:
+            for folder in self.folder.glob("checkpoint-*"):
+                remove(folder)
+        PartialState().wait_for_everyone()
+        return result
+
+    def _train(self, model: PreTrainedModel) -> StageResult:
         trainer = self.trainer(model)
         checkpoint = last_checkpoint(self.folder)
         start = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
@@ -128,20 +134,15 @@ class Stage:
             log=trainer.state.log_history,
         )
         if trainer.is_world_process_zero():
-            save_model(self.model_dir, trainer.accelerator.unwrap_model(trainer.model), self.tokenizer)
-            write_json(self.folder / "stage.json", asdict(result))
-            for folder in self.folder.glob("checkpoint-*"):
-                remove(folder)
-        trainer.accelerator.wait_for_everyone()
+            with replacing(self.model_dir) as temporary:
+                trainer.accelerator.unwrap_model(trainer.model).save_pretrained(temporary)
+                self.tokenizer.save_pretrained(temporary)
+            write_json(self.folder / _RESULT, asdict(result))
         return result
 
-    def score(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> dict[str, dict[str, object]]:
-        """Scores a model on all rows in several random orders, which are as many groupings of a multiplexed
-        model.
-
-        Returns:
-            By name of the score: ``mean``, ``std`` over the groupings (0 for one) and ``values``.
-        """
+    def score(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> dict[str, Score]:
+        """Scores a model, by name of the score, on all rows in several random orders, which are as many groupings of a
+        multiplexed model."""
         trainer = self.trainer(model)
         runs = []
         for grouping in range(groupings):
@@ -150,15 +151,7 @@ class Stage:
             runs.append(trainer.predict(shuffled, metric_key_prefix="score").metrics)
         timings = ("runtime", "per_second", "preparation_time")
         names = [name for name in runs[0] if name.startswith("score_") and not name.endswith(timings)]
-        scores = {}
-        for name in names:
-            values = [run[name] for run in runs]
-            scores[name.removeprefix("score_")] = {
-                "mean": statistics.fmean(values),
-                "std": statistics.stdev(values) if groupings > 1 else 0.0,
-                "values": values,
-            }
-        return scores
+        return {name.removeprefix("score_"): Score.of([run[name] for run in runs]) for name in names}
 
     def logits(self, model: PreTrainedModel, rows: Dataset) -> np.ndarray:
         """A model's logits of all rows, in their order: (rows, C), or (rows, longest, C), padded."""
@@ -209,8 +202,19 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(whole)[1] if whole else None
 
 
-def save_model(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Saves a model with its tokenizer: the folder appears when it is complete."""
-    with replacing(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+@contextmanager
+def write_errors(folder: Path) -> Iterator[None]:
+    """Gives a failed write of a checkpoint or model an `OSError` that says what is left to do.
+
+    Python's own writes raise one; the writers of safetensors, tokenizers and torch raise errors of their own kinds,
+    which name no file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or "(os error" in str(error) or "inline_container.cc" in str(error):
+            raise OSError(
+                f"writing to {folder} failed: {error}. Is the disk full? What was whole before still is; "
+                "--resume goes on from there"
+            ) from error
+        raise

@@ -9,6 +9,8 @@ import time
 import torch
 from torch import nn
 
+from training.results import Throughput
+
 
 def arithmetic_limit(num_instances: int, length: int, prefix_length: int) -> float:
     """N * L / (L + prefix): how many times faster N rows in one pass are if nothing but the encoder costs."""
@@ -29,7 +31,7 @@ def instances_per_second(
     seconds: float,
     repeats: int = 7,
     autocast: torch.dtype | None = None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Throughput]:
     """Times forward passes in eval mode, all models and batch sizes in turn in every repeat.
 
     Every model runs on the same full-length rows at each of its batch sizes; its figure is the median over
@@ -43,9 +45,6 @@ def instances_per_second(
         repeats: measurements of each model at each batch size.
         autocast: precision of the passes; None for the models' own.
 
-    Returns:
-        By name: ``instances_per_second``, ``rows`` (the best batch size), ``relative_spread`` (interquartile range
-        over the median at that size).
     """
 
     def forward(model: nn.Module, inputs: dict[str, torch.Tensor]) -> None:
@@ -84,9 +83,5 @@ def instances_per_second(
         measured = sorted(rates[name, best])
         median = statistics.median(measured)
         quarter = len(measured) // 4
-        results[name] = {
-            "instances_per_second": median,
-            "rows": best,
-            "relative_spread": (measured[-1 - quarter] - measured[quarter]) / median,
-        }
+        results[name] = Throughput(median, best, (measured[-1 - quarter] - measured[quarter]) / median)
     return results

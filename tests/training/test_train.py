@@ -12,6 +12,7 @@ import sys
 import tarfile
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from fastmux.files import replacing, write_json
 from training.arguments import make_parser, parse
 from training.copies import main as measure_copies
 from training.models import ModelFactory
-from training.recipes import Recipe
+from training.recipe import RECIPES, Recipe, read_recipe
 from training.stages import last_checkpoint
 from training.tasks import TASKS
 from training.throughput import arithmetic_limit, instances_per_second
@@ -122,7 +123,8 @@ def test_end_to_end(data_dir, tmp_path):
         assert result["throughput"]["instances_per_second"] > 0
         printed = next(line for line in output.splitlines() if line.startswith(f"{name} "))
         assert printed.split()[-1] == f"{result['limit']:.2f}"
-        assert [entry["step"] for entry in report["curves"][name]["task"] if "eval_accuracy" in entry] == [1, 2, 3, 4]
+        log = result["stages"]["task"]["log"]
+        assert [entry["step"] for entry in log if "eval_accuracy" in entry] == [1, 2, 3, 4]
     assert report["variants"]["plain"]["limit"] == report["variants"]["plain"]["ratio_to_plain"] == 1
     assert report["variants"]["index"]["limit"] == pytest.approx(2 * 16 / (16 + 3))
     assert report["variants"]["unbind"]["limit"] == 2
@@ -143,8 +145,10 @@ def test_end_to_end(data_dir, tmp_path):
         assert abs(score(model, tokenizer, data_dir) - accuracies[name]["mean"]) < 0.15
 
     # The run is over: resuming trains nothing and reports the same.
-    again = main(command(data_dir, folder, "--max_steps", "4", "--resume"))
-    assert again["curves"] == report["curves"]
+    again = asdict(main(command(data_dir, folder, "--max_steps", "4", "--resume")))
+    for name, result in report["variants"].items():
+        assert again["variants"][name]["stages"] == result["stages"]
+        assert again["variants"][name]["scores"] == result["scores"]
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(data_dir, tmp_path):
@@ -172,14 +176,11 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(data_dir, tmp_path):
 
     resumed = main(command(data_dir, folder, *arguments, "--resume"))
     straight = main(command(data_dir, tmp_path / "straight", *arguments))
-    first, second = (report["variants"]["unbind"]["stages"]["task"] for report in (resumed, straight))
-    assert first["steps"] == second["steps"] == 64
-    assert 0 < first["resumed_from"] < 64 and second["resumed_from"] == 0
+    first, second = (report.variants["unbind"].stages["task"] for report in (resumed, straight))
+    assert first.steps == second.steps == 64
+    assert 0 < first.resumed_from < 64 and second.resumed_from == 0
     assert not leftovers(folder)
-    losses = [
-        [(entry["step"], entry["loss"]) for entry in report["curves"]["unbind"]["task"] if "loss" in entry]
-        for report in (resumed, straight)
-    ]
+    losses = [[(entry["step"], entry["loss"]) for entry in stage.log if "loss" in entry] for stage in (first, second)]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
     assert [loss for _, loss in losses[0]] == pytest.approx([loss for _, loss in losses[1]], abs=2e-3)
     assert losses[1][-1][1] < losses[1][0][1], "it must have learnt something for equality to say something"
@@ -208,7 +209,7 @@ def test_accumulated_gradients_are_those_of_one_batch(data_dir, tmp_path, varian
     for rows, steps in ((16, 1), (8, 2)):
         more = ["--task_rows", str(rows), "--gradient_accumulation_steps", str(steps)]
         report = main(command(data_dir, tmp_path / str(rows), *arguments, *more))
-        norms.append(report["curves"][variant]["task"][0]["grad_norm"])
+        norms.append(report.variants[variant].stages["task"].log[0]["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
 
 
@@ -232,15 +233,15 @@ def test_token_task_goes_through_every_stage(tmp_path):
         "index",
     ]
     report = main([*arguments, "--output_dir", str(tmp_path / "run")])
-    scores = report["variants"]["index"]["scores"]
+    scores = report.variants["index"].scores
     assert list(scores) == ["validation", "test"] and {"f1", "precision", "recall", "accuracy"} <= set(scores["test"])
-    assert report["variants"]["index"]["ratio_to_plain"] is None
+    assert report.variants["index"].ratio_to_plain is None
 
 
 def test_embedded_default_starts(tmp_path):
     report = main(["--output_dir", str(tmp_path / "run"), *SMALL, "--variants", "unbind", "--max_steps", "2"])
-    assert report["task"] == "stdlib" and len(report["data"]["labels"]) == 12
-    assert 0 <= report["variants"]["unbind"]["scores"]["validation"]["accuracy"]["mean"] <= 1
+    assert report.task == "stdlib" and len(report.data["labels"]) == 12
+    assert 0 <= report.variants["unbind"].scores["validation"]["accuracy"].mean <= 1
 
 
 @pytest.mark.parametrize(
@@ -251,12 +252,12 @@ def test_embedded_default_starts(tmp_path):
             r"--variants must be different names out of plain, .*unbind.*, got",
         ),
         (["--variants", "plain", "plain"], "--variants must be different names"),
-        (["--multiplexer", "average"], "--multiplexer must be one of .*hadamard"),
+        (["--multiplexer", "average"], "multiplexer must be one of .*hadamard"),
         (["--task_rows", "10"], "task_rows must be a multiple of num_instances=4, got 10"),
         (["--num_instances", "0"], "num_instances must be at least 1, got 0"),
         (["--hidden_size", "50"], "hidden_size=50 must be a multiple of num_heads=4"),
         (["--groupings", "0"], "--groupings must be at least 1, got 0"),
-        (["--retrieval_loss_weight", "1"], r"--retrieval_loss_weight must be in \[0, 1\), got 1.0"),
+        (["--retrieval_loss_weight", "1"], r"retrieval_loss_weight must be in \[0, 1\), got 1.0"),
         (
             ["--label_smoothing_factor", "0.1"],
             "--label_smoothing_factor is not supported here: it would replace",
@@ -268,11 +269,43 @@ def test_bad_arguments_are_refused(arguments, message):
         parse(arguments)
 
 
+def test_every_task_has_a_recipe():
+    for task in TASKS.values():
+        assert read_recipe(task.recipe).num_instances >= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("num_instances: 4", "num_instance: 4"), "no 'num_instance' in a recipe; the closest is 'num_instances'"),
+        (("num_layers: 2", "layers: 2"), "no 'layers' in a recipe; the closest is 'num_layers'"),
+        (("max_length: 64\n", ""), "no value for max_length"),
+        (("max_length: 64", "max_length: long"), "max_length must be of type int, got 'long'"),
+        (("num_layers: 2", "num_layers: 2.5"), "num_layers must be of type int, got 2.5"),
+        (("dropout: 0.1", "dropout: none"), "dropout must be of type float, got 'none'"),
+        (("multiplexer: hadamard", "multiplexer: average"), "multiplexer must be one of hadamard"),
+        (("task_rows: 32", "task_rows: 33"), "my.yaml: task_rows must be a multiple of num_instances=4, got 33"),
+        (("# The models", "just a sentence"), "my.yaml is not YAML"),
+    ],
+)
+def test_a_recipe_of_ones_own(tmp_path, change, message):
+    text = (RECIPES / "stdlib.yaml").read_text()
+    assert change[0] in text
+    (tmp_path / "my.yaml").write_text(text.replace(*change))
+    with pytest.raises(ValueError, match=message):
+        parse(["--recipe", str(tmp_path / "my.yaml")])
+    (tmp_path / "my.yaml").write_text(text.replace("num_layers: 2", "num_layers: 3").replace("0.002", "2e-3"))
+    recipe = parse(["--recipe", str(tmp_path / "my.yaml"), "--dropout", "0.3"]).recipe
+    assert recipe == read_recipe("stdlib").override(Recipe(num_layers=3, dropout=0.3))
+    with pytest.raises(ValueError, match="recipe 'stlib' is neither one of conll2003, sst2, stdlib nor a file"):
+        parse(["--recipe", "stlib"])
+
+
 def test_only_given_trainer_arguments_count():
     settings = parse(["--learning-rate", "5e-5", "--bf16", "--num_layers", "7"])
     # 5e-5 is the Trainer's own default: given all the same.
     assert settings.trainer == {"learning_rate": 5e-5, "bf16": True}
-    assert settings.recipe.num_layers == 7 and settings.recipe.hidden_size == TASKS["stdlib"].recipe.hidden_size
+    assert settings.recipe.num_layers == 7 and settings.recipe.hidden_size == read_recipe("stdlib").hidden_size
     assert "--task" in make_parser().format_help().split("Hugging Face Trainer")[0]
 
 
@@ -322,16 +355,15 @@ def test_throughput_finds_the_faster_model():
     models = {"slow": Sleeper(0.002), "fast": Sleeper(0.0002)}
     ids = torch.ones(3, 5, dtype=torch.long)
     rates = instances_per_second(models, ids, {"slow": [1, 10], "fast": [1, 10]}, seconds=0.5)
-    assert rates["fast"]["rows"] == rates["slow"]["rows"] == 10
-    assert rates["fast"]["instances_per_second"] > 2 * rates["slow"]["instances_per_second"]
-    assert 100 < rates["slow"]["instances_per_second"] < 10 / 0.022
+    assert rates["fast"].rows == rates["slow"].rows == 10
+    assert rates["fast"].instances_per_second > 2 * rates["slow"].instances_per_second
+    assert 100 < rates["slow"].instances_per_second < 10 / 0.022
 
 
 def test_new_attention_averages(data_dir):
-    recipe = TASKS["stdlib"].recipe.override(Recipe(hidden_size=64, num_heads=4))
+    recipe = read_recipe("stdlib").override(Recipe(hidden_size=64, num_heads=4))
     tokenizer = train_tokenizer(["some text"], vocab_size=300, max_length=16)
-    options = {"encoder": None, "start": None, "multiplexer": "hadamard", "retrieval_loss_weight": 0.1}
-    factory = ModelFactory(recipe, tokenizer, "sequence", ["a", "b"], **options)
+    factory = ModelFactory(recipe, tokenizer, "sequence", ["a", "b"], encoder=None, start=None)
     x = torch.randn(2, 9, 64)
     for model in (factory.plain(), factory.retrieval("index").tmux, factory.task("unbind", None).tmux):
         encoder = (getattr(model, "bert", None) or model.backbone).eval()
@@ -384,7 +416,5 @@ def test_multiplexed_models_start_from_the_trained_plain_encoder(data_dir, tmp_p
         ["no", "yes"],
         encoder=None,
         start=None,
-        multiplexer="hadamard",
-        retrieval_loss_weight=0.1,
     ).retrieval("unbind")
     assert not torch.allclose(first, new.get_input_embeddings().weight, atol=1e-2)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 
-from training.recipes import Recipe
-
 
 @dataclass(frozen=True)
 class TaskData:
@@ -28,12 +26,13 @@ class TaskData:
 
 
 class Task(ABC):
-    """``name`` on the command line, ``kind`` of head ("sequence" or "token"), ``metric``, ``recipe``."""
+    """Attributes: ``name`` on the command line, ``recipe`` by name, ``kind`` of head ("sequence" or "token"), and
+    ``metric``, the score that the report shows."""
 
     name: str
+    recipe: str
     kind: str = "sequence"
     metric: str = "accuracy"
-    recipe: Recipe
 
     @abstractmethod
     def load(self, data_dir: str | None) -> TaskData:

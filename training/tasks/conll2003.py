@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datasets import load_dataset
 
-from training.recipes import CONLL2003
 from training.tasks.base import Task, TaskData
 from training.tasks.readers import find_files, read_conll
 
@@ -15,7 +14,7 @@ class Conll2003Task(Task):
     name = "conll2003"
     kind = "token"
     metric = "f1"
-    recipe = CONLL2003
+    recipe = "conll2003"
     files = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
     #: In the order of the Hugging Face hub's label ids.
     labels = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
-from training.recipes import SST2
 from training.tasks.base import Task, TaskData
 from training.tasks.readers import find_files, read_table
 
@@ -15,7 +14,7 @@ class Sst2Task(Task):
     """Scored on the development set, which has labels."""
 
     name = "sst2"
-    recipe = SST2
+    recipe = "sst2"
     files = {"train": "train.tsv", "validation": "dev.tsv"}
     labels = ["negative", "positive"]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from training.recipes import STDLIB
 from training.tasks.base import Task, TaskData
 from training.tasks.stdlib_corpus import build_stdlib_corpus
 
@@ -15,7 +14,7 @@ class StdlibTask(Task):
     """Passages of the running Python's own library, or of a folder of packages given as ``data_dir``."""
 
     name = "stdlib"
-    recipe = STDLIB
+    recipe = "stdlib"
 
     def load(self, data_dir: str | None) -> TaskData:
         corpus = build_stdlib_corpus(words=54, train_per_package=700, root=Path(data_dir) if data_dir else None)

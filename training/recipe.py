@@ -1,24 +1,33 @@
-"""What a training run is made of: the encoder's size, lengths, steps and learning rates, one recipe for each
-task.
+"""What a training run is made of: models, lengths, steps and learning rates, as data in ``training/recipes/*.yaml``.
 
-Every field is also an argument of ``train.py`` that overrides the task's value. The same rows, as many a step, and
-the same schedule serve every variant; the learning rate, the number of epochs and the warm-up are its own.
+Every value is also an argument of ``train.py``, which overrides the recipe's. The same rows, as many a step, and the
+same schedule serve every variant; the learning rate, the number of epochs and the warm-up are its own.
 """
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import yaml
+
+import fastmux
+
+#: The recipes that have a name.
+RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def _value(help: str):
-    return field(default=None, metadata={"help": help + " Default: the task's recipe."})
+    return field(default=None, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Encoder, batches and optimisation of one task; None, on the command line only: as the task has it."""
+    """The values of a recipe; None, on the command line only, for what is not given."""
 
-    _argument_group_name = "recipe"
+    _argument_group_name = "recipe (each argument overrides one value of it)"
 
     num_instances: int | None = _value("N, rows that share one pass of the encoder.")
     max_length: int | None = _value("L, tokens of a row, [CLS] and [SEP] included; longer rows are cut.")
@@ -32,18 +41,11 @@ class Recipe:
         "Dropout of the multiplexed models' encoder and head in the task stage (0 in the retrieval warm-up): the rows "
         "that share a pass disturb each other as it is."
     )
+    multiplexer: str | None = _value(f"How rows are joined: one of {', '.join(fastmux.MULTIPLEXERS)}.")
     retrieval_rows: int | None = _value("Rows of a warm-up step, on each device; a multiple of N.")
     retrieval_steps: int | None = _value("Steps of the retrieval warm-up; 0 leaves it out.")
-    unbind_retrieval_steps: int | None = _value("The same for the demultiplexer `unbind`, which needs fewer.")
+    unbind_retrieval_steps: int | None = _value("The same for the demultiplexer unbind, which needs fewer.")
     retrieval_learning_rate: float | None = _value("Peak learning rate of the retrieval warm-up.")
-    task_retrieval_percentage: float | None = _value(
-        "Share of the positions at which the retrieval loss of the task stage asks."
-    )
-    distillation_weight: float | None = _value(
-        "Share of the multiplexed models' task loss that is distillation from the plain encoder, if that is among "
-        "--variants; 0 for none."
-    )
-    distillation_temperature: float | None = _value("Temperature of the distillation.")
     task_rows: int | None = _value("Rows of a task step, on each device; a multiple of N. The same for every variant.")
     task_epochs: float | None = _value("Epochs of the plain encoder's task stage.")
     mux_task_epochs: float | None = _value(
@@ -52,6 +54,17 @@ class Recipe:
     plain_learning_rate: float | None = _value("Peak learning rate of the plain encoder's task stage.")
     mux_learning_rate: float | None = _value("Peak learning rate of the multiplexed encoders' task stage.")
     group_by_length: bool | None = _value("Draw batches of rows of like length in the task stage.")
+    retrieval_loss_weight: float | None = _value(
+        "Lambda: the task stage's loss is (1 - lambda) * task + lambda * retrieval."
+    )
+    task_retrieval_percentage: float | None = _value(
+        "Share, in (0, 1], of the positions at which the task stage's retrieval loss asks."
+    )
+    distillation_weight: float | None = _value(
+        "Share of the multiplexed models' task loss that is distillation from the plain encoder, if that is among "
+        "--variants; 0 for none."
+    )
+    distillation_temperature: float | None = _value("Temperature of the distillation.")
 
     def override(self, given: Recipe) -> Recipe:
         """This recipe with every value that ``given`` has.
@@ -66,15 +79,14 @@ class Recipe:
 
     def check(self) -> None:
         """Raises ValueError for a value out of range."""
-        least = {
-            "num_instances": 1,
-            "max_length": 3,
-            "vocab_size": 300,
+        least = {"num_instances": 1, "max_length": 3, "vocab_size": 300, "retrieval_steps": 0}
+        least |= {
+            "unbind_retrieval_steps": 0,
             "hidden_size": 1,
             "num_layers": 1,
             "num_heads": 1,
+            "intermediate_size": 1,
         }
-        least |= {"intermediate_size": 1, "retrieval_steps": 0, "unbind_retrieval_steps": 0}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
@@ -96,75 +108,58 @@ class Recipe:
                 )
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
+        if self.multiplexer not in fastmux.MULTIPLEXERS:
+            raise ValueError(f"multiplexer must be one of {', '.join(fastmux.MULTIPLEXERS)}, got {self.multiplexer!r}")
         if not 0 < self.task_retrieval_percentage <= 1:
             raise ValueError(f"task_retrieval_percentage must be in (0, 1], got {self.task_retrieval_percentage}")
         if not 0 <= self.distillation_weight <= 1:
             raise ValueError(f"distillation_weight must be in [0, 1], got {self.distillation_weight}")
-        for name in ("dropout", "mux_dropout"):
+        for name in ("dropout", "mux_dropout", "retrieval_loss_weight"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
 
 
-STDLIB = Recipe(
-    num_instances=4,
-    max_length=64,
-    vocab_size=4096,
-    hidden_size=192,
-    num_layers=2,
-    num_heads=4,
-    intermediate_size=384,
-    dropout=0.1,
-    mux_dropout=0.05,
-    retrieval_rows=48,
-    retrieval_steps=1000,
-    unbind_retrieval_steps=400,
-    retrieval_learning_rate=2e-3,
-    task_retrieval_percentage=0.25,
-    distillation_weight=0.9,
-    distillation_temperature=3.0,
-    task_rows=32,
-    task_epochs=2.0,
-    mux_task_epochs=4.0,
-    plain_learning_rate=1e-3,
-    mux_learning_rate=1e-3,
-    group_by_length=False,
-)
+def read_recipe(name: str) -> Recipe:
+    """A recipe by name, or from a YAML file with a value for each field of `Recipe`.
 
-SST2 = Recipe(
-    num_instances=2,
-    max_length=64,
-    vocab_size=8192,
-    hidden_size=256,
-    num_layers=2,
-    num_heads=4,
-    intermediate_size=512,
-    dropout=0.2,
-    mux_dropout=0.2,
-    retrieval_rows=64,
-    retrieval_steps=800,
-    unbind_retrieval_steps=400,
-    retrieval_learning_rate=2e-3,
-    task_retrieval_percentage=1.0,
-    distillation_weight=0.9,
-    distillation_temperature=3.0,
-    task_rows=64,
-    task_epochs=2.0,
-    mux_task_epochs=3.0,
-    plain_learning_rate=1e-3,
-    mux_learning_rate=1e-3,
-    group_by_length=True,
-)
+    Raises:
+        ValueError: there is no such recipe; a key is unknown (the message has the closest known one), missing, or has a
+            value of another type.
+    """
+    path = RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        path = Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise ValueError(f"recipe {name!r} is neither one of {known} nor a file that can be read: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must have lines 'key: value', got {values!r}")
+    kinds = {key: get_args(kind)[0] for key, kind in get_type_hints(Recipe).items()}
+    for key in values:
+        if key not in kinds:
+            close = difflib.get_close_matches(str(key), kinds, n=1, cutoff=0)
+            raise ValueError(f"{path}: there is no {key!r} in a recipe; the closest is {close[0]!r}")
+    missing = [key for key in kinds if values.get(key) is None]
+    if missing:
+        raise ValueError(f"{path}: no value for {', '.join(missing)}")
+    recipe = Recipe(**{key: _typed(path, key, value, kinds[key]) for key, value in values.items()})
+    try:
+        recipe.check()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return recipe
 
-CONLL2003 = replace(
-    SST2,
-    max_length=96,
-    hidden_size=192,
-    num_layers=3,
-    intermediate_size=768,
-    dropout=0.1,
-    mux_dropout=0.1,
-    retrieval_steps=1000,
-    unbind_retrieval_steps=500,
-    task_epochs=8.0,
-    mux_task_epochs=12.0,
-)
+
+def _typed(path: Path, key: str, value: object, kind: type) -> object:
+    if kind is float and type(value) in (int, str):
+        try:
+            return float(value)  # to YAML, 2e-3 is text
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise ValueError(f"{path}: {key} must be of type {kind.__name__}, got {value!r}")
+    return value

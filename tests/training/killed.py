@@ -1,0 +1,99 @@
+"""Run by test_faults: trains in processes that are killed at random moments, and looks at what each of them left.
+
+    python killed.py FOLDER SEED KILLS ARGUMENT...
+
+Writes of files are where a kill can harm, and take little of a run's time: so a process is killed a few
+milliseconds after a random one of its file operations. The last process runs to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import AutoModel, AutoTokenizer
+
+import fastmux
+from training.stages import last_checkpoint
+from training.train import main
+
+FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Runs ``work`` in a process of its own; returns the number of the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "the process failed before it could be killed"
+        return 0
+    return os.WTERMSIG(status)
+
+
+def killed_after(folder: Path, operations: int, seconds: float) -> None:
+    """Has this process die ``seconds`` after its so many-th file operation in the folder, as `kill -9` does it.
+
+    The signal is one that nothing handles here, and a timer of the kernel sends it: no clean-up runs.
+    """
+    left = operations
+
+    def count(event: str, arguments: tuple) -> None:
+        nonlocal left
+        if event in FILE_OPERATIONS and isinstance(arguments[0], (str, os.PathLike)):
+            inside = os.fspath(arguments[0]).startswith(str(folder))
+            if inside and (event != "open" or (arguments[1] or "r")[0] in "wxa"):
+                left -= 1
+                if left == 0:
+                    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    sys.addaudithook(count)
+
+
+def check(folder: Path) -> None:
+    """What a killed process has left can be read: every JSON file, every model, a checkpoint's model."""
+    names = ("settings.json", "stage.json", "scores.json", "metrics.json")
+    for path in (path for name in names for path in folder.rglob(name)):
+        json.loads(path.read_text())
+    for stage in {path.parent for path in folder.rglob("stage.json")}:
+        assert (stage / "model").is_dir(), f"{stage} is finished and has no model"
+    models = [path for path in folder.rglob("model") if path.is_dir()]
+    models += [path for path in (last_checkpoint(events.parent) for events in folder.rglob("runs")) if path]
+    for path in models:
+        AutoModel.from_pretrained(path)
+        AutoTokenizer.from_pretrained(path)
+    print("left:", sorted(str(path.relative_to(folder)) for path in models), flush=True)
+
+
+if __name__ == "__main__":
+    folder, seed, kills, arguments = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+    assert fastmux.__version__ and signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+    rng = random.Random(seed)
+    killed = 0
+    while True:
+        resume = ["--resume"] if (folder / "settings.json").is_file() else []
+        moment = (rng.randint(1, 60), rng.uniform(1e-6, 5e-3)) if killed < kills else None
+
+        def train(resume=resume, moment=moment):
+            if moment:
+                killed_after(folder, *moment)
+            main([*arguments, "--output_dir", str(folder), *resume])
+
+        if in_child(train) == 0:
+            break
+        killed += 1
+        in_child(lambda: check(folder))
+    in_child(lambda: check(folder))
+    print(f"killed {killed} times", flush=True)

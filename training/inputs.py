@@ -1,0 +1,85 @@
+"""What a run trains on: a task's rows and text as token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from training.arguments import Settings
+from training.features import encode_sequences, encode_tokens, pack_rows
+from training.tasks import TASKS
+from training.tasks.base import Task, TaskData
+from training.tokenization import train_tokenizer
+
+#: Packed rows of held-out text on which retrieval accuracy is measured, at most.
+RETRIEVAL_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A task's data as the models take it.
+
+    Attributes:
+        task: which.
+        labels: names by id.
+        tokenizer: of the pretrained encoder, or trained on the task's text.
+        train, evaluation: rows, the latter by split; see `training.features`.
+        text, held_out_text: packed rows for the retrieval warm-up, and to measure it.
+    """
+
+    task: Task
+    labels: list[str]
+    tokenizer: PreTrainedTokenizerBase
+    train: Dataset
+    evaluation: dict[str, Dataset]
+    text: Dataset
+    held_out_text: Dataset
+
+    @property
+    def curve_split(self) -> Dataset:
+        """The evaluation split that learning curves are drawn of."""
+        return next(iter(self.evaluation.values()))
+
+    def counts(self) -> dict[str, object]:
+        """Numbers of rows, and of those that were cut at ``max_length``, by split; of packed rows and tokens."""
+        splits = {"train": self.train, **self.evaluation}
+        return {
+            "train_rows": len(self.train),
+            "evaluation_rows": {split: len(rows) for split, rows in self.evaluation.items()},
+            "cut_rows": {split: sum(rows["cut"]) for split, rows in splits.items()},
+            "packed_text_rows": len(self.text),
+            "vocabulary": len(self.tokenizer),
+        }
+
+
+def prepare(settings: Settings) -> Inputs:
+    """Reads a run's task and makes token ids of it.
+
+    Raises:
+        ValueError: a file is missing or malformed, or holds too little.
+    """
+    options, recipe = settings.options, settings.recipe
+    task = TASKS[options.task]()
+    data = task.load(options.data_dir)
+    if options.encoder is not None:
+        tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+    else:
+        tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
+    encode = encode_tokens if task.kind == "token" else encode_sequences
+    held_out = pack_rows(tokenizer, _held_out_text(data), recipe.max_length)
+    return Inputs(
+        task=task,
+        labels=data.labels,
+        tokenizer=tokenizer,
+        train=encode(tokenizer, data.train, recipe.max_length),
+        evaluation={name: encode(tokenizer, split, recipe.max_length) for name, split in data.evaluation.items()},
+        text=pack_rows(tokenizer, data.text, recipe.max_length),
+        held_out_text=held_out.shuffle(seed=0).select(range(min(RETRIEVAL_ROWS, len(held_out)))),
+    )
+
+
+def _held_out_text(data: TaskData) -> list[str]:
+    split = next(iter(data.evaluation.values()))
+    return list(split["text"]) if "text" in split.column_names else [" ".join(row) for row in split["tokens"]]

@@ -1,0 +1,247 @@
+"""A run: every variant trained and scored, then all of them timed side by side."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from functools import cached_property
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from transformers import TrainingArguments, set_seed
+
+import fastmux
+from fastmux.files import read_json, write_json
+from training.arguments import Settings
+from training.distillation import Distillation, with_teacher
+from training.folders import RunFolder
+from training.inputs import Inputs
+from training.metrics import accuracy, entity_f1
+from training.models import PLAIN, ModelFactory
+from training.results import Evaluation, RunResult, Score, StageResult, VariantResult, environment
+from training.stages import Stage
+from training.throughput import arithmetic_limit, instances_per_second
+
+#: Batch sizes, in rows of the plain encoder and in groups of the multiplexed ones, of which throughput takes
+#: the best.
+THROUGHPUT_BATCHES = (8, 16, 32, 64)
+
+
+class Run:
+    """What there is to train, and where.
+
+    Args:
+        settings: the command line.
+        folder: for everything that is written.
+        inputs: what to train on.
+    """
+
+    def __init__(self, settings: Settings, folder: RunFolder, inputs: Inputs):
+        self.settings, self.folder, self.inputs = settings, folder, inputs
+        options = settings.options
+        starts_from_plain = options.start_from == PLAIN and PLAIN in options.variants
+        self.models = ModelFactory(
+            settings.recipe,
+            inputs.tokenizer,
+            inputs.task.kind,
+            inputs.labels,
+            encoder=options.encoder,
+            start=folder.model(PLAIN) if starts_from_plain else None,
+        )
+
+    def result(self, started: float) -> RunResult | None:
+        """Trains, scores and times all variants, or reads what an earlier process did; None but in the main process.
+
+        Args:
+            started: `time.perf_counter` of when the program was.
+        """
+        names = self.settings.options.variants
+        # The plain encoder first, whatever the order given: the others may start from it.
+        trained = {name: (self.train(name), self.evaluate(name)) for name in sorted(names, key=lambda n: n != PLAIN)}
+        if not PartialState().is_main_process:
+            return None
+        say("throughput")
+        speeds = self.speeds()
+        return RunResult(
+            task=self.inputs.task.name,
+            metric=self.inputs.task.metric,
+            environment=environment(),
+            settings=self.settings.identity(),
+            data={"labels": self.inputs.labels, **self.inputs.counts()},
+            variants={
+                name: VariantResult(**vars(trained[name][1]), stages=trained[name][0], **speeds[name]) for name in names
+            },
+            seconds=round(time.perf_counter() - started, 1),
+        )
+
+    def train(self, name: str) -> dict[str, StageResult]:
+        """A variant's stages."""
+        stages = {}
+        seed = self.settings.trainer.get("seed", 0)
+        set_seed(seed)
+        if self.retrieval_steps(name) > 0:
+            warm_up = self.retrieval_stage(name)
+            say(f"{name}: retrieval warm-up, {warm_up.total_steps()} steps")
+            stages["retrieval"] = warm_up.run(lambda: self.models.retrieval(name))
+        warmed_up = self.folder.model(name, "retrieval") if stages else None
+        task = self.task_stage(name)
+        say(f"{name}: task, {task.total_steps()} steps")
+        if not task.done:
+            task = self._with_teacher(name, task)
+
+        def make_model():
+            set_seed(seed)
+            return self.models.plain() if name == PLAIN else self.models.task(name, warmed_up)
+
+        stages["task"] = task.run(make_model)
+        return stages
+
+    def evaluate(self, name: str) -> Evaluation:
+        """Scores a trained variant, or reads its scores."""
+        path = self.folder.scores(name)
+        groupings = 1 if name == PLAIN else self.settings.options.groupings
+        if path.is_file():
+            former = Evaluation.from_dict(read_json(path))
+            if former.groupings == groupings:
+                return former
+        say(f"{name}: evaluation" + (f" on {groupings} groupings" if groupings > 1 else ""))
+        task = self.task_stage(name)
+        model = self.models.load(name, task.model_dir)
+        found = Evaluation(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            groupings=groupings,
+            scores={split: task.score(model, rows, groupings) for split, rows in self.inputs.evaluation.items()},
+            retrieval_accuracy_after_warm_up=(
+                self._retrieval_accuracy(name, "retrieval") if self.retrieval_steps(name) > 0 else None
+            ),
+            retrieval_accuracy=(
+                self._retrieval_accuracy(name, "task")
+                if name != PLAIN and self.settings.recipe.retrieval_loss_weight > 0
+                else None
+            ),
+        )
+        if PartialState().is_main_process:
+            write_json(path, asdict(found))
+        PartialState().wait_for_everyone()
+        return found
+
+    def _retrieval_accuracy(self, name: str, stage: str) -> Score:
+        model = fastmux.TMuxForRetrieval.from_pretrained(self.folder.model(name, stage))
+        groupings = self.settings.options.groupings
+        return self.retrieval_stage(name).score(model, self.inputs.held_out_text, groupings)["accuracy"]
+
+    def speeds(self) -> dict[str, dict[str, object]]:
+        """``throughput``, ``ratio_to_plain`` and ``limit`` of every variant."""
+        options, recipe, given = self.settings.options, self.settings.recipe, self.settings.trainer
+        device = device_arguments(self.settings).device
+        models = {name: self.models.load(name, self.folder.model(name)).to(device) for name in options.variants}
+        rows = {
+            name: [groups * (1 if name == PLAIN else recipe.num_instances) for groups in THROUGHPUT_BATCHES]
+            for name in models
+        }
+        ids = torch.tensor(self.inputs.held_out_text[: max(map(max, rows.values()))]["input_ids"])
+        measured = instances_per_second(
+            models,
+            ids,
+            rows,
+            seconds=options.throughput_seconds,
+            autocast=torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None,
+        )
+        plain = measured[PLAIN].instances_per_second if PLAIN in measured else None
+        return {
+            name: {
+                "throughput": speed,
+                "ratio_to_plain": speed.instances_per_second / plain if plain else None,
+                "limit": 1.0
+                if name == PLAIN
+                else arithmetic_limit(recipe.num_instances, recipe.max_length, models[name].config.prefix_length),
+            }
+            for name, speed in measured.items()
+        }
+
+    def retrieval_steps(self, variant: str) -> int:
+        """Steps of a variant's warm-up; 0 where it has none."""
+        recipe = self.settings.recipe
+        return {PLAIN: 0, "unbind": recipe.unbind_retrieval_steps}.get(variant, recipe.retrieval_steps)
+
+    def retrieval_stage(self, variant: str) -> Stage:
+        """The warm-up of a multiplexed variant, on all the text."""
+        recipe = self.settings.recipe
+        steps = self.retrieval_steps(variant)
+        return Stage(
+            folder=self.folder.stage(variant, "retrieval"),
+            arguments=self._arguments(recipe.retrieval_rows, recipe.retrieval_learning_rate, max_steps=steps),
+            tokenizer=self.inputs.tokenizer,
+            metrics=accuracy,
+            per_position=True,
+            train=self.inputs.text,
+            evaluation=self.inputs.held_out_text,
+        )
+
+    def task_stage(self, variant: str) -> Stage:
+        """The task stage of a variant: the same rows a step for all."""
+        recipe, tokens = self.settings.recipe, self.inputs.task.kind == "token"
+        rate, epochs = (
+            (recipe.plain_learning_rate, recipe.task_epochs)
+            if variant == PLAIN
+            else (recipe.mux_learning_rate, recipe.mux_task_epochs)
+        )
+        sampling = "group_by_length" if recipe.group_by_length else "random"
+        return Stage(
+            folder=self.folder.stage(variant, "task"),
+            arguments=self._arguments(
+                recipe.task_rows, rate, num_train_epochs=epochs, train_sampling_strategy=sampling
+            ),
+            tokenizer=self.inputs.tokenizer,
+            metrics=entity_f1(self.inputs.labels) if tokens else accuracy,
+            per_position=tokens,
+            train=self.inputs.train,
+            evaluation=self.inputs.curve_split,
+        )
+
+    def _arguments(self, rows: int, learning_rate: float, **others) -> dict[str, object]:
+        return {
+            "per_device_train_batch_size": rows,
+            "per_device_eval_batch_size": 32 * self.settings.recipe.num_instances,
+            "learning_rate": learning_rate,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": 0.1,
+            "weight_decay": 0.01,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "save_total_limit": 1,
+            "report_to": ["tensorboard"],
+            "label_names": ["labels"],
+            "seed": 0,
+            **others,
+            **self.settings.trainer,
+        }
+
+    def _with_teacher(self, variant: str, stage: Stage) -> Stage:
+        """A variant's task stage with the trained plain encoder for a teacher, if it is to have one."""
+        recipe = self.settings.recipe
+        if variant == PLAIN or PLAIN not in self.settings.options.variants or not recipe.distillation_weight:
+            return stage
+        distillation = Distillation(recipe.distillation_weight, recipe.distillation_temperature)
+        return replace(stage, train=self._taught, distillation=distillation)
+
+    @cached_property
+    def _taught(self) -> Dataset:
+        """The training rows with the logits of the trained plain encoder."""
+        say("the plain encoder labels the training rows, for the others to learn from")
+        stage, rows = self.task_stage(PLAIN), self.inputs.train
+        return with_teacher(rows, stage.logits(self.models.load(PLAIN, stage.model_dir), rows))
+
+
+def device_arguments(settings: Settings) -> TrainingArguments:
+    """Trainer arguments that say no more than on which device to run."""
+    given = {name: settings.trainer[name] for name in ("use_cpu", "ddp_backend") if name in settings.trainer}
+    return TrainingArguments(output_dir="runs", report_to=[], **given)
+
+
+def say(message: str) -> None:
+    """Prints in the main process."""
+    if PartialState().is_main_process:
+        print(f"== {message}", flush=True)
