@@ -74,13 +74,13 @@ setup(
     # find_packages does not see the folders of fastmux.kernels, which have no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels", "fastmux.kernels.common"],
-    package_data={"fastmux.kernels": ["tuned/*.json"]},  # found by bench/tune.py
+    package_data={"fastmux": ["py.typed"], "fastmux.kernels": ["tuned/*.json"]},  # found by bench/tune.py
     install_requires=[*LIBRARY, *TRAIN],
     extras_require={
         "test": TEST,
         "bench": BENCH,
         "peers": PEERS,
-        "dev": sorted({*TEST, *BENCH, "build", "ruff"}),
+        "dev": sorted({*TEST, *BENCH, "build", "coverage>=7.10", "mypy>=1.18", "pre-commit", "ruff"}),
     },
     classifiers=[
         "Programming Language :: Python :: 3",
