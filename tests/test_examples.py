@@ -1,4 +1,4 @@
-"""What the README, the documentation and the docstrings show runs as it stands."""
+"""What the README, the documentation, the docstrings and examples/ show runs as it stands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,12 @@ def test_pages(page, registries):
     scope: dict = {"__name__": "__main__"}
     for block in examples(page):
         exec(compile(block, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.stem)
+def test_scripts(script, registries, capsys):
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", MODULES)
