@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 #: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
 _MODULES = {
-    "DEMULTIPLEXERS": "fastmux.demultiplexers",
-    "MULTIPLEXERS": "fastmux.multiplexers",
+    "DEMULTIPLEXERS": "fastmux.modules",
+    "MULTIPLEXERS": "fastmux.modules",
     "ModuleEncoder": "fastmux.backbones",
     "TMux": "fastmux.modeling",
     "TMuxConfig": "fastmux.configuration",
@@ -25,7 +25,7 @@ _MODULES = {
     "TMuxForTokenClassification": "fastmux.heads",
     "backend": "fastmux.backends",
 }
-_SUBMODULES = ("functional", "reference")
+_SUBMODULES = ("functional", "modules", "reference")
 
 __all__ = sorted([*_MODULES, *_SUBMODULES])
 

@@ -1,4 +1,4 @@
-"""Encoders: finding one, checking that it can be multiplexed, and reaching into its embeddings.
+"""Encoders: finding one and checking that it can be multiplexed.
 
 T-MUX runs the encoder's embedding module on every instance before multiplexing, and the encoder itself, as
 ``inputs_embeds``, on the result (DataMUX, section 3.1; the published checkpoints do the same).
@@ -9,17 +9,13 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-import sys
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from fastmux import functional as F
 from fastmux.configuration import TMuxConfig
-from fastmux.plain import is_plain
 
 # Embedding modules made of a word table, (some) position and type tables, LayerNorm and dropout, and nothing else.
 STANDARD_EMBEDDINGS = {
@@ -230,107 +226,3 @@ def check_embeddings(encoder: PreTrainedModel) -> None:
             f"backbone is a {type(encoder).__name__} that projects its word embeddings before normalising them: "
             "what is multiplexed would not have the width that it takes as inputs_embeds"
         )
-
-
-class EmbeddingAdapter:
-    """What multiplexing needs to know of an encoder's embedding module: its tables, its position rule, its room.
-
-    Made anew for every pass, from an encoder that `check_embeddings` has seen: tables may be resized, and modules
-    wrapped, at any time.
-    """
-
-    def __init__(self, encoder: PreTrainedModel):
-        module = encoder.embeddings
-
-        def part(*names: str):
-            return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)
-
-        # Of these classes unless somebody put modules of his own in place.
-        self.word: nn.Module = part("word_embeddings", "tok_embeddings")
-        self.position: nn.Module | None = part("position_embeddings")
-        self.token_type: nn.Module | None = part("token_type_embeddings")
-        self.layer_norm: nn.Module | None = part("LayerNorm", "norm")
-        self.dropout: nn.Module | None = part("dropout", "drop")
-        # RoBERTa and its kin count positions from pad_token_id + 1 and leave pads at pad_token_id.
-        self.pad_id: int | None = None if self.position is None else getattr(module, "padding_idx", None)
-        self.first_position = 0 if self.pad_id is None else self.pad_id + 1
-        self.config = encoder.config
-
-    @property
-    def max_length(self) -> int:
-        """Positions that the encoder has room for."""
-        room = getattr(self.config, "max_position_embeddings", None) or sys.maxsize
-        return room if self.position is None else rows_of(self.position, room) - self.first_position
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
-        device = next((p.device for p in self.word.parameters()), None)
-        return None if device is None or device.type == "meta" else device
-
-    def content_positions(
-        self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
-    ) -> Tensor | None:
-        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none."""
-        if self.position is None:
-            return None
-        start = self.first_position + offset
-        if self.pad_id is None or input_ids is None:
-            return torch.arange(start, start + length, device=device)
-        real = input_ids != self.pad_id
-        if not torch.compiler.is_compiling() and real.device.type == "cpu" and bool(real.all()):
-            return torch.arange(start, start + length, device=device)
-        return torch.where(real, real.cumsum(1) + (start - 1), self.pad_id)
-
-    def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
-        """The embedding module from the word embeddings on: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
-        x = words
-        if self.position is not None:
-            x = x + self.position(position_ids)
-        if self.token_type is not None:
-            if token_type_ids is None:
-                token_type_ids = torch.zeros(1, dtype=torch.long, device=words.device)
-            x = x + self.token_type(token_type_ids)
-        for module in (self.layer_norm, self.dropout):
-            x = x if module is None else module(x)
-        return x
-
-    def multiplex(
-        self, multiplexer: nn.Module, input_ids: Tensor, position_ids: Tensor, token_type_ids: Tensor | None
-    ) -> Tensor:
-        """Embed and multiplex: ids (G, N, L), position_ids (L) or (G, N, L) -> (G, L, d)."""
-        plain = self._is_plain() and is_plain(multiplexer, type(multiplexer))
-        dropout = self.dropout.p if plain and self.dropout is not None and self.dropout.training else 0.0
-        if not plain or (dropout and torch.compiler.is_compiling()):
-            # A traced graph has no seeded generator to draw the dropout of the fused ops from.
-            return multiplexer(self.embed(self.word(input_ids), position_ids, token_type_ids))
-        tables = {
-            "word_embeddings": self.word.weight,
-            "position_embeddings": None if self.position is None else self.position.weight,
-            "position_ids": position_ids,
-            "token_type_embeddings": None if self.token_type is None else self.token_type.weight,
-            "token_type_ids": token_type_ids if self.token_type is not None else None,
-            "dropout": dropout,
-            "padding_idx": self.word.padding_idx,
-            "position_padding_idx": None if self.position is None else self.position.padding_idx,
-        }
-        if self.layer_norm is not None:
-            weight, bias = self.layer_norm.weight, self.layer_norm.bias
-            tables |= {"ln_weight": weight, "ln_bias": torch.zeros_like(weight) if bias is None else bias}
-            tables["eps"] = self.layer_norm.eps
-        if multiplexer.product:
-            return F.embedding_mux(input_ids, multiplexer.transforms, **tables)
-        return multiplexer(F.instance_embeddings(input_ids, **tables))
-
-    def _is_plain(self) -> bool:
-        tables = (self.word, self.position, self.token_type)
-        rest = is_plain(self.layer_norm, nn.LayerNorm) and is_plain(self.dropout, nn.Dropout)
-        return rest and all(is_plain(table, nn.Embedding) for table in tables)
-
-
-def rows_of(table: nn.Module, unknown: int = sys.maxsize) -> int:
-    """How many rows an embedding module has; ``unknown`` if it is a wrapper that does not say."""
-    rows = getattr(table, "num_embeddings", None)
-    if rows is None and isinstance(getattr(table, "weight", None), Tensor):
-        rows = len(table.weight)
-    return unknown if rows is None else rows

@@ -9,9 +9,11 @@ from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, PreTrainedConfig
 
 import fastmux
+from fastmux.modules.classifier import CLASSIFIERS
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS
+from fastmux.modules.multiplexers import MULTIPLEXERS
 
 SEQUENCE_SUMMARIES = ("first", "mean")
-CLASSIFIERS = ("linear", "mlp", "mlp_norm")
 RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")
 #: Without these, a stored config says nothing about a model: defaults would be guesses.
 REQUIRED = ("backbone_config", "num_instances", "multiplexer", "demultiplexer")
@@ -34,15 +36,12 @@ class TMuxConfig(PreTrainedConfig):
     Args:
         backbone_config: configuration of the encoder, a Hugging Face config or its dict.
         num_instances: N, rows that share one pass of the encoder. 1 or more.
-        multiplexer: name in `fastmux.multiplexers.MULTIPLEXERS`: "hadamard" (default), "binary", "orthogonal",
-            "low_rank_orthogonal", "attention" or "identity".
-        demultiplexer: name in `fastmux.demultiplexers.DEMULTIPLEXERS`: "index" (default, the papers' method, adds a
-            prefix of N + 1 positions), "key", "mlp", "rsa" or "unbind" (no prefix).
-        learnable_transforms: train the multiplexer's vectors or matrices; fixed by default, as in DataMUX.
-        hadamard_norm: root mean square of the entries of each Hadamard vector ("hadamard", "attention").
-        binary_epsilon: by how much of its length a chunk of "binary" reaches into the one before it, in [0, 1].
-        demultiplexer_layers: linear layers of "rsa" before the last, 2 or more; one of them is retrieval's alone.
-        unbind_linear: False leaves out the linear layer and the GELU of "unbind".
+        multiplexer: name in `fastmux.MULTIPLEXERS`: "hadamard" (default), "binary", "orthogonal",
+            "low_rank_orthogonal", "walsh_hadamard", "attention" or "identity"; or a class of your own.
+        multiplexer_options: keyword arguments of the multiplexer's class, e.g. ``{"learnable": True}``.
+        demultiplexer: name in `fastmux.DEMULTIPLEXERS`: "index" (default, the papers' method, adds a prefix of N + 1
+            positions), "key", "mlp", "rsa" or "unbind" (no prefix); or a class of your own.
+        demultiplexer_options: keyword arguments of the demultiplexer's class, e.g. ``{"linear": False}`` of "unbind".
         sequence_summary: what a sequence task reads: "first" (default), one state, of the index prefix's CLS or,
             without a prefix, of the first position, as the papers do; or "mean", the average of a row's demultiplexed
             states. The mean costs demultiplexing at every position, but an encoder trained from scratch learns
@@ -71,7 +70,6 @@ class TMuxConfig(PreTrainedConfig):
             known to retrieval by its token.
         ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. Default
             False: such labels are -100 already where Hugging Face's data collators made them.
-        mask_instances: keep "attention" from mixing an instance's padding into the others. Default True.
         kwargs: any common option of a Hugging Face config, e.g. ``num_labels``, ``problem_type``, ``id2label``.
 
     Raises:
@@ -96,12 +94,9 @@ class TMuxConfig(PreTrainedConfig):
     backbone_config: dict | PreTrainedConfig | None = None
     num_instances: int = 2
     multiplexer: str = "hadamard"
+    multiplexer_options: dict | None = None
     demultiplexer: str = "index"
-    learnable_transforms: bool = False
-    hadamard_norm: float = 1.0
-    binary_epsilon: float = 0.3
-    demultiplexer_layers: int = 2
-    unbind_linear: bool = True
+    demultiplexer_options: dict | None = None
     sequence_summary: str = "first"
     retrieval_loss_weight: float = 0.1
     retrieval_percentage: float = 1.0
@@ -117,7 +112,6 @@ class TMuxConfig(PreTrainedConfig):
     first_token_id: int | None = None
     attend_padding: bool = False
     ignore_padding_labels: bool = False
-    mask_instances: bool = True
 
     def __post_init__(self, **kwargs):
         # Out of the way until it is complete: what is not found in this config is asked of it.
@@ -208,13 +202,11 @@ class TMuxConfig(PreTrainedConfig):
     def _validate(self) -> None:
         # Imported here, as the models import this module. They register themselves with the Auto classes.
         import fastmux.heads  # noqa: F401
-        from fastmux.demultiplexers import DEMULTIPLEXERS
-        from fastmux.multiplexers import MULTIPLEXERS
 
         if isinstance(self.num_instances, bool) or not isinstance(self.num_instances, int) or self.num_instances < 1:
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
-        MULTIPLEXERS.check(self.multiplexer)
-        DEMULTIPLEXERS.check(self.demultiplexer)
+        MULTIPLEXERS.check(self.multiplexer, self.multiplexer_options or {})
+        DEMULTIPLEXERS.check(self.demultiplexer, self.demultiplexer_options or {})
         for name, allowed in (
             ("sequence_summary", SEQUENCE_SUMMARIES),
             ("classifier_type", CLASSIFIERS),
@@ -227,13 +219,6 @@ class TMuxConfig(PreTrainedConfig):
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
         if not 0.0 < self.retrieval_percentage <= 1.0:
             raise ValueError(f"retrieval_percentage is {self.retrieval_percentage}, expected a number above 0, up to 1")
-        if not self.hadamard_norm > 0.0:
-            raise ValueError(f"hadamard_norm is {self.hadamard_norm}, expected a number above 0")
-
-        if not 0.0 <= self.binary_epsilon <= 1.0:
-            raise ValueError(f"binary_epsilon is {self.binary_epsilon}, expected a number from 0 to 1")
-        if self.demultiplexer_layers < 2:
-            raise ValueError(f"demultiplexer_layers is {self.demultiplexer_layers}, expected at least 2")
         if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
             raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
         vocabulary = self.vocab_size
@@ -267,8 +252,6 @@ class TMuxConfig(PreTrainedConfig):
     @property
     def prefix_length(self) -> int:
         """Positions that the index prefix adds to every sequence."""
-        from fastmux.demultiplexers import DEMULTIPLEXERS
-
         return self.num_instances + 1 if DEMULTIPLEXERS[self.demultiplexer].has_prefix else 0
 
 

@@ -21,8 +21,9 @@ from fastmux.configuration import TMuxConfig
 from fastmux.functional._checks import check_range
 from fastmux.grouping import average_slots, group_rows, row_order
 from fastmux.modeling import Multiplexed, TMux, TMuxPreTrainedModel
-from fastmux.plain import is_plain
-from fastmux.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
+from fastmux.modules.classifier import build_classifier
+from fastmux.modules.plain import is_plain
+from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
 
 
 @dataclass
@@ -65,7 +66,7 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder=encoder)
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
-        self.retrieval = RetrievalHead(config)
+        self.retrieval = RetrievalHead.from_config(config)
         if self.retrieval.demultiplexer is not None:
             self.tmux.demultiplexer.requires_grad_(False)  # a task's, which only waits for it here
         self.post_init()
@@ -118,7 +119,7 @@ class TMuxForRetrieval(_TMuxWithDecoder):
             raise ValueError("labels is missing, expected token ids (rows, length): there are no input_ids to recover")
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         if labels is None:
-            labels = retrieval_labels(mux, self.config)
+            labels = _own_tokens(mux, self.config)
         else:
             _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
             labels = self.tmux._group(labels, mux.rows)
@@ -131,28 +132,6 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         )
 
 
-class MlpClassifier(nn.Module):
-    """``W_2 (LN) GELU(W_1 z + b_1) + b_2``: z (..., d) -> (..., C); the LayerNorm is optional."""
-
-    def __init__(self, config: TMuxConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.dense = nn.Linear(width, width)
-        norm = config.classifier_type == "mlp_norm"
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if norm else nn.Identity()
-        self.out_proj = nn.Linear(width, config.num_labels)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.out_proj(self.layer_norm(nn.functional.gelu(self.dense(z))))
-
-
-def build_classifier(config: TMuxConfig) -> nn.Module:
-    """The task head that ``config.classifier_type`` names."""
-    if config.classifier_type == "linear":
-        return nn.Linear(config.hidden_size, config.num_labels)
-    return MlpClassifier(config)
-
-
 class _TMuxForTask(TMuxPreTrainedModel):
     """A linear head on demultiplexed states, and retrieval as an auxiliary loss."""
 
@@ -161,8 +140,10 @@ class _TMuxForTask(TMuxPreTrainedModel):
         self.num_labels = config.num_labels
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = build_classifier(config)
-        self.retrieval = RetrievalHead(config) if config.retrieval_loss_weight else None
+        self.classifier = build_classifier(
+            config.classifier_type, config.hidden_size, config.num_labels, config.layer_norm_eps
+        )
+        self.retrieval = RetrievalHead.from_config(config) if config.retrieval_loss_weight else None
         self.post_init()
         self.train(self.tmux.training)
 
@@ -246,6 +227,18 @@ def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None)
     return (first + torch.arange(length, device=labels.device)) % num_instances
 
 
+def _own_tokens(mux: Multiplexed, config: TMuxConfig) -> Tensor:
+    """What retrieval recovers, (G, N, L): the tokens themselves, -100 where it is not asked."""
+    padding = None
+    if config.attend_padding:
+        padding = None if config.pad_token_id is None else mux.input_ids == config.pad_token_id
+    elif mux.attention_mask is not None:
+        padding = mux.attention_mask == 0
+    return retrieval_labels(
+        mux.input_ids, None if config.retrieval_counts_padding else padding, config.retrieval_skips_first
+    )
+
+
 def _joint_losses(
     model: _TMuxForTask | TMuxForMaskedLM, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None
 ) -> dict[str, Tensor]:
@@ -253,7 +246,7 @@ def _joint_losses(
     task_weight, weight = model.config.loss_weights
     if model.retrieval is None or not weight or mux.input_ids is None:
         return {"loss": task_loss, "task_loss": task_loss}
-    targets = retrieval_labels(mux, model.config)
+    targets = _own_tokens(mux, model.config)
     instances = _instances(model, targets, retrieval_instances)
     retrieval_loss = model.retrieval.loss(model.tmux, mux, targets, instances)
     loss = task_weight * task_loss + weight * retrieval_loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,6 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.backbones import (
-    EmbeddingAdapter,
     ModuleEncoder,
     build_encoder,
     check_embeddings,
@@ -22,7 +22,6 @@ from fastmux.backbones import (
     encoder_class,
     load_backbone,
     pool,
-    rows_of,
 )
 from fastmux.checkpoints import (
     FILE_OPTIONS,
@@ -34,14 +33,15 @@ from fastmux.checkpoints import (
     weight_files,
 )
 from fastmux.configuration import TMuxConfig
-from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.files import finish_replacing, replacing_files
 from fastmux.functional._checks import check_range
 from fastmux.model_card import model_card
-from fastmux.multiplexers import MULTIPLEXERS, Multiplexer, whole_prefix
-from fastmux.plain import is_plain, tensor_of
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
+from fastmux.modules.embeddings import EmbeddingAdapter, rows_of
+from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.modules.plain import is_plain, tensor_of
+from fastmux.modules.retrieval import RetrievalHead
 from fastmux.published import is_published, load_tensors, published_config, published_state_dict
-from fastmux.retrieval import RetrievalHead
 
 _CAPABILITIES = ("supports_gradient_checkpointing", "_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn")
 _CAPABILITIES += ("_supports_attention_backend",)
@@ -330,15 +330,15 @@ class TMux(TMuxPreTrainedModel):
         if not add_pooling_layer:
             drop_pooler(encoder)
         check_embeddings(encoder)
-        room = EmbeddingAdapter(encoder).max_length
+        room = embeddings_of(encoder).max_length
         if room <= config.prefix_length:
             raise ValueError(
                 f"num_instances is {config.num_instances}, whose index prefix takes {config.prefix_length} "
                 f"positions; the encoder has {room} in all"
             )
         self.backbone = encoder
-        self.multiplexer: Multiplexer = MULTIPLEXERS[config.multiplexer](config)
-        self.demultiplexer: Demultiplexer = DEMULTIPLEXERS[config.demultiplexer](config)
+        self.multiplexer: Multiplexer = MULTIPLEXERS[config.multiplexer].from_config(config)
+        self.demultiplexer: Demultiplexer = DEMULTIPLEXERS[config.demultiplexer].from_config(config)
         # Word embeddings of the N index tokens, the pad between them and the CLS behind them: rows of their own, so
         # that no entry of the vocabulary is given up.
         self.prefix_tokens = (
@@ -400,7 +400,7 @@ class TMux(TMuxPreTrainedModel):
         **kwargs,
     ) -> Multiplexed:
         """Multiplex a batch and run the encoder on it once; arguments as in `forward`."""
-        adapter = EmbeddingAdapter(self.backbone)
+        adapter = embeddings_of(self.backbone)
         self._check_inputs(adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
         if rows == 0:
@@ -453,24 +453,13 @@ class TMux(TMuxPreTrainedModel):
 
     def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
         """Embed and multiplex a grouped batch, prefix included: (G, N + 1 + L, d), or (G, L, d) without a prefix."""
-        multiplexer, offset = self.multiplexer, self.config.prefix_length
-        if embeds is None and multiplexer.linear:
-            x = adapter.multiplex(multiplexer, ids, position_ids, types)
-        else:
-            x = adapter.embed(adapter.word(ids) if embeds is None else embeds, position_ids, types)
-            if multiplexer.linear:
-                x = multiplexer(x)
-        if offset:
-            own, shared = self._embedded_prefix(adapter, x.device)
-            if multiplexer.linear:
-                # A function of the weights alone: computed once for all groups.
-                prefix = multiplexer.multiplex_prefix(own, shared).expand(x.shape[0], -1, -1)
-                x = torch.cat([prefix.to(x.dtype), x], dim=1)
-            else:
-                prefix = whole_prefix(own, shared).expand(x.shape[0], -1, -1, -1)
-                x = torch.cat([prefix.to(x.dtype), x], dim=2)
-                mask = None if mask is None else nn.functional.pad(mask, (offset, 0), value=1)
-        return x if multiplexer.linear else multiplexer(x, mask)
+        device = (ids if embeds is None else embeds).device
+        prefix = partial(self._embedded_prefix, adapter, device) if self.config.prefix_length else None
+        tables = adapter.tables(position_ids, types) if embeds is None else None
+        if tables is not None:
+            return self.multiplexer.from_tokens(ids, tables, prefix, mask)
+        x = adapter.embed(adapter.word(ids) if embeds is None else embeds, position_ids, types)
+        return self.multiplexer.from_embeddings(x, prefix, mask)
 
     def _embedded_prefix(self, adapter: EmbeddingAdapter, device: torch.device) -> tuple[Tensor, Tensor]:
         """The embedded index prefix: each instance's own token at its own position (N, d), and what is there
@@ -546,6 +535,11 @@ class TMux(TMuxPreTrainedModel):
             raise ValueError("input_ids has sequences of 0 positions, expected at least 1")
         if position_ids is not None:
             check_range("position_ids", position_ids, adapter.max_length + adapter.first_position - prefix)
+
+
+def embeddings_of(encoder: PreTrainedModel) -> EmbeddingAdapter:
+    """The embeddings of an encoder that `check_embeddings` has seen."""
+    return EmbeddingAdapter(encoder.embeddings, getattr(encoder.config, "max_position_embeddings", None))
 
 
 AutoModel.register(TMuxConfig, TMux, exist_ok=True)

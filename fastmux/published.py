@@ -105,10 +105,8 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
         num_instances=stored["num_instances"],
         multiplexer=multiplexer,
         demultiplexer=demultiplexer,
-        learnable_transforms=bool(stored.get("learn_muxing", 0)),
-        hadamard_norm=float(stored.get("gaussian_hadamard_norm", 1.0)),
-        binary_epsilon=stored.get("binary_hadamard_epsilon", 0.3),
-        demultiplexer_layers=stored.get("num_hidden_demux_layers", 2),
+        multiplexer_options=_multiplexer_options(multiplexer, stored, sequence),
+        demultiplexer_options=_demultiplexer_options(demultiplexer, stored),
         first_token_id=None if has_prefix else first_token,
         attend_padding=True,
         # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
@@ -118,11 +116,25 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
         retrieval_percentage=stored.get("retrieval_percentage", 1.0),
         task_loss_weight=stored.get("task_loss_coeff"),
         retrieval_counts_padding=task == "TMuxForMaskedLM",
-        mask_instances=sequence,
         architectures=[task],
         **options,
         **labels,
     )
+
+
+def _demultiplexer_options(demultiplexer: str, stored: dict) -> dict:
+    return {"num_layers": stored.get("num_hidden_demux_layers", 2)} if demultiplexer == "rsa" else {}
+
+
+def _multiplexer_options(multiplexer: str, stored: dict, sequence: bool) -> dict:
+    options = {"learnable": bool(stored.get("learn_muxing", 0))}
+    if multiplexer == "attention":
+        options["mask_instances"] = sequence
+    if multiplexer in ("hadamard", "attention"):
+        options["norm"] = float(stored.get("gaussian_hadamard_norm", 1.0))
+    elif multiplexer == "binary":
+        options["overlap"] = stored.get("binary_hadamard_epsilon", 0.3)
+    return options
 
 
 _ROBERTA_CLS, _ROBERTA_PREFIX_PAD = 49923, 50000
@@ -144,7 +156,7 @@ def _linear(here: str, there: str) -> list[tuple[str, str]]:
 def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[str]]:
     """Name here -> name in the published state dict, or a list of names to stack; the encoder's are left out."""
     n = config.num_instances
-    pairs: list[tuple[str, str | list[str]]] = [("tmux.multiplexer.transforms", "instance_embedding")]
+    pairs: list[tuple[str, str | list[str]]] = [(f"tmux.multiplexer.{_transforms(config)}", "instance_embedding")]
     if config.demultiplexer == "index":
         for here, there in (("tmux.demultiplexer", "demultiplexer"), ("retrieval.demultiplexer", "retrieval_head")):
             pairs += _linear(f"{here}.dense", f"{there}.dense") + _linear(f"{here}.layer_norm", f"{there}.layer_norm")
@@ -158,7 +170,7 @@ def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[
     else:
         here = "tmux.demultiplexer"
         pairs.append((f"{here}.instance_keys", "demux_module.demux_instance_embedding"))
-        for m in range(config.demultiplexer_layers):
+        for m in range(config.demultiplexer_options["num_layers"]):
             pairs += _linear(f"{here}.layers.{m}", f"demux_module.dense_{m + 1}")
             pairs += _linear(f"{here}.retrieval_norms.{m}", f"demux_module.layer_norm_{m + 1}")
         pairs += _linear(f"{here}.output", "demultiplexer.pre_decoder")
@@ -167,19 +179,29 @@ def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[
         pairs += _linear("retrieval.layer_norm", "retrieval_head.pre_decoder_layer_norm")
     if config.multiplexer == "attention":
         for here, there in (("over_positions", "muxing_attention"), ("over_instances", "muxing_attention_2")):
-            for part in _LAYER:
-                pairs += _linear(f"tmux.multiplexer.{here}.{part}", f"{there}.{part}")
+            for own, part in _LAYER.items():
+                pairs += _linear(f"tmux.multiplexer.{here}.{own}", f"{there}.{part}")
     pairs += [("retrieval.weight", "retrieval_head.decoder.weight"), ("retrieval.bias", "retrieval_head.bias")]
     if task != "TMuxForMaskedLM":
         pairs += _classifier(config, encoder)
     return dict(pairs)
 
 
-_LAYER = (
-    *(f"attention.self.{part}" for part in ("query", "key", "value")),
-    *(f"{part}.{kind}" for part in ("attention.output", "output") for kind in ("dense", "LayerNorm")),
-    "intermediate.dense",
-)
+def _transforms(config: TMuxConfig) -> str:
+    return "binding.transforms" if config.multiplexer == "attention" else "transforms"
+
+
+#: A transformer layer's parts here -> there.
+_LAYER = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
 
 
 def _classifier(config: TMuxConfig, encoder: str) -> list[tuple[str, str]]:

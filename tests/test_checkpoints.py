@@ -21,8 +21,7 @@ from transformers import (
 )
 
 import fastmux
-from fastmux.demultiplexers import DEMULTIPLEXERS
-from fastmux.multiplexers import MULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 
 SEQUENCE = fastmux.TMuxForSequenceClassification
 
@@ -38,12 +37,11 @@ def assert_same_tensors(a, b):
 @pytest.mark.parametrize("mux", list(MULTIPLEXERS))
 def test_what_was_saved_is_what_is_loaded(tmp_path, mux, demux, learnable):
     if learnable and mux == "walsh_hadamard":
-        with pytest.raises(ValueError, match="signs of multiplexer 'walsh_hadamard' are fixed"):
-            SEQUENCE.from_backbone(BERT, 3, multiplexer=mux, learnable_transforms=True)
+        with pytest.raises(ValueError, match="has 'learnable'; the options of multiplexer 'walsh_hadamard' are none"):
+            SEQUENCE.from_backbone(BERT, 3, multiplexer=mux, multiplexer_options={"learnable": True})
         return
-    model = SEQUENCE.from_backbone(
-        BERT, 3, multiplexer=mux, demultiplexer=demux, learnable_transforms=learnable, num_labels=4
-    ).eval()
+    options = {"multiplexer_options": {"learnable": True}} if learnable else {}
+    model = SEQUENCE.from_backbone(BERT, 3, multiplexer=mux, demultiplexer=demux, num_labels=4, **options).eval()
     model.save_pretrained(tmp_path)
     loaded = SEQUENCE.from_pretrained(tmp_path).eval()
     assert_same_tensors(model, loaded)

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import fastmux
-from fastmux.demultiplexers import DEMULTIPLEXERS
-from fastmux.multiplexers import MULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

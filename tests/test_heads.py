@@ -12,7 +12,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 
 import fastmux
 from fastmux import reference
-from fastmux.demultiplexers import DEMULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS
 from fastmux.testing import relative_error
 
 STILL = copy.deepcopy(BERT)  # without dropout

@@ -11,8 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertMode
 
 import fastmux
 from fastmux import reference
-from fastmux.demultiplexers import DEMULTIPLEXERS
-from fastmux.multiplexers import MULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 from fastmux.testing import relative_error
 
 COMBINATIONS = [(mux, demux) for mux in MULTIPLEXERS for demux in DEMULTIPLEXERS]
@@ -60,8 +59,7 @@ def multiplexed(model: fastmux.TMux, x: torch.Tensor, mask: torch.Tensor) -> tor
         mask = torch.nn.functional.pad(mask, (model.config.prefix_length, 0), value=1)
 
         def run(layer, x, mask):
-            forbidden = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)
-            return layer(x, attention_mask=forbidden[:, None, None].expand(-1, 1, x.shape[1], -1))
+            return layer(x, mask != 0)
 
         return reference.attention_mux(
             x,
@@ -177,7 +175,7 @@ def test_one_instance_is_allowed():
 
 
 def test_the_prefix_is_embedded_once_not_once_a_group(monkeypatch):
-    from fastmux.backbones import EmbeddingAdapter
+    from fastmux.modules.embeddings import EmbeddingAdapter
 
     embedded = []
     original = EmbeddingAdapter.embed
@@ -317,7 +315,7 @@ def test_bad_input(arguments, message):
         ({"num_instances": 2, "demultiplexer": "prefix"}, "demultiplexer is 'prefix', expected one of 'index'"),
         ({"num_instances": 2, "retrieval_loss_weight": 1.5}, "retrieval_loss_weight is 1.5, expected .* 0 to 1"),
         ({"num_instances": 2, "sequence_summary": "max"}, "sequence_summary is 'max', expected one of 'first', 'mean'"),
-        ({"num_instances": 2, "hadamard_norm": 0.0}, "hadamard_norm is 0.0"),
+        ({"num_instances": 2, "multiplexer_options": {"norm": 0.0}}, "norm is 0.0, expected a number above 0"),
     ],
 )
 def test_bad_options(options, message):

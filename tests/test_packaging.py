@@ -279,8 +279,8 @@ def test_nothing_imports_top_level_kernels() -> None:
     assert not guilty
 
 
-MODEL = ("fastmux.modeling", "fastmux.heads", "fastmux.retrieval")
-MODULES = ("fastmux.multiplexers", "fastmux.demultiplexers", "fastmux.backbones")
+MODEL = ("fastmux.modeling", "fastmux.heads", "fastmux.configuration", "fastmux.backbones")
+MODULES = ("fastmux.modules",)
 OUTSIDE = ("training", "bench", "tests")
 
 
@@ -294,9 +294,8 @@ def in_layer(name: str, *layers: str) -> bool:
     [
         ("fastmux.kernels", ("fastmux", *OUTSIDE)),
         ("fastmux.reference", ("fastmux", *OUTSIDE)),
-        ("fastmux.functional", ("fastmux.reference", "fastmux.configuration", *MODULES, *MODEL, *OUTSIDE)),
-        ("fastmux.multiplexers", ("fastmux.kernels", "fastmux.reference", *MODEL, *OUTSIDE)),
-        ("fastmux.demultiplexers", ("fastmux.kernels", "fastmux.reference", *MODEL, *OUTSIDE)),
+        ("fastmux.functional", ("fastmux.reference", *MODULES, *MODEL, *OUTSIDE)),
+        ("fastmux.modules", ("fastmux.kernels", "fastmux.reference", "transformers", *MODEL, *OUTSIDE)),
         ("fastmux.modeling", ("fastmux.kernels", "fastmux.reference", "fastmux.heads", *OUTSIDE)),
         ("fastmux.heads", ("fastmux.kernels", "fastmux.reference", *OUTSIDE)),
         ("fastmux", OUTSIDE),

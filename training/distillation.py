@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fastmux.retrieval import IGNORE_INDEX
+from fastmux.modules.retrieval import IGNORE_INDEX
 
 #: The column of a training set that holds the teacher's logits: (C) of a row, or (L, C) where tokens are labelled.
 TEACHER = "teacher_logits"

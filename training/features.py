@@ -7,7 +7,7 @@ from itertools import chain
 from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from fastmux.retrieval import IGNORE_INDEX
+from fastmux.modules.retrieval import IGNORE_INDEX
 
 _BATCH = 4096
 

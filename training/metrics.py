@@ -10,7 +10,7 @@ from datasets import Dataset
 from seqeval.metrics import f1_score, precision_score, recall_score
 from transformers import EvalPrediction
 
-from fastmux.retrieval import IGNORE_INDEX
+from fastmux.modules.retrieval import IGNORE_INDEX
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

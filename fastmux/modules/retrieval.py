@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmux import functional as F
-from fastmux.configuration import TMuxConfig
-from fastmux.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
-from fastmux.plain import table_of, tensor_of
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
+from fastmux.modules.plain import table_of, tensor_of
 
 IGNORE_INDEX = -100
 
@@ -16,25 +15,52 @@ IGNORE_INDEX = -100
 class RetrievalHead(nn.Module):
     """Decodes demultiplexed states to tokens.
 
-    The states are the task's, or those of a demultiplexer of its own; a layer may follow; the decoder is the encoder's
-    word embedding where the widths agree (`TMuxConfig`: ``retrieval_demultiplexer``, ``retrieval_transform``,
-    ``tie_retrieval_decoder``).
+    Args:
+        vocab_size, width: V and d.
+        tied: decode with the encoder's word embeddings; else with a table of the head's own.
+        demultiplexer: of the head's own; None for the task's.
+        transform: one more layer, GELU and LayerNorm before the decoder. residual: a skip connection around it.
+        percentage: share of the positions, drawn at every training step, at which `loss` asks.
+        std: of initial weights. eps: of the LayerNorm.
     """
 
-    def __init__(self, config: TMuxConfig):
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        tied: bool = True,
+        demultiplexer: Demultiplexer | None = None,
+        transform: bool = False,
+        residual: bool = False,
+        percentage: float = 1.0,
+        std: float = 0.02,
+        eps: float = 1e-12,
+    ):
         super().__init__()
-        self.std = config.initializer_range
-        own = config.retrieval_demultiplexer == "own"
-        self.demultiplexer: Demultiplexer | None = DEMULTIPLEXERS[config.demultiplexer](config) if own else None
-        width = config.hidden_size
-        self.dense = nn.Linear(width, width) if config.retrieval_transform else None
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if config.retrieval_transform else None
-        self.residual = config.retrieval_residual
-        self.percentage = config.retrieval_percentage
-        tied = config.tie_retrieval_decoder and config.embedding_size == width
-        self.weight = None if tied else nn.Parameter(torch.empty(config.vocab_size, width))
-        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+        self.std, self.residual, self.percentage = std, residual, percentage
+        self.demultiplexer = demultiplexer
+        self.dense = nn.Linear(width, width) if transform else None
+        self.layer_norm = nn.LayerNorm(width, eps=eps) if transform else None
+        self.weight = None if tied else nn.Parameter(torch.empty(vocab_size, width))
+        self.bias = nn.Parameter(torch.empty(vocab_size))
         self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config) -> RetrievalHead:
+        """The retrieval head of a `fastmux.TMuxConfig`."""
+        own = config.retrieval_demultiplexer == "own"
+        return cls(
+            config.vocab_size,
+            config.hidden_size,
+            tied=config.tie_retrieval_decoder and config.embedding_size == config.hidden_size,
+            demultiplexer=DEMULTIPLEXERS[config.demultiplexer].from_config(config) if own else None,
+            transform=config.retrieval_transform,
+            residual=config.retrieval_residual,
+            percentage=config.retrieval_percentage,
+            std=config.initializer_range,
+            eps=config.layer_norm_eps,
+        )
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
@@ -107,15 +133,10 @@ class RetrievalHead(nn.Module):
         return torch.stack(predictions, 1).flatten(0, 1)[: mux.rows]
 
 
-def retrieval_labels(mux, config: TMuxConfig) -> Tensor:
-    """The tokens themselves, (G, N, L), -100 where a row is padding."""
-    labels, ignored = mux.input_ids, None
-    if config.attend_padding:
-        ignored = None if config.pad_token_id is None else labels == config.pad_token_id
-    elif mux.attention_mask is not None:
-        ignored = mux.attention_mask == 0
-    if ignored is not None and not config.retrieval_counts_padding:
-        labels = labels.masked_fill(ignored, IGNORE_INDEX)
-    if config.retrieval_skips_first:
+def retrieval_labels(input_ids: Tensor, padding: Tensor | None = None, skip_first: bool = False) -> Tensor:
+    """The tokens themselves, (G, N, L), -100 where padding (G, N, L) is True and, with ``skip_first``, at the first
+    position."""
+    labels = input_ids if padding is None else input_ids.masked_fill(padding, IGNORE_INDEX)
+    if skip_first:
         labels = torch.cat([torch.full_like(labels[..., :1], IGNORE_INDEX), labels[..., 1:]], dim=-1)
     return labels

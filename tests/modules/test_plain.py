@@ -23,8 +23,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._pytree import tree_map
 
 import fastmux
-from fastmux.demultiplexers import DEMULTIPLEXERS
-from fastmux.plain import is_plain
+from fastmux.modules import DEMULTIPLEXERS
+from fastmux.modules.plain import is_plain
 from fastmux.testing import relative_error
 
 LAYERS = (nn.Linear, nn.LayerNorm)
@@ -33,7 +33,9 @@ LAYERS = (nn.Linear, nn.LayerNorm)
 def model_with(demux: str, config=BERT, **options) -> fastmux.TMuxForTokenClassification:
     config = copy.deepcopy(config)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    options = {"retrieval_transform": True, "learnable_transforms": True, "demultiplexer_layers": 3} | options
+    options = {"retrieval_transform": True, "multiplexer_options": {"learnable": True}} | options
+    if demux == "rsa":
+        options["demultiplexer_options"] = {"num_layers": 3}
     model = fastmux.TMuxForTokenClassification.from_backbone(config, 3, demultiplexer=demux, num_labels=4, **options)
     with torch.no_grad():
         for module in read_past_forward(model, LAYERS):
@@ -217,7 +219,10 @@ def test_adapters_on_every_layer_of_other_encoders(family):
 @pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
 def test_weights_on_disk(tmp_path, demux):
     for cls in (fastmux.TMuxForTokenClassification, fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval):
-        model, rows = cls.from_backbone(BERT, 3, demultiplexer=demux, learnable_transforms=True).eval(), batch(6)
+        model, rows = (
+            cls.from_backbone(BERT, 3, demultiplexer=demux, multiplexer_options={"learnable": True}).eval(),
+            batch(6),
+        )
         model.save_pretrained(tmp_path / "model")
         with torch.no_grad():
             expected = model(**rows)[-1]

@@ -21,9 +21,9 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Whether ``module(x)`` is what ``kind`` computes from the tensors that the module holds, and no more.
 
-    False for a module of another class (a subclass, a wrapper, a parametrized module, whose class changes), with hooks
-    of its own or of all modules, with a ``forward`` of the instance, with tensors of a subclass (quantised, sharded),
-    or with an option that changes what the weights mean. True for None: what is not there changes nothing.
+    False for a module with another ``forward`` (a wrapper's, a subclass's or the instance's own), with hooks of its own
+    or of all modules, with tensors of a subclass (quantised, sharded), or with an option that changes what the weights
+    mean. True for None: what is not there changes nothing.
 
     Args:
         module: the module whose weights are about to be read past its ``forward``.
@@ -40,7 +40,7 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """
     if module is None:
         return True
-    if type(module) is not kind:
+    if type(module).forward is not kind.forward:
         return False
     forward = module.__dict__.get("forward")  # Accelerate leaves the class's own behind when it lets go of a module
     if forward is not None and getattr(forward, "__func__", None) is not kind.forward:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmux import functional as F
-from fastmux.configuration import TMuxConfig
-from fastmux.plain import is_plain
-from fastmux.registry import Registry
+from fastmux.modules.plain import is_plain
+from fastmux.modules.registry import Registry
 
 DEMULTIPLEXERS = Registry("demultiplexer")
 
@@ -31,6 +30,11 @@ class Demultiplexer(nn.Module):
     It is given tensors, never other modules: Accelerate moves what a module is given to where the module computes.
     Subclasses whose weights go into a fused op ask `is_plain` of the modules that hold them, and call the modules where
     it says no.
+
+    Args:
+        num_instances: N.
+        width: d, of the hidden states.
+        eps: of every LayerNorm.
     """
 
     #: The encoder must run on an index prefix.
@@ -38,10 +42,21 @@ class Demultiplexer(nn.Module):
     #: It applies the multiplexer's transforms.
     takes_transforms = False
 
-    def __init__(self, config: TMuxConfig):
+    def __init__(self, num_instances: int, width: int, *, eps: float = 1e-12):
         super().__init__()
-        self.num_instances, self.width = config.num_instances, config.hidden_size
-        self.layer_norm: nn.LayerNorm | None = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
+        self.num_instances, self.width = num_instances, width
+        self.layer_norm: nn.LayerNorm | None = nn.LayerNorm(width, eps=eps)
+
+    @classmethod
+    def from_config(cls, config) -> Demultiplexer:
+        """The demultiplexer of a `fastmux.TMuxConfig`, whose ``demultiplexer_options`` are keyword arguments of the
+        class. What the class takes of the encoder's is its default there."""
+        options = cls._options_of_encoder(config) | (config.demultiplexer_options or {})
+        return cls(config.num_instances, config.hidden_size, **options)
+
+    @classmethod
+    def _options_of_encoder(cls, config) -> dict:
+        return {"eps": config.layer_norm_eps}
 
     def forward(
         self,
@@ -101,9 +116,9 @@ class IndexDemultiplexer(Demultiplexer):
 
     has_prefix = True
 
-    def __init__(self, config: TMuxConfig):
-        super().__init__(config)
-        self.dense = nn.Linear(2 * self.width, self.width)
+    def __init__(self, num_instances: int, width: int, *, eps: float = 1e-12):
+        super().__init__(num_instances, width, eps=eps)
+        self.dense = nn.Linear(2 * width, width)
 
     def forward(self, h, prefix_states, transforms, instances=None, head=None):
         if self._fits_op(self.dense):
@@ -119,9 +134,9 @@ class KeyDemultiplexer(IndexDemultiplexer):
 
     has_prefix = False
 
-    def __init__(self, config: TMuxConfig):
-        super().__init__(config)
-        self.instance_keys = nn.Parameter(torch.empty(self.num_instances, self.width))
+    def __init__(self, num_instances: int, width: int, *, eps: float = 1e-12):
+        super().__init__(num_instances, width, eps=eps)
+        self.instance_keys = nn.Parameter(torch.empty(num_instances, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -135,22 +150,29 @@ class KeyDemultiplexer(IndexDemultiplexer):
 class UnbindDemultiplexer(Demultiplexer):
     """``z = LN(GELU(W (v_i * h_j) + b))`` with the multiplexer's own v_i, or O_i^T h_j: the inverse of the binding.
 
+    Args:
+        linear: False leaves out W and the GELU.
+
     Raises:
-        ValueError: if the encoder's embeddings and hidden states differ in width, so that one transform cannot serve
-        both.
+        ValueError: (`from_config`) if the encoder's embeddings and hidden states differ in width, so that one transform
+            cannot serve both.
     """
 
     takes_transforms = True
 
-    def __init__(self, config: TMuxConfig):
-        super().__init__(config)
+    def __init__(self, num_instances: int, width: int, *, linear: bool = True, eps: float = 1e-12):
+        super().__init__(num_instances, width, eps=eps)
+        self.dense = nn.Linear(width, width) if linear else None
+
+    @classmethod
+    def from_config(cls, config) -> Demultiplexer:
         if config.embedding_size != config.hidden_size:
             raise ValueError(
                 f"demultiplexer 'unbind' applies the multiplexer's transforms, of width embedding_size = "
                 f"{config.embedding_size}, to hidden states of width hidden_size = {config.hidden_size}; the two must "
                 "be equal. Use 'index' or 'key' with this encoder."
             )
-        self.dense = nn.Linear(self.width, self.width) if config.unbind_linear else None
+        return super().from_config(config)
 
     def forward(self, h, prefix_states, transforms, instances=None, head=None):
         if self._fits_op(self.dense):
@@ -164,17 +186,24 @@ class UnbindDemultiplexer(Demultiplexer):
 @DEMULTIPLEXERS.register("mlp")
 class MlpDemultiplexer(Demultiplexer):
     """A linear layer and a LayerNorm of each instance's own: ``z_i = LN_i(GELU(W_i h_j + b_i))`` (DataMUX, section 3.2,
-    "MLP demuxing"). No prefix."""
+    "MLP demuxing"). No prefix.
 
-    def __init__(self, config: TMuxConfig):
-        super().__init__(config)
+    Args:
+        std: of the linear layers' initial weights.
+    """
+
+    def __init__(self, num_instances: int, width: int, *, std: float = 0.02, eps: float = 1e-12):
+        super().__init__(num_instances, width, eps=eps)
         self.layer_norm = None  # one affine for each instance instead
-        self.eps = config.layer_norm_eps
-        n, d = self.num_instances, self.width
+        self.eps, self.std = eps, std
+        n, d = num_instances, width
         self.weight, self.bias = nn.Parameter(torch.empty(n, d, d)), nn.Parameter(torch.empty(n, d))
         self.ln_weight, self.ln_bias = nn.Parameter(torch.empty(n, d)), nn.Parameter(torch.empty(n, d))
-        self.std = config.initializer_range
         self.reset_parameters()
+
+    @classmethod
+    def _options_of_encoder(cls, config) -> dict:
+        return {"eps": config.layer_norm_eps, "std": config.initializer_range}
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.weight, std=self.std)
@@ -193,22 +222,47 @@ class RsaDemultiplexer(Demultiplexer):
     """MUX-PLM's RSA demultiplexer as its published checkpoints have it (MUX-PLM, section 3, ``index_pos``): `key` with
     a deeper, residual MLP in place of one layer.
 
-    With x = [k_i ; h_j] and M = ``config.demultiplexer_layers``: x = GELU(W_m x + b_m) for m = 1 ... M - 1, from m = 2
-    on with a skip connection; ``z = x + LN(GELU(W x + b))``. Retrieval takes another way through the same keys and
-    layers: x = LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``config.retrieval_residual``. Neither
-    way uses all parameters: `TMuxForRetrieval` and `TMuxForMaskedLM` under DDP need ``find_unused_parameters``.
+    With x = [k_i ; h_j] and M = ``num_layers``: x = GELU(W_m x + b_m) for m = 1 ... M - 1, from m = 2 on with a skip
+    connection; ``z = x + LN(GELU(W x + b))``. Retrieval takes another way through the same keys and layers: x =
+    LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``retrieval_residual``. Neither way uses all
+    parameters: `TMuxForRetrieval` and `TMuxForMaskedLM` under DDP need ``find_unused_parameters``.
+
+    Args:
+        num_layers: M, 2 or more; one of them is retrieval's alone.
+        dropout: behind every GELU of the task's way.
+
+    Raises:
+        ValueError: ``num_layers`` is less than 2.
     """
 
-    def __init__(self, config: TMuxConfig):
-        super().__init__(config)
-        d = self.width
-        self.instance_keys = nn.Parameter(torch.empty(self.num_instances, d))
-        self.layers = nn.ModuleList(nn.Linear(2 * d if m == 0 else d, d) for m in range(config.demultiplexer_layers))
-        self.retrieval_norms = nn.ModuleList(nn.LayerNorm(d, eps=config.layer_norm_eps) for _ in self.layers)
-        self.output = nn.Linear(d, d)
-        self.dropout = nn.Dropout(getattr(config.backbone_config, "hidden_dropout_prob", 0.0))
-        self.retrieval_residual = config.retrieval_residual
+    def __init__(
+        self,
+        num_instances: int,
+        width: int,
+        *,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        retrieval_residual: bool = False,
+        eps: float = 1e-12,
+    ):
+        if num_layers < 2:
+            raise ValueError(f"num_layers is {num_layers}, expected at least 2")
+        super().__init__(num_instances, width, eps=eps)
+        self.instance_keys = nn.Parameter(torch.empty(num_instances, width))
+        self.layers = nn.ModuleList(nn.Linear(2 * width if m == 0 else width, width) for m in range(num_layers))
+        self.retrieval_norms = nn.ModuleList(nn.LayerNorm(width, eps=eps) for _ in self.layers)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.retrieval_residual = retrieval_residual
         self.reset_parameters()
+
+    @classmethod
+    def _options_of_encoder(cls, config) -> dict:
+        return {
+            "dropout": getattr(config.backbone_config, "hidden_dropout_prob", 0.0),
+            "retrieval_residual": config.retrieval_residual,
+            "eps": config.layer_norm_eps,
+        }
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them

@@ -1,0 +1,55 @@
+"""The layers of data multiplexing, `torch.nn` modules with plain arguments: no Hugging Face, no config.
+
+A multiplexer takes N sequences of embeddings to one, a demultiplexer one sequence of hidden states to N:
+
+    >>> import torch
+    >>> from fastmux.modules import HadamardMultiplexer, UnbindDemultiplexer
+    >>> mux, demux = HadamardMultiplexer(4, 32), UnbindDemultiplexer(4, 32)
+    >>> y = mux(torch.randn(2, 4, 7, 32))  # 2 groups of 4 instances, 7 positions, width 32; any encoder goes here
+    >>> demux(y, None, mux.transforms).shape
+    torch.Size([2, 4, 7, 32])
+"""
+
+from fastmux.modules.attention_multiplexer import AttentionMultiplexer
+from fastmux.modules.demultiplexers import (
+    DEMULTIPLEXERS,
+    Demultiplexer,
+    Head,
+    IndexDemultiplexer,
+    KeyDemultiplexer,
+    MlpDemultiplexer,
+    RsaDemultiplexer,
+    UnbindDemultiplexer,
+)
+from fastmux.modules.multiplexers import (
+    MULTIPLEXERS,
+    BinaryMultiplexer,
+    HadamardMultiplexer,
+    IdentityMultiplexer,
+    LinearMultiplexer,
+    LowRankOrthogonalMultiplexer,
+    Multiplexer,
+    OrthogonalMultiplexer,
+    WalshHadamardMultiplexer,
+)
+
+__all__ = [
+    "DEMULTIPLEXERS",
+    "MULTIPLEXERS",
+    "AttentionMultiplexer",
+    "BinaryMultiplexer",
+    "Demultiplexer",
+    "HadamardMultiplexer",
+    "Head",
+    "IdentityMultiplexer",
+    "IndexDemultiplexer",
+    "KeyDemultiplexer",
+    "LinearMultiplexer",
+    "LowRankOrthogonalMultiplexer",
+    "MlpDemultiplexer",
+    "Multiplexer",
+    "OrthogonalMultiplexer",
+    "RsaDemultiplexer",
+    "UnbindDemultiplexer",
+    "WalshHadamardMultiplexer",
+]

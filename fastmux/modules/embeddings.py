@@ -1,0 +1,115 @@
+"""The embeddings of an encoder as multiplexing needs them: for each row of a group, before the rows are joined."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+
+from fastmux.modules.plain import is_plain
+
+
+class EmbeddingAdapter:
+    """What multiplexing needs to know of an encoder's embedding module: its tables, its position rule, its room.
+
+    Made anew for every pass: tables may be resized, and modules wrapped, at any time.
+
+    Args:
+        module: the embedding module of one of Hugging Face's encoders: a word table, (some) position and type tables,
+            LayerNorm and dropout.
+        max_positions: what the encoder says of its room, where no table of positions says it; None for no limit.
+    """
+
+    def __init__(self, module: nn.Module, max_positions: int | None = None):
+        def part(*names: str):
+            return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)
+
+        self.word: nn.Module = part("word_embeddings", "tok_embeddings")
+        self.position: nn.Module | None = part("position_embeddings")
+        self.token_type: nn.Module | None = part("token_type_embeddings")
+        self.layer_norm: nn.Module | None = part("LayerNorm", "norm")
+        self.dropout: nn.Module | None = part("dropout", "drop")
+        # RoBERTa and its kin count positions from pad_token_id + 1 and leave pads at pad_token_id.
+        self.pad_id: int | None = None if self.position is None else getattr(module, "padding_idx", None)
+        self.first_position = 0 if self.pad_id is None else self.pad_id + 1
+        self.max_positions = max_positions or sys.maxsize
+
+    @property
+    def max_length(self) -> int:
+        """Positions that the encoder has room for."""
+        if self.position is None:
+            return self.max_positions
+        return rows_of(self.position, self.max_positions) - self.first_position
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
+        device = next((p.device for p in self.word.parameters()), None)
+        return None if device is None or device.type == "meta" else device
+
+    def content_positions(
+        self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
+    ) -> Tensor | None:
+        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none."""
+        if self.position is None:
+            return None
+        start = self.first_position + offset
+        if self.pad_id is None or input_ids is None:
+            return torch.arange(start, start + length, device=device)
+        real = input_ids != self.pad_id
+        if not torch.compiler.is_compiling() and real.device.type == "cpu" and bool(real.all()):
+            return torch.arange(start, start + length, device=device)
+        return torch.where(real, real.cumsum(1) + (start - 1), self.pad_id)
+
+    def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        """The embedding module from the word embeddings on: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
+        x = words
+        if self.position is not None:
+            x = x + self.position(position_ids)
+        if self.token_type is not None:
+            if token_type_ids is None:
+                token_type_ids = torch.zeros(1, dtype=torch.long, device=words.device)
+            x = x + self.token_type(token_type_ids)
+        for module in (self.layer_norm, self.dropout):
+            x = x if module is None else module(x)
+        return x
+
+    def tables(self, position_ids: Tensor | None, token_type_ids: Tensor | None) -> dict | None:
+        """What `F.instance_embeddings` takes beside the ids to do what `embed` does; None where no op can, because
+        somebody put modules or hooks of his own in place."""
+        for module, kind in (
+            (self.word, nn.Embedding),
+            (self.position, nn.Embedding),
+            (self.token_type, nn.Embedding),
+            (self.layer_norm, nn.LayerNorm),
+            (self.dropout, nn.Dropout),
+        ):
+            if not is_plain(module, kind):
+                return None
+        dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
+        if dropout and torch.compiler.is_compiling():
+            return None  # a traced graph has no seeded generator to draw the dropout of the ops from
+        tables = {
+            "word_embeddings": self.word.weight,
+            "position_embeddings": None if self.position is None else self.position.weight,
+            "position_ids": position_ids,
+            "token_type_embeddings": None if self.token_type is None else self.token_type.weight,
+            "token_type_ids": token_type_ids if self.token_type is not None else None,
+            "dropout": dropout,
+            "padding_idx": self.word.padding_idx,
+            "position_padding_idx": None if self.position is None else self.position.padding_idx,
+        }
+        if self.layer_norm is not None:
+            weight, bias = self.layer_norm.weight, self.layer_norm.bias
+            tables |= {"ln_weight": weight, "ln_bias": torch.zeros_like(weight) if bias is None else bias}
+            tables["eps"] = self.layer_norm.eps
+        return tables
+
+
+def rows_of(table: nn.Module, unknown: int = sys.maxsize) -> int:
+    """How many rows an embedding module has; ``unknown`` if it is a wrapper that does not say."""
+    rows = getattr(table, "num_embeddings", None)
+    if rows is None and isinstance(getattr(table, "weight", None), Tensor):
+        rows = len(table.weight)
+    return unknown if rows is None else rows
