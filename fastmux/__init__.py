@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-from fastmux import registration
+from fastmux import auto
 
 __version__ = "0.1.0"
 
@@ -16,13 +16,13 @@ __version__ = "0.1.0"
 _MODULES = {
     "DEMULTIPLEXERS": "fastmux.modules",
     "MULTIPLEXERS": "fastmux.modules",
-    "ModuleEncoder": "fastmux.backbones",
-    "TMux": "fastmux.modeling",
+    "ModuleEncoder": "fastmux.models",
+    "TMux": "fastmux.models",
     "TMuxConfig": "fastmux.configuration",
-    "TMuxForMaskedLM": "fastmux.heads",
-    "TMuxForRetrieval": "fastmux.heads",
-    "TMuxForSequenceClassification": "fastmux.heads",
-    "TMuxForTokenClassification": "fastmux.heads",
+    "TMuxForMaskedLM": "fastmux.models",
+    "TMuxForRetrieval": "fastmux.models",
+    "TMuxForSequenceClassification": "fastmux.models",
+    "TMuxForTokenClassification": "fastmux.models",
     "backend": "fastmux.backends",
 }
 _SUBMODULES = ("functional", "modules", "reference")
@@ -43,4 +43,4 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
 
-registration.register()
+auto.register()

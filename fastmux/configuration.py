@@ -200,9 +200,6 @@ class TMuxConfig(PreTrainedConfig):
         warnings.warn(f"TMuxConfig has no field {', '.join(unknown)}: kept, but without effect", stacklevel=2)
 
     def _validate(self) -> None:
-        # Imported here, as the models import this module. They register themselves with the Auto classes.
-        import fastmux.heads  # noqa: F401
-
         if isinstance(self.num_instances, bool) or not isinstance(self.num_instances, int) or self.num_instances < 1:
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
         MULTIPLEXERS.check(self.multiplexer, self.multiplexer_options or {})

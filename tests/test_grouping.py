@@ -7,7 +7,7 @@ import torch
 from models import BERT, PAD, batch
 
 import fastmux
-from fastmux.grouping import average_slots, group_rows, row_order
+from fastmux.models.grouping import average_slots, group_rows, row_order
 from fastmux.testing import relative_error
 
 

@@ -279,13 +279,13 @@ def test_nothing_imports_top_level_kernels() -> None:
     assert not guilty
 
 
-MODEL = ("fastmux.modeling", "fastmux.heads", "fastmux.configuration", "fastmux.backbones")
+MODEL = ("fastmux.models", "fastmux.configuration")
 MODULES = ("fastmux.modules",)
 OUTSIDE = ("training", "bench", "tests")
 
 
 def in_layer(name: str, *layers: str) -> bool:
-    """As `within`, but fastmux.modeling stands for fastmux.modeling_outputs and the like, too."""
+    """As `within`, but a layer stands for modules whose names begin with its own and an underscore, too."""
     return any(re.match(rf"{re.escape(layer)}([._]|$)", name) for layer in layers)
 
 
@@ -296,8 +296,11 @@ def in_layer(name: str, *layers: str) -> bool:
         ("fastmux.reference", ("fastmux", *OUTSIDE)),
         ("fastmux.functional", ("fastmux.reference", *MODULES, *MODEL, *OUTSIDE)),
         ("fastmux.modules", ("fastmux.kernels", "fastmux.reference", "transformers", *MODEL, *OUTSIDE)),
-        ("fastmux.modeling", ("fastmux.kernels", "fastmux.reference", "fastmux.heads", *OUTSIDE)),
-        ("fastmux.heads", ("fastmux.kernels", "fastmux.reference", *OUTSIDE)),
+        (
+            "fastmux.configuration",
+            ("fastmux.kernels", "fastmux.reference", "fastmux.functional", "fastmux.models", *OUTSIDE),
+        ),
+        ("fastmux.models", ("fastmux.kernels", "fastmux.reference", *OUTSIDE)),
         ("fastmux", OUTSIDE),
         ("training", ("fastmux.kernels", "fastmux.reference", "bench", "tests")),
     ],

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -158,3 +159,20 @@ def non_finite(model: nn.Module) -> list[str]:
     # A sum is one pass over memory and is not finite where an element is not, but may overflow where all are.
     doubtful = [name for name, t in tensors.items() if not t.sum().isfinite()]
     return [name for name in doubtful if not tensors[name].isfinite().all()]
+
+
+#: A file of weights, in shards or not, and an index of shards, of any variant.
+_WEIGHT_FILE = re.compile(
+    r"(?P<name>.+?)(?:-\d{5}-of-\d{5})?\.safetensors|(?P<indexed>.+?)\.safetensors\.index(?P<variant>\..+)?\.json"
+)
+
+
+def former_weights(written: set[str], former: set[str]) -> set[str]:
+    """The former files that hold, in other shards, what the written ones hold."""
+
+    def name(file: str) -> str | None:
+        match = _WEIGHT_FILE.fullmatch(file)
+        return match and (match["name"] or match["indexed"] + (match["variant"] or ""))
+
+    names = {name(file) for file in written} - {None}
+    return {file for file in former if name(file) in names}

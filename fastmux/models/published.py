@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from fastmux.checkpoints import load_file, weight_files
 from fastmux.configuration import TMuxConfig
+from fastmux.models.checkpoints import load_file, weight_files
 
 #: Fields of a published config that say how it was multiplexed; the others are the encoder's.
 _MUX_FIELDS = (

@@ -44,7 +44,7 @@ def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelC
 
     Example:
         >>> import fastmux
-        >>> from fastmux.model_card import model_card
+        >>> from fastmux.models.model_card import model_card
         >>> card = model_card(fastmux.TMuxConfig(num_instances=4), "TMux", "me/tmux-4")
         >>> card.data.library_name, card.data.pipeline_tag
         ('fastmux', 'feature-extraction')

@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
-from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
-from fastmux.functional._checks import check_range
-from fastmux.grouping import average_slots, group_rows, row_order
-from fastmux.modeling import Multiplexed, TMux, TMuxPreTrainedModel
+from fastmux.models.inputs import check_sequence_labels, check_token_labels, group
+from fastmux.models.outputs import (
+    TMuxMaskedLMOutput,
+    TMuxRetrievalOutput,
+    TMuxSequenceClassifierOutput,
+    TMuxTokenClassifierOutput,
+)
+from fastmux.models.prediction import PredictsInGroups
+from fastmux.models.pretrained import TMuxPreTrainedModel
+from fastmux.models.tmux import Multiplexed, TMux
 from fastmux.modules.classifier import build_classifier
 from fastmux.modules.plain import is_plain
 from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
-
-
-@dataclass
-class TMuxRetrievalOutput(ModelOutput):
-    """loss: scalar. predictions: (B, L), the token recovered at each position, in eval mode."""
-
-    loss: Tensor | None = None
-    predictions: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class TMuxSequenceClassifierOutput(SequenceClassifierOutput):
-    """`SequenceClassifierOutput` with the two parts of the loss."""
-
-    task_loss: Tensor | None = None
-    retrieval_loss: Tensor | None = None
-
-
-@dataclass
-class TMuxTokenClassifierOutput(TokenClassifierOutput):
-    """`TokenClassifierOutput` with the two parts of the loss."""
-
-    task_loss: Tensor | None = None
-    retrieval_loss: Tensor | None = None
-
-
-@dataclass
-class TMuxMaskedLMOutput(MaskedLMOutput):
-    """`MaskedLMOutput` with the two parts of the loss."""
-
-    task_loss: Tensor | None = None
-    retrieval_loss: Tensor | None = None
 
 
 class _TMuxWithDecoder(TMuxPreTrainedModel):
@@ -121,8 +85,8 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         if labels is None:
             labels = _own_tokens(mux, self.config)
         else:
-            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
-            labels = self.tmux._group(labels, mux.rows)
+            check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
+            labels = group(labels, self.config.num_instances)
         instances = _instances(self, labels, retrieval_instances)
         return TMuxRetrievalOutput(
             loss=self.retrieval.loss(self.tmux, mux, labels, instances),
@@ -132,8 +96,8 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         )
 
 
-class _TMuxForTask(TMuxPreTrainedModel):
-    """A linear head on demultiplexed states, and retrieval as an auxiliary loss."""
+class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
+    """A head on demultiplexed states, and retrieval as an auxiliary loss."""
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder=encoder)
@@ -152,70 +116,6 @@ class _TMuxForTask(TMuxPreTrainedModel):
         if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return self.tmux.demultiplex(mux, h, head=self.classifier)
         return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
-
-    @torch.no_grad()
-    def predict(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        *,
-        copies: int = 1,
-        grouping: str = "in_order",
-        seed: int | None = None,
-        groups_per_batch: int = 32,
-    ) -> Tensor:
-        """Logits of any number of rows, in eval mode, at a speed and accuracy of one's choice.
-
-        Args:
-            input_ids, attention_mask, token_type_ids: (B, L).
-            copies: slots that each row takes, 1 to N; its logits are averaged over them. A group then serves
-                N // copies rows.
-            grouping: which rows share a group: "in_order", "random" (with ``seed``) or "length" (rows of like length;
-                each batch is cut to its longest row).
-            groups_per_batch: groups that one pass of the encoder takes.
-
-        Returns:
-            (B, C), or (B, L, C) for tokens, 0 where they are padding; in the order of the rows given.
-
-        Raises:
-            ValueError: copies or grouping out of range; and as ``forward``.
-
-        Example:
-            >>> import torch, fastmux
-            >>> from transformers import BertConfig
-            >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-            >>> model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=3)
-            >>> model.predict(torch.ones(10, 7, dtype=torch.long), copies=2).shape
-            torch.Size([10, 3])
-        """
-        if groups_per_batch < 1:
-            raise ValueError(f"groups_per_batch is {groups_per_batch}, expected at least 1")
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: t for name, t in inputs.items() if t is not None}
-        lengths = None if attention_mask is None else _lengths(attention_mask)
-        order = row_order(len(input_ids), grouping, seed, lengths)
-        slots = group_rows(order, self.config.num_instances, copies)
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            if not len(slots):
-                return self(**inputs).logits
-            parts = []
-            for batch in slots.split(groups_per_batch):
-                rows = batch.flatten().to(input_ids.device)
-                length = input_ids.shape[1] if lengths is None else max(1, int(lengths[rows].max()))
-                logits = self(**{name: t[rows, :length] for name, t in inputs.items()}).logits
-                if logits.dim() == 3:
-                    logits = nn.functional.pad(logits, (0, 0, 0, input_ids.shape[1] - length))
-                parts.append(logits)
-        finally:
-            for module, training in modes.items():
-                module.training = training
-        logits = average_slots(torch.cat(parts), slots, len(input_ids))
-        if logits.dim() == 3 and attention_mask is not None:
-            logits = logits * (attention_mask != 0)[..., None]
-        return logits
 
 
 def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None) -> Tensor | None:
@@ -293,7 +193,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
         """
         if labels is not None:
             rows = (input_ids if input_ids is not None else inputs_embeds).shape[0]
-            self._check_labels(labels, rows)
+            check_sequence_labels(labels, rows, self.config)
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         if self.config.sequence_summary == "first":
             logits = self._logits(mux, mux.summary).squeeze(1)
@@ -317,30 +217,6 @@ class TMuxForSequenceClassification(_TMuxForTask):
             return states.mean(1)
         real = (mux.attention_mask.flatten(0, 1)[: mux.rows, :, None] != 0).to(states.dtype)
         return (states * real).sum(1) / real.sum(1).clamp(min=1)
-
-    def _check_labels(self, labels: Tensor, rows: int) -> None:
-        integer = not labels.is_floating_point()
-        problem = self.config.problem_type
-        if problem is None:
-            many = "single_label_classification" if integer else "multi_label_classification"
-            problem = "regression" if self.num_labels == 1 else many
-        if problem == "single_label_classification":
-            if tuple(labels.shape) not in ((rows,), (rows, 1)):
-                raise ValueError(f"labels has shape {tuple(labels.shape)}, expected ({rows},) for {problem}")
-            if not integer:
-                raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype for {problem}")
-            # -100 is cross-entropy's "no label"
-            check_range("labels", labels[labels != IGNORE_INDEX], self.num_labels)
-            return
-        allowed = [(rows, self.num_labels)]
-        if problem == "regression" and self.num_labels == 1:
-            allowed.append((rows,))
-        if tuple(labels.shape) not in allowed:
-            raise ValueError(
-                f"labels has shape {tuple(labels.shape)}, expected {' or '.join(map(str, allowed))} for {problem}"
-            )
-        if integer:
-            raise ValueError(f"labels has dtype {labels.dtype}, expected a floating point dtype for {problem}")
 
 
 class TMuxForTokenClassification(_TMuxForTask):
@@ -379,7 +255,7 @@ class TMuxForTokenClassification(_TMuxForTask):
             ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
         """
         if labels is not None:
-            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.num_labels)
+            check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.num_labels)
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self._logits(mux, mux.content)
         losses = {}
@@ -433,7 +309,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
             ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
         """
         if labels is not None:
-            _check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
+            check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
         logits, losses = None, {}
@@ -451,23 +327,3 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
             attentions=mux.encoder_outputs.attentions,
             **losses,
         )
-
-
-def _lengths(attention_mask: Tensor) -> Tensor:
-    """One more than the last position that is no padding, (B)."""
-    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    return ((attention_mask != 0) * positions).amax(1)
-
-
-def _check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
-    if tuple(labels.shape) != tuple(inputs.shape[:2]):
-        raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(inputs.shape[:2])}")
-    if labels.is_floating_point():
-        raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype")
-    if not torch.compiler.is_compiling() and labels.device.type == "cpu":
-        check_range("labels", labels[labels != IGNORE_INDEX], size)
-
-
-AutoModelForMaskedLM.register(TMuxConfig, TMuxForMaskedLM, exist_ok=True)
-AutoModelForSequenceClassification.register(TMuxConfig, TMuxForSequenceClassification, exist_ok=True)
-AutoModelForTokenClassification.register(TMuxConfig, TMuxForTokenClassification, exist_ok=True)

@@ -1,0 +1,35 @@
+"""T-MUX models for Hugging Face: `TMux` makes an encoder multiplexed, the ``TMuxFor...`` classes put task heads on it.
+
+Whoever imports one of them imports all, and the Auto classes of transformers know them from then on.
+"""
+
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from fastmux.configuration import TMuxConfig
+from fastmux.models.encoders import ModuleEncoder
+from fastmux.models.heads import (
+    TMuxForMaskedLM,
+    TMuxForRetrieval,
+    TMuxForSequenceClassification,
+    TMuxForTokenClassification,
+)
+from fastmux.models.tmux import TMux
+
+__all__ = [
+    "ModuleEncoder",
+    "TMux",
+    "TMuxForMaskedLM",
+    "TMuxForRetrieval",
+    "TMuxForSequenceClassification",
+    "TMuxForTokenClassification",
+]
+
+AutoModel.register(TMuxConfig, TMux, exist_ok=True)
+AutoModelForMaskedLM.register(TMuxConfig, TMuxForMaskedLM, exist_ok=True)
+AutoModelForSequenceClassification.register(TMuxConfig, TMuxForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(TMuxConfig, TMuxForTokenClassification, exist_ok=True)

@@ -1,0 +1,124 @@
+"""Batches and labels, before any work: what is wrong with them is said, and rows are put into groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmux.configuration import TMuxConfig
+from fastmux.functional._checks import check_range
+from fastmux.modules.embeddings import EmbeddingAdapter, rows_of
+from fastmux.modules.retrieval import IGNORE_INDEX
+
+
+def check_inputs(
+    config: TMuxConfig,
+    embeddings: EmbeddingAdapter,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+) -> None:
+    """What `TMux.forward` is given, before any work.
+
+    Raises:
+        ValueError: for a tensor of another shape, dtype, device or range than the model takes.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+    given |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+    device = embeddings.device
+    for name, t in given.items():
+        if t is not None and device is not None and t.device != device:
+            raise ValueError(f"{name} is on {t.device}, expected {device}, where the model is")
+    if input_ids is not None:
+        if input_ids.dim() != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (rows, length)")
+        if input_ids.is_floating_point():
+            raise ValueError(f"input_ids has dtype {input_ids.dtype}, expected an integer dtype")
+        check_range("input_ids", input_ids, rows_of(embeddings.word))
+        shape = tuple(input_ids.shape)
+    else:
+        width = config.embedding_size
+        if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != width:
+            raise ValueError(f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, expected (rows, length, {width})")
+        shape = tuple(inputs_embeds.shape[:2])
+    for name, t in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        if t is not None and tuple(t.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}, expected {shape}")
+    for name, given, table in (
+        ("token_type_ids", token_type_ids, embeddings.token_type),
+        ("position_ids", position_ids, embeddings.position),
+    ):
+        if given is not None and table is None:
+            raise ValueError(
+                f"{name} was given, but a {config.backbone_config.model_type} encoder has no embeddings for them; "
+                "leave them out"
+            )
+    if token_type_ids is not None:
+        check_range("token_type_ids", token_type_ids, rows_of(embeddings.token_type))
+    if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
+        raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}, expected {shape}")
+    prefix = config.prefix_length
+    allowed = embeddings.max_length - prefix
+    if shape[1] > allowed:
+        raise ValueError(
+            f"input_ids has sequences of {shape[1]} positions, expected at most {allowed}: the encoder has "
+            f"{embeddings.max_length}, of which the index prefix of {config.num_instances} instances takes {prefix}; "
+            "model.fit_tokenizer(tokenizer) makes truncation=True cut them there"
+        )
+    if shape[1] == 0:
+        raise ValueError("input_ids has sequences of 0 positions, expected at least 1")
+    if position_ids is not None:
+        check_range("position_ids", position_ids, embeddings.max_length + embeddings.first_position - prefix)
+
+
+def group(t: Tensor | None, num_instances: int) -> Tensor | None:
+    """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""
+    if t is None:
+        return None
+    n, rows = num_instances, len(t)
+    if rows == 0:
+        # Encoders of transformers refuse an empty batch: they run on a group of zeros, whose rows are dropped.
+        t = t.new_zeros((n, *t.shape[1:]))
+    elif rows % n:
+        t = t[torch.arange(-(-rows // n) * n, device=t.device) % rows]
+    return t.unflatten(0, (t.shape[0] // n, n))
+
+
+def check_sequence_labels(labels: Tensor, rows: int, config: TMuxConfig) -> None:
+    """Raises ValueError for labels of sequences that do not fit ``config.problem_type`` and the number of labels."""
+    integer = not labels.is_floating_point()
+    problem = config.problem_type
+    if problem is None:
+        many = "single_label_classification" if integer else "multi_label_classification"
+        problem = "regression" if config.num_labels == 1 else many
+    if problem == "single_label_classification":
+        if tuple(labels.shape) not in ((rows,), (rows, 1)):
+            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected ({rows},) for {problem}")
+        if not integer:
+            raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype for {problem}")
+        # -100 is cross-entropy's "no label"
+        check_range("labels", labels[labels != IGNORE_INDEX], config.num_labels)
+        return
+    allowed = [(rows, config.num_labels)]
+    if problem == "regression" and config.num_labels == 1:
+        allowed.append((rows,))
+    if tuple(labels.shape) not in allowed:
+        raise ValueError(
+            f"labels has shape {tuple(labels.shape)}, expected {' or '.join(map(str, allowed))} for {problem}"
+        )
+    if integer:
+        raise ValueError(f"labels has dtype {labels.dtype}, expected a floating point dtype for {problem}")
+
+
+def check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
+    """Raises ValueError for labels that are not integers below ``size``, or -100, one a position of ``inputs``."""
+    if tuple(labels.shape) != tuple(inputs.shape[:2]):
+        raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(inputs.shape[:2])}")
+    if labels.is_floating_point():
+        raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype")
+    if not torch.compiler.is_compiling() and labels.device.type == "cpu":
+        check_range("labels", labels[labels != IGNORE_INDEX], size)

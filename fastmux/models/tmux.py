@@ -1,0 +1,241 @@
+"""T-MUX models: an encoder of Hugging Face that serves N rows in one pass."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
+
+from fastmux.configuration import TMuxConfig
+from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
+from fastmux.models.inputs import check_inputs, group
+from fastmux.models.pretrained import TMuxPreTrainedModel
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
+from fastmux.modules.embeddings import EmbeddingAdapter
+from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.modules.plain import is_plain, tensor_of
+
+
+@dataclass
+class Multiplexed:
+    """What one pass of the encoder leaves behind, before demultiplexing."""
+
+    content: Tensor  # (G, L, d), hidden states behind the prefix
+    prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
+    transforms: Tensor | None  # the multiplexer's, if the demultiplexer applies them
+    summary: Tensor  # (G, 1, d), the one position that sequence tasks read
+    rows: int  # rows of the batch, before the last group was filled
+    input_ids: Tensor | None  # (G, N, L)
+    attention_mask: Tensor | None  # (G, N, L)
+    encoder_outputs: BaseModelOutput
+
+
+class TMux(TMuxPreTrainedModel):
+    """A Hugging Face encoder that serves `num_instances` rows in one pass; a drop-in for that encoder.
+
+    Same arguments, same outputs, same shapes, same order of rows. Any batch size: a short last group is filled with
+    repeated rows, whose outputs are dropped. Positions that are padding in all rows of a group are masked. A row's
+    result depends on the rows that share its group: rows ``g * N`` to ``g * N + N - 1`` of the batch.
+
+    Args:
+        backbone: hub name, local folder, Hugging Face config or model; or a `TMuxConfig`.
+        num_instances: N; comes with the config if ``backbone`` is a `TMuxConfig`.
+        add_pooling_layer: keep the encoder's pooler, if it has one; it then runs on the demultiplexed rows.
+        options: anything `TMuxConfig` takes.
+
+    Raises:
+        ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
+
+    Example:
+        >>> import torch, fastmux
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> model = fastmux.TMux(tiny, num_instances=4)
+        >>> model(input_ids=torch.ones(10, 7, dtype=torch.long)).last_hidden_state.shape
+        torch.Size([10, 7, 32])
+    """
+
+    def __init__(
+        self,
+        backbone: TMuxConfig | str | os.PathLike | PreTrainedConfig | PreTrainedModel,
+        num_instances: int | None = None,
+        *,
+        encoder: PreTrainedModel | None = None,
+        add_pooling_layer: bool = True,
+        **options,
+    ):
+        if isinstance(backbone, TMuxConfig):
+            if num_instances is not None or options:
+                given = ["num_instances"] * (num_instances is not None) + list(options)
+                raise ValueError(f"{', '.join(given)} given beside a TMuxConfig; set it in the config")
+            config = backbone
+        else:
+            if num_instances is None:
+                raise ValueError("num_instances is missing, expected an integer of at least 1")
+            backbone_config, encoder = load_backbone(backbone, options)
+            config = TMuxConfig(backbone_config=backbone_config, num_instances=num_instances, **options)
+        super().__init__(config, encoder=encoder)
+        given = encoder is not None
+        encoder = encoder if given else build_encoder(config.backbone_config)
+        built_with = encoder.config
+        config.backbone_config._attn_implementation = built_with._attn_implementation
+        for module in encoder.modules():
+            if given:
+                module._is_hf_initialized = True  # post_init leaves such modules their weights
+            if getattr(module, "config", None) is built_with:
+                module.config = config.backbone_config  # one config: what is set in it later, all read
+        if not add_pooling_layer:
+            drop_pooler(encoder)
+        check_embeddings(encoder)
+        room = embeddings_of(encoder).max_length
+        if room <= config.prefix_length:
+            raise ValueError(
+                f"num_instances is {config.num_instances}, whose index prefix takes {config.prefix_length} "
+                f"positions; the encoder has {room} in all"
+            )
+        self.backbone = encoder
+        self.multiplexer: Multiplexer = MULTIPLEXERS[config.multiplexer].from_config(config)
+        self.demultiplexer: Demultiplexer = DEMULTIPLEXERS[config.demultiplexer].from_config(config)
+        # Word embeddings of the N index tokens, the pad between them and the CLS behind them: rows of their own, so
+        # that no entry of the vocabulary is given up.
+        self.prefix_tokens = (
+            nn.Embedding(config.num_instances + 2, config.embedding_size) if config.prefix_length else None
+        )
+        self.post_init()
+        self.train(encoder.training)
+
+    @property
+    def num_instances(self) -> int:
+        return self.config.num_instances
+
+    @property
+    def max_length(self) -> int:
+        """Positions that a row may have: the encoder's, less those of the index prefix."""
+        return embeddings_of(self.backbone).max_length - self.config.prefix_length
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Args:
+            input_ids: (B, L) token ids, any B. attention_mask: (B, L), 0 at padding.
+            token_type_ids, position_ids: (B, L), as for the encoder.
+            inputs_embeds: (B, L, d) word embeddings in place of ``input_ids``.
+            kwargs: ``output_hidden_states``, ``output_attentions``, ``return_dict``, as for the encoder.
+
+        Returns:
+            ``last_hidden_state`` (B, L, d) and, with a pooler, ``pooler_output`` (B, d), of every row.
+            ``hidden_states`` and ``attentions`` are the encoder's, one a group, prefix included.
+
+        Raises:
+            ValueError: for shapes that do not fit, sequences longer than the encoder has room for with the prefix,
+            and (on a
+                CPU) ids out of the vocabulary.
+        """
+        mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        states = self.demultiplex(mux, mux.content)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=states,
+            pooler_output=pool(self.backbone, states),
+            hidden_states=mux.encoder_outputs.hidden_states,
+            attentions=mux.encoder_outputs.attentions,
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> Multiplexed:
+        """Multiplex a batch and run the encoder on it once; arguments as in `forward`."""
+        adapter = embeddings_of(self.backbone)
+        check_inputs(self.config, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+        n = self.num_instances
+        if rows == 0:
+            attention_mask = None
+        if position_ids is None:
+            device = (input_ids if input_ids is not None else inputs_embeds).device
+            position_ids = adapter.content_positions(input_ids, length, self.config.prefix_length, device)
+        else:
+            position_ids = position_ids + self.config.prefix_length
+        ids, mask, types, embeds = (group(t, n) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds))
+        if position_ids is not None and position_ids.dim() == 2:
+            position_ids = group(position_ids.expand(rows, -1), n)
+        if ids is not None and self.config.first_token_id is not None:
+            ids = torch.cat([torch.full_like(ids[..., :1], self.config.first_token_id), ids[..., 1:]], dim=-1)
+        x = self._multiplex(adapter, ids, embeds, position_ids, types, mask)
+
+        offset = self.config.prefix_length
+        encoder_mask = None
+        if mask is not None and not self.config.attend_padding:
+            encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
+        kwargs.pop("return_dict", None)
+        outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
+        prefix, content = None, outputs.last_hidden_state
+        if offset:
+            # One split, not slices: the gradient of every slice would be as large as all states.
+            prefix, content = content.split([offset, content.shape[1] - offset], dim=1)
+        return Multiplexed(
+            content=content,
+            prefix_states=None if prefix is None else prefix[:, :-1],
+            transforms=tensor_of(self.multiplexer, "transforms") if self.demultiplexer.takes_transforms else None,
+            # DataMUX, section 3.2: the prefix's CLS; the first position where there is no prefix.
+            summary=content[:, :1] if prefix is None else prefix[:, -1:],
+            rows=rows,
+            input_ids=ids,
+            attention_mask=mask,
+            encoder_outputs=outputs,
+        )
+
+    def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Module | None = None) -> Tensor:
+        """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a head on them.
+
+        Of a plain linear head the states need not be written.
+        """
+        fused = head is not None and is_plain(head, nn.Linear)
+        linear = Head(head.weight, head.bias) if fused else None
+        z = self.demultiplexer(h, mux.prefix_states, mux.transforms, head=linear).flatten(0, 1)[: mux.rows]
+        return z if fused or head is None else head(z)
+
+    def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
+        """Embed and multiplex a grouped batch, prefix included: (G, N + 1 + L, d), or (G, L, d) without a prefix."""
+        device = (ids if embeds is None else embeds).device
+        prefix = partial(self._embedded_prefix, adapter, device) if self.config.prefix_length else None
+        tables = adapter.tables(position_ids, types) if embeds is None else None
+        if tables is not None:
+            return self.multiplexer.from_tokens(ids, tables, prefix, mask)
+        x = adapter.embed(adapter.word(ids) if embeds is None else embeds, position_ids, types)
+        return self.multiplexer.from_embeddings(x, prefix, mask)
+
+    def _embedded_prefix(self, adapter: EmbeddingAdapter, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The embedded index prefix: each instance's own token at its own position (N, d), and what is there
+        otherwise: pads, then the CLS (N + 1, d)."""
+        n = self.num_instances
+        tokens = self.prefix_tokens(torch.arange(n + 2, device=device))
+        own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
+        shared = torch.cat([pad.expand(n, -1), cls[None]])
+        positions = adapter.content_positions(None, n + 1, 0, tokens.device)
+        positions = None if positions is None else torch.cat([positions[:n], positions])
+        embedded = adapter.embed(torch.cat([own, shared]), positions, None)
+        return embedded[:n], embedded[n:]
+
+
+def embeddings_of(encoder: PreTrainedModel) -> EmbeddingAdapter:
+    """The embeddings of an encoder that `check_embeddings` has seen."""
+    return EmbeddingAdapter(encoder.embeddings, getattr(encoder.config, "max_position_embeddings", None))
