@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, PreTrainedConfig
@@ -30,6 +33,66 @@ _SYNONYMS = {"embedding_size": ("embedding_size", "hidden_size"), "layer_norm_ep
 _DEFAULTS = {"initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": None}
 
 
+@dataclass(frozen=True)
+class Conventions:
+    """What the checkpoints that the authors of DataMUX and MUX-PLM published do otherwise than fastmux.
+
+    Args:
+        classifier_type: a task head: "linear" (default); "mlp", a layer and a GELU before that; "mlp_norm", a LayerNorm
+            between the two as well.
+        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind. With its own, a
+            warm-up and a masked language model train that one alone; the task's stays as it was drawn.
+        retrieval_transform: one more layer, GELU and LayerNorm before the retrieval decoder.
+        retrieval_residual: skip connections around that layer, and in retrieval's way through "rsa".
+        retrieval_skips_first: do not ask retrieval for the first position, the same in all rows.
+        retrieval_counts_padding: ask retrieval for padding too, as MUX-BERT's masked language model does.
+        task_loss_weight: of the task in the loss; 1 - lambda if None.
+        first_token_id: put this token in place of the first one of every row; None (default) leaves it.
+        attend_padding: let the encoder attend to padding, which retrieval then knows by its token.
+        ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. By default
+            such labels are -100 already where Hugging Face's data collators made them.
+
+    Raises:
+        ValueError: for a value outside what is listed above.
+    """
+
+    classifier_type: str = "linear"
+    retrieval_demultiplexer: str = "shared"
+    retrieval_transform: bool = False
+    retrieval_residual: bool = False
+    retrieval_skips_first: bool = False
+    retrieval_counts_padding: bool = False
+    task_loss_weight: float | None = None
+    first_token_id: int | None = None
+    attend_padding: bool = False
+    ignore_padding_labels: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("classifier_type", self.classifier_type, CLASSIFIERS)
+        _check_choice("retrieval_demultiplexer", self.retrieval_demultiplexer, RETRIEVAL_DEMULTIPLEXERS)
+        if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
+            raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
+
+    @classmethod
+    def of(cls, given: dict | Conventions | None) -> Conventions:
+        """These, those of a stored config, or fastmux's own."""
+        if isinstance(given, cls):
+            return given
+        unknown = sorted(set(given or {}) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"conventions has {', '.join(unknown)}, which fastmux does not know")
+        return cls(**given or {})
+
+    def to_dict(self) -> dict:
+        """Those that are not fastmux's own."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
 class TMuxConfig(PreTrainedConfig):
     """Configuration of a T-MUX model: an encoder, a multiplexer before it and a demultiplexer behind it.
 
@@ -53,23 +116,9 @@ class TMuxConfig(PreTrainedConfig):
             (0, 1]. As an auxiliary loss it keeps what the warm-up learnt from a quarter of them as well, and the
             vocabulary's logits are a third of the cost of a small model's step.
         classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.
-        classifier_type: a task head: "linear" (default); "mlp", a layer and a GELU before that; "mlp_norm", a LayerNorm
-            between the two as well.
-        tie_retrieval_decoder: decode retrieval (and masked tokens) with the encoder's word embeddings, where their
-            width is the hidden states'. Default True.
-        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind. With its own, a
-            warm-up and a masked language model train that one alone; the task's stays as it was drawn.
-        retrieval_transform: one more layer, GELU and LayerNorm before the retrieval decoder.
-        retrieval_residual: skip connections around that layer, and in retrieval's way through "rsa".
-        retrieval_skips_first: do not ask retrieval for the first position, the same in all rows.
-        retrieval_counts_padding: ask retrieval for padding too, as MUX-BERT's masked language model does.
-            Default False.
-        task_loss_weight: of the task in the loss; 1 - lambda if None.
-        first_token_id: put this token in place of the first one of every row; None (default) leaves it.
-        attend_padding: let the encoder attend to padding, as the papers' code does. Default False. Padding is then
-            known to retrieval by its token.
-        ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. Default
-            False: such labels are -100 already where Hugging Face's data collators made them.
+        tie_word_embeddings: decode retrieved and masked tokens with the encoder's word embeddings, where their width is
+            the hidden states'. Default True.
+        conventions: what published checkpoints do otherwise than fastmux. Set by the reader of such a checkpoint.
         kwargs: any common option of a Hugging Face config, e.g. ``num_labels``, ``problem_type``, ``id2label``.
 
     Raises:
@@ -101,17 +150,8 @@ class TMuxConfig(PreTrainedConfig):
     retrieval_loss_weight: float = 0.1
     retrieval_percentage: float = 1.0
     classifier_dropout: float | None = None
-    classifier_type: str = "linear"
-    tie_retrieval_decoder: bool = True
-    retrieval_demultiplexer: str = "shared"
-    retrieval_transform: bool = False
-    retrieval_residual: bool = False
-    retrieval_skips_first: bool = False
-    retrieval_counts_padding: bool = False
-    task_loss_weight: float | None = None
-    first_token_id: int | None = None
-    attend_padding: bool = False
-    ignore_padding_labels: bool = False
+    tie_word_embeddings: bool = True
+    conventions: dict | Conventions | None = None
 
     def __post_init__(self, **kwargs):
         # Out of the way until it is complete: what is not found in this config is asked of it.
@@ -133,6 +173,7 @@ class TMuxConfig(PreTrainedConfig):
         if theirs or options:
             backbone = copy.deepcopy(backbone)  # the caller's stays as it was
         self.backbone_config = backbone
+        self.conventions = Conventions.of(self.conventions)
         self._attn_implementation = kwargs["attn_implementation"]
         self.update(theirs | options)
         for name in _SHARED:
@@ -183,7 +224,16 @@ class TMuxConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict:
-        return super().to_dict() | {"fastmux_version": fastmux.__version__}
+        return super().to_dict() | {"conventions": self.conventions.to_dict(), "fastmux_version": fastmux.__version__}
+
+    @classmethod
+    def check_spelling(cls, options: Iterable[str]) -> None:
+        """Raises ValueError for a name that is no field's but nearly one's."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            closest = [] if hasattr(cls, name) else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if closest:
+                raise ValueError(f"TMuxConfig has no field {name!r}; did you mean {closest[0]!r}?")
 
     def _check_names(self, options: dict, version: str | None) -> None:
         """Says which of the options beside the fields nothing will read. A typing error must not go unnoticed."""
@@ -204,25 +254,14 @@ class TMuxConfig(PreTrainedConfig):
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
         MULTIPLEXERS.check(self.multiplexer, self.multiplexer_options or {})
         DEMULTIPLEXERS.check(self.demultiplexer, self.demultiplexer_options or {})
-        for name, allowed in (
-            ("sequence_summary", SEQUENCE_SUMMARIES),
-            ("classifier_type", CLASSIFIERS),
-            ("retrieval_demultiplexer", RETRIEVAL_DEMULTIPLEXERS),
-        ):
-            if getattr(self, name) not in allowed:
-                known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
+        _check_choice("sequence_summary", self.sequence_summary, SEQUENCE_SUMMARIES)
         if not 0.0 <= self.retrieval_loss_weight <= 1.0:
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
         if not 0.0 < self.retrieval_percentage <= 1.0:
             raise ValueError(f"retrieval_percentage is {self.retrieval_percentage}, expected a number above 0, up to 1")
-        if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
-            raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
-        vocabulary = self.vocab_size
-        if self.first_token_id is not None and not 0 <= self.first_token_id < vocabulary:
-            raise ValueError(
-                f"first_token_id is {self.first_token_id}, expected a token of the encoder, 0 to {vocabulary - 1}"
-            )
+        first, vocabulary = self.conventions.first_token_id, self.vocab_size
+        if first is not None and not 0 <= first < vocabulary:
+            raise ValueError(f"first_token_id is {first}, expected a token of the encoder, 0 to {vocabulary - 1}")
 
     @property
     def max_position_embeddings(self) -> int:
@@ -236,8 +275,8 @@ class TMuxConfig(PreTrainedConfig):
     @property
     def loss_weights(self) -> tuple[float, float]:
         """(task, retrieval) in the loss."""
-        weight = self.retrieval_loss_weight
-        return (1.0 - weight if self.task_loss_weight is None else self.task_loss_weight), weight
+        weight, task = self.retrieval_loss_weight, self.conventions.task_loss_weight
+        return (1.0 - weight if task is None else task), weight
 
     @property
     def head_dropout(self) -> float:

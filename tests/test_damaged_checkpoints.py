@@ -271,8 +271,10 @@ def test_a_later_version_without_them_loads(write, quiet):
 
 
 def test_a_field_that_is_none_is_said_where_it_is_given():
-    with pytest.warns(UserWarning, match="no field demultiplexor: kept, but without effect"):
+    with pytest.raises(ValueError, match="no field 'demultiplexor'; did you mean 'demultiplexer'"):
         fastmux.TMux.from_backbone(BERT, 3, demultiplexor="unbind")
+    with pytest.warns(UserWarning, match="no field colour: kept, but without effect"):
+        fastmux.TMux.from_backbone(BERT, 3, colour="blue")
 
 
 def test_configs_say_which_version_wrote_them(tmp_path):

@@ -91,7 +91,7 @@ class TestPipelines:
 def test_the_vocabulary_can_be_resized(tmp_path):
     for cls in (fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval, fastmux.TMuxForSequenceClassification):
         for tied in (True, False):
-            model = cls.from_backbone(BERT, 3, tie_retrieval_decoder=tied).eval()
+            model = cls.from_backbone(BERT, 3, tie_word_embeddings=tied).eval()
             rows = batch(6)
             states = model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.content)
             for size in (70, 65):

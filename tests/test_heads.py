@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 
 import fastmux
 from fastmux import reference
+from fastmux.configuration import Conventions
 from fastmux.modules import DEMULTIPLEXERS
 from fastmux.testing import relative_error
 
@@ -23,8 +25,16 @@ STILL.hidden_dropout_prob = STILL.attention_probs_dropout_prob = 0.0
 UNUSED = {"rsa": [f"tmux.demultiplexer.{m}.{k}" for m in ("output", "layer_norm") for k in ("weight", "bias")]}
 
 
+CONVENTIONS = {field.name for field in dataclasses.fields(Conventions)}
+
+
 def build(cls, demux="index", config=STILL, num_instances=3, **options):
-    return cls.from_backbone(config, num_instances, demultiplexer=demux, **options).double().train()
+    conventions = {name: options.pop(name) for name in CONVENTIONS & options.keys()}
+    return (
+        cls.from_backbone(config, num_instances, demultiplexer=demux, conventions=conventions, **options)
+        .double()
+        .train()
+    )
 
 
 def retrieval_states(model, rows) -> torch.Tensor:
@@ -34,7 +44,9 @@ def retrieval_states(model, rows) -> torch.Tensor:
         return model.tmux.demultiplexer(mux.content, mux.prefix_states, mux.transforms)
     dense = [(layer.weight, layer.bias) for layer in demux.layers]
     norms = [(norm.weight, norm.bias, norm.eps) for norm in demux.retrieval_norms]
-    return reference.rsa_retrieval(mux.content, demux.instance_keys, dense, norms, model.config.retrieval_residual)
+    return reference.rsa_retrieval(
+        mux.content, demux.instance_keys, dense, norms, model.config.conventions.retrieval_residual
+    )
 
 
 @pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
@@ -222,7 +234,7 @@ def test_masked_language_model(demux):
 
 def test_deeper_heads_and_retrieval_of_its_own():
     options = {"retrieval_demultiplexer": "own", "retrieval_transform": True, "retrieval_residual": True}
-    options |= {"tie_retrieval_decoder": False, "task_loss_weight": 2.0, "num_labels": 4}
+    options |= {"tie_word_embeddings": False, "task_loss_weight": 2.0, "num_labels": 4}
     rows, labels = batch(6), torch.randint(0, 4, (6,))
     for kind in ("linear", "mlp", "mlp_norm"):
         model = build(fastmux.TMuxForSequenceClassification, classifier_type=kind, **options)
@@ -257,7 +269,9 @@ def test_the_papers_treatment_of_padding_and_first_tokens():
     assert relative_error(out.task_loss.detach(), expected.detach()) < 1e-6  # Hugging Face's, in float32
     instances = torch.randint(0, 3, (2, 7))
     for skips, counts in ((False, False), (True, False), (False, True)):
-        model.config.retrieval_skips_first, model.config.retrieval_counts_padding = skips, counts
+        model.config.conventions = dataclasses.replace(
+            model.config.conventions, retrieval_skips_first=skips, retrieval_counts_padding=counts
+        )
         asked = torch.ones_like(kept) if counts else ids != PAD
         asked[:, 0] &= not skips
         targets = ids.masked_fill(~asked, -100).unflatten(0, (2, 3))
@@ -335,7 +349,7 @@ def test_every_parameter_that_asks_for_a_gradient_gets_one(cls, own):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval])
 def test_the_decoder_is_the_output_embeddings(tmp_path, cls, tied):
-    model, rows = build(cls, tie_retrieval_decoder=tied).eval(), batch(6)
+    model, rows = build(cls, tie_word_embeddings=tied).eval(), batch(6)
     layer, words = model.get_output_embeddings(), model.get_input_embeddings().weight
     assert (layer.weight is words) == tied and layer.weight.shape == (VOCAB, 16)
     states = retrieval_states(model, rows).flatten(0, 1)
@@ -349,7 +363,7 @@ def test_the_decoder_is_the_output_embeddings(tmp_path, cls, tied):
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
     other = nn.Linear(16, VOCAB + 9).double()
     model.set_output_embeddings(other)
-    assert model.get_output_embeddings().weight is other.weight and not model.config.tie_retrieval_decoder
+    assert model.get_output_embeddings().weight is other.weight and not model.config.tie_word_embeddings
 
 
 @pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval, SEQUENCE, TOKEN])

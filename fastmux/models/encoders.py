@@ -42,8 +42,9 @@ def load_backbone(
     Of ``options``, those of the encoder's config are kept to when it is loaded by name.
 
     Raises:
-        ValueError: if ``backbone`` is none of these, or names nothing that can be loaded.
+        ValueError: if ``backbone`` is none of these, or names nothing that can be loaded; if an option is misspelt.
     """
+    TMuxConfig.check_spelling(options)
     if isinstance(backbone, (str, os.PathLike)):
         try:
             config = AutoConfig.from_pretrained(backbone)

@@ -47,7 +47,7 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
         """Decode with this layer's parameters from now on; it stays tied if its weight is the word embeddings'."""
         tied = new_embeddings.weight is self.get_input_embeddings().weight
         self.retrieval.weight = None if tied else new_embeddings.weight
-        self.config.tie_retrieval_decoder = tied
+        self.config.tie_word_embeddings = tied
         if new_embeddings.bias is not None:
             self.retrieval.bias = new_embeddings.bias
 
@@ -105,7 +105,7 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = build_classifier(
-            config.classifier_type, config.hidden_size, config.num_labels, config.layer_norm_eps
+            config.conventions.classifier_type, config.hidden_size, config.num_labels, config.layer_norm_eps
         )
         self.retrieval = RetrievalHead.from_config(config) if config.retrieval_loss_weight else None
         self.post_init()
@@ -129,14 +129,14 @@ def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None)
 
 def _own_tokens(mux: Multiplexed, config: TMuxConfig) -> Tensor:
     """What retrieval recovers, (G, N, L): the tokens themselves, -100 where it is not asked."""
-    padding = None
-    if config.attend_padding:
+    conventions, padding = config.conventions, None
+    if conventions.attend_padding:
         padding = None if config.pad_token_id is None else mux.input_ids == config.pad_token_id
     elif mux.attention_mask is not None:
         padding = mux.attention_mask == 0
-    return retrieval_labels(
-        mux.input_ids, None if config.retrieval_counts_padding else padding, config.retrieval_skips_first
-    )
+    if conventions.retrieval_counts_padding:
+        padding = None
+    return retrieval_labels(mux.input_ids, padding, conventions.retrieval_skips_first)
 
 
 def _joint_losses(
@@ -260,7 +260,7 @@ class TMuxForTokenClassification(_TMuxForTask):
         logits = self._logits(mux, mux.content)
         losses = {}
         if labels is not None:
-            if self.config.ignore_padding_labels and attention_mask is not None:
+            if self.config.conventions.ignore_padding_labels and attention_mask is not None:
                 labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             task_loss = ForTokenClassification(logits, labels, self.config)
             losses = _joint_losses(self, mux, task_loss, retrieval_instances)

@@ -197,7 +197,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _from_published(cls, name: str, stored: dict, output_loading_info: bool, **kwargs):
-        """Load what `fastmux.published` reads."""
+        """Load what `fastmux.models.published` reads."""
         config = published_config(name, stored)
         for option in [k for k in kwargs if hasattr(config, k)]:
             setattr(config, option, kwargs.pop(option))

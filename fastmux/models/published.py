@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from fastmux.configuration import TMuxConfig
+from fastmux.configuration import Conventions, TMuxConfig
 from fastmux.models.checkpoints import load_file, weight_files
 
 #: Fields of a published config that say how it was multiplexed; the others are the encoder's.
@@ -107,17 +107,19 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
         demultiplexer=demultiplexer,
         multiplexer_options=_multiplexer_options(multiplexer, stored, sequence),
         demultiplexer_options=_demultiplexer_options(demultiplexer, stored),
-        first_token_id=None if has_prefix else first_token,
-        attend_padding=True,
-        # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
-        retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
-        tie_retrieval_decoder=False,
+        conventions=Conventions(
+            first_token_id=None if has_prefix else first_token,
+            attend_padding=True,
+            # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
+            retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
+            task_loss_weight=stored.get("task_loss_coeff"),
+            retrieval_counts_padding=task == "TMuxForMaskedLM",
+            **options,
+        ),
+        tie_word_embeddings=False,
         retrieval_loss_weight=stored.get("retrieval_loss_coeff", 0.1),
         retrieval_percentage=stored.get("retrieval_percentage", 1.0),
-        task_loss_weight=stored.get("task_loss_coeff"),
-        retrieval_counts_padding=task == "TMuxForMaskedLM",
         architectures=[task],
-        **options,
         **labels,
     )
 
@@ -205,12 +207,12 @@ _LAYER = {
 
 
 def _classifier(config: TMuxConfig, encoder: str) -> list[tuple[str, str]]:
-    if config.classifier_type == "linear":
+    if config.conventions.classifier_type == "linear":
         return _linear("classifier", "demultiplexer.decoder" if encoder == "roberta" else "classifier")
     there = "demultiplexer" if encoder == "roberta" else "classifier"
     dense = "dense_before_out_proj" if encoder == "roberta" else "dense"
     pairs = _linear("classifier.dense", f"{there}.{dense}") + _linear("classifier.out_proj", f"{there}.out_proj")
-    if config.classifier_type == "mlp_norm":
+    if config.conventions.classifier_type == "mlp_norm":
         pairs += _linear("classifier.layer_norm", f"{there}.layernorm_presoftmax")
     return pairs
 
@@ -258,7 +260,7 @@ def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: d
     if words not in converted:
         raise ValueError(f"the checkpoint {name!r} lacks {encoder}.embeddings.word_embeddings.weight")
     if torch.equal(converted["retrieval.weight"], converted[words]):
-        config.tie_retrieval_decoder = True
+        config.tie_word_embeddings = True
         del converted["retrieval.weight"]
     if config.prefix_length:
         tokens = _prefix_tokens(config)
@@ -279,7 +281,7 @@ def load_tensors(name: str | os.PathLike, **where) -> dict[str, Tensor]:
     """The tensors of a published checkpoint: safetensors, or a pickle of which nothing but tensors is accepted.
 
     Args:
-        where: `fastmux.checkpoints.HUB_OPTIONS` and ``FILE_OPTIONS``.
+        where: `fastmux.models.checkpoints.HUB_OPTIONS` and ``FILE_OPTIONS``.
 
     Raises:
         ValueError: neither file is there, or the file is damaged or holds anything but tensors.

@@ -177,13 +177,14 @@ class TMux(TMuxPreTrainedModel):
         ids, mask, types, embeds = (group(t, n) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds))
         if position_ids is not None and position_ids.dim() == 2:
             position_ids = group(position_ids.expand(rows, -1), n)
-        if ids is not None and self.config.first_token_id is not None:
-            ids = torch.cat([torch.full_like(ids[..., :1], self.config.first_token_id), ids[..., 1:]], dim=-1)
+        first = self.config.conventions.first_token_id
+        if ids is not None and first is not None:
+            ids = torch.cat([torch.full_like(ids[..., :1], first), ids[..., 1:]], dim=-1)
         x = self._multiplex(adapter, ids, embeds, position_ids, types, mask)
 
         offset = self.config.prefix_length
         encoder_mask = None
-        if mask is not None and not self.config.attend_padding:
+        if mask is not None and not self.config.conventions.attend_padding:
             encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)

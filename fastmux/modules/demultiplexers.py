@@ -260,7 +260,7 @@ class RsaDemultiplexer(Demultiplexer):
     def _options_of_encoder(cls, config) -> dict:
         return {
             "dropout": getattr(config.backbone_config, "hidden_dropout_prob", 0.0),
-            "retrieval_residual": config.retrieval_residual,
+            "retrieval_residual": config.conventions.retrieval_residual,
             "eps": config.layer_norm_eps,
         }
 

@@ -49,14 +49,14 @@ class RetrievalHead(nn.Module):
     @classmethod
     def from_config(cls, config) -> RetrievalHead:
         """The retrieval head of a `fastmux.TMuxConfig`."""
-        own = config.retrieval_demultiplexer == "own"
+        own = config.conventions.retrieval_demultiplexer == "own"
         return cls(
             config.vocab_size,
             config.hidden_size,
-            tied=config.tie_retrieval_decoder and config.embedding_size == config.hidden_size,
+            tied=config.tie_word_embeddings and config.embedding_size == config.hidden_size,
             demultiplexer=DEMULTIPLEXERS[config.demultiplexer].from_config(config) if own else None,
-            transform=config.retrieval_transform,
-            residual=config.retrieval_residual,
+            transform=config.conventions.retrieval_transform,
+            residual=config.conventions.retrieval_residual,
             percentage=config.retrieval_percentage,
             std=config.initializer_range,
             eps=config.layer_norm_eps,

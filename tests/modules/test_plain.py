@@ -33,7 +33,7 @@ LAYERS = (nn.Linear, nn.LayerNorm)
 def model_with(demux: str, config=BERT, **options) -> fastmux.TMuxForTokenClassification:
     config = copy.deepcopy(config)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    options = {"retrieval_transform": True, "multiplexer_options": {"learnable": True}} | options
+    options = {"conventions": {"retrieval_transform": True}, "multiplexer_options": {"learnable": True}} | options
     if demux == "rsa":
         options["demultiplexer_options"] = {"num_layers": 3}
     model = fastmux.TMuxForTokenClassification.from_backbone(config, 3, demultiplexer=demux, num_labels=4, **options)
