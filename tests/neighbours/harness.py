@@ -76,6 +76,11 @@ TASKS = {
 }
 
 OF_THE_TASK = ("num_labels", "problem_type", "id2label", "label2id")
+#: (demultiplexer, task) -> layers that the task has no use for: "rsa" goes one way for the task, another for retrieval.
+UNUSED = {
+    ("rsa", "encoder"): ("demultiplexer.layers.1", "demultiplexer.retrieval_norms"),
+    ("rsa", "masked"): ("demultiplexer.layer_norm", "demultiplexer.output"),
+}
 _made: dict[tuple, PreTrainedModel] = {}
 
 
@@ -155,6 +160,10 @@ class Subject:
             return out[0].square().mean() + out[1].square().mean()
         return out["loss"] if isinstance(out, ModelOutput) else out[0]
 
+    def used(self, name: str) -> bool:
+        """Whether this layer or parameter has a part in the loss."""
+        return self.ends is None or not any(part in name for part in UNUSED.get((self.ends[0], self.task), ()))
+
     def saved(self, name: str = "saved", model: PreTrainedModel | None = None, **options) -> Path:
         (self.model if model is None else model).save_pretrained(self.folder / name, **options)
         return self.folder / name
@@ -167,7 +176,7 @@ class Subject:
         model = self.model if model is None else model
         model.zero_grad(set_to_none=True)
         self.loss(model).backward()
-        trained = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad]
+        trained = [(name, p.grad) for name, p in model.named_parameters() if p.requires_grad and self.used(name)]
         return [name for name, g in trained if g is None or not bool(g.ne(0).any())]
 
 
@@ -205,7 +214,8 @@ def describe(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return ("array", x.shape, str(x.dtype), bool(np.isfinite(x).all()))
     if isinstance(x, ModelOutput):
-        parts = {k: v for k, v in x.items() if v is not None and k not in OURS_ALONE}
+        present = {k: v for k, v in x.items() if v is not None and not (isinstance(v, tuple) and not v)}
+        parts = {k: v for k, v in present.items() if k not in OURS_ALONE}
         return {k: len(v) if k in OF_THE_GROUPS else describe(v) for k, v in parts.items()}
     if isinstance(x, Mapping):
         return {k: describe(v) for k, v in x.items()}
