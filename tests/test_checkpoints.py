@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -189,38 +186,6 @@ def test_pushing_sends_what_was_saved(tmp_path, monkeypatch):
     assert sent["repository"] == "me/model" and sent["token"] == "secret"
     assert {"config.json", "model.safetensors", "README.md"} <= sent["files"]
     assert (tmp_path / "model" / "README.md").read_text() == "mine"
-
-
-#: Saves over a model, and is killed when the folder changes for the N-th time.
-KILLED = """
-import os, signal, sys
-import fastmux, fastmux.files as files
-from transformers import AutoConfig
-
-folder, step = sys.argv[1], int(sys.argv[2])
-model = fastmux.TMuxForSequenceClassification.from_pretrained(folder, num_instances=4, ignore_mismatched_sizes=True)
-
-def counting(function):
-    def call(*args, **kwargs):
-        global step
-        step -= 1
-        if step < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return call
-
-os.replace, os.rename, files.remove = counting(os.replace), counting(os.rename), counting(files.remove)
-model.save_pretrained(folder, max_shard_size="10KB")
-"""
-
-
-@pytest.mark.parametrize("step", [0, 1, 2, 4])
-def test_a_killed_save_leaves_the_former_model_or_the_new_one(tmp_path, step):
-    SEQUENCE.from_backbone(BERT, 3).save_pretrained(tmp_path)
-    status = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(step)], check=False).returncode
-    assert status == -signal.SIGKILL
-    loaded = SEQUENCE.from_pretrained(tmp_path)
-    assert loaded.config.num_instances == loaded.tmux.multiplexer.transforms.shape[0] == (3 if step == 0 else 4)
 
 
 class TestRefused:

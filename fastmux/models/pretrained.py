@@ -70,8 +70,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
 
         Args:
             backbone: the name of a model on the Hugging Face hub, a folder that holds one, a Hugging Face config
-            (random
-                weights) or a Hugging Face model (its encoder is used, with shared weights, and not copied).
+                (random weights) or a Hugging Face model (its encoder is used, with shared weights; modes, hooks and
+                config are the new model's own).
             num_instances: N.
             options: anything `TMuxConfig` takes, e.g. ``multiplexer``, ``demultiplexer``, ``num_labels``, or the
                 encoder's config.

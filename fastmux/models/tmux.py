@@ -140,9 +140,8 @@ class TMux(TMuxPreTrainedModel):
             ``hidden_states`` and ``attentions`` are the encoder's, one a group, prefix included.
 
         Raises:
-            ValueError: for shapes that do not fit, sequences longer than the encoder has room for with the prefix,
-            and (on a
-                CPU) ids out of the vocabulary.
+            ValueError: for shapes that do not fit, sequences longer than the encoder has room for with the prefix, and
+                (on a CPU) ids out of the vocabulary.
         """
         mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.demultiplex(mux, mux.content)
