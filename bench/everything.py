@@ -71,7 +71,7 @@ STEPS = {
     "compiled": Step(300, [*THROUGHPUT, *COMPILED, "--group_counts", "64", "--name", "throughput_compiled"]),
     "all_ops": Step(540, OPS),
     "memory": Step(120, ["bench/memory.py", "--disable_tqdm", "--output_dir", "{out}"]),
-    "tune": Step(420, ["-m", "bench.tune"]),
+    "tune": Step(420, ["-m", "bench.tune", "--budget", "{seconds}"]),
     "audit": Step(540, ["bench/audit/kernels.py", "--output", "{out}/kernel_audit.json"]),
 }
 FIRST_PASS = ("tests", "ops", "throughput")

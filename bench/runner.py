@@ -1,4 +1,4 @@
-"""Forward passes of whole models: eager, captured in a CUDA graph or compiled, timed in turns with the plain encoder."""
+"""Forward passes of whole models, eager, captured or compiled, timed in turns with the plain encoder."""
 
 from __future__ import annotations
 

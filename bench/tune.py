@@ -1,7 +1,8 @@
 """Find better launch parameters for the GPU that is here, and write them where the launchers look for them.
 
-    python -m bench.tune                                   # every launcher, in bfloat16 and float32
-    python -m bench.tune --ops hadamard_mux --dtypes bf16  # some of them
+    python -m bench.tune                                   # every launcher, in bfloat16 at two shapes
+    python -m bench.tune --ops hadamard_mux --shapes 6 --dtypes bf16 fp32
+    python -m bench.tune --budget 420                      # seconds, shared among the launchers
     python -m bench.tune --output /tmp/sm_90.json          # for a look first; the launchers do not read it there
 
 The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher this
@@ -14,8 +15,12 @@ noise: in the geometric mean over all calls, and slower by more than noise in no
 of the default lie apart, in the mean and in each call, but 2 % at least. At the end what was found must beat the
 default by the same rule, both timed once more.
 
-The table goes to ``kernels/tuned/<architecture>.json``, with device, versions and command beside it. Launchers that
-were not asked for keep their entries there. Processes that run already keep the parameters they started with.
+Candidates are compiled and run once side by side, in processes of their own, before the first of them is timed: one
+that does not compile, or kills its process, is refused. Out of time a launcher keeps the best that it has found.
+
+The table is written after each launcher. It goes to ``kernels/tuned/<architecture>.json``, with device, versions and
+command beside it. Launchers that were not asked for keep their entries there. Processes that run already keep the
+parameters they started with.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import importlib
 import itertools
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +40,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.candidates import Compiler
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info
 from bench.timing import rotated
@@ -83,9 +90,10 @@ def shapes(op: str) -> list[Sizes]:
 
 
 def problems(
-    launcher: str, listed: list[Sizes], dtypes: Sequence[torch.dtype], device: torch.device
+    launcher: str, listed: list[Sizes], dtypes: Sequence[torch.dtype], device: torch.device, sets: int | None = None
 ) -> Iterator[Problem]:
-    """Every call of a launcher at every shape and dtype, on inputs drawn at random."""
+    """Every call of a launcher at every shape and dtype, on inputs drawn at random; ``sets`` of them, by default as
+    many as the L2 asks for."""
     from bench.audit.launches import calls
 
     for dtype, sizes in itertools.product(dtypes, listed):
@@ -93,8 +101,8 @@ def problems(
             if call.launcher == launcher:
                 function = getattr(call.module, launcher)
                 size = sum(t.nbytes for t in call.arguments if isinstance(t, Tensor))
-                sets = [_drawn(call.arguments, device) for _ in range(rotated(size, device))]
-                yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in sets])
+                drawn = [_drawn(call.arguments, device) for _ in range(sets or rotated(size, device))]
+                yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in drawn])
 
 
 def _drawn(arguments: tuple, device: torch.device) -> tuple:
@@ -111,15 +119,25 @@ def _drawn(arguments: tuple, device: torch.device) -> tuple:
     return tuple(move(value) for value in arguments)
 
 
-def search(launcher: str, listed: Sequence[Problem], seconds: Timer, report: Callable[[str], object]) -> Outcome:
+def search(
+    launcher: str,
+    listed: Sequence[Problem],
+    seconds: Timer,
+    report: Callable[[str], object],
+    refusals: Callable[[list[dict[str, int]]], list[str | None]],
+    budget: float = math.inf,
+) -> Outcome:
     """Climbs from the default of ``launcher`` by halving and doubling one parameter at a time.
 
     Args:
         seconds: times calls; `do_bench` on a GPU.
         report: told what is tried.
+        refusals: says of each candidate why it cannot be had, or None; given those that are to be tried next.
+        budget: seconds after which no candidate is tried.
     """
     from fastmux.kernels.common import launch_table
 
+    end = time.perf_counter() + budget
     default = dict(launch_table.DEFAULTS[launcher])
 
     def timed(tile: dict[str, int]) -> list[float]:
@@ -141,15 +159,17 @@ def search(launcher: str, listed: Sequence[Problem], seconds: Timer, report: Cal
     best, best_times = default, [min(a, b) for a, b in zip(first, again, strict=True)]
     seen, refused = [default], {}
     climbing = True
-    while climbing:
+    while climbing and time.perf_counter() < end:
         climbing = False
-        for tile in neighbours(best):
-            if tile in seen:
-                continue
+        candidates = [tile for tile in neighbours(best) if tile not in seen]
+        report(f"compiling {len(candidates)}")
+        for tile, reason in zip(candidates, refusals(candidates), strict=True):
+            if time.perf_counter() > end:
+                break
             seen.append(tile)
             name = describe(tile)
             report(name)
-            reason = _refusal(launcher, tile, listed, expected)
+            reason = reason or _refusal(launcher, tile, listed, expected)
             if reason:
                 refused[name] = reason
                 continue
@@ -189,15 +209,13 @@ def mean(ratios: Sequence[float]) -> float:
 
 def _refusal(launcher: str, tile: dict, listed: Sequence[Problem], expected: list[list[Tensor]]) -> str | None:
     """Why a candidate cannot be had: it does not compile or launch, or its results are not the default's."""
-    from triton import TritonError
-
     from fastmux.kernels.common import launch_table
 
     for problem, default in zip(listed, expected, strict=True):
         try:
             with launch_table.using({launcher: tile}):
                 ours = _flat(problem.calls[0]())
-        except TritonError as error:
+        except Exception as error:  # TritonError, RuntimeError: a compiler that gives up raises what it likes
             return f"{type(error).__name__}: {error}".splitlines()[0]
         # Two roundings apart at most: each within the tolerance of the exact result.
         error = max(relative_error(a, b) for a, b in zip(ours, default, strict=True))
@@ -225,18 +243,38 @@ def tune(
     device: torch.device,
     seconds: Timer,
     progress: bool = True,
+    compiler: Compiler | None = None,
+    budget: float = math.inf,
+    keep: Callable[[str, Outcome], object] = lambda launcher, outcome: None,
 ) -> dict[str, Outcome]:
-    """Launcher -> outcome, for the launchers of the ops ``asked`` for, at the shapes ``listed`` for each."""
+    """Launcher -> outcome, for the launchers of the ops ``asked`` for, at the shapes ``listed`` for each.
+
+    Args:
+        compiler: tries candidates out before this process does; None: it does so alone.
+        budget: seconds, of which every launcher has its share of what is left.
+        keep: told of each outcome as it is found.
+    """
     wanted = [(launcher, op) for launcher, op in launchers().items() if op in asked]
-    outcomes = {}
+    outcomes, end = {}, time.perf_counter() + budget
     with tqdm(wanted, disable=not progress, unit="launcher") as bar:
-        for launcher, op in bar:
+        for i, (launcher, op) in enumerate(bar):
+            share = (end - time.perf_counter()) / (len(wanted) - i)
+            if share <= 0:
+                bar.write(f"{launcher}: out of time", file=sys.stdout)
+                continue
             own = list(problems(launcher, listed(op), dtypes, device))
+            subject = (launcher, listed(op), list(dtypes))
+            refusals = functools.partial(compiler.refusals, subject) if compiler else _none_refused
             report = functools.partial(_show, bar, launcher)
-            found = outcomes[launcher] = search(launcher, own, seconds, report)
+            found = outcomes[launcher] = search(launcher, own, seconds, report, refusals, share)
+            keep(launcher, found)
             verdict = f"{describe(found.tile)}: {found.speedup:.3f} x as fast" if found.tile else "the default stays"
             bar.write(f"{launcher}: {verdict} (noise {found.noise:.1%}, {found.tried} tried)", file=sys.stdout)
     return outcomes
+
+
+def _none_refused(candidates: list[dict[str, int]]) -> list[str | None]:
+    return [None] * len(candidates)
 
 
 def _show(bar: tqdm, launcher: str, what: str) -> None:
@@ -270,7 +308,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="default: all")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"], help="default: bf16 fp32")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16"], help="default: bf16")
+    parser.add_argument("--shapes", type=int, default=2, help="of each op's benchmark, the first so many (default: 2)")
+    parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all launchers (default: no limit)")
     parser.add_argument("--output", type=Path, help="JSON file; default: kernels/tuned/<architecture>.json")
     return parser.parse_args(argv)
 
@@ -285,8 +325,21 @@ def main(argv: list[str] | None = None) -> int:
 
     device = torch.device("cuda", torch.cuda.current_device())
     path = args.output or launch_table.FOLDER / f"{launch_table.architecture(device)}.json"
-    outcomes = tune(args.ops, shapes, [DTYPES[name] for name in args.dtypes], device, do_bench)
-    write_table(path, outcomes, device, " ".join(["python -m bench.tune", *(sys.argv[1:] if argv is None else argv)]))
+    command = " ".join(["python -m bench.tune", *(sys.argv[1:] if argv is None else argv)])
+    compiler = Compiler(device)
+    try:
+        outcomes = tune(
+            args.ops,
+            lambda op: shapes(op)[: args.shapes],
+            [DTYPES[name] for name in args.dtypes],
+            device,
+            do_bench,
+            compiler=compiler,
+            budget=args.budget,
+            keep=lambda launcher, outcome: write_table(path, {launcher: outcome}, device, command),
+        )
+    finally:
+        compiler.close()
     print(f"{sum(bool(o.tile) for o in outcomes.values())} of {len(outcomes)} launchers tuned: {path}")
     return 0
 

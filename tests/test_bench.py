@@ -20,7 +20,7 @@ from transformers import BertConfig
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import harness, loading, memory, peers, throughput, throughput_report, timing, tune
+from bench import candidates, harness, loading, memory, peers, throughput, throughput_report, timing, tune
 from bench.audit import predict
 from bench.audit.storage import Scopes, StorageTracker
 from bench.ops import (
@@ -285,11 +285,10 @@ class TestTune:
     LAUNCHER = "hadamard_mux_forward"
     SIZES = {"G": 2, "N": 2, "L": 4, "d": 64}
 
-    def run(self, seconds, op="hadamard_mux"):
+    def run(self, seconds, op="hadamard_mux", **options):
+        device = torch.device("cpu")
         with fastmux.backend("triton"):
-            return tune.tune(
-                [op], lambda _: [self.SIZES], [torch.float32], torch.device("cpu"), seconds, progress=False
-            )
+            return tune.tune([op], lambda _: [self.SIZES], [torch.float32], device, seconds, progress=False, **options)
 
     def clock(self, best):
         """Seconds of whatever runs: shortest at ``best``, a tile of `LAUNCHER`."""
@@ -343,6 +342,45 @@ class TestTune:
         found = self.run(self.clock({"rows": 4, "columns": 256, "warps": 4}))[self.LAUNCHER]
         assert found.tile == {}
         assert "relative error 1.0e-01" in found.refused["rows=4 columns=256 warps=4"]
+
+    @pytest.mark.parametrize("error", [RuntimeError("PassManager::run failed"), ValueError("no such layout")], ids=str)
+    def test_a_compiler_that_gives_up_refuses_the_candidate(self, monkeypatch, error):
+        forward = hadamard_mux.hadamard_mux_forward
+
+        def fails(x, v, scale):
+            if launch_table.launch_parameters(self.LAUNCHER, x)["rows"] < 8:
+                raise error
+            return forward(x, v, scale)
+
+        monkeypatch.setattr(hadamard_mux, self.LAUNCHER, fails)
+        found = self.run(self.clock({"rows": 4, "columns": 256, "warps": 4}))[self.LAUNCHER]
+        assert found.tile == {} and str(error) in found.refused["rows=4 columns=256 warps=4"]
+
+    def test_what_is_found_is_kept_at_once_and_out_of_time_the_default_stays(self):
+        kept = []
+        clock = self.clock({"rows": 2, "columns": 64, "warps": 8})
+        outcomes = self.run(clock, keep=lambda launcher, outcome: kept.append(launcher))
+        assert kept == list(outcomes)
+        assert self.run(clock, budget=0) == {}
+        listed = list(tune.problems(self.LAUNCHER, [self.SIZES], [torch.float32], torch.device("cpu")))
+        with fastmux.backend("triton"):
+            found = tune.search(self.LAUNCHER, listed, clock, lambda what: None, tune._none_refused, budget=0)
+        assert found.tile == {} and found.tried == 1
+
+    def test_candidates_are_tried_in_processes_of_their_own(self):
+        """One that is allowed, one that is not, and two whose process is gone."""
+        compiler = candidates.Compiler(torch.device("cpu"), workers=1)
+        subject = (self.LAUNCHER, [self.SIZES], [torch.float32])
+        try:
+            good, bad = compiler.refusals(subject, [{"rows": 4, "columns": 64, "warps": 4}, {"rows": 3}])
+            assert good is None and bad.startswith("ValueError")
+            (process,) = compiler._pool._processes.values()
+            process.kill()
+            process.join()
+            assert compiler.refusals(subject, [{}, {}]) == [candidates.KILLED] * 2
+            assert compiler.refusals(subject, [{"rows": 4, "columns": 64, "warps": 4}]) == [None]
+        finally:
+            compiler.close()
 
     def test_every_parameter_is_of_a_launcher_that_is_tuned(self):
         assert set(tune.launchers()) == set(launch_table.DEFAULTS)
