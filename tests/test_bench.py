@@ -36,7 +36,7 @@ from fastmux import reference
 from fastmux.files import write_json
 from fastmux.kernels import hadamard_mux
 from fastmux.kernels.common import launch_table
-from training.recipes import STDLIB
+from training.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072
@@ -491,12 +491,12 @@ def test_every_group_has_a_row_beside_the_compiled_encoder(tmp_path, monkeypatch
 
 
 def test_the_default_of_memory_is_the_embedded_default():
-    args = memory.parse_args([])
+    args, recipe = memory.parse_args([]), read_recipe("stdlib")
     sizes = (args.config.num_hidden_layers, args.config.hidden_size, args.config.num_attention_heads)
-    assert sizes == (STDLIB.num_layers, STDLIB.hidden_size, STDLIB.num_heads)
-    assert args.config.intermediate_size == STDLIB.intermediate_size and args.vocab_size == STDLIB.vocab_size
-    assert (args.length, args.dropout) == (STDLIB.max_length, STDLIB.dropout)
-    assert args.groups == [STDLIB.task_rows // STDLIB.num_instances]
+    assert sizes == (recipe.num_layers, recipe.hidden_size, recipe.num_heads)
+    assert args.config.intermediate_size == recipe.intermediate_size and args.vocab_size == recipe.vocab_size
+    assert (args.length, args.dropout) == (recipe.max_length, recipe.dropout)
+    assert args.groups == [recipe.task_rows // recipe.num_instances]
 
 
 def test_memory_runs(tmp_path):
