@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 import fastmux
 from training.recipe import Recipe, read_recipe
-from training.tasks import TASKS
+from training.tasks import TASKS, OwnFiles, make_task
 
 DESCRIPTION = """\
 Train multiplexed transformers beside the same encoder without multiplexing, and print what multiplexing bought.
@@ -36,6 +36,7 @@ examples:
   python training/train.py --task conll2003 --encoder bert-base-uncased --bf16
   python training/train.py --num_instances 8 --variants plain unbind
   python training/train.py --recipe my.yaml
+  python training/train.py --train_file train.csv --validation_file dev.csv --text_column review --label_column stars
   python training/train.py --output_dir runs/stdlib --resume
   torchrun --nproc_per_node 2 training/train.py"""
 
@@ -53,6 +54,11 @@ REFUSED = {
 }
 
 
+_FILES = "; ".join(
+    f"{task.name}: {', '.join(names[0] for names in task.files.values())}" for task in TASKS.values() if task.files
+)
+
+
 def _option(help: str, default: object = None, **metadata):
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -65,10 +71,25 @@ class Options:
 
     task: str = _option("What to train on.", "stdlib", choices=list(TASKS))
     data_dir: str | None = _option(
-        "Folder with the task's files, or with a subfolder of the task's name that holds them "
-        "(sst2: train.tsv, dev.tsv; conll2003: train.txt, valid.txt, test.txt). Without it sst2 and "
-        "conll2003 come from the Hugging Face hub; stdlib reads the running Python's library."
+        "Folder with the task's files, or with a subfolder of the task's name that holds them: "
+        + "; ".join(
+            f"{task.name}: {', '.join(n[0] for n in task.files.values())}" for task in TASKS.values() if task.files
+        )
+        + ". Without it they come from the Hugging Face hub; stdlib reads the running Python's library."
     )
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files. Labels are those "
+            "found there.",
+            "metavar": "FILE",
+        },
+    )
+    validation_file: str | None = _option("With --train_file: what is scored during and after training.")
+    test_file: str | None = _option("With --train_file: what is scored after training, too.")
+    text_column: str = _option("With --train_file: the column of the text.", "text")
+    text_pair_column: str | None = _option("With --train_file: the column of each text's partner, if rows are pairs.")
+    label_column: str = _option("With --train_file: the column of the label.", "label")
     variants: list[str] = field(
         default_factory=lambda: ["plain", "index", "unbind"],
         metadata={
@@ -166,16 +187,24 @@ def parse(argv: list[str] | None = None) -> Settings:
         return {f.name: given.get(f.name, getattr(defaults, f.name)) for f in fields(kind)}
 
     options = Options(**collect(Options))
-    recipe = read_recipe(options.recipe or TASKS[options.task].recipe).override(Recipe(**collect(Recipe)))
+    _check(options, given)
+    recipe = read_recipe(options.recipe or make_task(vars(options)).recipe).override(Recipe(**collect(Recipe)))
     ours = {f.name for f in (*fields(Options), *fields(Recipe))} | {"output_dir"}
     trainer = {name: value for name, value in given.items() if name not in ours}
     for name in REFUSED.keys() & trainer.keys():
         raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")
-    _check(options)
     return Settings(options, recipe, given.get("output_dir"), trainer)
 
 
-def _check(options: Options) -> None:
+def _check(options: Options, given: dict[str, object]) -> None:
+    if options.train_file:
+        if "task" in given:
+            raise ValueError("--task and --train_file exclude each other: the files are the task")
+        if options.validation_file is None:
+            raise ValueError("--train_file needs --validation_file, too: rows to score that were not trained on")
+        options.task = OwnFiles.name
+    elif idle := [name for name in OwnFiles.__dataclass_fields__ if given.get(name) is not None]:
+        raise ValueError(f"--{idle[0]} needs --train_file")
     known = ["plain", *fastmux.DEMULTIPLEXERS]
     wrong = [name for name in options.variants if name not in known]
     if wrong or len(set(options.variants)) < len(options.variants):

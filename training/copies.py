@@ -29,20 +29,24 @@ from training.folders import RunFolder
 from training.models import PLAIN
 from training.report import new_figure, save_figure
 from training.results import environment
-from training.tasks import TASKS
+from training.tasks import make_task
 
 
 def load_rows(run: RunFolder, settings: dict, data_dir: str | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The run's first evaluation split: (input_ids and attention_mask, labels)."""
-    task = TASKS[settings["task"]]()
+    """The run's first evaluation split: (input_ids, attention_mask and, for pairs, token_type_ids; labels)."""
+    task = make_task(settings)
     if task.kind != "sequence":
         raise ValueError(f"{run.path} holds a run of {task.name!r}; copies are measured on sequence tasks")
     split = next(iter(task.load(data_dir).evaluation.values()))
     tokenizer = AutoTokenizer.from_pretrained(run.model(PLAIN))
     rows = encode_sequences(tokenizer, split, settings["recipe"]["max_length"])
-    ids = pad_sequence([torch.tensor(row) for row in rows["input_ids"]], True, tokenizer.pad_token_id)
-    mask = pad_sequence([torch.tensor(row) for row in rows["attention_mask"]], True, 0)
-    return {"input_ids": ids, "attention_mask": mask}, torch.tensor(rows["labels"][:])
+    padding = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
+    inputs = {
+        name: pad_sequence([torch.tensor(row) for row in rows[name]], True, value)
+        for name, value in padding.items()
+        if name in rows.column_names
+    }
+    return inputs, torch.tensor(rows["labels"][:])
 
 
 @torch.no_grad()

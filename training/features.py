@@ -39,13 +39,17 @@ def pack_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int)
 
 
 def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
-    """Columns ``text`` and ``label`` -> input_ids, attention_mask, labels, cut.
+    """Columns ``text``, perhaps ``text_pair``, and ``label`` -> input_ids, attention_mask, labels, cut.
 
-    ``cut`` says whether a row lost tokens because it is longer than ``length``.
+    ``cut`` says whether a row lost tokens because it is longer than ``length``. Pairs have token_type_ids, too, if the
+    tokenizer makes them.
     """
+    texts = [name for name in ("text", "text_pair") if name in split.column_names]
+    types = False if len(texts) == 1 else "token_type_ids" in tokenizer.model_input_names
 
     def encode(batch: dict) -> dict:
-        coded = tokenizer(batch["text"], truncation=True, max_length=length, return_token_type_ids=False)
+        columns = [batch[name] for name in texts]
+        coded = tokenizer(*columns, truncation=True, max_length=length, return_token_type_ids=types)
         return {**coded, "labels": batch["label"], "cut": _cut(coded)}
 
     return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)

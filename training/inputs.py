@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.arguments import Settings
 from training.features import encode_sequences, encode_tokens, pack_rows
-from training.tasks import TASKS
-from training.tasks.base import Task, TaskData
+from training.tasks import make_task
+from training.tasks.base import Task, texts_of
 from training.tokenization import train_tokenizer
 
 #: Packed rows of held-out text on which retrieval accuracy is measured, at most.
@@ -61,14 +61,18 @@ def prepare(settings: Settings) -> Inputs:
         ValueError: a file is missing or malformed, or holds too little.
     """
     options, recipe = settings.options, settings.recipe
-    task = TASKS[options.task]()
+    task = make_task(vars(options))
     data = task.load(options.data_dir)
+    if len(data.train) < recipe.num_instances:
+        raise ValueError(
+            f"the task has {len(data.train)} training rows, fewer than num_instances={recipe.num_instances}"
+        )
     if options.encoder is not None:
         tokenizer = AutoTokenizer.from_pretrained(options.encoder)
     else:
         tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
     encode = encode_tokens if task.kind == "token" else encode_sequences
-    held_out = pack_rows(tokenizer, _held_out_text(data), recipe.max_length)
+    held_out = pack_rows(tokenizer, texts_of(next(iter(data.evaluation.values()))), recipe.max_length)
     return Inputs(
         task=task,
         labels=data.labels,
@@ -78,8 +82,3 @@ def prepare(settings: Settings) -> Inputs:
         text=pack_rows(tokenizer, data.text, recipe.max_length),
         held_out_text=held_out.shuffle(seed=0).select(range(min(RETRIEVAL_ROWS, len(held_out)))),
     )
-
-
-def _held_out_text(data: TaskData) -> list[str]:
-    split = next(iter(data.evaluation.values()))
-    return list(split["text"]) if "text" in split.column_names else [" ".join(row) for row in split["tokens"]]

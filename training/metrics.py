@@ -25,6 +25,19 @@ def accuracy(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
     return {"accuracy": float((predictions == labels)[labelled].mean())}
 
 
+def classification(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
+    """Accuracy; with two labels, the F1 of the second one, too, as GLUE has it for QQP."""
+
+    def score(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
+        scores = accuracy(prediction, rows)
+        if len(names) == 2:
+            said, true = (np.asarray(ids) == 1 for ids in (prediction.predictions, prediction.label_ids))
+            scores["f1"] = float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
+        return scores
+
+    return score
+
+
 def entity_f1(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
     """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy.
 

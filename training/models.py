@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,13 +87,8 @@ class ModelFactory:
             return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
         config = fastmux.TMuxConfig.from_pretrained(warmed_up, **options)
         set_dropout(config.backbone_config, self.recipe.mux_dropout)
-        # The head of the new task is not in there, as it should be; no warning about it.
-        verbosity = transformers.utils.logging.get_verbosity()
-        transformers.utils.logging.set_verbosity_error()
-        try:
+        with no_report_of_other_heads():
             return head.from_pretrained(warmed_up, config=config)
-        finally:
-            transformers.utils.logging.set_verbosity(verbosity)
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
@@ -112,7 +109,8 @@ class ModelFactory:
         if self.start is not None:
             config = AutoConfig.from_pretrained(self.start)
             set_dropout(config, dropout)
-            return AutoModel.from_pretrained(self.start, config=config)
+            with no_report_of_other_heads():
+                return AutoModel.from_pretrained(self.start, config=config)
         config = self._encoder_config(dropout)
         if self.encoder is not None:
             return AutoModel.from_pretrained(self.encoder, config=config)
@@ -138,6 +136,17 @@ class ModelFactory:
             )
         set_dropout(config, dropout)
         return config
+
+
+@contextmanager
+def no_report_of_other_heads() -> Iterator[None]:
+    """Loading is not to report that one stage's head is not the next one's, as it should not be."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
 from training.folders import RunFolder
 from training.inputs import Inputs
-from training.metrics import accuracy, entity_f1
+from training.metrics import accuracy, classification, entity_f1
 from training.models import PLAIN, ModelFactory
 from training.results import Evaluation, RunResult, Score, StageResult, VariantResult, environment
 from training.stages import Stage
@@ -194,7 +194,7 @@ class Run:
                 recipe.task_rows, rate, num_train_epochs=epochs, train_sampling_strategy=sampling
             ),
             tokenizer=self.inputs.tokenizer,
-            metrics=entity_f1(self.inputs.labels) if tokens else accuracy,
+            metrics=(entity_f1 if tokens else classification)(self.inputs.labels),
             per_position=tokens,
             train=self.inputs.train,
             evaluation=self.inputs.curve_split,

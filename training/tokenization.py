@@ -55,7 +55,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
 

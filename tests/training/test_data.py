@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from training.features import encode_sequences, encode_tokens, pack_rows
-from training.metrics import accuracy, entity_f1
+from training.metrics import accuracy, classification, entity_f1
 from training.tasks import TASKS, Conll2003Task, Sst2Task
 from training.tasks.readers import read_conll
 from training.tasks.stdlib_corpus import (
@@ -253,6 +253,9 @@ def test_sequences_are_cut(tokenizer, tmp_path):
 def test_scores_of_known_predictions():
     rows = Dataset.from_dict({"missed": [[]]})
     assert accuracy(EvalPrediction(np.array([1, 0, 2]), np.array([1, 1, -100])), rows) == {"accuracy": 0.5}
+    two = EvalPrediction(np.array([1, 0, 1, 1]), np.array([1, 1, 0, 1]))
+    assert classification(["no", "yes"])(two, rows) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
+    assert classification(["a", "b", "c"])(two, rows) == {"accuracy": 0.5}
     labels = np.array([[1, 2, 0, 5, -100]])
     score = entity_f1(Conll2003Task.labels)
     assert score(EvalPrediction(labels, labels), rows)["f1"] == 1.0
@@ -267,6 +270,9 @@ def test_real_files_have_their_published_sizes():
     sst2 = TASKS["sst2"]().load(DATA)
     assert (len(sst2.train), len(sst2.evaluation["validation"])) == (67349, 872)
     assert sum(sst2.evaluation["validation"]["label"]) == 444
+    for name, sizes in {"mnli": (9881, 9815), "qnli": (23666, 5463), "qqp": (28918, 9917)}.items():
+        pairs = TASKS[name]().load(DATA)
+        assert (len(pairs.train), len(pairs.evaluation["validation"])) == sizes
     conll = TASKS["conll2003"]().load(DATA)
     assert len(conll.train) == 14041
     assert {name: len(split) for name, split in conll.evaluation.items()} == {

@@ -1,9 +1,20 @@
-"""The tasks that ``train.py`` knows: a task is one file here and one line in ``TASKS``."""
+"""The tasks that ``train.py`` knows: a task is one file here and one line in ``TASKS``; one's own files need none."""
 
 from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
+from training.tasks.own_files import OwnFiles
+from training.tasks.pairs import MnliTask, QnliTask, QqpTask
 from training.tasks.sst2 import Sst2Task
 from training.tasks.stdlib import StdlibTask
 
 #: Every task by name.
-TASKS: dict[str, type[Task]] = {task.name: task for task in (StdlibTask, Sst2Task, Conll2003Task)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (StdlibTask, Sst2Task, MnliTask, QnliTask, QqpTask, Conll2003Task)
+}
+
+
+def make_task(options: dict[str, object]) -> Task:
+    """The task that the program's arguments (`training.arguments.Options`, as a dict) name or describe."""
+    if options["train_file"]:
+        return OwnFiles(**{name: options[name] for name in OwnFiles.__dataclass_fields__})
+    return TASKS[options["task"]]()

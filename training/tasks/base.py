@@ -13,7 +13,8 @@ class TaskData:
     """A task's raw text.
 
     Attributes:
-        train: columns ``text`` and ``label`` (sequence tasks) or ``tokens`` and ``tags`` (token tasks); labels are ids.
+        train: columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
+            (token tasks); labels are ids.
         evaluation: the same, by split name; the first one gives the learning curves.
         labels: names by id.
         text: what the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
@@ -26,11 +27,19 @@ class TaskData:
 
 
 class Task(ABC):
-    """Attributes: ``name`` on the command line, ``recipe`` by name, ``kind`` of head ("sequence" or "token"), and
-    ``metric``, the score that the report shows."""
+    """A task.
+
+    Attributes:
+        name: on the command line.
+        recipe: its name.
+        files: the names that each split's local file may have; none if the task has no files.
+        kind: of head, "sequence" or "token".
+        metric: the score that the report shows.
+    """
 
     name: str
     recipe: str
+    files: dict[str, tuple[str, ...]] = {}
     kind: str = "sequence"
     metric: str = "accuracy"
 
@@ -41,3 +50,10 @@ class Task(ABC):
         Raises:
             ValueError: a file is missing or malformed; the message says which and what is expected.
         """
+
+
+def texts_of(split: Dataset) -> list[str]:
+    """Every text of a split."""
+    if "tokens" in split.column_names:
+        return [" ".join(words) for words in split["tokens"]]
+    return [text for name in ("text", "text_pair") if name in split.column_names for text in split[name]]

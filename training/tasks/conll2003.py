@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datasets import load_dataset
 
-from training.tasks.base import Task, TaskData
+from training.tasks.base import Task, TaskData, texts_of
 from training.tasks.readers import find_files, read_conll
 
 
@@ -15,7 +15,7 @@ class Conll2003Task(Task):
     kind = "token"
     metric = "f1"
     recipe = "conll2003"
-    files = {"train": "train.txt", "validation": "valid.txt", "test": "test.txt"}
+    files = {"train": ("train.txt",), "validation": ("valid.txt",), "test": ("test.txt",)}
     #: In the order of the Hugging Face hub's label ids.
     labels = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
 
@@ -30,5 +30,4 @@ class Conll2003Task(Task):
             paths = find_files(self.name, data_dir, self.files, layout)
             splits = [read_conll(paths[split], self.labels) for split in self.files]
         train, validation, test = splits
-        text = [" ".join(tokens) for tokens in train["tokens"]]
-        return TaskData(train, {"validation": validation, "test": test}, self.labels, text)
+        return TaskData(train, {"validation": validation, "test": test}, self.labels, texts_of(train))

@@ -22,21 +22,29 @@ from fastmux.lines import read_lines
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
 
-def find_files(task: str, data_dir: str, files: dict[str, str], layout: str) -> dict[str, Path]:
+def find_files(task: str, data_dir: str, files: dict[str, tuple[str, ...]], layout: str) -> dict[str, Path]:
     """Paths of a task's files by split, in ``data_dir`` or in its subfolder of the task's name.
+
+    Args:
+        files: the names that a split's file may have, itself or with .gz after it.
 
     Raises:
         ValueError: names the missing files, the folders looked into and the layout expected.
     """
     folders = [Path(data_dir), Path(data_dir) / task]
-    found = [{split: folder / name for split, name in files.items() if (folder / name).is_file()} for folder in folders]
+    found: list[dict[str, Path]] = [{}, {}]
+    for folder, paths in zip(folders, found, strict=True):
+        for split, names in files.items():
+            candidates = (folder / f"{name}{packed}" for name in names for packed in ("", ".gz"))
+            if path := next(filter(Path.is_file, candidates), None):
+                paths[split] = path
     best = max(found, key=len)
     if len(best) < len(files):
         folder = folders[found.index(best)]
-        missing = ", ".join(name for split, name in files.items() if split not in best)
+        missing = ", ".join(names[0] for split, names in files.items() if split not in best)
         raise ValueError(
             f"data_dir={data_dir!r}: {missing} missing in {folder}; --task {task} expects "
-            f"{', '.join(files.values())} there or in its subfolder {task}/, UTF-8, {layout}"
+            f"{', '.join(names[0] for names in files.values())} there or in its subfolder {task}/, UTF-8, {layout}"
         )
     return best
 
@@ -76,6 +84,11 @@ class Table:
         if "" in labels:
             raise ValueError(f"{self.path}: {self.places[labels.index('')]}: {column!r} has no label")
         return labels
+
+    def rows(self, *texts: str, label: str, known: list[str]) -> Dataset:
+        """Columns ``text`` and, if two are named, ``text_pair``; and ``label``, as places in ``known``."""
+        columns = {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
+        return Dataset.from_dict({**columns, "label": self.label_ids(label, known)})
 
     def label_ids(self, column: str, known: list[str]) -> list[int]:
         """A column of labels as their places in ``known``.

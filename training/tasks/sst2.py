@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 from training.tasks.base import Task, TaskData
 from training.tasks.readers import find_files, read_table
@@ -15,7 +13,7 @@ class Sst2Task(Task):
 
     name = "sst2"
     recipe = "sst2"
-    files = {"train": "train.tsv", "validation": "dev.tsv"}
+    files = {"train": ("train.tsv",), "validation": ("dev.tsv",)}
     labels = ["negative", "positive"]
 
     def load(self, data_dir: str | None) -> TaskData:
@@ -24,12 +22,10 @@ class Sst2Task(Task):
             splits = [split.rename_column("sentence", "text").select_columns(["text", "label"]) for split in splits]
         else:
             paths = find_files(self.name, data_dir, self.files, "sentence<TAB>label after one header line")
-            splits = [self._read(paths[split]) for split in self.files]
+            splits = [
+                read_table(paths[split], ["sentence", "label"]).rows("sentence", label="label", known=["0", "1"])
+                for split in self.files
+            ]
         # GLUE's sentences end in a space.
         train, validation = (split.map(lambda row: {"text": row["text"].strip(" ")}) for split in splits)
         return TaskData(train, {"validation": validation}, self.labels, list(train["text"]))
-
-    @staticmethod
-    def _read(path: Path) -> Dataset:
-        table = read_table(path, ["sentence", "label"])
-        return Dataset.from_dict({"text": table.text("sentence"), "label": table.label_ids("label", ["0", "1"])})
