@@ -342,6 +342,7 @@ def test_what_is_imported_is_declared(
         *sys.stdlib_module_names,
         *FOLDERS,
         *(file.stem for _, file in files if file.parent.name in folders),
+        *(file.parent.name for _, file in files),
     }
     distributions = importlib.metadata.packages_distributions()
     missing = set()
