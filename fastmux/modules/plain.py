@@ -15,7 +15,6 @@ from torch.nn.modules import module as _nn_module
 
 #: A parameter or buffer of one of these holds its own values; FakeTensor stands for one while a graph is traced.
 _TENSORS = (Tensor, nn.Parameter, FakeTensor)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
@@ -45,11 +44,14 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     forward = module.__dict__.get("forward")  # Accelerate leaves the class's own behind when it lets go of a module
     if forward is not None and getattr(forward, "__func__", None) is not kind.forward:
         return False
-    if any(getattr(module, name) for name in _HOOKS) or _nn_module._has_any_global_hook():
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return False
+    if _nn_module._has_any_global_hook():
         return False
     for tensors in (module._parameters, module._buffers):
-        if any(t is not None and type(t) not in _TENSORS for t in tensors.values()):
-            return False
+        for t in tensors.values():
+            if t is not None and type(t) not in _TENSORS:
+                return False
     # The gradient of a table is dense and of the rows as they are.
     return kind is not nn.Embedding or not (module.sparse or module.scale_grad_by_freq or module.max_norm)
 
