@@ -1,10 +1,11 @@
 """Per-instance Hadamard product and average in one pass: ``y[g, l] = scale * sum_i v[i] * x[g, i, l]``.
 
 Traffic, s bytes an element: forward reads s*G*N*L*d and writes s*G*L*d; dx reads s*G*L*d and writes s*G*N*L*d; dv reads
-s*G*(N + 1)*L*d. dx needs no x and dv writes no dx, so two kernels move no byte twice that one would move once, but
-for dy.
+s*G*(N + 1)*L*d. dx needs no x and dv writes no dx: apart, they read dy twice and nothing else.
 
-Rows are the G*L pairs (g, l), cut into tiles that one program takes through all instances.
+Rows are the G*L pairs (g, l), cut into tiles that one program takes through all instances. Where there are few, their
+number is a constant and all their loads are in flight at once. Addresses are formed from the instance's number:
+pointers that a loop advances would be carried through shared memory where the compiler splits the loop's remainder off.
 """
 
 from __future__ import annotations
@@ -14,19 +15,30 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, column_block, on_device
+from .common.launch import accumulator, column_block, index_type, on_device
 from .common.launch_table import launch_parameters
 from .common.tensors import accumulator_dtype, rowwise
 
+MOST_CONSTANT = 8  # instances whose number a kernel is compiled for
+
 
 @triton.jit
-def _rows_and_columns(num_rows, length, width, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """This program's rows as (group, position), columns and masks. Groups are int64: every offset grows from them."""
+def _rows_and_columns(num_rows, length, width, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
+    """This program's rows, as (group, position), columns and masks; 64 bits for whatever offsets grow from."""
     blocks_d = tl.cdiv(width, BLOCK_D)
     pid = tl.program_id(0)
-    rows = (pid // blocks_d).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    rows = (pid // blocks_d).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
     cols = (pid % blocks_d) * BLOCK_D + tl.arange(0, BLOCK_D)
-    return rows, rows // length, rows % length, cols, (rows < num_rows)[:, None] & (cols < width)[None, :]
+    g = rows // length
+    l = rows - g * length
+    mask = (rows < num_rows)[:, None] & (cols < width)[None, :]
+    return rows.to(tl.int64), g.to(tl.int64), l.to(tl.int64), cols, mask
+
+
+@triton.jit
+def _product(x_ptrs, v_ptrs, n, x_stride_n, width, cols, mask, ACC: tl.constexpr):
+    v = tl.load(v_ptrs + n * width, mask=cols < width, other=0.0).to(ACC)
+    return v[None, :] * tl.load(x_ptrs + tl.cast(n, tl.int64) * x_stride_n, mask=mask, other=0.0).to(ACC)
 
 
 @triton.jit
@@ -41,21 +53,22 @@ def _forward_kernel(
     num_instances,
     length,
     width,
+    INSTANCES: tl.constexpr,  # num_instances if they are few, else 0
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    rows, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
+    rows, g, l, cols, mask = _rows_and_columns(num_rows, length, width, INDEX, BLOCK_R, BLOCK_D)
     x_ptrs = x_ptr + (g * x_stride_g + l * x_stride_l)[:, None] + cols[None, :]
-    v_ptrs = v_ptr + cols
     acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
-    # Unrolled so that several instances' loads are in flight before the first is used.
-    for _ in tl.range(0, num_instances, loop_unroll_factor=4):
-        v = tl.load(v_ptrs, mask=cols < width, other=0.0).to(ACC)
-        acc += v[None, :] * tl.load(x_ptrs, mask=mask, other=0.0).to(ACC)
-        x_ptrs += x_stride_n
-        v_ptrs += width
+    if INSTANCES > 0:
+        for n in tl.static_range(INSTANCES):
+            acc += _product(x_ptrs, v_ptr + cols, n, x_stride_n, width, cols, mask, ACC)
+    else:
+        for n in tl.range(0, num_instances, loop_unroll_factor=4):
+            acc += _product(x_ptrs, v_ptr + cols, n, x_stride_n, width, cols, mask, ACC)
     tl.store(y_ptr + rows[:, None] * width + cols[None, :], (acc * SCALE).to(y_ptr.dtype.element_ty), mask=mask)
 
 
@@ -72,20 +85,18 @@ def _dx_kernel(
     width,
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
+    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, INDEX, BLOCK_R, BLOCK_D)
     dy_ptrs = dy_ptr + (g * dy_stride_g + l * dy_stride_l)[:, None] + cols[None, :]
     dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * SCALE
     instance_stride = tl.cast(length, tl.int64) * width
     dx_ptrs = dx_ptr + (g * num_instances * instance_stride + l * width)[:, None] + cols[None, :]
-    v_ptrs = v_ptr + cols
-    for _ in tl.range(0, num_instances, loop_unroll_factor=4):
-        v = tl.load(v_ptrs, mask=cols < width, other=0.0).to(ACC)
-        tl.store(dx_ptrs, (v[None, :] * dy).to(dx_ptr.dtype.element_ty), mask=mask)
-        dx_ptrs += instance_stride
-        v_ptrs += width
+    for n in tl.range(0, num_instances, loop_unroll_factor=4):
+        v = tl.load(v_ptr + n * width + cols, mask=cols < width, other=0.0).to(ACC)
+        tl.store(dx_ptrs + n * instance_stride, (v[None, :] * dy).to(dx_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -104,20 +115,30 @@ def _dv_kernel(
     width,
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, BLOCK_R, BLOCK_D)
+    _, g, l, cols, mask = _rows_and_columns(num_rows, length, width, INDEX, BLOCK_R, BLOCK_D)
     dy_ptrs = dy_ptr + (g * dy_stride_g + l * dy_stride_l)[:, None] + cols[None, :]
     dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * SCALE
     x_ptrs = x_ptr + (g * x_stride_g + l * x_stride_l)[:, None] + cols[None, :]
     block = (tl.program_id(0) // tl.cdiv(width, BLOCK_D)).to(tl.int64)
     partial_ptrs = partial_ptr + block * num_instances * width + cols
-    for _ in tl.range(0, num_instances):
-        x = tl.load(x_ptrs, mask=mask, other=0.0).to(ACC)
-        tl.store(partial_ptrs, tl.sum(dy * x, axis=0), mask=cols < width)
-        x_ptrs += x_stride_n
-        partial_ptrs += width
+    for n in tl.range(0, num_instances):
+        x = tl.load(x_ptrs + tl.cast(n, tl.int64) * x_stride_n, mask=mask, other=0.0).to(ACC)
+        tl.store(partial_ptrs + n * width, tl.sum(dy * x, axis=0), mask=cols < width)
+
+
+def _plan(launcher: str, t: Tensor, other: Tensor, scale: float, rows: int) -> tuple[int, int, dict]:
+    """(blocks of rows, blocks of columns, options) of a launch over so many rows of ``t``."""
+    width, chosen = t.shape[-1], launch_parameters(launcher, t)
+    block_r, block_d = chosen["rows"], column_block(width, chosen["columns"])
+    options = {
+        "SCALE": scale, "ACC": accumulator(t, other), "INDEX": index_type(rows), "BLOCK_R": block_r,
+        "BLOCK_D": block_d, "num_warps": chosen["warps"],
+    }  # fmt: skip
+    return triton.cdiv(rows, block_r), triton.cdiv(width, block_d), options
 
 
 def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -125,16 +146,13 @@ def hadamard_mux_forward(x: Tensor, v: Tensor, scale: float) -> Tensor:
     x, v = rowwise(x), v.contiguous()
     groups, num_instances, length, width = x.shape
     y = torch.empty((groups, length, width), dtype=x.dtype, device=x.device)
-    if y.numel() == 0:
-        return y
-    chosen = launch_parameters("hadamard_mux_forward", x)
-    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
-    grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
-    with on_device(x):
-        _forward_kernel[grid](
-            x, v, y, x.stride(0), x.stride(1), x.stride(2), rows, num_instances, length, width,
-            SCALE=scale, ACC=accumulator(x, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
-        )  # fmt: skip
+    if y.numel():
+        blocks_r, blocks_d, options = _plan("hadamard_mux_forward", x, v, scale, groups * length)
+        with on_device(x):
+            _forward_kernel[(blocks_r * blocks_d,)](
+                x, v, y, *x.stride()[:3], groups * length, num_instances, length, width,
+                INSTANCES=num_instances if num_instances <= MOST_CONSTANT else 0, **options,
+            )  # fmt: skip
     return y
 
 
@@ -143,16 +161,12 @@ def hadamard_mux_dx(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> 
     dy, v = rowwise(dy), v.contiguous()
     groups, length, width = dy.shape
     dx = torch.empty((groups, v.shape[0], length, width), dtype=dtype, device=dy.device)
-    if dx.numel() == 0:
-        return dx
-    chosen = launch_parameters("hadamard_mux_dx", dy)
-    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
-    grid = (triton.cdiv(rows, block_r) * triton.cdiv(width, block_d),)
-    with on_device(dy):
-        _dx_kernel[grid](
-            dy, v, dx, dy.stride(0), dy.stride(1), rows, v.shape[0], length, width,
-            SCALE=scale, ACC=accumulator(dy, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
-        )  # fmt: skip
+    if dx.numel():
+        blocks_r, blocks_d, options = _plan("hadamard_mux_dx", dy, v, scale, groups * length)
+        with on_device(dy):
+            _dx_kernel[(blocks_r * blocks_d,)](
+                dy, v, dx, *dy.stride()[:2], groups * length, v.shape[0], length, width, **options
+            )  # fmt: skip
     return dx
 
 
@@ -163,14 +177,10 @@ def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> 
     groups, num_instances, length, width = x.shape
     if x.numel() == 0:
         return torch.zeros((num_instances, width), dtype=dtype, device=x.device)
-    chosen = launch_parameters("hadamard_mux_dv", x)
-    rows, block_r, block_d = groups * length, chosen["rows"], column_block(width, chosen["columns"])
-    row_blocks = triton.cdiv(rows, block_r)
-    partial = torch.empty((row_blocks, num_instances, width), dtype=accumulator_dtype(dy, x), device=x.device)
+    blocks_r, blocks_d, options = _plan("hadamard_mux_dv", x, dy, scale, groups * length)
+    partial = torch.empty((blocks_r, num_instances, width), dtype=accumulator_dtype(dy, x), device=x.device)
     with on_device(x):
-        _dv_kernel[(row_blocks * triton.cdiv(width, block_d),)](
-            dy, x, partial, dy.stride(0), dy.stride(1), x.stride(0), x.stride(1), x.stride(2),
-            rows, num_instances, length, width,
-            SCALE=scale, ACC=accumulator(dy, x), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=chosen["warps"],
+        _dv_kernel[(blocks_r * blocks_d,)](
+            dy, x, partial, *dy.stride()[:2], *x.stride()[:3], groups * length, num_instances, length, width, **options
         )  # fmt: skip
     return partial.sum(0).to(dtype)

@@ -207,8 +207,10 @@ def _backward_kernel(
             a = tl.load(a_tile + (row * a_stride_l)[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
             # Adds nothing: it has the compiler lay out `a`, and all that is computed from it, as products come out, and
             # neither carry it from one layout to another nor compute it in both.
-            nothing = tl.zeros((BLOCK_L, 16), dtype=OPERAND)
-            a = tl.dot(nothing, tl.zeros((16, BLOCK_D), dtype=OPERAND), acc=a, input_precision="ieee", out_dtype=ACC)
+            if PARTS > 0:
+                nothing = tl.zeros((BLOCK_L, 16), dtype=OPERAND)
+                zeros = tl.zeros((16, BLOCK_D), dtype=OPERAND)
+                a = tl.dot(nothing, zeros, acc=a, input_precision="ieee", out_dtype=ACC)
             da = tl.zeros((BLOCK_L, BLOCK_D), dtype=ACC)
             first_row = g * num_instances * length + l
             dlogits_tile = dlogits_ptr + g * dlogits_stride_g + l * dlogits_stride_l

@@ -171,6 +171,11 @@ def _options(launcher: str, rows: Tensor, left: Tensor, right: Tensor, sides: tu
     }  # fmt: skip
 
 
+def _signs(signs: Tensor, rows: Tensor) -> Tensor:
+    """As the kernels read them: in float64 beside rows in float64, since Triton 3.6 widens no bytes there on sm_90."""
+    return signs.contiguous().to(rows.dtype) if rows.dtype == torch.float64 else signs.contiguous()
+
+
 def walsh_hadamard_mux_forward(
     x: Tensor, inner: Tensor, outer: Tensor, scale: float, left: Tensor, right: Tensor, sides: tuple[int, int]
 ) -> Tensor:
@@ -183,7 +188,7 @@ def walsh_hadamard_mux_forward(
         options = _options("walsh_hadamard_mux_forward", x, left, right, sides, scale)
         with on_device(x):
             _forward_kernel[(groups * length,)](
-                x, inner.contiguous(), outer.contiguous(), left, right, y, *x.stride()[:3], num_instances, length,
+                x, _signs(inner, x), _signs(outer, x), left, right, y, *x.stride()[:3], num_instances, length,
                 **options,
             )  # fmt: skip
     return y
@@ -207,7 +212,7 @@ def walsh_hadamard_mux_dx(
         options = _options("walsh_hadamard_mux_dx", dy, left, right, sides, scale)
         with on_device(dy):
             _dx_kernel[(groups * length,)](
-                dy, inner.contiguous(), outer.contiguous(), left, right, dx, dy.stride(0), dy.stride(1),
+                dy, _signs(inner, dy), _signs(outer, dy), left, right, dx, dy.stride(0), dy.stride(1),
                 inner.shape[0], length, **options,
             )  # fmt: skip
     return dx

@@ -55,7 +55,7 @@ TARGETS = {
 TOLERATED_STACK = 32
 #: Kernels whose work is matrix products.
 MATRIX_KERNELS = ("walsh_hadamard", "pair_norm_head")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 #: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one. The first
@@ -67,6 +67,7 @@ _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
     torch.int64: "*i64",
     torch.int8: "*i8",
 }

@@ -19,6 +19,11 @@ def accumulator(*tensors: Tensor | None) -> tl.constexpr:
     return tl.float64 if accumulator_dtype(*tensors) == torch.float64 else tl.float32
 
 
+def index_type(count: int) -> tl.constexpr:
+    """What numbers up to ``count``, and a block beyond, are divided in: 64-bit divisions take several times as long."""
+    return tl.int32 if count < 2**31 - 2**16 else tl.int64
+
+
 def column_block(width: int, limit: int) -> int:
     """Columns per program when rows may be cut: the largest power of two that divides ``width``, if it is at least 64
     (d = 768 runs in three blocks of 256 with no idle lane), else the next power of two; at most ``limit``."""

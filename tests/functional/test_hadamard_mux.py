@@ -86,3 +86,9 @@ def test_more_elements_than_32_bits_count(room):
     for group in (0, -1):
         expected = reference.hadamard_mux(x[group, None].double(), v.double())[0]
         assert relative_error(y[group], expected.cpu()) < TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.parametrize("instances", [1, 7, 8, 9, 13])
+def test_few_instances_and_many(triton_device, poisoned, instances):
+    """Up to eight their number is a constant of the kernel, beyond that a loop."""
+    assert_meets(hadamard_mux, reference.hadamard_mux, draw(2, instances, 3, 20), torch.float32, triton_device)
