@@ -13,14 +13,17 @@ from torch.autograd.function import once_differentiable
 
 from fastmux.functional._checks import Shapes, check_floating
 
-# Logits in memory at a time: 1 MiB of float32, but no chunk of fewer rows than a GEMM needs to run at nearly full rate.
-CHUNK_ELEMENTS = 1 << 18
+# Logits in memory at a time: on a CPU 1 MiB of float32, which its cache holds, elsewhere 512 MiB, over which some 15
+# launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows than a
+# matrix product needs to run at nearly full rate.
+CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
 MIN_ROWS = 64
 
 
-def chunk_rows(rows: int, vocab_size: int) -> int:
+def chunk_rows(rows: int, vocab_size: int, device_type: str) -> int:
     """Rows of hidden states whose logits make one chunk."""
-    return max(1, min(rows, max(MIN_ROWS, CHUNK_ELEMENTS // max(1, vocab_size))))
+    elements = CHUNK_ELEMENTS.get(device_type, CHUNK_ELEMENTS["cuda"])
+    return max(1, min(rows, max(MIN_ROWS, elements // max(1, vocab_size))))
 
 
 def linear_cross_entropy(
@@ -70,7 +73,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         share = counted.to(wide) / counted.sum().clamp(min=1)
         target = target.clamp(min=0).masked_fill(~counted, 0)
         loss = hidden.new_zeros((), dtype=wide)
-        rows = chunk_rows(hidden.shape[0], weight.shape[0])
+        rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             # From logits to probabilities to gradients in one buffer.
@@ -121,5 +124,5 @@ def linear_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     """``F.linear(hidden, weight, bias).argmax(-1)`` in chunks of rows: hidden (R, d), weight (V, d) -> (R) int64."""
     if not hidden.shape[0]:
         return torch.empty(0, dtype=torch.long, device=hidden.device)
-    chunks = hidden.split(chunk_rows(hidden.shape[0], weight.shape[0]))
+    chunks = hidden.split(chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type))
     return torch.cat([F.linear(chunk, weight, bias).argmax(-1) for chunk in chunks])

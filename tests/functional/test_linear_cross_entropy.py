@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmux.functional import linear_argmax, linear_cross_entropy
+from fastmux.functional.linear_cross_entropy import chunk_rows
 from fastmux.testing import relative_error
 
 
@@ -14,7 +15,7 @@ def chunked(request, monkeypatch):
     import importlib
 
     module = importlib.import_module("fastmux.functional.linear_cross_entropy")
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", request.param * 50)
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", request.param * 50)
 
 
 def draw(rows=10, width=8, vocab=50):
@@ -92,6 +93,13 @@ def test_logits_are_never_all_in_memory():
     with Watch():
         linear_cross_entropy(hidden, weight, torch.randint(0, vocab, (rows,))).backward()
     assert largest < rows * vocab / 4
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", 64), ("cuda", 4397), ("xpu", 4397)])
+def test_chunks_fit_the_device(device, rows):
+    """Of logits of BERT's vocabulary: what a cache holds on a CPU, 2^27 elements on a GPU; never more than all."""
+    assert chunk_rows(8192, 30522, device) == rows
+    assert chunk_rows(10, 30522, device) == 10 and chunk_rows(0, 30522, device) == 1
 
 
 def test_bad_shapes():
