@@ -17,16 +17,28 @@ def pytest_addoption(parser):
     group.addoption("--output", type=Path, help="folder for OP.json, one an op, rewritten after each case")
     group.addoption("--first_pass", action="store_true", help="the first shapes and the first dtype of every op alone")
     group.addoption("--case_seconds", type=float, default=1.0, help="of timing a case (default: 1)")
-    group.addoption("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
+    group.addoption(
+        "--budget", type=float, default=float("inf"), help="seconds; each file has its share of what is left"
+    )
     group.addoption("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
     group.addoption("--compile_only", action="store_true", help="compile and check, and time nothing")
 
 
-STARTED, REPORTS = pytest.StashKey[float](), pytest.StashKey[dict]()
+ENDS, REPORTS = pytest.StashKey[dict](), pytest.StashKey[dict]()
 
 
 def pytest_configure(config):
-    config.stash[STARTED], config.stash[REPORTS] = time.perf_counter(), {}
+    config.stash[ENDS], config.stash[REPORTS] = {None: time.perf_counter() + config.getoption("budget")}, {}
+
+
+def _ends(request) -> float:
+    """When this file's time is over: shared anew among the files that are left, as each begins."""
+    ends, path = request.config.stash[ENDS], request.node.path
+    if path not in ends:
+        left = {item.path for item in request.session.items} - set(ends)
+        now = time.perf_counter()
+        ends[path] = now + (ends[None] - now) / len(left)
+    return ends[path]
 
 
 @pytest.fixture
@@ -37,7 +49,7 @@ def measure(request):
     def run(case) -> None:
         if config.getoption("first_pass") and not case.first:
             pytest.skip("not of the first pass")
-        if time.perf_counter() - config.stash[STARTED] > config.getoption("budget"):
+        if time.perf_counter() > _ends(request):
             pytest.skip("out of time")
         timed = not config.getoption("compile_only")
         report = case.run(config.getoption("case_seconds"), config.getoption("clock"), timed)

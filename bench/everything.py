@@ -55,7 +55,8 @@ def _tests() -> list[str]:
     """Kernels and ops first, in as many processes as share a GPU well; past files that cannot be collected."""
     ignored = [f"--ignore-glob={pattern}" for pattern in ELSEWHERE]
     workers = ["-n", str(max(2, min(8, (os.cpu_count() or 2) // 2)))] if importlib.util.find_spec("xdist") else []
-    reports = ["-rfE", "--tb=short", "--continue-on-collection-errors", "--junitxml", "{out}/tests.xml"]
+    reports = ["-rfE", "--tb=short", "--continue-on-collection-errors"]
+    reports += ["-p", "bench.outcomes", "--outcomes", "{out}/tests.jsonl"]
     return ["-m", "pytest", "-q", *workers, "-p", "no:cacheprovider", *reports, *ignored, "tests/functional", "tests"]
 
 
@@ -66,7 +67,7 @@ SWEEP = ["--tasks", "sequence", "--num_instances", "2", "10", "20", "40", "--eve
 COMPILED = ["--execution", "compiled", "--tasks", "sequence", "--num_instances", "10", "40", "--batch_sizes", "256"]
 STEPS = {
     "tests": Step(170, _tests()),
-    "ops": Step(170, [*OPS, "--first_pass"]),
+    "ops": Step(170, [*OPS, "--first_pass", "--case_seconds", "0.5"]),
     "throughput": Step(110, [*THROUGHPUT, *SWEEP, "--compiled_plain"]),
     "compiled": Step(300, [*THROUGHPUT, *COMPILED, "--group_counts", "64", "--name", "throughput_compiled"]),
     "all_ops": Step(540, OPS),

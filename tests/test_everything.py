@@ -12,12 +12,12 @@ import tarfile
 import time
 from fnmatch import fnmatch
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
+import torch
 
+import bench.ops.__main__ as ops
 from bench import everything, processes
-from bench.ops.__main__ import ratios, table
 from fastmux.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,10 +119,9 @@ def test_tests_go_on_past_files_that_cannot_be_collected(tmp_path):
     with open(tmp_path / "log", "wb") as log:
         status, _ = processes.run([sys.executable, *arguments], 120, log, env)
     assert status == 1
-    (suite,) = ElementTree.parse(tmp_path / "tests.xml").getroot()
-    counts = {name: int(suite.get(name)) for name in ("tests", "failures", "errors")}
-    assert counts == {"tests": 3, "failures": 1, "errors": 1}
-    assert "No module named 'tqdm'" in (tmp_path / "log").read_text()
+    outcomes = [json.loads(line) for line in (tmp_path / "tests.jsonl").read_text().splitlines()]
+    assert sorted(line["outcome"] for line in outcomes) == ["failed", "not collected", "passed"]
+    assert "No module named 'tqdm'" in next(line["why"] for line in outcomes if line["outcome"] == "not collected")
 
 
 def test_tests_of_a_device_leave_out_what_trains():
@@ -141,9 +140,30 @@ def test_ratios_take_the_faster_backend_of_each_case(tmp_path):
     rows = [row("torch", 1.5), row("triton", 3.0), row("reference", 9.0), *slow]
     write_json(tmp_path / "hadamard_mux.json", {"op": "hadamard_mux", "rows": rows})
     write_json(tmp_path / "ratios.json", {"rows": []})
-    found = ratios(tmp_path)
+    found = ops.ratios(tmp_path)
     assert [(r["G"], r["implementation"], r["speed_to_compiled"][1]) for r in found] == [
         (2, "triton", 0.9),
         (1, "triton", 3.0),
     ]
-    assert table(found).endswith("1 of 2 slower than the compiled reference")
+    assert ops.table(found).endswith("1 of 2 slower than the compiled reference")
+
+
+def test_ops_go_on_past_one_that_kills_its_process(tmp_path, monkeypatch):
+    """The second op dies before it has results; the third has some and dies; the fourth ends well."""
+    names, asked = ["embedding_mux", "hadamard_mux", "index_demux", "mlp_demux"], []
+
+    def run(command, *_, **__):
+        own = [Path(a).stem.removeprefix("test_") for a in command if a.endswith(".py")]
+        asked.append(own)
+        for name in own:
+            if name == "hadamard_mux":
+                return -11, 1.0
+            write_json(tmp_path / f"{name}.json", {"op": name, "rows": []})
+            if name == "index_demux":
+                return -11, 1.0
+        return 0, 1.0
+
+    monkeypatch.setattr(ops, "run", run)
+    monkeypatch.setattr(ops, "default_device", lambda: torch.device("cpu"))
+    assert ops.main(["--ops", *names, "--output", str(tmp_path)]) == 1
+    assert asked == [names, names[1:], names[2:], names[3:]]
