@@ -87,7 +87,10 @@ class TransformerLayer(nn.Module):
         self, width: int, num_heads: int, intermediate_size: int, dropout: float, attention_dropout: float, eps: float
     ):
         super().__init__()
-        self.num_heads, self.attention_dropout = num_heads, attention_dropout
+        self.num_heads = num_heads
+        self.attention_dropout = nn.Dropout(
+            attention_dropout
+        )  # a module, so that who sets the model's dropout finds it
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.attention_output, self.attention_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
         self.intermediate, self.output = nn.Linear(width, intermediate_size), nn.Linear(intermediate_size, width)
@@ -102,7 +105,7 @@ class TransformerLayer(nn.Module):
         query, key, value = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        dropout = self.attention_dropout if self.training else 0.0
+        dropout = self.attention_dropout.p if self.attention_dropout.training else 0.0
         attended = nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout)
         attended = self.attention_output(attended.transpose(1, 2).flatten(2))
         x = self.attention_norm(x + self.dropout(attended))
