@@ -1,0 +1,209 @@
+"""An encoder whose first layers see every state, and whose deeper layers see N states joined into one.
+
+What is joined are N neighbouring positions of one row (``join="positions"``) or N rows of the batch at each position
+(``join="rows"``). With e the states after the row-wise layers:
+
+    positions   y_0 = e_0,  y_(1 + j) = mean of the states at 1 + jN ... jN + N that are no padding
+    rows        y_j = 1/sqrt(N) sum_i v_i * e_ij,  v_i in {-1, +1}^d, so that v_i * v_i = 1
+    states      z_ij = LN(W s_ij + b + e_ij),  s the joined layers' output, handed back to where it came from
+
+and the last layers run on z, row by row. The first position, which sequence tasks read, is never averaged. Adding a
+state's own e back leaves to the joined layers what they can do for all N at once. RevMUX (Xu et al., EMNLP 2024,
+section 3.1) also runs the first layers row by row; averaging neighbours is Funnel-Transformer's pooling (Dai et al.,
+NeurIPS 2020, section 2.2).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as EncoderOutput
+
+JOINS = ("positions", "rows")
+
+
+class JoinedEncoder(nn.Module):
+    """Stands where a BERT-like model has its ``encoder``.
+
+    Args:
+        layers: the layers to keep, in order; each maps ``(states, attention_mask)`` to states.
+        config: of the encoder; its attention implementation says what a mask looks like.
+        num_instances: N, states that are joined into one; with 1 nothing is joined, and the encoder is the plain one.
+        join: "positions" or "rows".
+        row_layers: layers that run on every state before the join.
+        last_layers: layers that run on every state after it.
+        first_only: hand back the first position alone, (B, 1, d): all that a sequence head reads. The last layer is
+            then computed there only, which is exact.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64)
+        >>> bert = BertModel(config)
+        >>> joined = JoinedEncoder(bert.encoder.layer, config, num_instances=2)
+        >>> joined(torch.randn(3, 7, 32)).last_hidden_state.shape
+        torch.Size([3, 7, 32])
+    """
+
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        config: PreTrainedConfig,
+        *,
+        num_instances: int,
+        join: str = "positions",
+        row_layers: int = 1,
+        last_layers: int = 1,
+        first_only: bool = False,
+    ):
+        super().__init__()
+        self.layer = layers
+        self.config = config
+        self.num_instances, self.join = num_instances, join
+        self.row_layers, self.last_layers, self.first_only = row_layers, last_layers, first_only
+        if num_instances == 1:
+            return
+        width = config.hidden_size
+        # The scale that the layers behind expect of states is that of the layer before them.
+        self.layer_norm = copy.deepcopy(layers[len(layers) - 1 - last_layers].output.LayerNorm)
+        like = {name: getattr(self.layer_norm.weight, name) for name in ("device", "dtype")}
+        self.dense = nn.Linear(width, width, **like)
+        if join == "rows":
+            self.register_buffer("signs", torch.empty(num_instances, width, **like))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the signs anew and start from the states as they come: W = I, b = 0."""
+        if self.num_instances == 1:
+            return
+        nn.init.eye_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        if self.join == "rows" and not getattr(self.signs, "_is_hf_initialized", False):
+            self.signs.copy_(2 * torch.randint_like(self.signs, 2) - 1)
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> EncoderOutput:
+        """hidden_states (B, L, d), attention_mask as the attention implementation has it -> states (B, L, d), or
+        (B, 1, d) with ``first_only``."""
+        keep = _kept(attention_mask)
+        if self.num_instances == 1:
+            states = self._run(self.layer[:-1], hidden_states, keep)
+            return EncoderOutput(last_hidden_state=self._last(self.layer[-1], states, keep))
+        rows = len(hidden_states)
+        if self.join == "rows" and rows % self.num_instances:
+            # The last group is filled with rows from the start of the batch, whose outputs are dropped.
+            filled = torch.arange(-(-rows // self.num_instances) * self.num_instances, device=hidden_states.device)
+            hidden_states = hidden_states[filled % rows]
+            keep = None if keep is None else keep[filled % rows]
+        behind = len(self.layer) - self.last_layers
+        own = self._run(self.layer[: self.row_layers], hidden_states, keep)
+        joined, joined_keep = (self._join_positions if self.join == "positions" else self._join_rows)(own, keep)
+        joined = self._run(self.layer[self.row_layers : behind], joined, joined_keep)
+        states = self._separate(joined, own)
+        if self.last_layers:
+            states = self._run(self.layer[behind:-1], states, keep)
+            states = self._last(self.layer[-1], states, keep)
+        return EncoderOutput(last_hidden_state=states[:rows, :1] if self.first_only else states[:rows])
+
+    def _run(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=keep)
+        for layer in layers:
+            states = layer(states, mask)
+        return states
+
+    def _last(self, layer: nn.Module, states: Tensor, keep: Tensor | None) -> Tensor:
+        if self.first_only:
+            return first_position(layer, states, keep)
+        return self._run([layer], states, keep)
+
+    def _join_positions(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and which of those are no padding."""
+        n = self.num_instances
+        first, rest = x[:, :1], x[:, 1:]
+        fill = -rest.shape[1] % n
+        if keep is None and not fill:
+            return torch.cat([first, rest.unflatten(1, (-1, n)).mean(2)], dim=1), None
+        real = x.new_ones(rest.shape[:2]) if keep is None else keep[:, 1:].to(x.dtype)
+        total = nn.functional.pad(rest * real[..., None], (0, 0, 0, fill)).unflatten(1, (-1, n)).sum(2)
+        count = nn.functional.pad(real, (0, fill)).unflatten(1, (-1, n)).sum(2)
+        joined = torch.cat([first, total / count.clamp(min=1)[..., None]], dim=1)
+        if keep is None:
+            return joined, None  # a short last window is still some state
+        return joined, torch.cat([keep[:, :1], count > 0], dim=1)
+
+    def _join_rows(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """(G * N, L, d) -> (G, L, d), and at which positions at least one row of a group is no padding."""
+        n = self.num_instances
+        x = x if keep is None else x * keep[..., None]
+        joined = (x.unflatten(0, (-1, n)) * self.signs[:, None]).sum(1) / math.sqrt(n)
+        return joined, None if keep is None else keep.unflatten(0, (-1, n)).any(1)
+
+    def _separate(self, joined: Tensor, own: Tensor) -> Tensor:
+        """The joined layers' output and each state's own from before -> states in the places of ``own``."""
+        if self.join == "rows":
+            back = self.dense(joined[:, None] * self.signs[:, None]).flatten(0, 1)
+        else:
+            # W before the copies: one product a joined state.
+            back = self.dense(joined)
+            rest = back[:, 1:].repeat_interleave(self.num_instances, dim=1)[:, : own.shape[1] - 1]
+            back = torch.cat([back[:, :1], rest], dim=1)
+        return self.layer_norm(back + own)
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_instances={self.num_instances}, join={self.join!r}, row_layers={self.row_layers}, "
+            f"last_layers={self.last_layers}, first_only={self.first_only}"
+        )
+
+
+def first_position(layer: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """A BERT-like layer at the first position alone: x (B, L, d), keep (B, L) True at real positions -> (B, 1, d).
+
+    Exactly ``layer(x)[:, :1]``: of a layer's work only keys and values concern the other positions, and with one query
+    even those can be folded away. With q the query of a head, ``q . (W_k x_l + b_k)`` is ``(W_k^T q) . x_l`` and a term
+    that is the same for all l, which the softmax drops; ``sum_l p_l (W_v x_l + b_v)`` is ``W_v (sum_l p_l x_l) + b_v``.
+    What remains of the work at L positions is 4 L d operations a head.
+    """
+    attention = layer.attention.self
+    heads = attention.num_attention_heads
+    if any(type(getattr(attention, name)) is not nn.Linear for name in ("query", "key", "value")):
+        # Adapters or quantised weights: their own way, at every position.
+        mask = None if keep is None else keep[:, None, None]
+        mask = mask if mask is None or attention.config._attn_implementation != "eager" else _additive(mask, x)
+        return layer(x, mask)[:, :1]
+    first = x[:, 0]
+    query = attention.query(first).unflatten(-1, (heads, -1))  # (B, H, d / H)
+    scale = query.shape[-1] ** -0.5
+    key, value = (getattr(attention, name).weight.unflatten(0, (heads, -1)) for name in ("key", "value"))
+    folded = torch.bmm(query.transpose(0, 1) * scale, key).transpose(0, 1)  # (B, H, d)
+    scores = torch.bmm(folded, x.mT)  # (B, H, L)
+    if keep is not None:
+        scores = scores.masked_fill(~keep[:, None], torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1)
+    weights = nn.functional.dropout(weights, attention.dropout.p, layer.training)
+    # Dropout leaves the weights' sum, by which the bias is to be taken, other than 1.
+    context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1).flatten(1)
+    if attention.value.bias is not None:
+        bias = attention.value.bias.unflatten(0, (heads, -1))
+        context = context + (weights.sum(-1, keepdim=True) * bias).flatten(1)
+    states = layer.attention.output(context, first)
+    return layer.feed_forward_chunk(states)[:, None]
+
+
+def _kept(mask: Tensor | None) -> Tensor | None:
+    """Which positions (B, L) are no padding, of a mask as an attention implementation of transformers has it."""
+    if mask is None:
+        return None
+    if mask.dim() == 4:
+        mask = mask[:, 0, 0]  # the same for every query of an encoder
+        return mask if mask.dtype == torch.bool else mask == 0
+    return mask != 0
+
+
+def _additive(keep: Tensor, x: Tensor) -> Tensor:
+    return torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, torch.finfo(x.dtype).min)
