@@ -15,10 +15,10 @@ __version__ = "0.1.0"
 #: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
 _MODULES = {
     "DEMULTIPLEXERS": "fastmux.modules",
-    "JoinedConfig": "fastmux.joined",
-    "JoinedForSequenceClassification": "fastmux.joined",
-    "JoinedForTokenClassification": "fastmux.joined",
-    "JoinedModel": "fastmux.joined",
+    "JoinedConfig": "fastmux.joined_configuration",
+    "JoinedForSequenceClassification": "fastmux.models",
+    "JoinedForTokenClassification": "fastmux.models",
+    "JoinedModel": "fastmux.models",
     "MULTIPLEXERS": "fastmux.modules",
     "ModuleEncoder": "fastmux.models",
     "TMux": "fastmux.models",

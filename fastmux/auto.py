@@ -1,7 +1,7 @@
-"""The Auto classes of transformers know T-MUX models from ``import fastmux`` on, and that import loads neither.
+"""The Auto classes of transformers know fastmux's models from ``import fastmux`` on, and that import loads neither.
 
 Importing the Auto classes takes seconds, so they are told when somebody else has imported them: behind the one that
-makes configs `fastmux.configuration` is loaded, behind those that make models `fastmux.models`, which register.
+makes configs `fastmux`'s configurations are loaded, behind those that make models `fastmux.models`, which register.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import importlib.util
 import sys
 
 _BEHIND = {
-    "transformers.models.auto.configuration_auto": "fastmux.configuration",
-    "transformers.models.auto.modeling_auto": "fastmux.models",
+    "transformers.models.auto.configuration_auto": ("fastmux.configuration", "fastmux.joined_configuration"),
+    "transformers.models.auto.modeling_auto": ("fastmux.models",),
 }
 
 
@@ -30,9 +30,10 @@ class _AfterImport(importlib.abc.MetaPathFinder):
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def exec_module(module):
-                execute(module)
-                importlib.import_module(ours)
+            def exec_module(theirs):
+                execute(theirs)
+                for module in ours:
+                    importlib.import_module(module)
 
             spec.loader.exec_module = exec_module
         return spec
@@ -43,4 +44,5 @@ def register() -> None:
     sys.meta_path.insert(0, _AfterImport())
     for theirs, ours in _BEHIND.items():
         if theirs in sys.modules:
-            importlib.import_module(ours)
+            for module in ours:
+                importlib.import_module(module)

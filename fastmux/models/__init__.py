@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from fastmux.configuration import TMuxConfig
+from fastmux.joined_configuration import JoinedConfig
 from fastmux.models.encoders import ModuleEncoder
 from fastmux.models.heads import (
     TMuxForMaskedLM,
@@ -18,9 +19,13 @@ from fastmux.models.heads import (
     TMuxForSequenceClassification,
     TMuxForTokenClassification,
 )
+from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.tmux import TMux
 
 __all__ = [
+    "JoinedForSequenceClassification",
+    "JoinedForTokenClassification",
+    "JoinedModel",
     "ModuleEncoder",
     "TMux",
     "TMuxForMaskedLM",
@@ -33,3 +38,6 @@ AutoModel.register(TMuxConfig, TMux, exist_ok=True)
 AutoModelForMaskedLM.register(TMuxConfig, TMuxForMaskedLM, exist_ok=True)
 AutoModelForSequenceClassification.register(TMuxConfig, TMuxForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(TMuxConfig, TMuxForTokenClassification, exist_ok=True)
+AutoModel.register(JoinedConfig, JoinedModel, exist_ok=True)
+AutoModelForSequenceClassification.register(JoinedConfig, JoinedForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(JoinedConfig, JoinedForTokenClassification, exist_ok=True)

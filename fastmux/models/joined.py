@@ -13,87 +13,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 
-from fastmux.joined_encoder import JOINS, JoinedEncoder
-
-#: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm; no term by position.
-BERT_LIKE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
-
-
-class JoinedConfig(PreTrainedConfig):
-    """Configuration of a model whose deeper layers run on joined states.
-
-    Args:
-        backbone_config: of the encoder as it is now, a Hugging Face config or its dict; one of `BERT_LIKE`.
-        num_instances: N, states that are joined into one, 1 or more; 1 is the encoder as it was.
-        join: "positions" (default), N neighbouring positions of a row; or "rows", N rows of the batch at each
-            position.
-        row_layers: layers before the join, 0 or more.
-        last_layers: layers after it, where the states are apart again, 0 or more.
-        kwargs: any common option of a Hugging Face config.
-
-    Raises:
-        ValueError: for a value outside what is listed above, or row and last layers that leave none of the encoder's to
-            run on joined states.
-    """
-
-    model_type = "fastmux_joined"
-    sub_configs = {"backbone_config": AutoConfig}
-
-    backbone_config: dict | PreTrainedConfig | None = None
-    num_instances: int = 2
-    join: str = "positions"
-    row_layers: int = 1
-    last_layers: int = 1
-
-    def __post_init__(self, **kwargs):
-        if isinstance(self.backbone_config, dict):
-            options = dict(self.backbone_config)
-            self.backbone_config = AutoConfig.for_model(options.pop("model_type", None), **options)
-        elif self.backbone_config is None:
-            self.backbone_config = AutoConfig.for_model("bert")
-        backbone = self.backbone_config
-        if backbone.model_type not in BERT_LIKE or getattr(backbone, "is_decoder", False):
-            raise ValueError(
-                f"backbone is a {backbone.model_type!r} model; layers can be run on joined states in encoders of the "
-                f"kinds {', '.join(BERT_LIKE)}"
-            )
-        for name, least in (("num_instances", 1), ("row_layers", 0), ("last_layers", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
-        if self.join not in JOINS:
-            raise ValueError(f"join is {self.join!r}, expected one of {', '.join(map(repr, JOINS))}")
-        layers = backbone.num_hidden_layers
-        if self.row_layers + self.last_layers >= layers:
-            raise ValueError(
-                f"row_layers is {self.row_layers} and last_layers is {self.last_layers}, expected fewer than "
-                f"{layers} in all: the encoder has {layers} layers, of which at least one runs on joined states"
-            )
-        for name in ("id2label", "label2id", "problem_type"):
-            if getattr(backbone, name, None) is not None:
-                kwargs.setdefault(name, getattr(backbone, name))
-        kwargs.setdefault("attn_implementation", backbone._attn_implementation)
-        super().__post_init__(**kwargs)
-
-    @property
-    def hidden_size(self) -> int:
-        return self.backbone_config.hidden_size
-
-    @property
-    def vocab_size(self) -> int:
-        return self.backbone_config.vocab_size
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self.backbone_config.pad_token_id
+from fastmux.joined_configuration import JoinedConfig
+from fastmux.models.joined_encoder import JoinedEncoder
 
 
 class JoinedPreTrainedModel(PreTrainedModel):
@@ -146,10 +73,12 @@ class JoinedPreTrainedModel(PreTrainedModel):
             backbone: a Hugging Face model, or the name or folder of one. It stays as it is.
             num_instances, join, row_layers, last_layers: see `JoinedConfig`.
             joined_layers: numbers of those of the model's layers that run on joined states, e.g. ``[1, 3]``, between
-                the row and the last layers; the others are left out, for speed. All of them if None.
+                the row and the last layers; the others are left out, for speed. All of them if None. With N = 1,
+                where it may be none of them, this is a plain encoder of fewer layers.
 
         Raises:
-            ValueError: for a model of another kind than `BERT_LIKE`, or a value out of range.
+            ValueError: for a model of another kind than `fastmux.joined_configuration.BERT_LIKE`, or a value
+                out of range.
 
         Example:
             >>> import torch, fastmux
@@ -172,10 +101,11 @@ class JoinedPreTrainedModel(PreTrainedModel):
         total = backbone.config.num_hidden_layers
         between = range(row_layers, total - last_layers)
         kept = list(between if joined_layers is None else joined_layers)
-        if not kept or kept != sorted(set(kept)) or not set(kept) <= set(between):
+        least = 0 if num_instances == 1 else 1
+        if len(kept) < least or kept != sorted(set(kept)) or not set(kept) <= set(between):
             raise ValueError(
                 f"joined_layers is {joined_layers!r}, expected ascending numbers from {between.start} to "
-                f"{between.stop - 1}, at least one"
+                f"{between.stop - 1}, at least {least}"
             )
         model = copy.deepcopy(backbone)
         layers = model.base_model.encoder.layer
@@ -246,9 +176,3 @@ class JoinedForTokenClassification(_JoinedForLabels):
     """An encoder with a head on every position."""
 
     _auto = AutoModelForTokenClassification
-
-
-AutoConfig.register(JoinedConfig.model_type, JoinedConfig, exist_ok=True)
-AutoModel.register(JoinedConfig, JoinedModel, exist_ok=True)
-AutoModelForSequenceClassification.register(JoinedConfig, JoinedForSequenceClassification, exist_ok=True)
-AutoModelForTokenClassification.register(JoinedConfig, JoinedForTokenClassification, exist_ok=True)

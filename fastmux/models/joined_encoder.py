@@ -24,8 +24,6 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as EncoderOutput
 
-JOINS = ("positions", "rows")
-
 
 class JoinedEncoder(nn.Module):
     """Stands where a BERT-like model has its ``encoder``.
@@ -79,10 +77,14 @@ class JoinedEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the signs anew and start from the states as they come: W = I, b = 0."""
+        """Draw the signs anew; W = I and b = 0 for positions, W = 0 for rows.
+
+        The encoder's layers know what to make of averaged neighbours, and nothing of superposed rows: what they return
+        of those at first would drown the states that are added to it.
+        """
         if self.num_instances == 1:
             return
-        nn.init.eye_(self.dense.weight)
+        (nn.init.eye_ if self.join == "positions" else nn.init.zeros_)(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
         if self.join == "rows" and not getattr(self.signs, "_is_hf_initialized", False):
             self.signs.copy_(2 * torch.randint_like(self.signs, 2) - 1)

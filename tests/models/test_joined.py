@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 
 import fastmux
 from fastmux import reference
-from fastmux.joined_encoder import first_position
+from fastmux.models.joined_encoder import first_position
 
 FAMILIES = ["Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"]
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
@@ -57,6 +57,14 @@ def test_one_instance_is_the_model_itself(family, kind, attention):
     expected = model(**inputs).logits
     real = slice(None) if kind == "sequence" else inputs["attention_mask"] == 1
     torch.testing.assert_close(logits[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("middle", [[], [2]])
+def test_one_instance_of_fewer_layers_is_a_cut_encoder(middle):
+    model = plain()
+    cut = joined(model, 1, joined_layers=middle)
+    model.bert.encoder.layer = nn.ModuleList(model.bert.encoder.layer[i] for i in [0, *middle, 4])
+    torch.testing.assert_close(cut(**batch()).logits, model(**batch()).logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -138,6 +146,7 @@ def test_short_rows(join, length):
 def test_every_parameter_has_a_gradient(join, kind):
     model = plain(kind=kind)
     fast = joined(model, 2, join=join, joined_layers=[1, 3])
+    nn.init.eye_(fast.model.bert.encoder.dense.weight)  # zeros, to begin with, let no gradient through
     labels = torch.tensor([0, 1, 2, 0, 1]) if kind == "sequence" else torch.ones(5, 8, dtype=torch.long)
     fast.train()(**batch(), labels=labels).loss.backward()
     # What is missing: the bias of a key, which no softmax sees, where the layer is folded to one position.

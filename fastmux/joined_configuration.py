@@ -1,0 +1,82 @@
+"""`JoinedConfig`: what a model whose deeper layers run on joined states is made of."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, PreTrainedConfig
+
+#: What may be joined into one: neighbouring positions of a row, or rows of a batch.
+JOINS = ("positions", "rows")
+#: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm; no term by position.
+BERT_LIKE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+
+
+class JoinedConfig(PreTrainedConfig):
+    """Configuration of a model whose deeper layers run on joined states.
+
+    Args:
+        backbone_config: of the encoder as it is now, a Hugging Face config or its dict; one of `BERT_LIKE`.
+        num_instances: N, states that are joined into one, 1 or more; 1 is the encoder as it was.
+        join: "positions" (default), N neighbouring positions of a row; or "rows", N rows of the batch at each
+            position.
+        row_layers: layers before the join, 0 or more.
+        last_layers: layers after it, where the states are apart again, 0 or more.
+        kwargs: any common option of a Hugging Face config.
+
+    Raises:
+        ValueError: for a value outside what is listed above, or row and last layers that leave none of the encoder's to
+            run on joined states.
+    """
+
+    model_type = "fastmux_joined"
+    sub_configs = {"backbone_config": AutoConfig}
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    num_instances: int = 2
+    join: str = "positions"
+    row_layers: int = 1
+    last_layers: int = 1
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.backbone_config, dict):
+            options = dict(self.backbone_config)
+            self.backbone_config = AutoConfig.for_model(options.pop("model_type", None), **options)
+        elif self.backbone_config is None:
+            self.backbone_config = AutoConfig.for_model("bert")
+        backbone = self.backbone_config
+        if backbone.model_type not in BERT_LIKE or getattr(backbone, "is_decoder", False):
+            raise ValueError(
+                f"backbone is a {backbone.model_type!r} model; layers can be run on joined states in encoders of the "
+                f"kinds {', '.join(BERT_LIKE)}"
+            )
+        for name, least in (("num_instances", 1), ("row_layers", 0), ("last_layers", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+        if self.join not in JOINS:
+            raise ValueError(f"join is {self.join!r}, expected one of {', '.join(map(repr, JOINS))}")
+        layers = backbone.num_hidden_layers
+        if self.num_instances > 1 and self.row_layers + self.last_layers >= layers:
+            raise ValueError(
+                f"row_layers is {self.row_layers} and last_layers is {self.last_layers}, expected fewer than "
+                f"{layers} in all: the encoder has {layers} layers, of which at least one runs on joined states"
+            )
+        for name in ("id2label", "label2id", "problem_type"):
+            if getattr(backbone, name, None) is not None:
+                kwargs.setdefault(name, getattr(backbone, name))
+        kwargs.setdefault("attn_implementation", backbone._attn_implementation)
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.backbone_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone_config.vocab_size
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self.backbone_config.pad_token_id
+
+
+AutoConfig.register(JoinedConfig.model_type, JoinedConfig, exist_ok=True)
