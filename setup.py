@@ -76,6 +76,7 @@ setup(
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels", "fastmux.kernels.common"],
     package_data={"fastmux": ["py.typed"], "fastmux.kernels": ["tuned/*.json"]},  # found by bench/tune.py
     install_requires=[*LIBRARY, *TRAIN],
+    entry_points={"console_scripts": ["fastmux = fastmux.cli.main:main"]},
     extras_require={
         "test": TEST,
         "bench": BENCH,

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 
 #: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
 _MODULES = {
+    "Conversion": "fastmux.distillation.convert",
+    "ConversionSettings": "fastmux.distillation.settings",
     "DEMULTIPLEXERS": "fastmux.modules",
     "JoinedConfig": "fastmux.joined_configuration",
     "JoinedForSequenceClassification": "fastmux.models",
@@ -28,6 +30,8 @@ _MODULES = {
     "TMuxForSequenceClassification": "fastmux.models",
     "TMuxForTokenClassification": "fastmux.models",
     "backend": "fastmux.backends",
+    "convert": "fastmux.distillation.convert",
+    "read_texts": "fastmux.distillation.texts",
 }
 _SUBMODULES = ("functional", "modules", "reference")
 

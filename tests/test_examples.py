@@ -35,15 +35,17 @@ def examples(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
-def test_pages(page, registries):
+def test_pages(page, registries, tmp_path, monkeypatch):
     """The blocks of a page, one after the other, as somebody who follows it would run them."""
+    monkeypatch.chdir(tmp_path)  # for those that write
     scope: dict = {"__name__": "__main__"}
     for block in examples(page):
         exec(compile(block, str(page), "exec"), scope)
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.stem)
-def test_scripts(script, registries, capsys):
+def test_scripts(script, registries, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from fastmux.joined_configuration import JoinedConfig
 from fastmux.models.joined_encoder import JoinedEncoder
+from fastmux.models.prediction import PredictsInGroups
 
 
 class JoinedPreTrainedModel(PreTrainedModel):
@@ -148,7 +149,7 @@ class JoinedModel(JoinedPreTrainedModel):
     """An encoder without a head: ``last_hidden_state`` (B, L, d) and what else the encoder gives."""
 
 
-class _JoinedForLabels(JoinedPreTrainedModel):
+class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
     def forward(
         self,
         input_ids: Tensor | None = None,

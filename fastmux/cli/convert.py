@@ -1,0 +1,92 @@
+"""``fastmux convert``: make a trained model faster, from text without labels."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+import fastmux
+from fastmux.distillation.settings import ConversionSettings
+
+DESCRIPTION = """\
+Make a trained encoder, or one with a sequence or token classification head, faster: a copy whose deeper layers serve
+N states a pass learns to say what the original says. It needs text of the kind that the model is used on, and no label.
+
+Ends with the agreement with the original, on rows that were kept apart, and with the speed of both on the same rows.
+Started again after an interruption, with the same arguments, it goes on from its last checkpoint."""
+
+EPILOG = """\
+examples:
+  fastmux convert my-model --text reviews.txt --num_instances 2 --output_dir my-model-2x
+  fastmux convert my-model --text a.txt b.txt.gz --num_instances 4 --row_layers 1 --joined_layers 2 4 --output_dir out
+  fastmux convert my-model --text pairs.tsv --num_instances 1 --joined_layers 2 --output_dir shallower   # no joining"""
+
+_HELP = {
+    "num_instances": "N, states that share a pass of the joined layers; 1 joins nothing",
+    "join": "what is joined: N neighbouring positions of a row, or N rows of the batch at each position",
+    "row_layers": "layers that run on every state before the joined ones",
+    "last_layers": "layers that run on every state after them; a sequence head's last layer runs at one position alone",
+    "joined_layers": "those of the original's layers that run joined, ascending; default: all in between",
+    "max_length": "tokens of a row; longer rows are cut",
+    "num_train_epochs": "passes over the text",
+    "learning_rate": "peak learning rate",
+    "per_device_train_batch_size": "rows of a step",
+    "seed": "of everything that is drawn",
+}
+_TYPES = {"joined_layers": int, "join": str}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """The arguments of the command: those of `fastmux.distillation.ConversionSettings`, and where things are."""
+    parser = commands.add_parser(
+        "convert",
+        help="make a trained model faster, from text without labels",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="name on the Hugging Face hub, or folder, with its tokenizer")
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="UTF-8 text, one row a line, .gz too; a line with a tab is a pair of texts",
+    )
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="a new folder, for the converted model")
+    parser.add_argument("--max_steps", type=int, default=-1, help="optimiser steps, in place of epochs")
+    for setting in fields(ConversionSettings):
+        default = setting.default
+        options = {"default": default, "type": _TYPES.get(setting.name, type(default))}
+        options["help"] = _HELP[setting.name] + ("" if default is None else f" (default: {default})")
+        if setting.name == "joined_layers":
+            options["nargs"] = "+"
+        parser.add_argument(f"--{setting.name}", **options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert, and print what came of it."""
+    from fastmux.distillation.settings import ConversionSettings
+
+    given = {setting.name: getattr(options, setting.name) for setting in fields(ConversionSettings)}
+    if given["joined_layers"] is not None:
+        given["joined_layers"] = tuple(given["joined_layers"])
+    trainer = {"max_steps": options.max_steps} if options.max_steps > 0 else {}
+    report = fastmux.convert(
+        options.model,
+        fastmux.read_texts(options.text),
+        options.output_dir,
+        settings=ConversionSettings(**given),
+        **trainer,
+    )
+    agreement, rates = report.agreement, report.rows_per_second
+    if agreement.labels is not None:
+        print(
+            f"same labels      {agreement.labels:.4f} ± {agreement.labels_std:.4f} of {agreement.rows} rows kept apart"
+        )
+        print(f"KL divergence    {agreement.kl:.4f} nats")
+    print(f"cosine of states {agreement.cosine:.4f}")
+    print(f"rows a second    {rates['converted']:,.0f}, the original {rates['original']:,.0f}: {report.speed_up:.2f} x")
+    if report.cut_rows:
+        print(f"{report.cut_rows} rows were cut at --max_length {given['max_length']}")
+    print(f"written: {options.output_dir}")

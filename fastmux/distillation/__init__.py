@@ -1,0 +1,1 @@
+"""A trained model becomes a faster one that says the same, from text without labels."""

@@ -1,0 +1,317 @@
+"""`convert`: any trained encoder, with its head, becomes a faster one that says the same, from text without labels."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import cached_file
+
+from fastmux.distillation.agreement import Agreement, measure_agreement
+from fastmux.distillation.card import conversion_card
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.speed import rows_per_second
+from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
+from fastmux.distillation.texts import Row, tokenize
+from fastmux.distillation.trainer import ROW, DistillationTrainer, TeacherCollator
+from fastmux.files import read_json, remove, write_json
+from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
+
+#: Which class serves a model, by what its own class ends in; a model without a head is served as an encoder.
+_STUDENTS = {
+    "ForSequenceClassification": (AutoModelForSequenceClassification, JoinedForSequenceClassification),
+    "ForTokenClassification": (AutoModelForTokenClassification, JoinedForTokenClassification),
+    "Model": (AutoModel, JoinedModel),
+}
+#: Below the output folder while a conversion runs: the original's outputs, checkpoints, TensorBoard's logs.
+_WORK, _SETTINGS = ".conversion", "settings.json"
+REPORT = "conversion.json"
+#: Rows that nothing is trained on: the agreement with the original is measured on them, and the speed.
+HELD_OUT_SHARE, HELD_OUT_ROWS = 0.1, 2000
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion ends with, and what ``conversion.json`` holds.
+
+    Attributes:
+        agreement: with the original, on rows that nothing was trained on.
+        rows_per_second: of "original" and "converted", on the same rows, in turns.
+        speed_up: their ratio.
+        seconds: of training, in all processes that had a part in it.
+    """
+
+    settings: dict
+    train_rows: int
+    cut_rows: int
+    agreement: Agreement
+    rows_per_second: dict[str, float]
+    speed_up: float
+    steps: int
+    seconds: float
+    log: list[dict] = field(default_factory=list, repr=False)
+
+
+def convert(
+    model: str | PathLike | PreTrainedModel,
+    texts: Sequence[Row],
+    output_dir: str | PathLike,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    settings: ConversionSettings | None = None,
+    **trainer: object,
+) -> Conversion:
+    """Make a trained model faster: a copy of it whose deeper layers serve N states a pass learns to say what it says.
+
+    The copy starts from the original's weights, head included, and is trained on the original's last hidden states and
+    logits for ``texts`` (`fastmux.distillation.trainer.distillation_loss`). Called again with the same arguments after
+    an interruption, it goes on from its last checkpoint.
+
+    Args:
+        model: a Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
+        texts: rows, each a text or the two texts of a pair; what the model will be used on, without labels.
+        output_dir: gets the model, its tokenizer and ``conversion.json``.
+        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
+        settings: see `ConversionSettings`.
+        trainer: further arguments of `transformers.TrainingArguments`, e.g. ``max_steps`` or ``bf16``.
+
+    Returns:
+        The agreement with the original and the speed of both.
+
+    Raises:
+        ValueError: for a model that is no encoder, or without a tokenizer, or with another vocabulary than the
+            tokenizer's; too few texts; an output folder that holds something else; NaN in what the original says.
+            Before anything is trained.
+    """
+    settings = settings or ConversionSettings()
+    original, tokenizer, student_class = _load(model, tokenizer)
+    student = student_class.from_backbone(
+        original,
+        settings.num_instances,
+        join=settings.join,
+        row_layers=settings.row_layers,
+        last_layers=settings.last_layers,
+        joined_layers=settings.joined_layers,
+    )
+    least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
+    if len(texts) < least:
+        raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept to measure on")
+    folder, work = Path(output_dir), Path(output_dir) / _WORK
+    identity = {**asdict(settings), "trainer": trainer, "texts": _digest(texts), "model": _weights_digest(original)}
+    identity = json.loads(json.dumps(identity, default=str))
+    _check_folder(folder, identity)
+
+    set_seed(settings.seed)
+    rows = tokenize(texts, tokenizer, settings.max_length)
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    # Whole groups, so that none is filled up.
+    kept = min(HELD_OUT_ROWS, int(HELD_OUT_SHARE * len(rows)))
+    kept = max(settings.num_instances, kept // settings.num_instances * settings.num_instances)
+    held_out, train = rows.select(order[:kept]), rows.select(order[kept:])
+    cut = int(np.sum(np.asarray(rows["length"]) >= settings.max_length))
+    first_only = student_class is JoinedForSequenceClassification
+    size = teacher_bytes(np.asarray(train["length"]), original.config.hidden_size, first_only) / 2**20
+    arguments = TrainingArguments(output_dir=str(work), **_arguments(settings, trainer))
+    original = original.eval().to(arguments.device)
+    print(f"the original's outputs for {len(train)} rows: {size:.0f} MiB in {work}", flush=True)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / _SETTINGS, identity)
+    teacher = compute_teacher_outputs(
+        original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
+    )
+    step_rows = train.add_column(ROW, np.arange(len(train)))
+    with _without_dropout(student), _frozen(student.get_input_embeddings()):
+        distiller = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=step_rows,
+            data_collator=TeacherCollator(tokenizer, teacher),
+            processing_class=tokenizer,
+            state_variance=_variance(teacher.states),
+        )
+        clock = _Clock(work / "seconds.json")
+        distiller.add_callback(clock)
+        distiller.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
+    student = distiller.accelerator.unwrap_model(distiller.model).eval()
+    rates = rows_per_second(
+        {"original": original, "converted": student}, tokenizer, held_out, multiple=settings.num_instances
+    )
+    report = Conversion(
+        settings=identity,
+        train_rows=len(train),
+        cut_rows=cut,
+        agreement=measure_agreement(student, original, tokenizer, held_out, settings.num_instances, settings.seed),
+        rows_per_second=rates,
+        speed_up=rates["converted"] / rates["original"],
+        steps=distiller.state.global_step,
+        seconds=round(clock.seconds(), 1),
+        log=distiller.state.log_history,
+    )
+    if distiller.is_world_process_zero():
+        tokenizer.save_pretrained(folder)
+        student.save_pretrained(folder)
+        conversion_card(report, student, str(output_dir)).save(folder / "README.md")
+        write_json(folder / REPORT, asdict(report))
+        remove(work)
+    return report
+
+
+class _Clock(TrainerCallback):
+    """Seconds of training, those of earlier processes included as far as their last checkpoint."""
+
+    def __init__(self, path: Path):
+        self.path, self.begin = path, time.perf_counter()
+        self.before = read_json(path) if path.is_file() else 0.0
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.begin
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_json(self.path, self.seconds())
+
+
+def _load(
+    model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, type]:
+    """The original, its tokenizer, and the class that serves it."""
+    if isinstance(model, PreTrainedModel):
+        if tokenizer is None:
+            raise ValueError("tokenizer is None, expected the tokenizer of the model")
+        kind = next((end for end in _STUDENTS if type(model).__name__.endswith(end)), None)
+        if kind is None:
+            raise ValueError(f"model is a {type(model).__name__}, expected a class that ends in {', '.join(_STUDENTS)}")
+    else:
+        config = _read(AutoConfig, model, "model")
+        named = (config.architectures or ["Model"])[0]
+        kind = next((end for end in _STUDENTS if named.endswith(end)), "Model")
+        if tokenizer is None:
+            tokenizer = _read(AutoTokenizer, model, "tokenizer")
+            # Where there is none, transformers makes an empty one of the model's kind.
+            files = tokenizer.vocab_files_names.values()
+            if not any(cached_file(model, f, _raise_exceptions_for_missing_entries=False) for f in files):
+                raise ValueError(f"model {str(model)!r} has no tokenizer beside it, expected one of {', '.join(files)}")
+        model = _read(_STUDENTS[kind][0], model, "model")
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.config.vocab_size}: "
+            "expected the tokenizer that the model was trained with"
+        )
+    return model, tokenizer, _STUDENTS[kind][1]
+
+
+def _read(auto: type, name: str | PathLike, what: str):
+    try:
+        return auto.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {error}") from error
+
+
+def _arguments(settings: ConversionSettings, given: dict[str, object]) -> dict[str, object]:
+    """What the trainer is told, unless it is told otherwise."""
+    return {
+        "num_train_epochs": settings.num_train_epochs,
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.98,
+        # Rows of like length share a batch; which ones, and in which slot each, is drawn anew in every epoch.
+        "train_sampling_strategy": "group_by_length",
+        "remove_unused_columns": False,
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 1,
+        "logging_steps": 0.02,
+        "report_to": [],
+        "seed": settings.seed,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **given,
+    }
+
+
+def _check_folder(folder: Path, identity: dict) -> None:
+    """Raises ValueError for a folder that holds anything but an unfinished conversion of the same settings."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"output_dir is {str(folder)!r}, which is a file; expected a folder")
+    record = folder / _WORK / _SETTINGS
+    if record.is_file():
+        before = read_json(record)
+        changed = [name for name in identity if before.get(name) != identity[name]]
+        if changed:
+            raise ValueError(
+                f"output_dir {str(folder)!r} holds an unfinished conversion with other settings: "
+                + "; ".join(f"{name} was {before.get(name)!r}, is {identity[name]!r}" for name in changed)
+            )
+    elif any(folder.iterdir()):
+        raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
+
+
+def _variance(states: np.ndarray) -> float:
+    """Mean variance of the features of the first states; 1 where they are all the same."""
+    return float(np.asarray(states[:50_000], dtype=np.float32).var(0).mean()) or 1.0
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _weights_digest(model: PreTrainedModel) -> str:
+    """Of the shapes and a few values of all weights: another model gives another one."""
+    sample = {
+        name: [list(t.shape), t.flatten()[:: max(1, t.numel() // 16)].float().tolist()]
+        for name, t in model.state_dict().items()
+    }
+    return _digest(sample)
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """What is learnt is exact copying, from more text than can be learnt by heart."""
+    dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
+    try:
+        for module, _ in dropouts:
+            module.p = 0.0
+        yield
+    finally:
+        for module, p in dropouts:
+            module.p = p
+
+
+@contextlib.contextmanager
+def _frozen(embeddings: nn.Module) -> Iterator[None]:
+    """The word table stays the original's: its gradient and its moments would be the largest part of a step."""
+    parameters = [p for p in embeddings.parameters() if p.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,34 @@
+"""How a model is converted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """How a model is converted.
+
+    Attributes:
+        num_instances: N, states that share a pass of the joined layers; 1 joins nothing and leaves a plain encoder,
+            of fewer layers where ``joined_layers`` says so.
+        join: "positions", N neighbouring positions of a row; or "rows", N rows of the batch at each position.
+        row_layers, last_layers: layers that run on every state before and after the joined ones.
+        joined_layers: those of the original's layers that run joined; all between row and last layers if None.
+        max_length: tokens of a row; longer ones are cut.
+        num_train_epochs: passes over the text.
+        learning_rate: peak, after a tenth of the steps.
+        per_device_train_batch_size: rows of a step.
+        seed: of the order of rows, of signs, of the held-out rows.
+    """
+
+    num_instances: int = 2
+    join: str = "positions"
+    row_layers: int = 1
+    last_layers: int = 1
+    joined_layers: tuple[int, ...] | None = None
+    max_length: int = 128
+    num_train_epochs: float = 3.0
+    learning_rate: float = 3e-4
+    per_device_train_batch_size: int = 64
+    seed: int = 0

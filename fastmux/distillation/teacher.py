@@ -1,0 +1,166 @@
+"""What the original says of every row, computed once: hidden states and, where it has a head, logits.
+
+A student that is made faster learns from both, without a label. States lie on disk in half precision, end to end, and
+are read by the memory map: a training step touches the rows of its batch alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fastmux.files import read_json, replacing, write_json
+
+_STATES, _LOGITS, _STARTS, _RECORD = "states.npy", "logits.npy", "starts.npy", "teacher.json"
+#: Padded tokens of a pass of the original.
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """The original's outputs, row after row.
+
+    Attributes:
+        starts: (rows + 1), where each row's states begin.
+        states: (states, d), float16: one state a token, or the first token's alone.
+        logits: (rows, C), or (states, C) of a model that labels tokens; None of a model without a head.
+        per_token: whether the logits are the tokens'.
+    """
+
+    starts: np.ndarray
+    states: np.ndarray
+    logits: np.ndarray | None
+    per_token: bool
+
+    def batch(self, rows: list[int]) -> dict[str, Tensor]:
+        """Of some rows: ``teacher_states`` (B, L, d), 0 at padding, and ``teacher_logits`` (B, C) or (B, L, C)."""
+        out = {"teacher_states": self._padded(self.states, rows)}
+        if self.logits is not None:
+            own = self._padded(self.logits, rows) if self.per_token else torch.from_numpy(self.logits[rows])
+            out["teacher_logits"] = own
+        return out
+
+    def _padded(self, values: np.ndarray, rows: list[int]) -> Tensor:
+        parts = (np.asarray(values[self.starts[row] : self.starts[row + 1]], dtype=np.float32) for row in rows)
+        return pad_sequence([torch.from_numpy(part) for part in parts], batch_first=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> TeacherOutputs:
+        """What `compute_teacher_outputs` left in ``folder``."""
+        states = np.load(folder / _STATES, mmap_mode="r")
+        logits = np.load(folder / _LOGITS) if (folder / _LOGITS).is_file() else None
+        return cls(np.load(folder / _STARTS), states, logits, read_json(folder / _RECORD)["per_token"])
+
+
+@contextlib.contextmanager
+def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """The hidden states that every pass within the block makes of its rows, before any head: a list that grows."""
+    encoder = model
+    while encoder.base_model is not encoder:
+        encoder = encoder.base_model
+    states: list[Tensor] = []
+    hook = encoder.register_forward_hook(lambda _module, _inputs, output: states.append(output[0]))
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def teacher_bytes(lengths: np.ndarray, hidden_size: int, first_only: bool) -> int:
+    """Bytes that the states of rows of these lengths take on disk."""
+    return 2 * hidden_size * (len(lengths) if first_only else int(lengths.sum()))
+
+
+@torch.no_grad()
+def compute_teacher_outputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    folder: Path,
+    *,
+    fingerprint: str,
+    first_only: bool,
+) -> TeacherOutputs:
+    """Run the original over all rows, once: a folder that holds their outputs already is read.
+
+    Args:
+        model: in eval mode, on its device; an encoder, or one with a sequence or token classification head.
+        rows: column ``length`` and what the model takes.
+        folder: appears when it is whole.
+        fingerprint: of the model and the rows; a folder with another one is replaced.
+        first_only: keep the first token's state of a row alone, which is all that a sequence head reads.
+
+    Raises:
+        ValueError: the model returns NaN or infinity; the message names the first such row.
+    """
+    record = folder / _RECORD
+    if record.is_file() and read_json(record)["fingerprint"] == fingerprint:
+        return TeacherOutputs.load(folder)
+    lengths = np.asarray(rows["length"])
+    kept = np.ones_like(lengths) if first_only else lengths
+    starts = np.concatenate([[0], kept.cumsum()])
+    logits: np.ndarray | None = None
+    bar = tqdm(total=len(rows), desc="original", unit="row")
+    with replacing(folder) as temporary, captured_states(model) as captured, bar:
+        temporary.mkdir()
+        shape = (int(starts[-1]), model.config.hidden_size)
+        states = np.lib.format.open_memmap(temporary / _STATES, mode="w+", dtype=np.float16, shape=shape)
+        for batch in length_batches(lengths, BATCH_TOKENS):
+            said = getattr(model(**padded(rows, batch, tokenizer).to(model.device)), "logits", None)
+            state = captured.pop()
+            if logits is None and said is not None:
+                logits = np.empty((len(rows) if said.dim() == 2 else shape[0], said.shape[-1]), np.float32)
+            for k, row in enumerate(batch):
+                place = slice(int(starts[row]), int(starts[row + 1]))
+                own = state[k, : kept[row]]
+                states[place] = own.to(torch.float16).cpu().numpy()
+                finite = bool(torch.isfinite(own).all())
+                if said is not None:
+                    answer = said[k] if said.dim() == 2 else said[k, : kept[row]]
+                    logits[row if said.dim() == 2 else place] = answer.float().cpu().numpy()
+                    finite = finite and bool(torch.isfinite(answer).all())
+                if not finite:
+                    raise ValueError(f"the original returns NaN or infinity for row {int(row) + 1} of the text")
+            bar.update(len(batch))
+        states.flush()
+        np.save(temporary / _STARTS, starts)
+        if logits is not None:
+            np.save(temporary / _LOGITS, logits)
+        per_token = logits is not None and said.dim() == 3
+        write_json(temporary / _RECORD, {"fingerprint": fingerprint, "rows": len(rows), "per_token": per_token})
+    return TeacherOutputs.load(folder)
+
+
+def padded(rows: Dataset, indices: np.ndarray, tokenizer: PreTrainedTokenizerBase):
+    """Some rows as a batch of tensors."""
+    columns = rows[indices.tolist()]
+    names = [name for name in columns if name != "length"]
+    return tokenizer.pad({name: columns[name] for name in names}, return_tensors="pt")
+
+
+def length_batches(lengths: np.ndarray, batch_tokens: int, multiple: int = 1) -> list[np.ndarray]:
+    """Rows of like length together, as many as ``batch_tokens`` hold with padding, the longest first.
+
+    Args:
+        lengths: (rows), tokens of each.
+        batch_tokens: padded tokens of a batch, at most, unless ``multiple`` rows alone have more.
+        multiple: every batch but the last has a multiple of so many rows.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, begin = [], 0
+    while begin < len(order):
+        fit = int(batch_tokens // max(1, lengths[order[begin]])) // multiple * multiple
+        rows = order[begin : begin + max(multiple, fit)]
+        batches.append(rows)
+        begin += len(rows)
+    return batches

@@ -1,0 +1,82 @@
+"""A student that learns from its original, without labels: the Hugging Face Trainer with a loss of its own."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, Trainer
+
+from fastmux.distillation.teacher import TeacherOutputs, captured_states
+
+#: The column of a data set that says which row of the teacher's outputs is a row's own.
+ROW = "row"
+
+
+class TeacherCollator:
+    """Pads rows to a batch and adds what the original says of them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, teacher: TeacherOutputs):
+        self.tokenizer, self.teacher = tokenizer, teacher
+
+    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
+        inputs = [{name: v for name, v in row.items() if name not in (ROW, "length")} for row in features]
+        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
+        return batch | self.teacher.batch([row[ROW] for row in features])
+
+
+def distillation_loss(
+    states: Tensor,
+    teacher_states: Tensor,
+    logits: Tensor | None,
+    teacher_logits: Tensor | None,
+    attention_mask: Tensor | None,
+    *,
+    state_variance: float,
+    state_weight: float = 1.0,
+) -> Tensor:
+    """``KL(original || student) + w MSE(states) / variance``, over what is no padding (Hinton et al., 2015, section 2;
+    TinyBERT, Jiao et al., 2020, section 3.1).
+
+    Args:
+        states, teacher_states: (B, L, d) each, or (B, 1, d) of the first position alone.
+        logits, teacher_logits: (B, C), (B, L, C) of tokens, or None without a head.
+        attention_mask: (B, L), 0 at padding.
+        state_variance: of the original's states, the scale of the second term.
+    """
+    kept = attention_mask != 0 if attention_mask is not None and states.shape[1] > 1 else None
+    ours, theirs = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
+    loss = state_weight * F.mse_loss(ours, theirs) / state_variance
+    if logits is not None and teacher_logits is not None:
+        if logits.dim() == 3 and kept is not None:
+            logits, teacher_logits = logits[kept], teacher_logits[kept]
+        ours, theirs = (F.log_softmax(t.float().flatten(0, -2), -1) for t in (logits, teacher_logits))
+        loss = loss + F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return loss
+
+
+class DistillationTrainer(Trainer):
+    """The Trainer, with `distillation_loss` in place of the model's own."""
+
+    def __init__(self, *args, state_variance: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.state_variance = state_variance
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        teacher_states, teacher_logits = inputs.pop("teacher_states"), inputs.pop("teacher_logits", None)
+        with captured_states(self.accelerator.unwrap_model(model)) as states:
+            outputs = model(**inputs)
+        loss = distillation_loss(
+            states[-1],
+            teacher_states,
+            getattr(outputs, "logits", None),
+            teacher_logits,
+            inputs.get("attention_mask"),
+            state_variance=self.state_variance,
+        )
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs).detach(), None, None
