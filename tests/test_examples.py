@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 import runpy
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import fastmux
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(fastmux.__path__, "fastmux.")
@@ -31,7 +32,8 @@ def registries(monkeypatch):
 
 
 def examples(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)

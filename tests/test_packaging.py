@@ -1,4 +1,4 @@
-"""What is shipped, under which names, and which part of the code may import which.
+"""What is shipped, and under which names.
 
 The delicate name is `kernels`: the repository has a folder of that name, Hugging Face has a package of that
 name, and transformers imports it whenever it accepts the installed version. A stand-in with such a version
@@ -7,7 +7,6 @@ and the package's build hook takes its place here, so that the tests need no net
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
 import os
@@ -17,14 +16,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sources import FOLDERS, ROOT, imports, python_files, within
 from transformers.utils import import_utils
-
-ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("kernels", "fastmux", "training", "bench", "tests")
 
 # transformers calls the two functions while it defines a model; it imports other names and leaves them alone.
 HF_KERNELS = """
@@ -65,43 +61,6 @@ def python(code: str, cwd: Path, path: tuple[Path, ...] = ()) -> dict:
     code += "\nimport json; print('RESULT', json.dumps(result))"
     out = run(sys.executable, "-c", code, cwd=cwd, path=path)
     return json.loads(out.rpartition("RESULT ")[2])
-
-
-def python_files() -> Iterator[tuple[str, Path]]:
-    """(dotted name, file) of every Python file in the repository; those of kernels/ are fastmux.kernels."""
-    for folder in FOLDERS:
-        for file in sorted((ROOT / folder).rglob("*.py")):
-            parts = file.relative_to(ROOT).with_suffix("").parts
-            if parts[:2] == ("fastmux", "kernels"):  # the link: seen as kernels/ already
-                continue
-            parts = ("fastmux", *parts) if folder == "kernels" else parts
-            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
-
-
-def imported(node: ast.AST, module: str, is_package: bool) -> set[str]:
-    """The dotted names that an import statement, or `importlib.import_module` of a literal, asks for."""
-    match node:
-        case ast.Import():
-            return {alias.name for alias in node.names}
-        case ast.ImportFrom():
-            base = node.module or ""
-            if node.level:
-                package = module.split(".") if is_package else module.split(".")[:-1]
-                package = package[: len(package) - node.level + 1]
-                base = ".".join([*package, *filter(None, [base])])
-            return {f"{base}.{alias.name}" for alias in node.names}
-        case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
-            return {name}
-    return set()
-
-
-def imports(module: str, file: Path) -> set[str]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    return set().union(*(imported(node, module, file.name == "__init__.py") for node in ast.walk(tree)))
-
-
-def within(name: str, *packages: str) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in packages)
 
 
 # --- fixtures -----------------------------------------------------------------------------------------------
@@ -173,6 +132,7 @@ def test_wheel_ships_fastmux_and_nothing_else(wheel: Path) -> None:
     top_level = {name.split("/")[0] for name in shipped}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"fastmux"}
     library = {f"{module.replace('.', '/')}" for module, _ in python_files() if within(module, "fastmux")}
+    assert "fastmux/py.typed" in shipped
     shipped_modules = {re.sub(r"(/__init__)?\.py$", "", name) for name in shipped if name.endswith(".py")}
     assert shipped_modules == library
 
@@ -268,54 +228,6 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
     result = python(WITHOUT_TRITON, cwd=tmp_path, path=(ROOT,))
     shared = ["fastmux.kernels", "fastmux.kernels.common", "fastmux.kernels.common.tensors"]
     assert result == {"shape": [1, 3, 4], "kernels": shared}
-
-
-def test_nothing_imports_top_level_kernels() -> None:
-    guilty = {
-        str(file.relative_to(ROOT))
-        for module, file in python_files()
-        if any(within(name, "kernels") for name in imports(module, file))
-    }
-    assert not guilty
-
-
-MODEL = ("fastmux.models", "fastmux.configuration")
-MODULES = ("fastmux.modules",)
-OUTSIDE = ("training", "bench", "tests")
-
-
-def in_layer(name: str, *layers: str) -> bool:
-    """As `within`, but a layer stands for modules whose names begin with its own and an underscore, too."""
-    return any(re.match(rf"{re.escape(layer)}([._]|$)", name) for layer in layers)
-
-
-@pytest.mark.parametrize(
-    ("layer", "forbidden"),
-    [
-        ("fastmux.kernels", ("fastmux", *OUTSIDE)),
-        ("fastmux.reference", ("fastmux", *OUTSIDE)),
-        ("fastmux.functional", ("fastmux.reference", *MODULES, *MODEL, *OUTSIDE)),
-        ("fastmux.modules", ("fastmux.kernels", "fastmux.reference", "transformers", *MODEL, *OUTSIDE)),
-        (
-            "fastmux.configuration",
-            ("fastmux.kernels", "fastmux.reference", "fastmux.functional", "fastmux.models", *OUTSIDE),
-        ),
-        ("fastmux.models", ("fastmux.kernels", "fastmux.reference", *OUTSIDE)),
-        ("fastmux", OUTSIDE),
-        ("training", ("fastmux.kernels", "fastmux.reference", "bench", "tests")),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_nothing_imports_upward(layer: str, forbidden: tuple[str, ...]) -> None:
-    files = [(module, file) for module, file in python_files() if in_layer(module, layer)]
-    assert files, f"there is no {layer}"
-    upward = {
-        f"{module} imports {name}"
-        for module, file in files
-        for name in imports(module, file)
-        if in_layer(name, *forbidden) and (layer == "fastmux" or not in_layer(name, layer))
-    }
-    assert not upward
 
 
 @pytest.mark.parametrize(

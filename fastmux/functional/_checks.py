@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -88,8 +89,6 @@ def check_index(op: str, name: str, index: Tensor, size: int, like: Tensor) -> N
 def check_range(what: str, index: Tensor, size: int) -> None:
     """Raises ValueError if a value of ``index`` is outside [0, size); CPU tensors only, and never while a graph is
     traced."""
-    import torch
-
     if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0:
         return
     low, high = (int(v) for v in torch.aminmax(index))

@@ -76,7 +76,8 @@ def backward_torch(
     dln_weight = None if ln_weight is None else torch.zeros_like(ln_weight, dtype=dtype)
     dln_bias = None if ln_weight is None else torch.zeros_like(dln_weight)
     dv = torch.zeros_like(v, dtype=dtype) if need_v else None
-    for g, n in blocks(word, *ids.shape[:2], ids.shape[2] * width):
+    groups, num_instances, length = ids.shape
+    for g, n in blocks(word, groups, num_instances, length * width):
         state = embedder.embed(g, n)
         dy_block = dy[g, n] if v is None else dy[g, None]
         if need_v:
@@ -97,8 +98,11 @@ def backward_torch(
         if need_x:
             for table in tables:
                 table.add(g, n, dx)
+    dword, dposition, dtoken_type = (table.result() for table in tables)
     return (
-        *(table.result() for table in tables),
+        dword,
+        dposition,
+        dtoken_type,
         dln_weight.to(ln_weight.dtype) if need[3] else None,
         dln_bias.to(ln_bias.dtype) if need[4] else None,
         dv.to(v.dtype) if need_v else None,
@@ -109,6 +113,11 @@ class _State:
     """One block of instances on its way through the embedding: x before LayerNorm, its statistics, what comes out."""
 
     __slots__ = ("dropped", "keep", "mean", "rstd", "x")
+    dropped: Tensor
+    keep: Tensor
+    mean: Tensor
+    rstd: Tensor
+    x: Tensor
 
 
 class _Embedder:

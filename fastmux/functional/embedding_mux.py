@@ -200,4 +200,7 @@ def embedding_mux_backward(
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     tables = (word, position, token_type, ln_weight, ln_bias, v)
-    return tuple(dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(tables, need, strict=True))
+    dword, dposition, dtype_table, dln_weight, dln_bias, dv = (
+        dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(tables, need, strict=True)
+    )
+    return dword, dposition, dtype_table, dln_weight, dln_bias, dv

@@ -29,7 +29,7 @@ def _paley(q: int) -> Tensor:
 def sylvester(order: int) -> Tensor:
     i = torch.arange(order)
     common = i[:, None] & i
-    parity = sum((common >> bit) & 1 for bit in range(order.bit_length())) % 2
+    parity = sum(((common >> bit) & 1 for bit in range(order.bit_length())), torch.zeros_like(common)) % 2
     return 1.0 - 2.0 * parity.double()
 
 

@@ -106,7 +106,7 @@ def stored_dtypes(files: list[Path]) -> dict[str, str]:
     Raises:
         ValueError: a file is missing, damaged or holds anything but tensors.
     """
-    dtypes = {}
+    dtypes: dict[str, str] = {}
     for file in files:
         if file.suffix == ".safetensors":
             with _readable(file), safe_open(file, "pt") as opened:
@@ -172,7 +172,7 @@ def former_weights(written: set[str], former: set[str]) -> set[str]:
 
     def name(file: str) -> str | None:
         match = _WEIGHT_FILE.fullmatch(file)
-        return match and (match["name"] or match["indexed"] + (match["variant"] or ""))
+        return None if match is None else match["name"] or match["indexed"] + (match["variant"] or "")
 
     names = {name(file) for file in written} - {None}
     return {file for file in former if name(file) in names}

@@ -70,7 +70,7 @@ def load_backbone(
 
 def _around_the_same_weights(encoder: PreTrainedModel) -> PreTrainedModel:
     """A copy of all but the tensors."""
-    tensors = {}
+    tensors: dict[int, Tensor] = {}
     for module in encoder.modules():
         for held in (module._parameters, module._buffers, vars(module)):
             tensors |= {id(value): value for value in held.values() if isinstance(value, Tensor)}

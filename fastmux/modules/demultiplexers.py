@@ -323,8 +323,8 @@ def pairs(h: Tensor, p: Tensor, instances: Tensor | None) -> Tensor:
     return torch.cat([p[:, :, None].expand(shape), h[:, None].expand(shape)], dim=-1)
 
 
-def norm_gelu_linear(x: Tensor, dense: nn.Module, norm: nn.Module) -> Tensor:
-    """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d)."""
+def norm_gelu_linear(x: Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> Tensor:
+    """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d). What took the place of a layer runs as it is."""
     if is_plain(dense, nn.Linear) and is_plain(norm, nn.LayerNorm):
         return F.linear_gelu_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, norm.eps)
     return norm(nn.functional.gelu(dense(x)))

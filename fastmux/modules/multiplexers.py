@@ -295,6 +295,10 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
         ValueError: if no Hadamard matrix of this width is known.
     """
 
+    inner_signs: Tensor
+    outer_signs: Tensor
+    one: Tensor
+
     def __init__(self, num_instances: int, width: int):
         super().__init__(num_instances, width)
         check_order("multiplexer 'walsh_hadamard'", "the embedding", width)
@@ -311,7 +315,7 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
             _draw_signs(signs)
 
     @property
-    def transforms(self) -> Tensor:
+    def transforms(self) -> Tensor:  # type: ignore[override]  # held by the others, formed here
         """The O_i as matrices, (N, d, d), formed when asked for: by "unbind"."""
         dtype = torch.promote_types(self.one.dtype, torch.float32)
         eye = torch.eye(self.width, device=self.one.device, dtype=dtype)

@@ -1,0 +1,108 @@
+"""Imports go one way: kernels <- functional <- modules <- models <- training and bench; no circle, and no import inside
+a function but of what may not be installed."""
+
+from __future__ import annotations
+
+import graphlib
+
+import pytest
+from sources import imports, python_files, within
+
+FILES = dict(python_files())
+
+#: From the lowest to the highest; a file may import from its own layer and from those before it. A module belongs to
+#: the first layer that has it or a package around it.
+LAYERS = {
+    "kernels": ("fastmux.kernels",),
+    # Plain helpers, and the specification, which owes nothing to what it judges.
+    "base": ("fastmux.backends", "fastmux.files", "fastmux.lines", "fastmux.reference"),
+    "functional": ("fastmux.functional",),
+    "modules": ("fastmux.modules",),
+    "models": ("fastmux.configuration", "fastmux.models"),
+    "package": ("fastmux.cli", "fastmux.testing", "fastmux.auto", "fastmux"),
+    "programs": ("training", "bench"),
+    "tests": ("tests",),
+}
+#: Beyond the order: (those, must not import these).
+FORBIDDEN = [
+    ("fastmux.kernels", ("fastmux.backends", "fastmux.files", "fastmux.lines", "fastmux.reference")),
+    ("fastmux.reference", ("fastmux",)),
+    ("fastmux.functional", ("fastmux.reference", "transformers", "huggingface_hub")),
+    ("fastmux.modules", ("fastmux.kernels", "fastmux.reference", "transformers", "huggingface_hub")),
+    ("fastmux.models", ("fastmux.kernels", "fastmux.reference")),
+    ("training", ("fastmux.kernels", "fastmux.reference", "bench")),
+]
+#: What a function may import when it is called, and why.
+LATE = {
+    "triton": "not on every platform",
+    "fastmux.kernels": "needs triton",
+    "accelerate": "offloaded weights alone need it",
+    "liger_kernel": "an extra, `peers`",
+    "fast_hadamard_transform": "an extra, `peers`",
+    "matplotlib": "its backend is chosen first",
+    "bench.audit.launches": "needs triton",
+}
+#: Whose imports come late by design.
+ALWAYS_LATE = {
+    "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
+    "bench.candidates": "runs in processes of its own, which bench.tune starts and whose inputs it draws",
+}
+
+
+def layer(name: str) -> int:
+    for position, packages in enumerate(LAYERS.values()):
+        if within(name, *packages):
+            return position
+    return -1  # not ours
+
+
+def of_the_repository(names: set[str]) -> set[str]:
+    return {name for name in names if within(name, "fastmux", "training", "bench", "tests")}
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_imports_upward(module):
+    own = layer(module)
+    names = list(LAYERS)
+    # `import fastmux` alone is asked for the version, and for the public names by those who use them.
+    upward = {
+        f"{module} ({names[own]}) imports {name} ({names[layer(name)]})"
+        for name in of_the_repository(imports(module, FILES[module])) - {"fastmux", "fastmux.__version__"}
+        if layer(name) > own
+    }
+    assert not upward
+
+
+@pytest.mark.parametrize(("those", "these"), FORBIDDEN, ids=[those for those, _ in FORBIDDEN])
+def test_what_is_forbidden_beside(those, these):
+    modules = [module for module in FILES if within(module, those)]
+    assert modules, f"there is no {those}"
+    found = {
+        f"{module} imports {name}"
+        for module in modules
+        for name in imports(module, FILES[module])
+        if within(name, *these) and not (within(name, those) and within(those, *these))
+    }
+    assert not found
+
+
+def test_there_is_no_circle():
+    graph = {}
+    for module, file in FILES.items():
+        names = imports(module, file) if module not in ALWAYS_LATE else set()
+        # "a.b.c" is the module a.b.c, or something in a.b.
+        reached = {name if name in FILES else name.rpartition(".")[0] for name in names}
+        graph[module] = {name for name in reached if name in FILES} - {module, "fastmux"}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", [module for module in FILES if not within(module, "tests")])
+def test_functions_import_only_what_may_be_missing(module):
+    if module in ALWAYS_LATE:
+        return
+    late = imports(module, FILES[module], inside_functions=True)
+    assert {name for name in late if not within(name, *LATE)} == set()
+
+
+def test_nothing_imports_top_level_kernels():
+    assert {m for m, file in FILES.items() if any(within(name, "kernels") for name in imports(m, file))} == set()
