@@ -35,6 +35,20 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
         return tensor if tensor.dtype == torch.bool else tensor.fill_(-(2**7) + 1)
 
 
+def pytest_configure(config):
+    if os.environ.get("FASTMUX_HF_TESTS"):  # see test_hugging_face_common.py, whose marks are not ours
+        marks = (
+            "accelerate_tests",
+            "flash_attn_test",
+            "flash_attn_3_test",
+            "flash_attn_4_test",
+            "slow",
+            "torch_compile_test",
+        )
+        for mark in marks:
+            config.addinivalue_line("markers", f"{mark}: one of Hugging Face's common model tests")
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU that torch can use")

@@ -20,7 +20,9 @@ LONG = " ".join(["the film was good and very bad"] * 20)
 
 
 def pipeline(s: Subject, **given):
-    return make_pipeline(PIPELINES[s.task], model=s.model, tokenizer=TOKENIZER, device="cpu", **given)
+    # A prefix takes positions of the encoder's, of which a multiplexed model tells the tokenizer.
+    tokenizer = TOKENIZER if s.ends is None else s.model.fit_tokenizer(words_tokenizer())
+    return make_pipeline(PIPELINES[s.task], model=s.model, tokenizer=tokenizer, device="cpu", **given)
 
 
 def seen(x):
@@ -110,6 +112,9 @@ THINGS = {
     "batches of 1": piped(batch_size=1),
     "batches of 2": piped(batch_size=2),
     "batches of 8": piped(batch_size=8),
+    "a long text": piped(LONG),
+    "a long text, cut": piped(LONG, truncation=True),
+    "long texts, cut": piped([LONG, *TEXTS], truncation=True, batch_size=3),
     "cut at a length": piped(LONG, truncation=True, max_length=12),
     "from a folder": from_a_folder(),
     "in bfloat16": in_half,
@@ -132,6 +137,7 @@ THINGS = {
     "aggregation average": spans("average"),
     "aggregation max": spans("max"),
     "ignored labels": piped(given={"ignore_labels": ["LABEL_0", "LABEL_1", "LABEL_2"]}),
+    "stride": piped(LONG, given={"aggregation_strategy": "simple", "stride": 4}),
     "words": piped([["the", "film"], ["good"]], is_split_into_words=True, aggregation_strategy="simple"),
     # fill-mask
     "targets": piped(targets=["good", "bad"]),
@@ -139,22 +145,36 @@ THINGS = {
     "a target out of the vocabulary": piped(targets=["zebra"]),
     "fill top_k": piped(top_k=3),
     "two masks": piped("[MASK] was [MASK]"),
+    "fill, cut": piped(LONG, tokenizer_kwargs={"truncation": True}),
     # feature-extraction
     "tensors": piped(return_tensors=True),
+    "features, cut": piped(LONG, tokenize_kwargs={"truncation": True}),
     "features of a length": piped(tokenize_kwargs={"padding": "max_length", "max_length": 20}),
 }
 ONLY = {
     **dict.fromkeys(("scores by hand", "top_k=None", "top_k=1", "top_k=2", "sigmoid", "softmax"), ("sequence",)),
     **dict.fromkeys(("no function", "an unknown function", "a pair", "multi-label", "regression"), ("sequence",)),
     **{name: ("token",) for name in THINGS if name.startswith("aggregation")},
-    **dict.fromkeys(("ignored labels", "words"), ("token",)),
+    **dict.fromkeys(("ignored labels", "stride", "words"), ("token",)),
     **dict.fromkeys(
-        ("targets", "one target", "a target out of the vocabulary", "fill top_k", "two masks"), ("masked",)
+        ("targets", "one target", "a target out of the vocabulary", "fill top_k", "two masks", "fill, cut"), ("masked",)
     ),
-    **dict.fromkeys(("tensors", "features of a length"), ("encoder",)),
+    **dict.fromkeys(("tensors", "features, cut", "features of a length"), ("encoder",)),
+    # Their pipelines have other names for it.
+    **dict.fromkeys(("a long text, cut", "long texts, cut"), ("encoder", "sequence")),
     "cut at a length": ("sequence",),
 }
-EXPLAINED: dict = {}
+
+
+def shortened(seen):
+    """What is seen of the plain model, at the positions that the prefix leaves."""
+    return seen if not isinstance(seen, (list, tuple)) else type(seen)([37 if x == 40 else shortened(x) for x in seen])
+
+
+EXPLAINED = {
+    (name, "encoder", "index"): (shortened, "the prefix takes 3 of the encoder's 40 positions")
+    for name in ("a long text, cut", "long texts, cut", "features, cut")
+}
 
 
 @pytest.mark.parametrize(("thing", "task", "ends"), cases(THINGS, ONLY))
