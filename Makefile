@@ -16,7 +16,8 @@ WORKERS ?= 2
 # it, or for the CUDA build where only that is to be had.
 OLDEST_VENV ?= $(VENV)-oldest
 OLDEST_TORCH ?= $(TORCH)
-OLDEST ?= transformers==5.17.0 triton==3.6.0
+# Triton 3.6's interpreter does not work with NumPy 2.4.
+OLDEST ?= transformers==5.17.0 triton==3.6.0 'numpy<2.4'
 OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/test_grouping.py tests/functional/test_hadamard_mux.py
 
 BIN := $(VENV)/bin

@@ -18,8 +18,8 @@ LAYERS = {
     "base": ("fastmux.backends", "fastmux.files", "fastmux.lines", "fastmux.reference"),
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
-    "models": ("fastmux.configuration", "fastmux.models"),
-    "package": ("fastmux.cli", "fastmux.testing", "fastmux.auto", "fastmux"),
+    "models": ("fastmux.configuration", "fastmux.joined_configuration", "fastmux.models"),
+    "package": ("fastmux.cli", "fastmux.distillation", "fastmux.testing", "fastmux.auto", "fastmux"),
     "programs": ("training", "bench"),
     "tests": ("tests",),
 }
@@ -45,6 +45,7 @@ LATE = {
 #: Whose imports come late by design.
 ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
+    "fastmux.cli.convert": "`--help` answers without torch",
     "bench.candidates": "runs in processes of its own, which bench.tune starts and whose inputs it draws",
 }
 
