@@ -79,7 +79,7 @@ def group(t: Tensor | None, num_instances: int) -> Tensor | None:
     """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""
     if t is None:
         return None
-    n, rows = num_instances, len(t)
+    n, rows = num_instances, t.shape[0]  # len() would make it a constant of a traced graph
     if rows == 0:
         # Encoders of transformers refuse an empty batch: they run on a group of zeros, whose rows are dropped.
         t = t.new_zeros((n, *t.shape[1:]))

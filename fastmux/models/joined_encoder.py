@@ -96,7 +96,7 @@ class JoinedEncoder(nn.Module):
         if self.num_instances == 1:
             states = self._run(self.layer[:-1], hidden_states, keep)
             return EncoderOutput(last_hidden_state=self._last(self.layer[-1], states, keep))
-        rows = len(hidden_states)
+        rows = hidden_states.shape[0]  # len() would make it a constant of a traced graph
         if self.join == "rows" and rows % self.num_instances:
             # The last group is filled with rows from the start of the batch, whose outputs are dropped.
             filled = torch.arange(-(-rows // self.num_instances) * self.num_instances, device=hidden_states.device)
