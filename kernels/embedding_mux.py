@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, multiprocessors, on_device, whole_rows
+from .common.launch import accumulator, index_type, multiprocessors, on_device, whole_rows
 from .common.launch_table import Parameters, launch_parameters
 from .common.rows import dropout_keep, standardise, standardise_backward
 from .common.tensors import accumulator_dtype, rowwise
@@ -63,7 +63,7 @@ def _shared_rows(
 @triton.jit
 def _own_rows(
     shared,
-    ids_ptr,
+    row,
     word_ptr,
     position_ptr,
     position_ids_ptr,
@@ -79,8 +79,8 @@ def _own_rows(
     TYPE_SHARED: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The embeddings of one instance before LayerNorm."""
-    x = shared + _gather(word_ptr, ids_ptr, at, word_stride, live, cols, mask, ACC)
+    """The embeddings of one instance, whose words are in rows ``row`` (R), before LayerNorm."""
+    x = shared + tl.load(word_ptr + row[:, None] * word_stride + cols[None, :], mask=mask, other=0.0).to(ACC)
     if position_ptr is not None and not POSITION_SHARED:
         x += _gather(position_ptr, position_ids_ptr, at, width, live, cols, mask, ACC)
     if type_ptr is not None and not TYPE_SHARED:
@@ -113,12 +113,15 @@ def _forward_kernel(
     SCALE: tl.constexpr,
     DROPOUT: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    rows = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    rows = tl.program_id(0).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
     live = rows < num_rows
-    g, l = rows // length, rows % length
+    g = (rows // length).to(tl.int64)
+    l = rows - g * length
+    rows = rows.to(tl.int64)
     cols = tl.arange(0, BLOCK_D)
     in_row = cols < width
     mask = live[:, None] & in_row[None, :]
@@ -131,14 +134,19 @@ def _forward_kernel(
         bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
     acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
     at = g * num_instances * length + l
+    following = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
     for n in tl.range(0, num_instances):
+        row = following
+        # On its way while this instance's row is: else an id would be waited for before every row.
+        ahead = tl.where(n + 1 < num_instances, length, 0)
+        following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
         x = _own_rows(
-            shared, ids_ptr, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
+            shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
             word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
         )  # fmt: skip
         if weight_ptr is not None:
-            x, _rstd = standardise(x, in_row[None, :], width, EPS)
-            x = x * weight[None, :] + bias[None, :]
+            x_hat, _rstd = standardise((x,), in_row, width, EPS, False, 1)
+            x = x_hat[0] * weight[None, :] + bias[None, :]
         if DROPOUT > 0.0:
             x = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), x, 0.0)
         if v_ptr is not None:
@@ -229,8 +237,12 @@ def _backward_kernel(
             factor *= weight
         along = tl.zeros((BLOCK_D,), dtype=ACC)
         total = tl.zeros((BLOCK_D,), dtype=ACC)
+        following = tl.load(ids_ptr + (first * num_instances + n) * length + l, mask=live, other=0).to(tl.int64)
         for g in tl.range(first, last):
             at = (g * num_instances + n) * length + l
+            row = following
+            ahead = tl.where(g + 1 < last, num_instances * length, 0)
+            following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
             dy_ptrs = (
                 dy_ptr + g * dy_stride_g + tl.cast(n, tl.int64) * dy_stride_n + l[:, None] * dy_stride_l + cols[None, :]
             )
@@ -238,29 +250,29 @@ def _backward_kernel(
             if DROPOUT > 0.0:
                 dy = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), dy, 0.0)
             x = _own_rows(
-                shared, ids_ptr, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols,
+                shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols,
                 mask, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
             )  # fmt: skip
             if weight_ptr is not None:
-                x, rstd = standardise(x, mask, width, EPS)
+                x_hat, rstd = standardise((x,), in_row, width, EPS, False, 1)
+                x = x_hat[0]
             if along_ptr is not None:
                 along += tl.sum(dy * x, axis=0)
             if total_ptr is not None:
                 total += tl.sum(dy, axis=0)
             dx = dy * factor[None, :]
             if weight_ptr is not None and NEED_TABLES:
-                dx = standardise_backward(dx, x, rstd, mask, width)
+                dx = standardise_backward((dx,), (x,), rstd, width, 1)[0]
             if dx_ptr is not None:
                 tl.store(dx_ptr + at[:, None] * width + cols[None, :], dx, mask=mask)
             if dword_ptr is not None:
                 # Padding is the commonest word of all, and its row gets no gradient: no queue for it here.
-                row = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
                 wanted = mask & (row != padding_idx)[:, None]
                 tl.atomic_add(dword_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
             if dposition_ptr is not None:
-                row = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
-                wanted = mask & (row != position_padding_idx)[:, None]
-                tl.atomic_add(dposition_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
+                position = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
+                wanted = mask & (position != position_padding_idx)[:, None]
+                tl.atomic_add(dposition_ptr + position[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
             if dtoken_type_ptr is not None:
                 # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
                 kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
@@ -284,9 +296,10 @@ def _backward_kernel(
 _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
 
 
-def _block_shape(length: int, width: int, chosen: Parameters) -> tuple[int, int, int]:
-    rows, columns, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
-    return rows, max(4, columns), warps  # dropout draws four columns at a time
+def _options(chosen: Parameters, length: int, width: int) -> dict[str, int]:
+    tile = whole_rows(length, width, chosen["elements"], chosen["per_thread"], cut=False)
+    # Dropout draws four columns at a time.
+    return {"BLOCK_R": tile["BLOCK_R"], "BLOCK_D": max(4, tile["BLOCK_D"]), "num_warps": tile["num_warps"]}
 
 
 def _is_shared(ids: Tensor | None) -> bool:
@@ -322,16 +335,16 @@ def embedding_mux_forward(
     out = y if v is not None else y.transpose(1, 2)
     if y.numel() == 0:
         return out
-    block_r, block_d, warps = _block_shape(groups * length, width, launch_parameters("embedding_mux_forward", word))
+    options = _options(launch_parameters("embedding_mux_forward", word), groups * length, width)
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
     )
     with on_device(word):
-        _forward_kernel[(triton.cdiv(groups * length, block_r),)](
+        _forward_kernel[(triton.cdiv(groups * length, options["BLOCK_R"]),)](
             ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y, word.stride(0), seed,
             groups * length, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
-            DROPOUT=dropout, ACC=accumulator(word, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=warps,
+            DROPOUT=dropout, ACC=accumulator(word, v), INDEX=index_type(groups * length), **options,
         )  # fmt: skip
     return out
 
@@ -370,10 +383,10 @@ def embedding_mux_backward(
     need_word, need_position, need_type, need_weight, need_bias, need_v = need
     need_sums = need_weight or need_bias or need_v
     chosen = launch_parameters("embedding_mux_backward", dy)
-    block_r, block_d, warps = _block_shape(length, width, chosen)
-    blocks_l = triton.cdiv(length, block_r)
-    # Fewer, longer chunks leave fewer partials; enough of them keep every multiprocessor busy.
-    chunks = min(groups, triton.cdiv(chosen["programs"] * multiprocessors(dy), blocks_l))
+    options = _options(chosen, length, width)
+    blocks_l = triton.cdiv(length, options["BLOCK_R"])
+    # Fewer, longer chunks leave fewer partials; as many as are resident at a time, and no second wave of a few.
+    chunks = min(groups, max(1, chosen["programs"] * multiprocessors(dy) // blocks_l))
     per_chunk = triton.cdiv(groups, chunks)
     chunks = triton.cdiv(groups, per_chunk)
     programs = chunks * blocks_l
@@ -403,7 +416,7 @@ def embedding_mux_backward(
             groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
             length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
-            DROPOUT=dropout, ACC=accumulator(word, v), BLOCK_R=block_r, BLOCK_D=block_d, num_warps=warps,
+            DROPOUT=dropout, ACC=accumulator(word, v), **options,
         )  # fmt: skip
 
     rows = dshared.sum(0) if shared else None

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .common.launch import accumulator, multiprocessors, on_device, whole_rows
 from .common.launch_table import launch_parameters
-from .common.rows import gelu, standardise, standardise_backward
+from .common.rows import gelu, load_blocks, standardise, standardise_backward, store_blocks, zero_blocks
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
 
 
@@ -49,14 +49,47 @@ def group_start(g, inner, stride_g, stride_i):
 
 
 @triton.jit
+def _pairs(a, b, PRODUCT: tl.constexpr, BLOCKS: tl.constexpr):
+    """`pair` of all blocks; b of one row, or of as many as a."""
+    values = ()
+    slopes = ()
+    for i in tl.static_range(BLOCKS):
+        value, slope = pair(a[i], b[i], PRODUCT)
+        values = values + (value,)
+        slopes = slopes + (slope,)
+    return values, slopes
+
+
+@triton.jit
+def _as_rows(vectors, BLOCKS: tl.constexpr):
+    rows = ()
+    for i in tl.static_range(BLOCKS):
+        rows = rows + (vectors[i][None, :],)
+    return rows
+
+
+@triton.jit
+def _normalised(
+    a, b, weight, bias, in_row, width, PRODUCT: tl.constexpr, EPS: tl.constexpr, EXACT: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):  # fmt: skip
+    values, _slopes = _pairs(a, b, PRODUCT, BLOCKS)
+    x_hat, _rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
+    z = ()
+    for i in tl.static_range(BLOCKS):
+        z = z + (x_hat[i] * weight[i][None, :] + bias[i][None, :],)
+    return z
+
+
+@triton.jit
 def _forward_kernel(
-    a_ptr,  # (G, L, d), unit stride along d
+    a_ptr,  # (G, L, d), or (G / inner, inner, L, d) of which a group is a pair; unit stride along d
     b_ptr,  # (G, N, d), unit stride along d; stride 0 along G for keys
     instances_ptr,  # (G, L) int64 contiguous, or None for all N
     weight_ptr,  # (d)
     bias_ptr,  # (d)
     z_ptr,  # (G, N, L, d) contiguous; (G, L, d) with instances
-    inner,  # G is G / inner times inner for `a`, whose strides are
+    inner,
     a_stride_g,
     a_stride_i,
     a_stride_l,
@@ -69,43 +102,41 @@ def _forward_kernel(
     PRODUCT: tl.constexpr,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
-    BLOCK_L: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EXACT: tl.constexpr,
 ):
-    blocks_l = tl.cdiv(length, BLOCK_L)
+    blocks_l = tl.cdiv(length, BLOCK_R)
     blocks_n = 1 if instances_ptr is not None else tl.cdiv(num_instances, instances_per_program)
     pid = tl.program_id(0)
     g = (pid // (blocks_l * blocks_n)).to(tl.int64)
     block_n = (pid // blocks_l) % blocks_n
-    l = (pid % blocks_l) * BLOCK_L + tl.arange(0, BLOCK_L).to(tl.int64)
+    l = (pid % blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     cols = tl.arange(0, BLOCK_D)
     live = l < length
-    in_row = cols < width
+    in_row = cols < width - (BLOCKS - 1) * BLOCK_D
     mask = live[:, None] & in_row[None, :]
 
     a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
-    a = tl.load(a_ptrs, mask=mask, other=0.0).to(ACC)
-    weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
-    bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
+    a = load_blocks(a_ptrs, mask, ACC, BLOCKS, BLOCK_D)
+    weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
+    bias = load_blocks(bias_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
     b_ptrs = b_ptr + g * b_stride_g + cols
 
     if instances_ptr is not None:
         n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-        b = tl.load(b_ptrs[None, :] + n[:, None] * b_stride_n, mask=mask, other=0.0).to(ACC)
-        value, _slope = pair(a, b, PRODUCT)
-        x_hat, _rstd = standardise(value, in_row[None, :], width, EPS)
-        z = (x_hat * weight[None, :] + bias[None, :]).to(z_ptr.dtype.element_ty)
-        tl.store(z_ptr + (g * length + l)[:, None] * width + cols[None, :], z, mask=mask)
+        b = load_blocks(b_ptrs[None, :] + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
+        z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
+        store_blocks(z_ptr + (g * length + l)[:, None] * width + cols[None, :], z, mask, BLOCKS, BLOCK_D)
     else:
         first = block_n.to(tl.int64) * instances_per_program
         b_ptrs += first * b_stride_n
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
-            b = tl.load(b_ptrs, mask=in_row, other=0.0).to(ACC)
-            value, _slope = pair(a, b[None, :], PRODUCT)
-            x_hat, _rstd = standardise(value, in_row[None, :], width, EPS)
-            z = (x_hat * weight[None, :] + bias[None, :]).to(z_ptr.dtype.element_ty)
-            tl.store(z_ptr + rows[:, None] * width + cols[None, :], z, mask=mask)
+            b = _as_rows(load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D), BLOCKS)
+            z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
+            store_blocks(z_ptr + rows[:, None] * width + cols[None, :], z, mask, BLOCKS, BLOCK_D)
             b_ptrs += b_stride_n
             rows += length
 
@@ -114,37 +145,53 @@ def _forward_kernel(
 def _row_gradient(
     a,
     b,
-    dz_rows,  # (R) pointers to the rows of dz
+    dz_ptrs,  # (R, D) pointers to the first block of dz
     dz_x_hat,
     dz_sum,
     weight,
-    cols,
-    valid,
+    mask,
+    in_row,
     width,
     PRODUCT: tl.constexpr,
     EPS: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    EXACT: tl.constexpr,
 ):
-    """Back through LayerNorm and GELU for whole rows -> the gradients of a and b and the sums over rows of dz * x_hat
-    and of dz, which the parameters' gradients need."""
-    value, slope = pair(a, b, PRODUCT)
-    x_hat, rstd = standardise(value, valid, width, EPS)
-    dz = tl.load(dz_rows[:, None] + cols[None, :], mask=valid, other=0.0).to(a.dtype)
-    dz_x_hat += tl.sum(dz * x_hat, axis=0)
-    dz_sum += tl.sum(dz, axis=0)
-    dx = standardise_backward(dz * weight[None, :], x_hat, rstd, valid, width)
-    if PRODUCT:
-        da = dx * b
-        db = dx * a
-    else:
-        da = dx * slope
-        db = da
-    return da, db, dz_x_hat, dz_sum
+    """Back through LayerNorm and GELU for whole rows -> the gradients of a and b, and the sums of dz * x_hat and of dz
+    so far, which the parameters' gradients need. Rows that are not there have a dz of 0, and so gradients of 0."""
+    values, slopes = _pairs(a, b, PRODUCT, BLOCKS)
+    x_hat, rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
+    dz = load_blocks(dz_ptrs, mask, ACC, BLOCKS, BLOCK_D)
+    dx_hat = ()
+    new_dz_x_hat = ()
+    new_dz_sum = ()
+    for i in tl.static_range(BLOCKS):
+        new_dz_x_hat = new_dz_x_hat + (dz_x_hat[i] + dz[i] * x_hat[i],)
+        new_dz_sum = new_dz_sum + (dz_sum[i] + dz[i],)
+        dx_hat = dx_hat + (dz[i] * weight[i][None, :],)
+    dx = standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS)
+    da = ()
+    db = ()
+    for i in tl.static_range(BLOCKS):
+        da = da + (dx[i] * (b[i] if PRODUCT else slopes[i]),)
+        db = db + (dx[i] * (a[i] if PRODUCT else slopes[i]),)
+    return da, db, new_dz_x_hat, new_dz_sum
+
+
+@triton.jit
+def _sum_blocks(xs, ys, BLOCKS: tl.constexpr):
+    total = ()
+    for i in tl.static_range(BLOCKS):
+        total = total + (xs[i] + ys[i],)
+    return total
 
 
 @triton.jit
 def _backward_kernel(
     dz_ptr,  # (G, N, L, d), or (G, L, d) with instances (N axis of stride 0); unit stride along d
-    a_ptr,  # (G, L, d), unit stride along d
+    a_ptr,  # as forward
     b_ptr,  # (G, N, d), unit stride along d
     instances_ptr,  # (G, L) int64 contiguous, or None
     weight_ptr,  # (d)
@@ -155,7 +202,7 @@ def _backward_kernel(
     dz_stride_g,
     dz_stride_n,
     dz_stride_l,
-    inner,  # as forward
+    inner,
     a_stride_g,
     a_stride_i,
     a_stride_l,
@@ -171,63 +218,64 @@ def _backward_kernel(
     PRODUCT: tl.constexpr,
     EPS: tl.constexpr,
     ACC: tl.constexpr,
-    BLOCK_L: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EXACT: tl.constexpr,
 ):
-    chunks = tl.cdiv(length, BLOCK_L * tiles_per_chunk)
+    chunks = tl.cdiv(length, BLOCK_R * tiles_per_chunk)
     pid = tl.program_id(0).to(tl.int64)
     g = pid // chunks
     first_tile = (pid % chunks) * tiles_per_chunk
     cols = tl.arange(0, BLOCK_D)
-    in_row = cols < width
-    weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
+    in_row = cols < width - (BLOCKS - 1) * BLOCK_D
+    weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
     b_ptrs = b_ptr + g * b_stride_g + cols
-    dz_x_hat = tl.zeros((BLOCK_D,), dtype=ACC)
-    dz_sum = tl.zeros((BLOCK_D,), dtype=ACC)
+    # Row by row to the end: sums over rows go from thread to thread.
+    dz_x_hat = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
+    dz_sum = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
 
     for t in tl.range(0, tiles_per_chunk):
-        l = (first_tile + t) * BLOCK_L + tl.arange(0, BLOCK_L)
+        l = (first_tile + t) * BLOCK_R + tl.arange(0, BLOCK_R)
         live = l < length
         mask = live[:, None] & in_row[None, :]
         a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
-        a = tl.load(a_ptrs, mask=mask, other=0.0).to(ACC)
-        dz_rows = dz_ptr + g * dz_stride_g + l * dz_stride_l
+        a = load_blocks(a_ptrs, mask, ACC, BLOCKS, BLOCK_D)
+        dz_ptrs = dz_ptr + g * dz_stride_g + l[:, None] * dz_stride_l + cols[None, :]
         da_ptrs = da_ptr + group_start(g, inner, da_stride_g, da_stride_i)
         da_ptrs = da_ptrs + l[:, None] * da_stride_l + cols[None, :]
         if instances_ptr is not None:
             n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-            b = tl.load(b_ptrs[None, :] + n[:, None] * b_stride_n, mask=mask, other=0.0).to(ACC)
+            b = load_blocks(b_ptrs[None, :] + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
             da, db, dz_x_hat, dz_sum = _row_gradient(
-                a, b, dz_rows, dz_x_hat, dz_sum, weight, cols, mask, width, PRODUCT, EPS
+                a, b, dz_ptrs, dz_x_hat, dz_sum, weight, mask, in_row, width, PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT
             )
-            tl.store(da_ptrs, da.to(da_ptr.dtype.element_ty), mask=mask)
             if db_ptr is not None:
-                tl.store(db_ptr + (g * length + l)[:, None] * width + cols[None, :], db, mask=mask)
+                store_blocks(db_ptr + (g * length + l)[:, None] * width + cols[None, :], db, mask, BLOCKS, BLOCK_D)
         else:
-            da = tl.zeros((BLOCK_L, BLOCK_D), dtype=ACC)
-            b_row_ptrs = b_ptrs
-            if db_ptr is not None:
-                db_ptrs = db_ptr + pid * num_instances * width + cols
-            for _ in tl.range(0, num_instances):
-                b = tl.load(b_row_ptrs, mask=in_row, other=0.0).to(ACC)
+            da = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
+            for n in tl.range(0, num_instances):
+                b_row_ptrs = b_ptrs + tl.cast(n, tl.int64) * b_stride_n
+                b = _as_rows(load_blocks(b_row_ptrs, in_row, ACC, BLOCKS, BLOCK_D), BLOCKS)
                 da_n, db, dz_x_hat, dz_sum = _row_gradient(
-                    a, b[None, :], dz_rows, dz_x_hat, dz_sum, weight, cols, mask, width, PRODUCT, EPS
-                )
-                da += da_n
+                    a, b, dz_ptrs + tl.cast(n, tl.int64) * dz_stride_n, dz_x_hat, dz_sum, weight, mask, in_row, width,
+                    PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT,
+                )  # fmt: skip
+                da = _sum_blocks(da, da_n, BLOCKS)
                 if db_ptr is not None:
                     # The program's own partial: read back from L2 at every tile but the first.
-                    seen = tl.load(db_ptrs, mask=in_row & (t > 0), other=0.0)
-                    tl.store(db_ptrs, seen + tl.sum(db, axis=0), mask=in_row)
-                    db_ptrs += width
-                b_row_ptrs += b_stride_n
-                dz_rows += dz_stride_n
-            tl.store(da_ptrs, da.to(da_ptr.dtype.element_ty), mask=mask)
+                    db_ptrs = db_ptr + (pid * num_instances + n) * width + cols
+                    seen = load_blocks(db_ptrs, in_row & (t > 0), ACC, BLOCKS, BLOCK_D)
+                    for i in tl.static_range(BLOCKS):
+                        tl.store(db_ptrs + i * BLOCK_D, seen[i] + tl.sum(db[i], axis=0), mask=in_row)
             # One thread may store the partial that another loads at the next tile.
             tl.debug_barrier()
+        store_blocks(da_ptrs, da, mask, BLOCKS, BLOCK_D)
     if sums_ptr is not None:
         sums_ptrs = sums_ptr + pid * 2 * width + cols
-        tl.store(sums_ptrs, dz_x_hat, mask=in_row)
-        tl.store(sums_ptrs + width, dz_sum, mask=in_row)
+        for i in tl.static_range(BLOCKS):
+            tl.store(sums_ptrs + i * BLOCK_D, tl.sum(dz_x_hat[i], axis=0), mask=in_row)
+            tl.store(sums_ptrs + width + i * BLOCK_D, tl.sum(dz_sum[i], axis=0), mask=in_row)
 
 
 def group_strides(a: Tensor) -> tuple[int, int, int, int]:
@@ -256,8 +304,8 @@ def pair_norm_forward(
     if z.numel() == 0:
         return z
     chosen = launch_parameters("pair_norm_forward", a)
-    block_l, block_d, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
-    tiles = groups * triton.cdiv(length, block_l)
+    options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
+    tiles = groups * triton.cdiv(length, options["BLOCK_R"])
     # A tile of `a` serves all instances, unless that leaves multiprocessors idle.
     splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
     per_program = triton.cdiv(num_instances, splits)
@@ -266,7 +314,7 @@ def pair_norm_forward(
         _forward_kernel[grid](
             a, b, None if instances is None else instances.contiguous(), ln_weight.contiguous(), ln_bias.contiguous(),
             z, *group_strides(a), b.stride(0), b.stride(1), num_instances, length, width, per_program, PRODUCT=product,
-            EPS=eps, ACC=accumulator(a, b), BLOCK_L=block_l, BLOCK_D=block_d, num_warps=warps,
+            EPS=eps, ACC=accumulator(a, b), **options,
         )  # fmt: skip
     return z
 
@@ -290,8 +338,8 @@ def pair_norm_backward(
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
     chosen = launch_parameters("pair_norm_backward", a)
-    block_l, block_d, warps = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
-    tiles = triton.cdiv(length, block_l)
+    options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
+    tiles = triton.cdiv(length, options["BLOCK_R"])
     # Fewer, longer chunks leave fewer partial rows; enough of them keep every multiprocessor busy.
     chunks = min(tiles, triton.cdiv(chosen["programs"] * multiprocessors(a), groups))
     tiles_per_chunk = triton.cdiv(tiles, chunks)
@@ -308,8 +356,7 @@ def pair_norm_backward(
         _backward_kernel[(groups * chunks,)](
             dz, a, b, None if instances is None else instances.contiguous(), ln_weight.contiguous(), da, db, sums,
             *strides, *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), num_instances, length,
-            width, tiles_per_chunk, PRODUCT=product, EPS=eps, ACC=accumulator(a, b), BLOCK_L=block_l, BLOCK_D=block_d,
-            num_warps=warps,
+            width, tiles_per_chunk, PRODUCT=product, EPS=eps, ACC=accumulator(a, b), **options,
         )  # fmt: skip
     if need_db and instances is None:
         db = db.sum(1).to(b.dtype)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
+from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating
 from fastmux.functional._ops import kernel_op
 from fastmux.kernels.common.tensors import accumulator_dtype
@@ -76,12 +77,16 @@ def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> 
 
 
 def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
-    # Instance by instance into one accumulator: the product (G, N, L, d) is never written.
+    # Instance by instance into one accumulator, of as many groups as the cache holds: the product (G, N, L, d) is never
+    # written.
     acc = accumulator_dtype(x, v)
-    v = v.to(acc) * scale
-    y = x.new_zeros((x.shape[0], *x.shape[2:]), dtype=acc)
-    for i in range(x.shape[1]):
-        y = y.addcmul_(x[:, i].to(acc), v[i])
+    groups, num_instances, length, width = x.shape
+    vectors = (v.to(acc) * scale).unbind(0)
+    y = x.new_empty((groups, length, width), dtype=acc)
+    for g, _ in blocks(x, groups, 1, length * width):
+        torch.mul(x[g, 0].to(acc), vectors[0], out=y[g])
+        for i in range(1, num_instances):
+            y[g].addcmul_(x[g, i].to(acc), vectors[i])
     return y.to(x.dtype)
 
 

@@ -31,18 +31,26 @@ def column_block(width: int, limit: int) -> int:
     return min(limit, divisor if divisor >= 64 else triton.next_power_of_2(width))
 
 
-def whole_rows(length: int, width: int, elements: int, per_thread: int) -> tuple[int, int, int]:
-    """(rows, columns, warps) of a tile that holds whole rows: about ``elements`` elements, ``per_thread`` a thread.
+def whole_rows(length: int, width: int, elements: int, per_thread: int, cut: bool = True) -> dict[str, int]:
+    """Options of a tile that holds whole rows, about ``elements`` elements, ``per_thread`` a thread: BLOCK_R rows of
+    BLOCKS blocks of BLOCK_D columns, EXACT if none of these are padding.
+
+    A row is ``cut`` into blocks of a power of two of at least 128 columns where up to seven of them are the row; else
+    it is one block, padded.
 
     Raises:
         ValueError: if one row has more than `MAX_ROW` features.
     """
     if width > MAX_ROW:
         raise ValueError(f"hidden_size is {width}, the triton kernels take at most {MAX_ROW}")
-    columns = triton.next_power_of_2(width)
-    rows = max(1, min(elements // columns, triton.next_power_of_2(length)))
-    warps = max(1, min(16, rows * columns // (32 * per_thread)))
-    return rows, columns, triton.next_power_of_2(warps)
+    blocks, columns, padded = 1, triton.next_power_of_2(width), triton.next_power_of_2(width)
+    divisor = width & -width
+    if cut and divisor >= 128 and width // divisor < 8:
+        blocks, columns = width // divisor, divisor
+    rows = max(1, min(elements // padded, triton.next_power_of_2(length)))
+    warps = triton.next_power_of_2(max(1, min(16, rows * padded // (32 * per_thread))))
+    exact = blocks * columns == width
+    return {"BLOCK_R": rows, "BLOCKS": blocks, "BLOCK_D": columns, "EXACT": exact, "num_warps": warps}
 
 
 def on_device(t: Tensor) -> contextlib.AbstractContextManager:

@@ -29,22 +29,74 @@ def gelu(u):
     return u * cdf, cdf + u * 0.3989422804014327 * gauss
 
 
-@triton.jit
-def standardise(x, valid, width, EPS: tl.constexpr):
-    """Rows of x (R, D) to mean 0 and variance 1 over their ``width`` valid columns -> (x_hat, rstd). Two passes over
-    registers, not sum and sum of squares: no cancellation when the mean is large."""
-    mean = tl.sum(x, axis=1) / width
-    centred = tl.where(valid, x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + EPS)
-    return centred * rstd[:, None], rstd
+# A row of 768 features is three blocks of 256 columns, not one of 1024 a quarter of which is idle: tuples of tiles.
+# ``in_row`` tells the last block's columns from padding.
 
 
 @triton.jit
-def standardise_backward(dx_hat, x_hat, rstd, valid, width):
-    """The gradient of `standardise`: dx_hat (R, D), 0 outside ``width``, -> dx (R, D), 0 outside ``valid``."""
-    along = tl.sum(dx_hat * x_hat, axis=1) / width
-    mean = tl.sum(dx_hat, axis=1) / width
-    return tl.where(valid, (dx_hat - mean[:, None] - x_hat * along[:, None]) * rstd[:, None], 0.0)
+def load_blocks(ptrs, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The blocks that begin at ``ptrs``, BLOCK_D apart."""
+    xs = ()
+    for i in tl.static_range(BLOCKS):
+        xs = xs + (tl.load(ptrs + i * BLOCK_D, mask=mask, other=0.0).to(ACC),)
+    return xs
+
+
+@triton.jit
+def store_blocks(ptrs, xs, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    for i in tl.static_range(BLOCKS):
+        tl.store(ptrs + i * BLOCK_D, xs[i].to(ptrs.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def zero_blocks(shape: tl.constexpr, ACC: tl.constexpr, BLOCKS: tl.constexpr):
+    xs = ()
+    for _ in tl.static_range(BLOCKS):
+        xs = xs + (tl.zeros(shape, dtype=ACC),)
+    return xs
+
+
+@triton.jit
+def row_sums(xs, BLOCKS: tl.constexpr):
+    """Sums over the columns of all blocks, which are added up before lanes talk to one another."""
+    total = xs[0]
+    for i in tl.static_range(1, BLOCKS):
+        total += xs[i]
+    return tl.sum(total, axis=1)
+
+
+@triton.jit
+def standardise(xs, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCKS: tl.constexpr):
+    """Rows, 0 in padding, to mean 0 and variance 1 over their ``width`` columns -> (x_hat, rstd). Two passes over
+    registers, not sum and sum of squares: no cancellation when the mean is large. ``EXACT``: there is no padding."""
+    mean = row_sums(xs, BLOCKS) / width
+    centred = ()
+    squares = ()
+    for i in tl.static_range(BLOCKS):
+        x = xs[i] - mean[:, None]
+        if not EXACT:
+            x = tl.where(in_row[None, :], x, 0.0)
+        centred = centred + (x,)
+        squares = squares + (x * x,)
+    rstd = 1.0 / tl.sqrt(row_sums(squares, BLOCKS) / width + EPS)
+    x_hat = ()
+    for i in tl.static_range(BLOCKS):
+        x_hat = x_hat + (centred[i] * rstd[:, None],)
+    return x_hat, rstd
+
+
+@triton.jit
+def standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS: tl.constexpr):
+    """The gradient of `standardise`: dx_hat, 0 in padding, -> dx, whatever in padding."""
+    products = ()
+    for i in tl.static_range(BLOCKS):
+        products = products + (dx_hat[i] * x_hat[i],)
+    along = row_sums(products, BLOCKS) / width
+    mean = row_sums(dx_hat, BLOCKS) / width
+    dx = ()
+    for i in tl.static_range(BLOCKS):
+        dx = dx + ((dx_hat[i] - mean[:, None] - x_hat[i] * along[:, None]) * rstd[:, None],)
+    return dx
 
 
 @triton.jit
