@@ -49,7 +49,7 @@ class Multiplexer(nn.Module):
         without a prefix. Here for any map: the prefixes of all instances are multiplexed with the rest."""
         if prefix is not None:
             own, shared = prefix()
-            x = torch.cat([whole_prefix(own, shared).expand(len(x), -1, -1, -1).to(x.dtype), x], dim=2)
+            x = torch.cat([whole_prefix(own, shared).expand(x.shape[0], -1, -1, -1).to(x.dtype), x], dim=2)
             if attention_mask is not None:
                 attention_mask = nn.functional.pad(attention_mask, (len(shared), 0), value=1)
         return self(x, attention_mask)
@@ -90,7 +90,7 @@ class LinearMultiplexer(Multiplexer):
     def _behind(self, prefix: Prefix | None, y: Tensor) -> Tensor:
         if prefix is None:
             return y
-        return torch.cat([self.multiplex_prefix(*prefix()).expand(len(y), -1, -1).to(y.dtype), y], dim=1)
+        return torch.cat([self.multiplex_prefix(*prefix()).expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
         """The multiplexed index prefix, of which instance i holds own[i] at position i and shared[k] elsewhere.
