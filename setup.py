@@ -45,6 +45,7 @@ TRAIN = [
     "seqeval",
     "tensorboard",
     "tokenizers",
+    "tqdm",
 ]
 TEST = [
     "hypothesis",
@@ -57,7 +58,7 @@ TEST = [
     "pytest-xdist",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = ["pytest>=8", "tqdm"]
+BENCH = ["pytest>=8"]
 # Others' code that bench/ times beside fastmux's, on a GPU.
 PEERS = ["fast-hadamard-transform", "liger-kernel"]
 

@@ -53,16 +53,16 @@ def measure_agreement(
     for grouping in range(GROUPINGS if num_instances > 1 else 1):
         order = np.random.default_rng([seed, grouping]).permutation(len(rows))
         size = max(1, _BATCH_ROWS // num_instances) * num_instances
-        sums: dict[str, list[float]] = {name: [0.0, 0] for name in figures}
+        sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in figures}
         for begin in range(0, len(order), size):
             batch = padded(rows, order[begin : begin + size], tokenizer).to(original.device)
             ours, theirs = (_answers(model, batch) for model in (student, original))
             for name, (total, count) in _compare(*ours, *theirs, batch.get("attention_mask")).items():
                 sums[name][0] += total
                 sums[name][1] += count
-        for name, (total, count) in sums.items():
-            if count:
-                figures[name].append(total / count)
+        for name, (total, counted) in sums.items():
+            if counted:
+                figures[name].append(total / counted)
     means = {name: statistics.fmean(values) if values else None for name, values in figures.items()}
     labels = figures["labels"]
     spread = (statistics.stdev(labels) if len(labels) > 1 else 0.0) if labels else None

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -196,7 +197,7 @@ class _Clock(TrainerCallback):
 
 def _load(
     model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, type]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Any]:
     """The original, its tokenizer, and the class that serves it."""
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
@@ -223,7 +224,7 @@ def _load(
     return model, tokenizer, _STUDENTS[kind][1]
 
 
-def _read(auto: type, name: str | PathLike, what: str):
+def _read(auto: Any, name: str | PathLike, what: str) -> Any:
     try:
         return auto.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -38,7 +38,7 @@ def read_texts(files: Sequence[str | PathLike]) -> list[Row]:
                     f"{path}: line {number} is {kinds[0]}, but line {first[1]} of {first[0]} is {kinds[1]}"
                 )
             first = first or (path, number)
-            rows.append(tuple(parts) if len(parts) == 2 else parts[0])
+            rows.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
         if len(rows) == before:
             raise ValueError(f"{path} has no text in it")
     return rows
