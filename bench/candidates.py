@@ -10,6 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from bench.problems import problems
+
 Sizes = dict[str, int]
 #: What a search is about: launcher, shapes, dtypes.
 Subject = tuple[str, list[Sizes], list[torch.dtype]]
@@ -66,7 +68,5 @@ def attempt(key: tuple, candidate: dict[str, int], device: torch.device) -> str 
 
 @functools.lru_cache(maxsize=1)
 def _problems(key: tuple, device: torch.device) -> list:
-    from bench.tune import problems
-
     launcher, listed, dtypes = key
     return list(problems(launcher, [dict(sizes) for sizes in listed], dtypes, device, sets=1))

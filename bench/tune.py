@@ -43,7 +43,7 @@ from tqdm import tqdm
 from bench.candidates import Compiler
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info
-from bench.timing import rotated
+from bench.problems import Problem, problems
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 
@@ -54,14 +54,6 @@ LEAST_NOISE = 0.02
 
 #: Calls that do the same work on inputs that rotate -> seconds of one.
 Timer = Callable[[Sequence[Callable[[], object]]], float]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One call of a launcher: the same work on several sets of inputs."""
-
-    dtype: torch.dtype
-    calls: Sequence[Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -87,36 +79,6 @@ def shapes(op: str) -> list[Sizes]:
     """The benchmark's shapes, without those that only show what a launch costs."""
     listed = importlib.import_module(f"bench.ops.test_{op}").OP.gpu
     return [sizes for sizes in listed if sizes["G"] > 1]
-
-
-def problems(
-    launcher: str, listed: list[Sizes], dtypes: Sequence[torch.dtype], device: torch.device, sets: int | None = None
-) -> Iterator[Problem]:
-    """Every call of a launcher at every shape and dtype, on inputs drawn at random; ``sets`` of them, by default as
-    many as the L2 asks for."""
-    from bench.audit.launches import calls
-
-    for dtype, sizes in itertools.product(dtypes, listed):
-        for call in calls(dtype, sizes["d"], sizes["G"], sizes["N"], sizes["L"]):
-            if call.launcher == launcher:
-                function = getattr(call.module, launcher)
-                size = sum(t.nbytes for t in call.arguments if isinstance(t, Tensor))
-                drawn = [_drawn(call.arguments, device) for _ in range(sets or rotated(size, device))]
-                yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in drawn])
-
-
-def _drawn(arguments: tuple, device: torch.device) -> tuple:
-    """Arguments on the device, floating ones at random. A tensor that stands twice among them stays one."""
-    moved: dict[int, Tensor] = {}
-
-    def move(value: object) -> object:
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in moved:
-            moved[id(value)] = torch.randn_like(value, device=device) if value.is_floating_point() else value.to(device)
-        return moved[id(value)]
-
-    return tuple(move(value) for value in arguments)
 
 
 def search(

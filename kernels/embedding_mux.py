@@ -12,6 +12,8 @@ Forward takes rows (g, l) through all instances. Backward takes a block of posit
 of groups: what instances and groups share (positions, types, LayerNorm, v) then adds up in registers, and is left as
 one partial a program, to be summed in a fixed order. Rows of the word table are added to by atomics; the deterministic
 route writes the rows' gradients (G, N, L, d) instead and leaves the sum to `torch.Tensor.index_add_`.
+
+Longer than other files: forward and backward share their loads, and are read side by side.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ the linear layer, its output is a (G, I, L, d) of any strides and b the bias: gr
 
 A tile is a block of positions of one group; rows are whole (d columns). Gradients that many tiles share (db, d
 ln_weight, d ln_bias) are left as one partial a program, summed in a fixed order: two runs are bit-equal.
+
+Longer than other files: forward and backward share their arithmetic, and are read side by side.
 """
 
 from __future__ import annotations

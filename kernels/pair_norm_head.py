@@ -29,6 +29,8 @@ block's products are added there, the smallest first.
 A tile of forward is any 64 rows (g, l, n): short sequences and few instances fill it as well as others. One of
 backward is a block of positions and of features, through all instances; a program takes tiles one after another, which
 leaves as few partial sums, added in a fixed order: two runs are bit-equal.
+
+Longer than other files: forward and backward share the folded head, and are read side by side.
 """
 
 from __future__ import annotations

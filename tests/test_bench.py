@@ -1,4 +1,7 @@
-"""The benchmarks count what they say they count, refuse wrong results, and run from the command line."""
+"""The benchmarks count what they say they count, refuse wrong results, and run from the command line.
+
+One class a program of bench/, which makes this file longer than others.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from transformers import BertConfig
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import candidates, harness, loading, memory, peers, throughput, throughput_report, timing, tune
+from bench import candidates, harness, loading, memory, peers, problems, throughput, throughput_report, timing, tune
 from bench.audit import predict
 from bench.audit.storage import Scopes, StorageTracker
 from bench.ops import (
@@ -362,7 +365,7 @@ class TestTune:
         outcomes = self.run(clock, keep=lambda launcher, outcome: kept.append(launcher))
         assert kept == list(outcomes)
         assert self.run(clock, budget=0) == {}
-        listed = list(tune.problems(self.LAUNCHER, [self.SIZES], [torch.float32], torch.device("cpu")))
+        listed = list(problems.problems(self.LAUNCHER, [self.SIZES], [torch.float32], torch.device("cpu")))
         with fastmux.backend("triton"):
             found = tune.search(self.LAUNCHER, listed, clock, lambda what: None, tune._none_refused, budget=0)
         assert found.tile == {} and found.tried == 1

@@ -46,7 +46,6 @@ LATE = {
 ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
     "fastmux.cli.convert": "`--help` answers without torch",
-    "bench.candidates": "runs in processes of its own, which bench.tune starts and whose inputs it draws",
 }
 
 

@@ -1,4 +1,7 @@
-"""`TMux` as a drop-in: what it computes, for any encoder, batch size and padding."""
+"""`TMux` as a drop-in: what it computes, for any encoder, batch size and padding.
+
+Longer than other files: one subject, over every encoder and demultiplexer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`training/train.py` from end to end, at the smallest size that goes through every stage."""
+"""`training/train.py` from end to end, at the smallest size that goes through every stage.
+
+Longer than other files: the runs that its tests look at are trained once, here.
+"""
 
 from __future__ import annotations
 
