@@ -288,21 +288,16 @@ def behaviour(thing: Thing, subject: Subject) -> dict[str, Any]:
 def cases(
     things: Mapping[str, Thing], only: Mapping[str, tuple[str, ...]] | None = None, slow: Collection[str] = ()
 ) -> list:
-    """The parameters ("thing", "task", "ends") of a test: every thing meets every task and every pair of ends.
+    """The parameters ("thing", "task", "ends") of a test: every thing meets every task, with pairs of ends in turn.
 
-    With ``FASTMUX_NEIGHBOURS=all`` in the environment, every task meets every pair of ends with it, three times as
-    many. What is slow meets every task once, and two pairs of ends.
+    With ``FASTMUX_NEIGHBOURS=all`` in the environment, every task meets every pair of ends with it, six times as many.
+    What is slow meets the first and the last pair alone.
     """
     found = []
     for number, (thing, tasks) in enumerate((t, (only or {}).get(t, tuple(TASKS))) for t in things):
-        first, *others = ENDS
-        turned = others[number % len(others) :] + others[: number % len(others)]
+        pairs = (ENDS[0], ENDS[-1]) if thing in slow else ENDS
         for i, task in enumerate(tasks):
-            ends = [first, *turned[i :: len(tasks)]]
-            if os.environ.get("FASTMUX_NEIGHBOURS") == "all":
-                ends = list(ENDS)
-            elif thing in slow:
-                ends = [(first, others[-1])[i % 2]] if len(tasks) > 1 else [first, others[-1]]
+            ends = ENDS if os.environ.get("FASTMUX_NEIGHBOURS") == "all" else [pairs[(number + i) % len(pairs)]]
             found += [pytest.param(thing, task, end, id=f"{thing}-{task}-{'+'.join(end)}") for end in ends]
     return found
 
