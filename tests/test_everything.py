@@ -55,7 +55,8 @@ def test_every_step_runs_within_its_budget_and_prints_as_it_goes(tmp_path):
         "slow": "out of time",
         "good": "ok",
     }
-    assert 1 <= report(tmp_path)["slow"]["seconds"] < 1 + processes.GRACE
+    # Twice the grace: a machine that has other work to do takes its time to start and to end a process.
+    assert 1 <= report(tmp_path)["slow"]["seconds"] < 1 + 2 * processes.GRACE
     assert "begun" in printed and "begun" in (tmp_path / "everything.log").read_text()
     with tarfile.open(tmp_path / "packed" / "all.tar.gz") as archive:
         names = {Path(name).name for name in archive.getnames()}

@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Parameters] = {
     # One live tile forward. Some eight backward: fewer elements a thread, and talk from thread to thread outweighs the
     # work (by instructions counted at d = 768: 82 an element at 8 a thread, 61 at 16); more, and they spill.
     "pair_norm_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
-    "pair_norm_backward": {"elements": 2048, "per_thread": 16, "programs": 4},
+    "pair_norm_backward": {"elements": 2048, "per_thread": 32, "programs": 4},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
     # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
     # that the other does not take; of its programs one or two are resident.
