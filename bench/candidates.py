@@ -10,9 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from bench.harness import Sizes
 from bench.problems import problems
 
-Sizes = dict[str, int]
 #: What a search is about: launcher, shapes, dtypes.
 Subject = tuple[str, list[Sizes], list[torch.dtype]]
 

@@ -32,15 +32,7 @@ from bench.processes import environment, run
 from fastmux.files import replacing, write_json
 
 #: Tests of what does not run on a device, or trains.
-ELSEWHERE = (
-    "*training*",
-    "*packaging*",
-    "*examples*",
-    "*distillation*",
-    "*test_bench*",
-    "*everything*",
-    "*kernel_audit*",
-)
+ELSEWHERE = ("*training*", "*packaging*", "*examples*", "*distillation*", "*tests/bench*")
 
 
 @dataclass(frozen=True)

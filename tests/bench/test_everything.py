@@ -20,7 +20,7 @@ import bench.ops.__main__ as ops
 from bench import everything, processes
 from fastmux.files import write_json
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 #: Runs steps that a test gives, with the command's own arguments.
 WITH_STEPS = """
 import sys

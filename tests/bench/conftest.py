@@ -1,0 +1,48 @@
+"""What tests of the benchmarks share: their scripts at tiny sizes, and a harness that compiles nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import harness
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--num_hidden_layers", "1", "--hidden_size", "16", "--num_attention_heads", "2", "--intermediate_size", "32"]
+
+
+@pytest.fixture
+def run_script() -> Callable[..., str]:
+    """Runs a script of bench/ on a tiny encoder; what it printed."""
+
+    def run(name: str, *options: str) -> str:
+        command = [sys.executable, str(ROOT / "bench" / name), "--vocab_size", "50", "--disable_tqdm", *TINY, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Without the compiled reference: compiling takes seconds."""
+    monkeypatch.setattr(harness, "REFERENCES", ("reference",))
+    monkeypatch.setattr(harness, "copy_bandwidth", lambda clock: 1e9)
+
+
+@pytest.fixture
+def refusal(capsys) -> Callable[..., str]:
+    """What a script says of options that it does not take, as it ends with status 2."""
+
+    def of(parse_args: Callable, options: list[str]) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            parse_args(options)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    return of

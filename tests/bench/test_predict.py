@@ -1,0 +1,35 @@
+"""Predicted times are those of the slower of bytes and operations."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from bench.audit import predict
+
+pytest.importorskip("triton", reason="predictions stand on the kernels' launchers")
+
+
+def test_predictions_stand_on_launchers_that_there_are():
+    from bench.audit.launches import calls
+
+    counts = Counter(call.launcher for call in calls(torch.float32, 64, 1, 1, 1))
+    for op, directions in predict.LAUNCHERS.items():
+        assert all(i < counts[launcher] for launchers in directions for launcher, i in launchers), op
+
+
+def test_prediction_is_the_slower_of_bytes_and_operations(monkeypatch):
+    counted = {"hadamard_mux_forward": [{"elements": 100, "bytes": 300, "flops": 200}]}
+    monkeypatch.setattr(predict, "_counted", lambda: counted)
+    sizes = {"G": 1, "N": 10, "L": 10, "d": 10}  # ten times what was counted
+
+    def of(name, **more):
+        return predict.predicted_seconds("hadamard_mux", "forward", sizes, torch.bfloat16, name, **more)
+
+    assert of("NVIDIA H100 80GB HBM3") == pytest.approx(3000 / 3.35e12)
+    assert of("NVIDIA H100 80GB HBM3", matrix_flops=989e3) == pytest.approx(3000 / 3.35e12 + 1e-9)
+    counted["hadamard_mux_forward"][0]["flops"] = 6700
+    assert of("NVIDIA H100 80GB HBM3") == pytest.approx(1e-9)
+    assert of("Voodoo2") is None

@@ -1,0 +1,79 @@
+"""Throughput is measured beside the limit that arithmetic sets, from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import BertConfig
+
+from bench import throughput, throughput_report
+from bench.throughput import encoder_flops, limit
+
+BASE = BertConfig()  # 12 layers, d = 768, f = 3072
+
+
+class TestLimits:
+    def test_flops_of_the_encoder_by_hand(self):
+        # four 768 x 768 projections, two 768 x 3072, and 128 scores and weights of 768, two operations a multiply-add
+        by_hand = 12 * 2 * (4 * 768 * 768 + 2 * 768 * 3072 + 2 * 128 * 768)
+        assert encoder_flops(BASE, 128) == by_hand == 174_587_904
+
+    @pytest.mark.parametrize("task", ["sequence", "token"])
+    @pytest.mark.parametrize(("n", "expected"), [(1, 128 / 130), (2, 256 / 131), (10, 1280 / 139), (40, 5120 / 169)])
+    def test_index_pays_for_its_prefix(self, task, n, expected):
+        assert limit(task, "index", n, 128, BASE) == pytest.approx(expected)
+
+    def test_unbind_pays_for_its_linear_layer_on_tokens_only(self):
+        assert limit("sequence", "unbind", 40, 128, BASE) == 40
+        assert limit("token", "key", 40, 128, BASE) == 40
+        # 174,587,904 of the encoder and 40 * 1,179,648 of the linear layer for a position of 40 instances
+        assert limit("token", "unbind", 40, 128, BASE) == pytest.approx(40 * 174_587_904 / 221_773_824)
+
+
+def test_throughput_runs(tmp_path, run_script):
+    options = ["--num_instances", "1", "3", "--length", "8", "--batch_sizes", "2", "4", "--group_counts", "2"]
+    printed = run_script("throughput.py", *options, "--repeats", "2", "--output_dir", str(tmp_path))
+    result = json.loads((tmp_path / "throughput.json").read_text())
+    rows = result["rows"]
+    assert [(r["task"], r["demultiplexer"], r["num_instances"]) for r in rows] == [
+        (task, name, n) for task in ("sequence", "token") for name in ("index", "unbind") for n in (1, 3)
+    ]
+    for row in rows:
+        assert row["instances_per_second"] > 0 and row["plain_batch_size"] in (2, 4) and row["groups"] == 2
+        assert row["fraction_of_limit"] == pytest.approx(row["ratio"] / row["limit"])
+        assert row["ratio_quartiles"][0] <= row["ratio"] <= row["ratio_quartiles"][1]
+    assert rows[1]["limit"] == pytest.approx(3 * 8 / 12)
+    assert result["machine"]["torch"] == torch.__version__ and result["encoder"]["hidden_size"] == 16
+    assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["throughput.json", "throughput.png"]
+    assert all(f"{row['limit']:.2f}" in printed for row in rows)
+
+
+def test_every_group_has_a_row_beside_the_compiled_encoder(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    options = ["--preset", "tiny", "--tasks", "sequence", "--demultiplexers", "unbind", "--num_instances", "2", "3"]
+    sizes = ["--length", "8", "--batch_sizes", "2", "--group_counts", "1", "2", "--repeats", "1", "--device", "cpu"]
+    how = ["--every_group", "--compiled_plain", "--disable_tqdm", "--name", "swept", "--output_dir", str(tmp_path)]
+    rows = throughput.main([*options, *sizes, *how])
+    assert [(r.num_instances, r.groups) for r in rows] == [(2, 1), (2, 2), (3, 1), (3, 2)] and len(compiled) == 1
+    assert all(r.ratio_to_compiled_plain > 0 for r in rows) and (tmp_path / "swept.png").exists()
+    best = throughput_report.best_groups(rows)
+    assert [r.num_instances for r in best] == [2, 3] and all(r.limit == r.num_instances for r in best)
+    assert len(json.loads((tmp_path / "swept.json").read_text())["rows"]) == 4
+    assert throughput.main([*options, *sizes, *how, "--budget", "0"]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num_instances", "0"], "0, expected an integer of at least 1"),
+        (["--num_attention_heads", "5"], "no multiple of --num_attention_heads 5"),
+        (["--clock", "cpu", "--num_threads", "2"], "--clock cpu is for one thread"),
+        (["--execution", "graphed", "--device", "cpu"], "--execution graphed needs a GPU"),
+    ],
+)
+def test_bad_options(options, message, refusal):
+    assert message in refusal(throughput.parse_args, options)
