@@ -96,8 +96,8 @@ def test_the_vocabulary_can_be_resized(tmp_path):
             states = model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.content)
             for size in (70, 65):
                 model.resize_token_embeddings(size)
-                assert model.config.vocab_size == size and model.retrieval.bias.shape == (size,)
-                assert tied or model.retrieval.weight.shape == (size, 16)
+                assert model.config.vocab_size == size and model.retrieval.decoder.bias.shape == (size,)
+                assert tied or model.retrieval.decoder.weight.shape == (size, 16)
             torch.testing.assert_close(model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.content), states)
             model.save_pretrained(tmp_path)
             assert cls.from_pretrained(tmp_path).get_input_embeddings().num_embeddings == 65

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 import fastmux
 from fastmux import reference
 from fastmux.configuration import Conventions
+from fastmux.models.checkpoints import stored_dtypes, weight_files
 from fastmux.modules import DEMULTIPLEXERS
 from fastmux.testing import relative_error
 
@@ -58,7 +59,7 @@ class TestRetrieval:
         z = retrieval_states(model, rows)
         targets = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100).unflatten(0, (2, 3))
         decoder = model.get_input_embeddings().weight
-        expected = reference.retrieval_loss(z, instances, targets, decoder, model.retrieval.bias)
+        expected = reference.retrieval_loss(z, instances, targets, decoder, model.retrieval.decoder.bias)
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
         parameters = [p for name, p in model.named_parameters() if name not in UNUSED.get(demux, ())]
         gradients = [torch.autograd.grad(x, parameters) for x in (loss, expected)]
@@ -71,7 +72,7 @@ class TestRetrieval:
         with torch.no_grad():
             out = model(**rows)
             states = retrieval_states(model, rows).flatten(0, 1)[:7]
-        logits = states @ model.get_input_embeddings().weight.T + model.retrieval.bias
+        logits = states @ model.get_input_embeddings().weight.T + model.retrieval.decoder.bias
         assert torch.equal(out.predictions, logits.argmax(-1))
         assert model.train()(**rows).predictions is None
 
@@ -222,7 +223,7 @@ def test_masked_language_model(demux):
     assert training.logits is None
     out = model.eval()(**rows, labels=labels, retrieval_instances=instances)
     states = retrieval_states(model, rows).flatten(0, 1)
-    logits = states @ model.get_input_embeddings().weight.T + model.retrieval.bias
+    logits = states @ model.get_input_embeddings().weight.T + model.retrieval.decoder.bias
     assert isinstance(out, MaskedLMOutput) and relative_error(out.logits.detach(), logits.detach()) < 1e-12
     task = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     retrieval = fastmux.TMuxForRetrieval.from_backbone(STILL, 3, demultiplexer=demux).double()
@@ -277,7 +278,7 @@ def test_the_papers_treatment_of_padding_and_first_tokens():
         targets = ids.masked_fill(~asked, -100).unflatten(0, (2, 3))
         states = retrieval_states(model, rows)
         expected = reference.retrieval_loss(
-            states, instances, targets, model.get_input_embeddings().weight, model.retrieval.bias
+            states, instances, targets, model.get_input_embeddings().weight, model.retrieval.decoder.bias
         )
         loss = model(**rows, labels=labels, retrieval_instances=instances).retrieval_loss
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
@@ -293,7 +294,7 @@ def test_retrieval_may_ask_at_some_positions_only():
     positions = torch.randperm(7)[:3]
     targets = rows["input_ids"].masked_fill(rows["attention_mask"] == 0, -100).unflatten(0, (2, 3))
     z = retrieval_states(model, rows)[:, :, positions]
-    decoder, bias = model.get_input_embeddings().weight, model.retrieval.bias
+    decoder, bias = model.get_input_embeddings().weight, model.retrieval.decoder.bias
     expected = reference.retrieval_loss(z, instances[:, positions], targets[..., positions], decoder, bias)
     assert relative_error(ours.detach(), expected.detach()) < 1e-10
     model.eval()
@@ -359,11 +360,27 @@ def test_the_decoder_is_the_output_embeddings(tmp_path, cls, tied):
     layer, words = model.get_output_embeddings(), model.get_input_embeddings().weight
     assert (layer.weight is words) == tied and layer.weight.shape[0] == len(layer.bias) == VOCAB + 9
     model.save_pretrained(tmp_path)
+    assert ("retrieval.decoder.weight" in stored_dtypes(weight_files(tmp_path))) == (not tied)
     loaded = cls.from_pretrained(tmp_path)
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == tied
     other = nn.Linear(16, VOCAB + 9).double()
     model.set_output_embeddings(other)
-    assert model.get_output_embeddings().weight is other.weight and not model.config.tie_word_embeddings
+    assert model.get_output_embeddings() is other and other in model.modules()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(cls.from_pretrained(tmp_path).get_output_embeddings().weight, other.weight)
+
+
+@pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval])
+def test_a_hook_on_the_decoder_runs(cls):
+    model, rows = build(cls, tie_word_embeddings=False).eval(), batch(6)
+    labels = rows["input_ids"]
+    expected, seen = model(**rows, labels=labels), []
+    model.retrieval.decoder.register_forward_hook(lambda *_: seen.append(1))
+    given = model(**rows, labels=labels)
+    assert seen and relative_error(given.loss.detach(), expected.loss.detach()) < 1e-12
+    if cls is fastmux.TMuxForRetrieval:
+        assert torch.equal(given.predictions, expected.predictions)
+        assert model(**rows, labels=torch.full_like(labels, -100)).loss.item() == 0.0
 
 
 @pytest.mark.parametrize("cls", [fastmux.TMuxForMaskedLM, fastmux.TMuxForRetrieval, SEQUENCE, TOKEN])

@@ -104,7 +104,6 @@ KNOWN = {
     "test_batching_equivalence": "a row depends on the rows of its group",
     "test_init_weights_can_init_buffers": "the random transforms are buffers, drawn anew whenever they are drawn",
     "test_model_weights_reload_no_missing_tied_weights": "a checkpoint that lacks the encoder is refused, not loaded",
-    "test_tied_weights_are_sharded_together": "the masked tokens' decoder is no module, but made when it is asked for",
 }
 #: With an index prefix as well.
 KNOWN_WITH_PREFIX = dict.fromkeys(

@@ -36,20 +36,11 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
         self.post_init()
         self.train(self.tmux.training)
 
-    def get_output_embeddings(self) -> nn.Linear:
-        """The decoder as a layer, (V, d): made anew at each call, around the parameters that decode."""
-        weight = self.get_input_embeddings().weight if self.retrieval.weight is None else self.retrieval.weight
-        layer = nn.Linear(*reversed(weight.shape), device="meta")
-        layer.weight, layer.bias = weight, self.retrieval.bias
-        return layer
+    def get_output_embeddings(self) -> nn.Module:
+        return self.retrieval.decoder
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Decode with this layer's parameters from now on; it stays tied if its weight is the word embeddings'."""
-        tied = new_embeddings.weight is self.get_input_embeddings().weight
-        self.retrieval.weight = None if tied else new_embeddings.weight
-        self.config.tie_word_embeddings = tied
-        if new_embeddings.bias is not None:
-            self.retrieval.bias = new_embeddings.bias
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.retrieval.decoder = new_embeddings
 
 
 class TMuxForRetrieval(_TMuxWithDecoder):
@@ -107,7 +98,7 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         self.classifier = build_classifier(
             config.conventions.classifier_type, config.hidden_size, config.num_labels, config.layer_norm_eps
         )
-        self.retrieval = RetrievalHead.from_config(config) if config.retrieval_loss_weight else None
+        self.retrieval = RetrievalHead.from_config(config, auxiliary=True) if config.retrieval_loss_weight else None
         self.post_init()
         self.train(self.tmux.training)
 
@@ -314,7 +305,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         states = self.retrieval.states(self.tmux, mux).flatten(0, 1)[: mux.rows]
         logits, losses = None, {}
         if labels is None or not self.training:
-            logits = nn.functional.linear(states, *self.retrieval.decoder(self.tmux))
+            logits = self.retrieval.decoder(states)
         if labels is not None:
             if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
                 asked = labels != IGNORE_INDEX

@@ -27,7 +27,7 @@ from fastmux.models.published import is_published, load_tensors, published_confi
 from fastmux.modules.demultiplexers import Demultiplexer
 from fastmux.modules.embeddings import rows_of
 from fastmux.modules.multiplexers import Multiplexer
-from fastmux.modules.retrieval import RetrievalHead
+from fastmux.modules.retrieval import AuxiliaryDecoder
 
 _CAPABILITIES = ("supports_gradient_checkpointing", "_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn")
 _CAPABILITIES += ("_supports_attention_backend",)
@@ -48,6 +48,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _no_split_modules: set[str] | list[str] | None = None
 
     # What a checkpoint of another task need not hold: heads, and the pooler, which task models do without.
     _heads = ("classifier.", "retrieval.", "backbone.pooler.")
@@ -102,7 +103,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (Multiplexer, Demultiplexer, RetrievalHead)):
+        if isinstance(module, (Multiplexer, Demultiplexer, AuxiliaryDecoder)):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -113,12 +114,32 @@ class TMuxPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.base_model.backbone.set_input_embeddings(value)
 
+    def post_init(self) -> None:
+        # Beside the layers inside them they hold tensors of their own, which Accelerate brings for whole modules alone.
+        whole = {type(m).__name__ for m in self.modules() if isinstance(m, (Multiplexer, Demultiplexer))}
+        self._no_split_modules = whole | set(self._no_split_modules or ())
+        if self.get_output_embeddings() is not None and self.config.embedding_size == self.config.hidden_size:
+            self._tied_weights_keys = {"retrieval.decoder.weight": self._word_table()}
+        super().post_init()
+
+    def _word_table(self) -> str:
+        """The name of the parameter that holds the word embeddings, in whatever module an encoder has for them."""
+        words = self.get_input_embeddings()
+        module = next((name for name, m in self.named_modules() if m is words), None)
+        tables = [name for name, p in words.named_parameters() if name == "weight" or p.dim() == 2]
+        if module is None or not tables:
+            raise ValueError(
+                f"the word embeddings of the backbone are a {type(words).__name__} without a table of their own, which "
+                "the decoder could share; expected an nn.Embedding, or a module with one inside"
+            )
+        return f"{module}.{tables[0]}"
+
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As in Hugging Face; a retrieval head's decoder grows or shrinks along."""
+        """As in Hugging Face; the decoder of an auxiliary loss grows or shrinks along."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
-        head = getattr(self, "retrieval", None)
-        if head is not None:
-            head.resize(rows_of(embeddings))
+        decoder = getattr(getattr(self, "retrieval", None), "decoder", None)
+        if isinstance(decoder, AuxiliaryDecoder):
+            decoder.resize(rows_of(embeddings))
         return embeddings
 
     def fit_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

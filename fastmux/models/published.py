@@ -183,7 +183,8 @@ def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[
         for here, there in (("over_positions", "muxing_attention"), ("over_instances", "muxing_attention_2")):
             for own, part in _LAYER.items():
                 pairs += _linear(f"tmux.multiplexer.{here}.{own}", f"{there}.{part}")
-    pairs += [("retrieval.weight", "retrieval_head.decoder.weight"), ("retrieval.bias", "retrieval_head.bias")]
+    pairs.append(("retrieval.decoder.weight", "retrieval_head.decoder.weight"))
+    pairs.append(("retrieval.decoder.bias", "retrieval_head.bias"))
     if task != "TMuxForMaskedLM":
         pairs += _classifier(config, encoder)
     return dict(pairs)
@@ -259,9 +260,9 @@ def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: d
     words = "tmux.backbone.embeddings.word_embeddings.weight"
     if words not in converted:
         raise ValueError(f"the checkpoint {name!r} lacks {encoder}.embeddings.word_embeddings.weight")
-    if torch.equal(converted["retrieval.weight"], converted[words]):
+    if torch.equal(converted["retrieval.decoder.weight"], converted[words]):
         config.tie_word_embeddings = True
-        del converted["retrieval.weight"]
+        del converted["retrieval.decoder.weight"]
     if config.prefix_length:
         tokens = _prefix_tokens(config)
         if min(tokens) < 0 or max(tokens) >= len(converted[words]):

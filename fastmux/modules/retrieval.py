@@ -7,60 +7,24 @@ from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
-from fastmux.modules.plain import table_of, tensor_of
+from fastmux.modules.plain import is_plain, table_of, tensor_of
 
 IGNORE_INDEX = -100
 
 
-class RetrievalHead(nn.Module):
-    """Decodes demultiplexed states to tokens.
+class AuxiliaryDecoder(nn.Module):
+    """The decoder of a loss beside the task's: a weight (V, d), or None to read the word embeddings, and a bias (V).
 
-    Args:
-        vocab_size, width: V and d.
-        tied: decode with the encoder's word embeddings; else with a table of the head's own.
-        demultiplexer: of the head's own; None for the task's.
-        transform: one more layer, GELU and LayerNorm before the decoder. residual: a skip connection around it.
-        percentage: share of the positions, drawn at every training step, at which `loss` asks.
-        std: of initial weights. eps: of the LayerNorm.
+    It is no ``nn.Linear``: what is put on all linear layers of a model, adapters or quantisation, would reach the word
+    embeddings through it.
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        width: int,
-        *,
-        tied: bool = True,
-        demultiplexer: Demultiplexer | None = None,
-        transform: bool = False,
-        residual: bool = False,
-        percentage: float = 1.0,
-        std: float = 0.02,
-        eps: float = 1e-12,
-    ):
+    def __init__(self, width: int, vocab_size: int, *, tied: bool = True, std: float = 0.02):
         super().__init__()
-        self.std, self.residual, self.percentage = std, residual, percentage
-        self.demultiplexer = demultiplexer
-        self.dense = nn.Linear(width, width) if transform else None
-        self.layer_norm = nn.LayerNorm(width, eps=eps) if transform else None
+        self.std = std
         self.weight = None if tied else nn.Parameter(torch.empty(vocab_size, width))
         self.bias = nn.Parameter(torch.empty(vocab_size))
         self.reset_parameters()
-
-    @classmethod
-    def from_config(cls, config) -> RetrievalHead:
-        """The retrieval head of a `fastmux.TMuxConfig`."""
-        own = config.conventions.retrieval_demultiplexer == "own"
-        return cls(
-            config.vocab_size,
-            config.hidden_size,
-            tied=config.tie_word_embeddings and config.embedding_size == config.hidden_size,
-            demultiplexer=DEMULTIPLEXERS[config.demultiplexer].from_config(config) if own else None,
-            transform=config.conventions.retrieval_transform,
-            residual=config.conventions.retrieval_residual,
-            percentage=config.retrieval_percentage,
-            std=config.initializer_range,
-            eps=config.layer_norm_eps,
-        )
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.bias)
@@ -80,12 +44,72 @@ class RetrievalHead(nn.Module):
             if parameter is not None:
                 getattr(self, name)[:kept] = parameter[:kept]
 
-    def decoder(self, tmux: nn.Module) -> tuple[Tensor, Tensor]:
-        """The decoder's weight (V, d) and bias (V)."""
+    def tensors(self, words: nn.Module) -> tuple[Tensor, Tensor]:
+        """Weight and bias, beside the module of the word embeddings."""
         bias = tensor_of(self, "bias")
-        if self.weight is None:
-            return table_of(tmux.get_input_embeddings(), len(bias)), bias
-        return tensor_of(self, "weight"), bias
+        return table_of(words, len(bias)) if self.weight is None else tensor_of(self, "weight"), bias
+
+
+class RetrievalHead(nn.Module):
+    """Decodes demultiplexed states to tokens.
+
+    Args:
+        vocab_size, width: V and d.
+        tied: decode with the encoder's word embeddings; else with a table of the head's own.
+        auxiliary: the decoder is an `AuxiliaryDecoder`; else an ``nn.Linear``, which a model may show as its output. If
+            tied, its weight is undefined until the model puts the word embeddings there.
+        demultiplexer: of the head's own; None for the task's.
+        transform: one more layer, GELU and LayerNorm before the decoder. residual: a skip connection around it.
+        percentage: share of the positions, drawn at every training step, at which `loss` asks.
+        std: of initial weights. eps: of the LayerNorm.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        *,
+        tied: bool = True,
+        auxiliary: bool = False,
+        demultiplexer: Demultiplexer | None = None,
+        transform: bool = False,
+        residual: bool = False,
+        percentage: float = 1.0,
+        std: float = 0.02,
+        eps: float = 1e-12,
+    ):
+        super().__init__()
+        self.residual, self.percentage = residual, percentage
+        self.demultiplexer = demultiplexer
+        self.dense = nn.Linear(width, width) if transform else None
+        self.layer_norm = nn.LayerNorm(width, eps=eps) if transform else None
+        if auxiliary:
+            self.decoder = AuxiliaryDecoder(width, vocab_size, tied=tied, std=std)
+            return
+        self.decoder = nn.Linear(width, vocab_size, device="meta")  # where it draws nothing
+        self.decoder.weight = nn.Parameter(torch.empty(vocab_size, width))
+        self.decoder.bias = nn.Parameter(torch.zeros(vocab_size))
+        if tied:
+            self.decoder.weight._is_hf_initialized = True  # nor does transformers draw it
+        else:
+            nn.init.normal_(self.decoder.weight, std=std)
+
+    @classmethod
+    def from_config(cls, config, auxiliary: bool = False) -> RetrievalHead:
+        """The retrieval head of a `fastmux.TMuxConfig`."""
+        own = config.conventions.retrieval_demultiplexer == "own"
+        return cls(
+            config.vocab_size,
+            config.hidden_size,
+            tied=config.tie_word_embeddings and config.embedding_size == config.hidden_size,
+            auxiliary=auxiliary,
+            demultiplexer=DEMULTIPLEXERS[config.demultiplexer].from_config(config) if own else None,
+            transform=config.conventions.retrieval_transform,
+            residual=config.conventions.retrieval_residual,
+            percentage=config.retrieval_percentage,
+            std=config.initializer_range,
+            eps=config.layer_norm_eps,
+        )
 
     def states(self, tmux: nn.Module, mux, instances: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L); at some
@@ -115,21 +139,34 @@ class RetrievalHead(nn.Module):
             instances, targets = instances[:, positions], targets[:, positions]
         return self.cross_entropy(tmux, self.states(tmux, mux, instances, positions), targets)
 
+    def _decoder_tensors(self, tmux: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+        """The decoder's weight (V, d) and bias (V); None where it has to be called."""
+        if isinstance(self.decoder, AuxiliaryDecoder):
+            return self.decoder.tensors(tmux.get_input_embeddings())
+        return (self.decoder.weight, self.decoder.bias) if is_plain(self.decoder, nn.Linear) else None
+
     def cross_entropy(self, tmux: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is none."""
-        weight, bias = self.decoder(tmux)
-        return F.linear_cross_entropy(states.flatten(0, -2), weight, targets.flatten(), bias, ignore_index=IGNORE_INDEX)
+        states, targets, tensors = states.flatten(0, -2), targets.flatten(), self._decoder_tensors(tmux)
+        if tensors is not None:
+            weight, bias = tensors
+            return F.linear_cross_entropy(states, weight, targets, bias, ignore_index=IGNORE_INDEX)
+        logits = self.decoder(states)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = nn.functional.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        return total / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
     @torch.no_grad()
     def predict(self, tmux: nn.Module, mux) -> Tensor:
         """The token recovered for every row and position, (B, L); one instance at a time, never all logits at once."""
-        weight, bias = self.decoder(tmux)
+        tensors = self._decoder_tensors(tmux)
         groups, length = mux.content.shape[:2]
         predictions = []
         for i in range(tmux.num_instances):
             instances = torch.full((groups, length), i, device=mux.content.device)
-            states = self.states(tmux, mux, instances)
-            predictions.append(F.linear_argmax(states.flatten(0, 1), weight, bias).view(groups, length))
+            states = self.states(tmux, mux, instances).flatten(0, 1)
+            tokens = self.decoder(states).argmax(-1) if tensors is None else F.linear_argmax(states, *tensors)
+            predictions.append(tokens.view(groups, length))
         return torch.stack(predictions, 1).flatten(0, 1)[: mux.rows]
 
 
