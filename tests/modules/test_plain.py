@@ -12,7 +12,7 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from accelerate import cpu_offload, disk_offload
+from accelerate import cpu_offload, disk_offload, dispatch_model, infer_auto_device_map
 from models import BERT, FAMILIES, batch
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -23,7 +23,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._pytree import tree_map
 
 import fastmux
-from fastmux.modules import DEMULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 from fastmux.modules.plain import is_plain
 from fastmux.testing import relative_error
 
@@ -231,6 +231,24 @@ def test_weights_on_disk(tmp_path, demux):
             torch.testing.assert_close(model(**rows)[-1], expected)
             options = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload"}
             torch.testing.assert_close(cls.from_pretrained(tmp_path / "model", **options)(**rows)[-1], expected)
+
+
+@pytest.mark.parametrize("demux", ["index", "key", "rsa"])
+@pytest.mark.parametrize("mux", list(MULTIPLEXERS))
+def test_weights_on_disk_in_part(tmp_path, mux, demux):
+    """In a map of devices, no module is apart from the tensors that it holds beside its layers."""
+    rows = batch(6)
+    model = fastmux.TMuxForMaskedLM.from_backbone(BERT, 3, multiplexer=mux, demultiplexer=demux).eval()
+    for module in model.modules():
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        assert not own or not [*module.children()] or type(module).__name__ in model._no_split_modules
+    room = {"cpu": model.get_memory_footprint() * 2 // 3, "disk": 2**40}
+    devices = infer_auto_device_map(model, room, no_split_module_classes=model._no_split_modules)
+    assert set(devices.values()) == {"cpu", "disk"}
+    with torch.no_grad():
+        expected = model(**rows).logits
+        dispatch_model(model, devices, main_device="cpu", offload_dir=str(tmp_path))
+        torch.testing.assert_close(model(**rows).logits, expected)
 
 
 @pytest.fixture

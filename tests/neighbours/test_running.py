@@ -65,10 +65,13 @@ def offloaded(how):
 
 
 def parts(model: nn.Module) -> dict[str, str]:
-    """Some of the model on disk: every other module that holds weights of its own."""
-    names = [n for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None]
-    names += [n for n, b in model.named_buffers() if n not in names]
-    return {name: "disk" if i % 2 else "cpu" for i, name in enumerate(sorted(set(names)))}
+    """Some of the model on disk: every other of the smallest parts that a map of devices may name."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        within = any(name.startswith(f"{whole}.") for whole in names)
+        if not within and any(True for _ in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            names.append(name)
+    return {name: "disk" if i % 2 else "cpu" for i, name in enumerate(names)}
 
 
 def loaded_offloaded(s: Subject):
