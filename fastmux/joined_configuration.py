@@ -20,6 +20,9 @@ class JoinedConfig(PreTrainedConfig):
             position.
         row_layers: layers before the join, 0 or more.
         last_layers: layers after it, where the states are apart again, 0 or more.
+        first_layers: of the last layers, how many run at the first position alone where the head reads no other, 1 or
+            more. One is exact. Each further one costs next to nothing and sees the other positions as they were before
+            it, which a model has to learn.
         kwargs: any common option of a Hugging Face config.
 
     Raises:
@@ -35,6 +38,7 @@ class JoinedConfig(PreTrainedConfig):
     join: str = "positions"
     row_layers: int = 1
     last_layers: int = 1
+    first_layers: int = 1
 
     def __post_init__(self, **kwargs):
         if isinstance(self.backbone_config, dict):
@@ -48,13 +52,15 @@ class JoinedConfig(PreTrainedConfig):
                 f"backbone is a {backbone.model_type!r} model; layers can be run on joined states in encoders of the "
                 f"kinds {', '.join(BERT_LIKE)}"
             )
-        for name, least in (("num_instances", 1), ("row_layers", 0), ("last_layers", 0)):
+        for name, least in (("num_instances", 1), ("row_layers", 0), ("last_layers", 0), ("first_layers", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
         if self.join not in JOINS:
             raise ValueError(f"join is {self.join!r}, expected one of {', '.join(map(repr, JOINS))}")
         layers = backbone.num_hidden_layers
+        if self.first_layers > max(1, layers if self.num_instances == 1 else self.last_layers):
+            raise ValueError(f"first_layers is {self.first_layers}, expected at most last_layers, {self.last_layers}")
         if self.num_instances > 1 and self.row_layers + self.last_layers >= layers:
             raise ValueError(
                 f"row_layers is {self.row_layers} and last_layers is {self.last_layers}, expected fewer than "

@@ -23,7 +23,8 @@ import fastmux
 from training.recipe import Recipe
 
 PLAIN = "plain"
-_PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
+#: Classes of the plain encoder by kind of task.
+PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 _MUX_HEADS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
 
 
@@ -54,15 +55,11 @@ class ModelFactory:
         self.kind = kind
         self.encoder = encoder
         self.start = start
-        self.labels = {
-            "num_labels": len(labels),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {name: label for label, name in enumerate(labels)},
-        }
+        self.labels = label_options(labels)
 
     def plain(self) -> PreTrainedModel:
         """The encoder without multiplexing, with a new head."""
-        head = _PLAIN_HEADS[self.kind]
+        head = PLAIN_HEADS[self.kind]
         config = self._encoder_config(self.recipe.dropout, **self.labels)
         if self.encoder is not None:
             return head.from_pretrained(self.encoder, config=config)
@@ -92,7 +89,7 @@ class ModelFactory:
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
-        heads = _PLAIN_HEADS if variant == PLAIN else _MUX_HEADS
+        heads = PLAIN_HEADS if variant == PLAIN else _MUX_HEADS
         return heads[self.kind].from_pretrained(folder)
 
     def _mux_options(self, demultiplexer: str) -> dict[str, object]:
@@ -136,6 +133,15 @@ class ModelFactory:
             )
         set_dropout(config, dropout)
         return config
+
+
+def label_options(labels: list[str]) -> dict[str, object]:
+    """What a config is told of a task's labels."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: label for label, name in enumerate(labels)},
+    }
 
 
 @contextmanager

@@ -25,7 +25,9 @@ _HELP = {
     "num_instances": "N, states that share a pass of the joined layers; 1 joins nothing",
     "join": "what is joined: N neighbouring positions of a row, or N rows of the batch at each position",
     "row_layers": "layers that run on every state before the joined ones",
-    "last_layers": "layers that run on every state after them; a sequence head's last layer runs at one position alone",
+    "last_layers": "layers that run on every state after them",
+    "first_layers": "of the last layers, how many run at the first position alone, where the head reads no other; "
+    "1 is exact, further ones cost next to nothing and see the other positions as they were before",
     "joined_layers": "those of the original's layers that run joined, ascending; default: all in between",
     "max_length": "tokens of a row; longer rows are cut",
     "num_train_epochs": "passes over the text",

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,20 +20,17 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
-    TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import cached_file
 
 from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
+from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, tokenize
-from fastmux.distillation.trainer import ROW, DistillationTrainer, TeacherCollator
 from fastmux.files import read_json, remove, write_json
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 
@@ -115,6 +108,7 @@ def convert(
         join=settings.join,
         row_layers=settings.row_layers,
         last_layers=settings.last_layers,
+        first_layers=settings.first_layers,
         joined_layers=settings.joined_layers,
     )
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
@@ -135,7 +129,7 @@ def convert(
     cut = int(np.sum(np.asarray(rows["length"]) >= settings.max_length))
     first_only = student_class is JoinedForSequenceClassification
     size = teacher_bytes(np.asarray(train["length"]), original.config.hidden_size, first_only) / 2**20
-    arguments = TrainingArguments(output_dir=str(work), **_arguments(settings, trainer))
+    arguments = distillation_arguments(work, settings, trainer)
     original = original.eval().to(arguments.device)
     print(f"the original's outputs for {len(train)} rows: {size:.0f} MiB in {work}", flush=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -143,23 +137,9 @@ def convert(
     teacher = compute_teacher_outputs(
         original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
     )
-    step_rows = train.add_column(ROW, np.arange(len(train)))
-    with _without_dropout(student), _frozen(student.get_input_embeddings()):
-        distiller = DistillationTrainer(
-            model=student,
-            args=arguments,
-            train_dataset=step_rows,
-            data_collator=TeacherCollator(tokenizer, teacher),
-            processing_class=tokenizer,
-            state_variance=_variance(teacher.states),
-        )
-        clock = _Clock(work / "seconds.json")
-        distiller.add_callback(clock)
-        distiller.train(resume_from_checkpoint=get_last_checkpoint(str(work)))
-    student = distiller.accelerator.unwrap_model(distiller.model).eval()
-    rates = rows_per_second(
-        {"original": original, "converted": student}, tokenizer, held_out, multiple=settings.num_instances
-    )
+    student, state, seconds = distil(student, tokenizer, train, teacher, arguments)
+    passes = {"original": [(original, held_out)], "converted": [(student, held_out)]}
+    rates = rows_per_second(passes, tokenizer, len(held_out), multiple=settings.num_instances)
     report = Conversion(
         settings=identity,
         train_rows=len(train),
@@ -167,32 +147,17 @@ def convert(
         agreement=measure_agreement(student, original, tokenizer, held_out, settings.num_instances, settings.seed),
         rows_per_second=rates,
         speed_up=rates["converted"] / rates["original"],
-        steps=distiller.state.global_step,
-        seconds=round(clock.seconds(), 1),
-        log=distiller.state.log_history,
+        steps=state.global_step,
+        seconds=round(seconds, 1),
+        log=state.log_history,
     )
-    if distiller.is_world_process_zero():
+    if state.is_world_process_zero:
         tokenizer.save_pretrained(folder)
         student.save_pretrained(folder)
         conversion_card(report, student, str(output_dir)).save(folder / "README.md")
         write_json(folder / REPORT, asdict(report))
         remove(work)
     return report
-
-
-class _Clock(TrainerCallback):
-    """Seconds of training, those of earlier processes included as far as their last checkpoint."""
-
-    def __init__(self, path: Path):
-        self.path, self.begin = path, time.perf_counter()
-        self.before = read_json(path) if path.is_file() else 0.0
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.begin
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            write_json(self.path, self.seconds())
 
 
 def _load(
@@ -231,30 +196,6 @@ def _read(auto: Any, name: str | PathLike, what: str) -> Any:
         raise ValueError(f"{what} {str(name)!r} cannot be loaded: {error}") from error
 
 
-def _arguments(settings: ConversionSettings, given: dict[str, object]) -> dict[str, object]:
-    """What the trainer is told, unless it is told otherwise."""
-    return {
-        "num_train_epochs": settings.num_train_epochs,
-        "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "lr_scheduler_type": "linear",
-        "warmup_steps": 0.1,
-        "weight_decay": 0.01,
-        "adam_beta2": 0.98,
-        # Rows of like length share a batch; which ones, and in which slot each, is drawn anew in every epoch.
-        "train_sampling_strategy": "group_by_length",
-        "remove_unused_columns": False,
-        "save_strategy": "steps",
-        "save_steps": 0.1,
-        "save_total_limit": 1,
-        "logging_steps": 0.02,
-        "report_to": [],
-        "seed": settings.seed,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **given,
-    }
-
-
 def _check_folder(folder: Path, identity: dict) -> None:
     """Raises ValueError for a folder that holds anything but an unfinished conversion of the same settings."""
     if not folder.exists():
@@ -274,11 +215,6 @@ def _check_folder(folder: Path, identity: dict) -> None:
         raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
 
 
-def _variance(states: np.ndarray) -> float:
-    """Mean variance of the features of the first states; 1 where they are all the same."""
-    return float(np.asarray(states[:50_000], dtype=np.float32).var(0).mean()) or 1.0
-
-
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -290,29 +226,3 @@ def _weights_digest(model: PreTrainedModel) -> str:
         for name, t in model.state_dict().items()
     }
     return _digest(sample)
-
-
-@contextlib.contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """What is learnt is exact copying, from more text than can be learnt by heart."""
-    dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
-    try:
-        for module, _ in dropouts:
-            module.p = 0.0
-        yield
-    finally:
-        for module, p in dropouts:
-            module.p = p
-
-
-@contextlib.contextmanager
-def _frozen(embeddings: nn.Module) -> Iterator[None]:
-    """The word table stays the original's: its gradient and its moments would be the largest part of a step."""
-    parameters = [p for p in embeddings.parameters() if p.requires_grad]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

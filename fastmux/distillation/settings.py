@@ -14,6 +14,7 @@ class ConversionSettings:
             of fewer layers where ``joined_layers`` says so.
         join: "positions", N neighbouring positions of a row; or "rows", N rows of the batch at each position.
         row_layers, last_layers: layers that run on every state before and after the joined ones.
+        first_layers: of the last layers, how many run at the first position alone, for a sequence head.
         joined_layers: those of the original's layers that run joined; all between row and last layers if None.
         max_length: tokens of a row; longer ones are cut.
         num_train_epochs: passes over the text.
@@ -26,6 +27,7 @@ class ConversionSettings:
     join: str = "positions"
     row_layers: int = 1
     last_layers: int = 1
+    first_layers: int = 1
     joined_layers: tuple[int, ...] | None = None
     max_length: int = 128
     num_train_epochs: float = 3.0

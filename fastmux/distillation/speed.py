@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,43 +19,52 @@ BATCH_TOKENS = (512, 2048, 8192)
 
 @torch.inference_mode()
 def rows_per_second(
-    models: Mapping[str, PreTrainedModel],
+    passes: Mapping[str, Sequence[tuple[PreTrainedModel, Dataset]]],
     tokenizer: PreTrainedTokenizerBase,
-    rows: Dataset,
+    rows: int,
     *,
     repeats: int = 5,
     multiple: int = 1,
 ) -> dict[str, float]:
-    """The median rate of each model over ``repeats`` passes, in which the models take turns.
+    """The median rate of each name over ``repeats`` turns, in which all take part.
 
     Args:
-        models: by name, in eval mode; labels, loss and tokenising are not part of what is timed.
-        rows: column ``length`` and what the models take. Rows of like length share a batch.
+        passes: what a turn of each name runs, one after the other: models in eval mode on rows (a column ``length`` and
+            what the models take), of which those of like length share a batch. A cascade has two. Labels, loss and
+            tokenising are not part of what is timed.
+        rows: how many rows a turn serves.
         multiple: batches have a multiple of so many rows, so that no group is filled up.
 
     Returns:
         Rows a second by name.
     """
-    lengths = np.asarray(rows["length"])
-    plans = {
-        size: [padded(rows, b, tokenizer) for b in length_batches(lengths, size, multiple)] for size in BATCH_TOKENS
-    }
+    plans: dict[tuple[int, int], list] = {}
 
-    def seconds(model: PreTrainedModel, size: int) -> float:
-        device = model.device
-        start = time.perf_counter()
-        for batch in plans[size]:
-            model(**batch.to(device))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
+    def batches(part: Dataset, size: int) -> list:
+        key = (id(part), size)  # models share the batches of the same rows
+        if key not in plans:
+            lengths = np.asarray(part["length"])
+            plans[key] = [padded(part, rows, tokenizer) for rows in length_batches(lengths, size, multiple)]
+        return plans[key]
+
+    def seconds(name: str, size: int) -> float:
+        total = 0.0
+        for model, part in passes[name]:
+            device, todo = model.device, batches(part, size)
+            start = time.perf_counter()
+            for batch in todo:
+                model(**batch.to(device))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            total += time.perf_counter() - start
+        return total
 
     best = {}
-    for name, model in models.items():
-        seconds(model, BATCH_TOKENS[0])  # warm-up, apart from what is timed
-        best[name] = min(BATCH_TOKENS, key=lambda size: seconds(model, size))
-    times: dict[str, list[float]] = {name: [] for name in models}
+    for name in passes:
+        seconds(name, BATCH_TOKENS[0])  # warm-up, apart from what is timed
+        best[name] = min(BATCH_TOKENS, key=lambda size: seconds(name, size))
+    times: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(repeats):
-        for name, model in models.items():
-            times[name].append(seconds(model, best[name]))
-    return {name: len(rows) / statistics.median(values) for name, values in times.items()}
+        for name, values in times.items():
+            values.append(seconds(name, best[name]))
+    return {name: rows / statistics.median(values) for name, values in times.items()}

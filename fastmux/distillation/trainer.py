@@ -45,7 +45,8 @@ def distillation_loss(
     """
     kept = attention_mask != 0 if attention_mask is not None and states.shape[1] > 1 else None
     ours, theirs = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
-    loss = state_weight * F.mse_loss(ours, theirs) / state_variance
+    # Without a weight, states may be of another width.
+    loss = state_weight * F.mse_loss(ours, theirs) / state_variance if state_weight else ours.new_zeros(())
     if logits is not None and teacher_logits is not None:
         if logits.dim() == 3 and kept is not None:
             logits, teacher_logits = logits[kept], teacher_logits[kept]
@@ -57,9 +58,9 @@ def distillation_loss(
 class DistillationTrainer(Trainer):
     """The Trainer, with `distillation_loss` in place of the model's own."""
 
-    def __init__(self, *args, state_variance: float, **kwargs):
+    def __init__(self, *args, state_variance: float, state_weight: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.state_variance = state_variance
+        self.state_variance, self.state_weight = state_variance, state_weight
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -73,6 +74,7 @@ class DistillationTrainer(Trainer):
             teacher_logits,
             inputs.get("attention_mask"),
             state_variance=self.state_variance,
+            state_weight=self.state_weight,
         )
         return (loss, outputs) if return_outputs else loss
 

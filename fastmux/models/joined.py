@@ -52,6 +52,7 @@ class JoinedPreTrainedModel(PreTrainedModel):
             row_layers=config.row_layers,
             last_layers=config.last_layers,
             first_only=self._first_only,
+            first_layers=config.first_layers,
         )
         self.model = model
         self.post_init()
@@ -66,13 +67,14 @@ class JoinedPreTrainedModel(PreTrainedModel):
         join: str = "positions",
         row_layers: int = 1,
         last_layers: int = 1,
+        first_layers: int = 1,
         joined_layers: Sequence[int] | None = None,
     ):
         """A copy of a model, with its head, whose deeper layers run on joined states.
 
         Args:
             backbone: a Hugging Face model, or the name or folder of one. It stays as it is.
-            num_instances, join, row_layers, last_layers: see `JoinedConfig`.
+            num_instances, join, row_layers, last_layers, first_layers: see `JoinedConfig`.
             joined_layers: numbers of those of the model's layers that run on joined states, e.g. ``[1, 3]``, between
                 the row and the last layers; the others are left out, for speed. All of them if None. With N = 1,
                 where it may be none of them, this is a plain encoder of fewer layers.
@@ -97,7 +99,12 @@ class JoinedPreTrainedModel(PreTrainedModel):
             "join": join,
             "row_layers": row_layers,
             "last_layers": last_layers,
+            "first_layers": first_layers,
         }
+        if first_layers > 1 and not cls._first_only:
+            raise ValueError(
+                f"first_layers is {first_layers}, expected 1: the head of a {cls.__name__} reads every position"
+            )
         JoinedConfig(backbone_config=copy.deepcopy(backbone.config), **options)  # says what is wrong before any copy
         total = backbone.config.num_hidden_layers
         between = range(row_layers, total - last_layers)

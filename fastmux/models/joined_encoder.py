@@ -37,6 +37,8 @@ class JoinedEncoder(nn.Module):
         last_layers: layers that run on every state after it.
         first_only: hand back the first position alone, (B, 1, d): all that a sequence head reads. The last layer is
             then computed there only, which is exact.
+        first_layers: of the last layers, how many run at the first position only, with ``first_only``. Beyond 1 the
+            other positions stay what they were before these layers: next to no work, and something to learn.
 
     Example:
         >>> import torch
@@ -58,12 +60,14 @@ class JoinedEncoder(nn.Module):
         row_layers: int = 1,
         last_layers: int = 1,
         first_only: bool = False,
+        first_layers: int = 1,
     ):
         super().__init__()
         self.layer = layers
         self.config = config
         self.num_instances, self.join = num_instances, join
-        self.row_layers, self.last_layers, self.first_only = row_layers, last_layers, first_only
+        self.row_layers, self.last_layers = row_layers, last_layers
+        self.first_only, self.first_layers = first_only, first_layers if first_only else 0
         if num_instances == 1:
             return
         width = config.hidden_size
@@ -94,8 +98,8 @@ class JoinedEncoder(nn.Module):
         (B, 1, d) with ``first_only``."""
         keep = _kept(attention_mask)
         if self.num_instances == 1:
-            states = self._run(self.layer[:-1], hidden_states, keep)
-            return EncoderOutput(last_hidden_state=self._last(self.layer[-1], states, keep))
+            states = self._last(self.layer, hidden_states, keep)
+            return EncoderOutput(last_hidden_state=states[:, :1] if self.first_only else states)
         rows = hidden_states.shape[0]  # len() would make it a constant of a traced graph
         if self.join == "rows" and rows % self.num_instances:
             # The last group is filled with rows from the start of the batch, whose outputs are dropped.
@@ -107,9 +111,7 @@ class JoinedEncoder(nn.Module):
         joined, joined_keep = (self._join_positions if self.join == "positions" else self._join_rows)(own, keep)
         joined = self._run(self.layer[self.row_layers : behind], joined, joined_keep)
         states = self._separate(joined, own)
-        if self.last_layers:
-            states = self._run(self.layer[behind:-1], states, keep)
-            states = self._last(self.layer[-1], states, keep)
+        states = self._last(self.layer[behind:], states, keep)
         return EncoderOutput(last_hidden_state=states[:rows, :1] if self.first_only else states[:rows])
 
     def _run(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
@@ -118,10 +120,13 @@ class JoinedEncoder(nn.Module):
             states = layer(states, mask)
         return states
 
-    def _last(self, layer: nn.Module, states: Tensor, keep: Tensor | None) -> Tensor:
-        if self.first_only:
-            return first_position(layer, states, keep)
-        return self._run([layer], states, keep)
+    def _last(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
+        """The layers behind the join: on every state, and at the end at the first position."""
+        full = max(0, len(layers) - self.first_layers)
+        states = self._run(layers[:full], states, keep)
+        for layer in layers[full:]:
+            states = torch.cat([first_position(layer, states, keep), states[:, 1:]], dim=1)
+        return states
 
     def _join_positions(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and which of those are no padding."""
@@ -159,7 +164,7 @@ class JoinedEncoder(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"num_instances={self.num_instances}, join={self.join!r}, row_layers={self.row_layers}, "
-            f"last_layers={self.last_layers}, first_only={self.first_only}"
+            f"last_layers={self.last_layers}, first_only={self.first_only}, first_layers={self.first_layers}"
         )
 
 

@@ -80,6 +80,28 @@ def test_layer_at_the_first_position_is_the_layer(attention):
     torch.testing.assert_close(first_position(layer, x, keep), layer(x, mask)[:, :1], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("num_instances", [1, 2])
+def test_first_layers_see_the_other_positions_as_they_were(num_instances):
+    model = plain().double()
+    inputs = {name: t[:4] for name, t in batch().items()}
+    keep = inputs["attention_mask"]
+    fast = joined(model, num_instances, row_layers=1, joined_layers=[1], last_layers=2, first_layers=2)
+    encoder = copy.deepcopy(fast.model.bert.encoder)
+    last, encoder.layer = encoder.layer[-2:], encoder.layer[:-2]
+    encoder.first_only, encoder.first_layers, encoder.last_layers = False, 0, 0
+    states = encoder(model.bert.embeddings(input_ids=inputs["input_ids"]), keep).last_hidden_state
+    mask = torch.zeros(keep.shape, dtype=torch.double).masked_fill(keep == 0, torch.finfo(torch.double).min)
+    for layer in last:
+        states = torch.cat([layer(states, mask[:, None, None])[:, :1], states[:, 1:]], dim=1)
+    expected = model.classifier(model.bert.pooler(states))
+    torch.testing.assert_close(fast(**inputs).logits, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_head_that_reads_every_position_has_no_first_layers():
+    with pytest.raises(ValueError, match="first_layers is 2, expected 1: the head of a JoinedForTokenClassification"):
+        joined(plain(kind="token"), 2, last_layers=2, first_layers=2)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("num_instances", [2, 3, 4])
 @pytest.mark.parametrize("join", ["positions", "rows"])
@@ -192,6 +214,8 @@ def test_saved_and_loaded(tmp_path, join, kind):
         ({"num_instances": 2, "joined_layers": []}, r"joined_layers is \[\], expected ascending numbers from 1 to 3"),
         ({"num_instances": 2, "joined_layers": [1, 1]}, r"joined_layers is \[1, 1\]"),
         ({"num_instances": 2, "joined_layers": [0]}, r"joined_layers is \[0\]"),
+        ({"num_instances": 2, "first_layers": 2}, "first_layers is 2, expected at most last_layers, 1"),
+        ({"num_instances": 2, "first_layers": 0}, "first_layers is 0, expected an integer of at least 1"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options, message):

@@ -1,0 +1,130 @@
+"""One student, taught by what its original says: the optimiser, its schedule, what is frozen and what is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.teacher import TeacherOutputs
+from fastmux.distillation.trainer import ROW, DistillationTrainer, TeacherCollator
+from fastmux.files import read_json, write_json
+
+
+def distillation_arguments(folder: Path, settings: ConversionSettings, given: dict[str, object]) -> TrainingArguments:
+    """What the trainer is told, unless ``given`` tells it otherwise; its checkpoints go to ``folder``."""
+    return TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "num_train_epochs": settings.num_train_epochs,
+            "learning_rate": settings.learning_rate,
+            "per_device_train_batch_size": settings.per_device_train_batch_size,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": 0.1,
+            "weight_decay": 0.01,
+            "adam_beta2": 0.98,
+            # Rows of like length share a batch; which ones, and in which slot each, is drawn anew in every epoch.
+            "train_sampling_strategy": "group_by_length",
+            "remove_unused_columns": False,
+            "save_strategy": "steps",
+            "save_steps": 0.1,
+            "save_total_limit": 1,
+            "logging_steps": 0.02,
+            "report_to": [],
+            "seed": settings.seed,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **given,
+        }
+    )
+
+
+def distil(
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    teacher: TeacherOutputs,
+    arguments: TrainingArguments,
+) -> tuple[PreTrainedModel, TrainerState, float]:
+    """Train a student on its original's outputs; goes on from the last checkpoint in the arguments' folder.
+
+    Args:
+        student: starts from the original's weights, or is of another width: it then learns from the logits alone.
+        tokenizer: pads the rows.
+        rows: what the models take, and a column ``length``.
+        teacher: the original's outputs for these rows.
+        arguments: of the trainer, see `distillation_arguments`.
+
+    Returns:
+        The student, in eval mode; the trainer's state; seconds of training, in all processes that had a part in it.
+    """
+    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+    same_width = student.config.hidden_size == teacher.states.shape[1]
+    with _without_dropout(student), _frozen(student.get_input_embeddings() if same_width else nn.Module()):
+        trainer = DistillationTrainer(
+            model=student,
+            args=arguments,
+            train_dataset=rows.add_column(ROW, np.arange(len(rows))),
+            data_collator=TeacherCollator(tokenizer, teacher),
+            processing_class=tokenizer,
+            state_variance=_variance(teacher.states),
+            state_weight=1.0 if same_width else 0.0,
+        )
+        clock = _Clock(Path(arguments.output_dir) / "seconds.json")
+        trainer.add_callback(clock)
+        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+    return trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.state, clock.seconds()
+
+
+class _Clock(TrainerCallback):
+    """Seconds of training, those of earlier processes included as far as their last checkpoint."""
+
+    def __init__(self, path: Path):
+        self.path, self.begin = path, time.perf_counter()
+        self.before = read_json(path) if path.is_file() else 0.0
+
+    def seconds(self) -> float:
+        return self.before + time.perf_counter() - self.begin
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            write_json(self.path, self.seconds())
+
+
+def _variance(states: np.ndarray) -> float:
+    """Mean variance of the features of the first states; 1 where they are all the same."""
+    return float(np.asarray(states[:50_000], dtype=np.float32).var(0).mean()) or 1.0
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """What is learnt is exact copying, from more text than can be learnt by heart."""
+    dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
+    try:
+        for module, _ in dropouts:
+            module.p = 0.0
+        yield
+    finally:
+        for module, p in dropouts:
+            module.p = p
+
+
+@contextlib.contextmanager
+def _frozen(embeddings: nn.Module) -> Iterator[None]:
+    """The word table stays the original's: its gradient and its moments would be the largest part of a step."""
+    parameters = [p for p in embeddings.parameters() if p.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,208 @@
+"""The front: a run on a tiny encoder and tiny files, and what is computed from its figures."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+
+from training import front
+from training.fronts.candidates import Candidate, read_candidates
+from training.fronts.measure import Contestant, Entry, Measure
+from training.fronts.report import margin, on_front, sentence
+from training.results import Score
+
+WORDS = [f"w{i}" for i in range(30)]
+CANDIDATES = """
+copy:         {row_layers: 3, learn: copied, int8: true}
+cut:          {cascade: true}
+labels:       {learn: labels}
+narrow:       {hidden_size: 16}
+n2:           {num_instances: 2, joined_layers: [1, 2], cascade: true}
+n4-positions: {num_instances: 4, join: positions, joined_layers: [1]}
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A pretrained encoder, and rows of two tasks whose label is whether w0 is there."""
+    folder = tmp_path_factory.mktemp("front")
+    torch.manual_seed(0)
+    tokenizer = BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, initializer_range=0.3, **sizes)
+    BertModel(config).save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    draw = random.Random(0)
+    rows = [[draw.choice(WORDS[:3] + WORDS) for _ in range(draw.randint(2, 9))] for _ in range(96)]
+    for task in ("sst2", "conll2003"):
+        (folder / task).mkdir()
+    for name, part in (("train", rows[:64]), ("dev", rows[64:])):
+        lines = [f"{' '.join(row)}\t{int('w0' in row)}" for row in part]
+        (folder / "sst2" / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
+    for name, part in (("train", rows[:64]), ("valid", rows[64:80]), ("test", rows[80:])):
+        tagged = ["\n".join(f"{w} {'B-PER' if w == 'w0' else 'O'}" for w in row) for row in part]
+        (folder / "conll2003" / f"{name}.txt").write_text("\n\n".join(tagged) + "\n")
+    (folder / "candidates.yaml").write_text(CANDIDATES)
+    return folder
+
+
+def arguments(files, task: str, output, *more: str) -> list[str]:
+    given = {"task": task, "data_dir": files, "encoder": files / "encoder", "candidates": files / "candidates.yaml"}
+    given |= {"output_dir": output, "groupings": 2, "max_rate_rows": 16, "per_device_train_batch_size": 32}
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))] + list(more)
+
+
+@pytest.mark.parametrize("task", ["sst2", "conll2003"])
+def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path):
+    out = tmp_path / "out"
+    result = front.main(arguments(files, task, out))
+    entries = {entry["name"]: entry for entry in result["entries"]}
+    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n4-positions"]
+    assert set(alone) <= set(entries) <= {*alone, "cut + original", "n2 + original"}
+    assert entries["copy"]["score"] == entries["original"]["score"] and entries["copy"]["agreement"] == 1.0
+    assert entries["original"]["speed_up"] == 1.0
+    assert {name for name, entry in entries.items() if entry["multiplexed"]} <= {"n2", "n2 + original", "n4-positions"}
+    assert len(entries["n2"]["score"]["values"]) == 2
+    assert entries["narrow"]["parameters"] < entries["cut"]["parameters"] < entries["original"]["parameters"]
+    written = json.loads((out / "front.json").read_text())
+    assert written["sentence"] == result["sentence"] and (out / "front.png").stat().st_size > 0
+    weights = {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")}
+    assert len(weights) == 6
+    again = front.main(arguments(files, task, out))
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")} == weights
+    assert [e["score"] for e in again["entries"]] == [e["score"] for e in result["entries"]]
+    with pytest.raises(ValueError, match="holds a run with other arguments: seed was 0, is 1"):
+        front.main(arguments(files, task, out, "--seed", "1"))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--encoder", "nowhere"], "--encoder 'nowhere' cannot be loaded"),
+        (["--groupings", "0"], "--groupings must be at least 1, got 0"),
+        (["--learning_rate", "0"], "--learning_rate must be above 0"),
+        (["--target_agreement", "1.5"], r"--target_agreement must be in \(0, 1\]"),
+        (["--split", "test"], "--split 'test': sst2 has validation"),
+        (["--candidates", "none"], "'none' is neither one of sequence, token nor a file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(given, message, files, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        front.main(arguments(files, "sst2", tmp_path / "out", *given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match="holds something else"):
+        front.main(arguments(files, "sst2", tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: {row_layer: 1}", "there is no 'row_layer' in a candidate; the closest is 'row_layers'"),
+        ("a: {joined_layers: [3]}", "a: the encoder has 4 layers"),
+        ("a: {learn: nothing}", "a: learn is 'nothing', expected one of 'distilled'"),
+        ("a: {num_instances: 2, learn: labels}", "are for plain encoders"),
+        ("original: {}", "is the name of the original"),
+        ("[1, 2]", "must have entries"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_candidate_is_refused(text, message, tmp_path):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_candidates(str(tmp_path / "own.yaml"), layers=4)
+
+
+@pytest.mark.parametrize("name", ["sequence", "token"])
+def test_the_files_that_come_along_suit_six_layers(name):
+    found = read_candidates(name, layers=6)
+    assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)
+
+
+def entry(name: str, score: float, rate: float, multiplexed: bool = False) -> Entry:
+    return Entry(name, multiplexed, False, Score.of([score]), 1.0, rate, rate, parameters=1)
+
+
+def test_the_front_is_what_no_other_beats():
+    entries = [entry("original", 0.9, 1.0), entry("cut", 0.8, 3.0), entry("worse", 0.7, 2.0)]
+    assert [on_front(e, entries) for e in entries] == [True, True, False]
+    between = entry("mux", 0.85, 2.0, multiplexed=True)
+    won, rival = margin(between, entries)
+    assert won == pytest.approx(0.05) and rival.name == "cut"
+    assert sentence([*entries, between]) == (
+        "On the front: mux (0.8500 at 2.00 x), 5.0 points above cut (0.8000 at 3.00 x)."
+    )
+    assert "faster than every plain model" in sentence([*entries, entry("mux", 0.5, 9.0, multiplexed=True)])
+    behind = sentence([*entries, entry("mux", 0.79, 2.5, multiplexed=True)])
+    assert behind == (
+        "No T-MUX is on the front: the nearest, mux (0.7900 at 2.50 x), is 1.0 points behind cut (0.8000 at 3.00 x), "
+        "which is as fast or faster."
+    )
+
+
+class Known(torch.nn.Module):
+    """Answers with the logits that belong to a row's only word."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, logits: torch.Tensor):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, input_ids, attention_mask):
+        return type("Output", (), {"logits": self.logits[input_ids[:, 0]]})
+
+
+def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
+    """Where the model is unsure it is wrong: sending those rows on gives the original's labels, and its score."""
+    rows = 40
+    truth = torch.tensor([[3.0, 0.0], [0.0, 3.0]]).repeat(rows // 2, 1)
+    said = truth.clone()
+    unsure = torch.arange(rows) % 8 == 0
+    said[unsure] = said[unsure].flip(-1) * 0.1
+    data = Dataset.from_dict(
+        {
+            "input_ids": [[i] for i in range(rows)],
+            "attention_mask": [[1]] * rows,
+            "length": [1] * rows,
+            "labels": truth.argmax(-1).tolist(),
+        }
+    )
+    pad = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4})
+
+    def metric(prediction, rows):
+        return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
+
+    measure = Measure(pad, data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
+    original, model = Known(truth), Known(said)
+    found = {
+        e.name: e for e in measure({"original": Contestant(original), "m": Contestant(model, cascade=True)}, original)
+    }
+    assert found["m"].score.mean == found["m"].agreement == pytest.approx(1 - unsure.float().mean().item())
+    assert found["m + original"].score.mean == found["m + original"].agreement == 1.0
+    assert found["m + original"].fallback == pytest.approx(unsure.float().mean().item())
+    for first, second in measure.halves:
+        assert not set(first) & set(second) and len(first) + len(second) == rows
+
+
+def test_a_candidate_is_made_of_the_layers_that_it_names():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    source = BertForSequenceClassification(BertConfig(vocab_size=20, **sizes))
+    made = Candidate("a", joined_layers=(2,)).make(source, "sequence")
+    kept = [layer.output.dense.weight for layer in made.model.bert.encoder.layer]
+    expected = [source.bert.encoder.layer[i].output.dense.weight for i in (0, 2, 3)]
+    assert all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))
+    assert np.isclose(Candidate("b", hidden_size=16).make(source, "sequence").config.hidden_size, 16)

@@ -1,0 +1,159 @@
+"""What stands on a front beside the original: each candidate is some lines of a YAML file."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+from transformers import PreTrainedModel
+
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification
+
+#: The candidates that have a name, written for an encoder of six layers.
+CANDIDATES = Path(__file__).resolve().parent
+ORIGINAL = "original"
+LEARN = ("distilled", "labels", "copied")
+JOINED = {"sequence": JoinedForSequenceClassification, "token": JoinedForTokenClassification}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model on the front.
+
+    Attributes:
+        name: in table and plot.
+        num_instances, join, row_layers, joined_layers, last_layers, first_layers: as in `ConversionSettings`; with
+            N = 1 a plain encoder that keeps these layers, whose last one runs at the first position alone where the
+            head reads no other, as it does in the multiplexed ones.
+        learn: "distilled", from what the original says, without labels; "labels", from the pretrained encoder, as the
+            original learnt; "copied", not at all: the original itself, if all its layers are kept.
+        hidden_size: of a narrower plain encoder, which starts from random weights; None: the original's.
+        folder: of a model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
+        int8: whether it is measured a second time with its matrices quantised to 8 bits.
+        cascade: whether it is also measured with the original behind it.
+    """
+
+    name: str
+    num_instances: int = 1
+    join: str = "rows"
+    row_layers: int = 1
+    joined_layers: tuple[int, ...] = ()
+    last_layers: int = 1
+    first_layers: int = 1
+    learn: str = "distilled"
+    hidden_size: int | None = None
+    folder: str | None = None
+    int8: bool = False
+    cascade: bool = False
+
+    def __post_init__(self):
+        if self.learn not in LEARN:
+            raise ValueError(f"{self.name}: learn is {self.learn!r}, expected one of {', '.join(map(repr, LEARN))}")
+        if self.num_instances > 1 and (self.hidden_size is not None or self.learn != "distilled"):
+            raise ValueError(f"{self.name}: hidden_size and learn are for plain encoders, num_instances: 1")
+
+    @property
+    def multiplexed(self) -> bool:
+        return self.num_instances > 1
+
+    def make(self, source: PreTrainedModel, kind: str) -> PreTrainedModel:
+        """The candidate before it learns: layers of ``source``, a trained model or one with a new head; drawn anew in
+        another width."""
+        if self.hidden_size is not None:
+            source = _narrower(source, self.hidden_size)
+        return JOINED[kind].from_backbone(
+            source,
+            self.num_instances,
+            join=self.join,
+            row_layers=self.row_layers,
+            joined_layers=self.joined_layers,
+            last_layers=self.last_layers,
+            first_layers=self.first_layers,
+        )
+
+
+def _narrower(model: PreTrainedModel, hidden_size: int) -> PreTrainedModel:
+    config = copy.deepcopy(model.config)
+    scale = hidden_size / config.hidden_size
+    config.num_attention_heads = max(1, round(config.num_attention_heads * scale))
+    config.intermediate_size = round(config.intermediate_size * scale)
+    config.hidden_size = hidden_size
+    return type(model)(config)
+
+
+def read_candidates(name: str, layers: int) -> list[Candidate]:
+    """The candidates of a file: of that name in ``training/fronts``, or one's own.
+
+    Raises:
+        ValueError: there is no such file; a key is unknown (the message has the closest known one); a value is of
+            another type, or names a layer that the encoder lacks.
+    """
+    path = CANDIDATES / f"{name}.yaml"
+    path = path if path.is_file() else Path(name)
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(file.stem for file in CANDIDATES.glob("*.yaml")))
+        raise ValueError(
+            f"candidates {name!r} is neither one of {known} nor a file that can be read: {error}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError(f"{path} must have entries 'name:' with lines 'key: value' each")
+    if ORIGINAL in entries:
+        raise ValueError(f"{path}: {ORIGINAL!r} is the name of the original itself")
+    known = {field.name: field for field in fields(Candidate) if field.name != "name"}
+    candidates = []
+    for entry, values in entries.items():
+        for key in values:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
+                raise ValueError(f"{path}: {entry}: there is no {key!r} in a candidate; the closest is {close!r}")
+        if "joined_layers" in values:
+            values["joined_layers"] = tuple(values["joined_layers"])
+        candidate = Candidate(name=str(entry), **values)
+        if candidate.folder is None:
+            beyond = [
+                k for k in candidate.joined_layers if not candidate.row_layers <= k < layers - candidate.last_layers
+            ]
+            if beyond or candidate.row_layers + candidate.last_layers > layers:
+                raise ValueError(
+                    f"{path}: {entry}: the encoder has {layers} layers, of which joined_layers "
+                    f"{list(candidate.joined_layers)} must lie between row_layers {candidate.row_layers} and "
+                    f"last_layers {candidate.last_layers}"
+                )
+        candidates.append(candidate)
+    return candidates
+
+
+def settings_of(candidate: Candidate, base: ConversionSettings) -> ConversionSettings:
+    """What the candidate is distilled with."""
+    own = ("num_instances", "join", "row_layers", "joined_layers", "last_layers", "first_layers")
+    return ConversionSettings(**{**vars(base), **{name: getattr(candidate, name) for name in own}})
+
+
+def quantised(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with int8 weights in the linear layers, activations quantised as they come (dynamic quantisation).
+
+    Where the last layer runs at one position, its attention stays as it is: folded, it costs less than in int8.
+    """
+    from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
+
+    encoder = model.model.base_model.encoder if hasattr(model, "model") else model.base_model.encoder
+    kept: set[nn.Module] = set()
+    if getattr(encoder, "first_only", False):
+        kept = set(encoder.layer[-1].attention.self.modules())
+    chosen = {
+        name: default_dynamic_qconfig
+        for name, module in model.named_modules()
+        if type(module) is nn.Linear and module not in kept
+    }
+    with torch.no_grad():
+        return quantize_dynamic(copy.deepcopy(model), chosen, dtype=torch.qint8)

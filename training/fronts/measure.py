@@ -1,0 +1,205 @@
+"""Score, speed and cascade of every model on a front, on the same rows and in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from fastmux.distillation.speed import rows_per_second
+from fastmux.distillation.teacher import length_batches, padded
+from fastmux.models.cascade import agrees, choose_min_confidence, confidence
+from fastmux.modules.retrieval import IGNORE_INDEX
+from training.fronts.candidates import ORIGINAL
+from training.results import Score
+
+#: Padded tokens of a batch while scores are taken.
+BATCH_TOKENS = 2048
+_LABEL = "single_label_classification"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model to be measured.
+
+    Attributes:
+        model: in eval mode.
+        multiplexed: whether rows or positions share a pass.
+        num_instances: batches have a multiple of so many rows.
+        cascade: whether it is to be measured with the original behind it, too.
+        seconds: of its training, as far as this process knows.
+    """
+
+    model: PreTrainedModel
+    multiplexed: bool = False
+    num_instances: int = 1
+    cascade: bool = False
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A point of the front.
+
+    Attributes:
+        name: of the model.
+        multiplexed: whether it is a T-MUX, alone or in front of the original.
+        cascade: whether the original stands behind it.
+        score: over the groupings.
+        agreement: share of rows with the original's label (with all its labels, of tokens), over the groupings.
+        rows_per_second, speed_up: measured in turns with all others; over the original.
+        fallback: share of the rows that a cascade sends on.
+        parameters: of the model that was trained.
+        seconds: of its training.
+    """
+
+    name: str
+    multiplexed: bool
+    cascade: bool
+    score: Score
+    agreement: float
+    rows_per_second: float
+    speed_up: float
+    fallback: float | None = None
+    parameters: int | None = None
+    seconds: float | None = None
+
+
+class Measure:
+    """Measures on one set of rows.
+
+    Args:
+        tokenizer: pads them.
+        rows: what the models take, ``length``, ``labels`` and what the metric reads.
+        metric: of `training.metrics`; gives the score ``name``.
+        groupings: random orders, hence groups; a score's mean and spread are over them.
+        rate_rows: rows on which speed is measured, at most, drawn from ``rows``.
+        target_agreement: of a cascade with the original. Its threshold is chosen on one half of the rows and applied
+            to the other, both ways, and needs no label.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        metric: Callable[[EvalPrediction, Dataset], dict[str, float]],
+        name: str,
+        *,
+        groupings: int,
+        rate_rows: int,
+        target_agreement: float,
+        seed: int,
+    ):
+        self.tokenizer, self.rows, self.metric, self.name = tokenizer, rows, metric, name
+        self.groupings, self.target, self.seed = groupings, target_agreement, seed
+        given = [n for n in ("input_ids", "attention_mask", "token_type_ids", "length") if n in rows.column_names]
+        self.inputs = rows.select_columns(given)
+        order = np.random.default_rng(seed).permutation(len(rows))
+        self.rate_places, halves = np.sort(order[:rate_rows]), (order[::2], order[1::2])
+        self.halves = [(halves[0], halves[1]), (halves[1], halves[0])]
+
+    def __call__(self, contestants: Mapping[str, Contestant], behind: PreTrainedModel) -> list[Entry]:
+        """The points of all contestants, the original's first, each cascade's after its model's.
+
+        Args:
+            contestants: by name.
+            behind: answers as the original does; second in a cascade.
+        """
+        truth = self.answers(contestants[ORIGINAL], 0)
+        timed = self.inputs.select(self.rate_places)
+        passes, found = {}, {}
+        for name, contestant in contestants.items():
+            print(f"== {name}: scores on {self.groupings} groupings", flush=True)
+            orders = range(self.groupings if contestant.num_instances > 1 else 1)
+            said = [self.answers(contestant, grouping) for grouping in orders]
+            found[name] = (said, np.mean([np.mean(self._same(own, truth)) for own in said]), None)
+            passes[name] = [(contestant.model, timed)]
+            if contestant.cascade:
+                together = [self._cascade(own, truth) for own in said]
+                if None in together:
+                    print(f"== {name}: no threshold gives an agreement of {self.target}", flush=True)
+                    continue
+                both = [mixed for mixed, _ in together]
+                sent = together[0][1]
+                share = np.mean([np.mean(on) for _, on in together])
+                agreement = np.mean([np.mean(self._same(own, truth)) for own in both])
+                found[cascade_name(name)] = (both, agreement, share)
+                on = self.inputs.select(np.flatnonzero(sent[self.rate_places]))
+                passes[cascade_name(name)] = [(contestant.model, timed), (behind, on)]
+        print(f"== speed of {len(passes)} in turns", flush=True)
+        most = int(np.lcm.reduce([c.num_instances for c in contestants.values()]))
+        rates = rows_per_second(passes, self.tokenizer, len(timed), multiple=most)
+        entries = []
+        for name, (said, agreement, share) in found.items():
+            contestant = contestants[name.removesuffix(CASCADE)]
+            entries.append(
+                Entry(
+                    name=name,
+                    multiplexed=contestant.multiplexed,
+                    cascade=share is not None,
+                    score=Score.of([self._score(own) for own in said]),
+                    agreement=float(agreement),
+                    rows_per_second=rates[name],
+                    speed_up=rates[name] / rates[ORIGINAL],
+                    fallback=None if share is None else float(share),
+                    parameters=sum(p.numel() for p in contestant.model.parameters()),
+                    seconds=contestant.seconds,
+                )
+            )
+        return entries
+
+    @torch.inference_mode()
+    def answers(self, contestant: Contestant, grouping: int) -> list[Tensor]:
+        """Logits of every row, (C) or (L, C), in the order of the rows; companions are rows of like length, drawn by
+        the grouping."""
+        order = np.random.default_rng([self.seed, grouping]).permutation(len(self.inputs))
+        lengths = np.asarray(self.inputs["length"])
+        said: list[Tensor] = [torch.empty(0)] * len(order)
+        for batch in length_batches(lengths[order], BATCH_TOKENS, contestant.num_instances):
+            places = order[batch]
+            logits = contestant.model(**padded(self.inputs, places, self.tokenizer).to(contestant.model.device)).logits
+            for own, place in zip(logits.float().cpu(), places, strict=True):
+                said[place] = own if own.dim() == 1 else own[: lengths[place]]
+        return said
+
+    def _same(self, said: list[Tensor], truth: list[Tensor]) -> np.ndarray:
+        return np.array([bool(agrees(a[None], b[None], _LABEL)) for a, b in zip(said, truth, strict=True)])
+
+    def _cascade(self, said: list[Tensor], truth: list[Tensor]) -> tuple[list[Tensor], np.ndarray] | None:
+        """Answers with the original behind, and which rows went on to it; None if no threshold reaches the target."""
+        sure = torch.stack([confidence(own[None], _LABEL)[0] for own in said])
+        same = torch.from_numpy(self._same(said, truth))
+        on = np.zeros(len(said), dtype=bool)
+        for choose, apply in self.halves:
+            try:
+                threshold = choose_min_confidence(sure[choose], same[choose], self.target).min_confidence
+            except ValueError:
+                return None
+            on[apply] = (sure[apply] < threshold).numpy()
+        return [b if sent else a for a, b, sent in zip(said, truth, on, strict=True)], on
+
+    def _score(self, said: list[Tensor]) -> float:
+        labels = self.rows["labels"]
+        if said[0].dim() == 1:
+            prediction = EvalPrediction(np.array([int(own.argmax()) for own in said]), np.asarray(labels))
+        else:
+            longest = max(map(len, said))
+            shape = (len(said), longest)
+            ids, gold = np.zeros(shape, dtype=int), np.full(shape, IGNORE_INDEX)
+            for row, (own, true) in enumerate(zip(said, labels, strict=True)):
+                ids[row, : len(own)], gold[row, : len(true)] = own.argmax(-1).numpy(), true
+            prediction = EvalPrediction(ids, gold)
+        return self.metric(prediction, self.rows)[self.name]
+
+
+CASCADE = " + original"
+
+
+def cascade_name(name: str) -> str:
+    """What a cascade is called."""
+    return name + CASCADE

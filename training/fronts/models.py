@@ -1,0 +1,180 @@
+"""The models of a front, trained or read: the original, and every candidate."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedModel, set_seed
+
+from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
+from fastmux.files import read_json, remove, replacing, write_json
+from training.features import encode_sequences, encode_tokens
+from training.fronts.candidates import JOINED, ORIGINAL, Candidate, quantised, settings_of
+from training.fronts.measure import Contestant, Entry, Measure
+from training.metrics import classification, entity_f1
+from training.models import PLAIN_HEADS, label_options
+from training.stages import Stage
+from training.tasks.base import Task
+
+_SECONDS = "seconds.json"
+#: What models take, and the batches' planning.
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "length")
+
+
+class FrontModels:
+    """Trains what is not there yet, and measures.
+
+    Args:
+        options: the program's arguments, see `training.front.FrontOptions`.
+        task: to train on and to score.
+        folder: a subfolder for each model.
+        settings: of distillation.
+
+    Raises:
+        ValueError: bad data, or a split that the task lacks.
+    """
+
+    def __init__(self, options, task: Task, folder: Path, settings: ConversionSettings):
+        self.options, self.task, self.folder, self.settings = options, task, folder, settings
+        self.tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+        data = task.load(options.data_dir)
+        self.labels = data.labels
+        split = options.split or list(data.evaluation)[-1]
+        if split not in data.evaluation:
+            raise ValueError(f"--split {split!r}: {task.name} has {', '.join(data.evaluation)}")
+        self.train = self._rows(data.train, options.max_train_rows)
+        self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
+        self.metric = (entity_f1 if task.kind == "token" else classification)(self.labels)
+
+    def counts(self) -> dict[str, int]:
+        """Rows, by what they are for."""
+        return {"train": len(self.train), "evaluation": len(self.evaluation)}
+
+    def contestants(self, candidates: list[Candidate]) -> dict[str, Contestant]:
+        """The original and all candidates, trained, by name; those that are wanted in int8, too, behind their own."""
+        found = {ORIGINAL: Contestant(self.original, seconds=self._seconds(ORIGINAL))}
+        for candidate in candidates:
+            print(f"== {candidate.name}", flush=True)
+            model = self._model(candidate)
+            n = getattr(model.config, "num_instances", 1)
+            options = {"multiplexed": n > 1, "num_instances": n, "cascade": candidate.cascade}
+            found[candidate.name] = Contestant(model, **options, seconds=self._seconds(candidate.name))
+            if candidate.int8:
+                found[f"{candidate.name}, int8"] = Contestant(quantised(model), **options)
+        return found
+
+    def measure(self, contestants: dict[str, Contestant]) -> list[Entry]:
+        """See `training.fronts.measure.Measure`."""
+        options = self.options
+        measure = Measure(
+            self.tokenizer,
+            self.evaluation,
+            self.metric,
+            self.task.metric,
+            groupings=options.groupings,
+            rate_rows=options.max_rate_rows,
+            target_agreement=options.target_agreement,
+            seed=options.seed,
+        )
+        # Behind a cascade, too, the last layer runs where it is read and nowhere else.
+        return measure(contestants, JOINED[self.task.kind].from_backbone(self.original, 1).eval())
+
+    @cached_property
+    def original(self) -> PreTrainedModel:
+        """The encoder with its head, trained on the task's labels."""
+        head = PLAIN_HEADS[self.task.kind]
+        if self.options.original is not None:
+            return head.from_pretrained(self.options.original).eval()
+        print(f"== {ORIGINAL}", flush=True)
+        return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), head)
+
+    @cached_property
+    def _untrained(self) -> PreTrainedModel:
+        set_seed(self.options.seed)
+        head = PLAIN_HEADS[self.task.kind]
+        return head.from_pretrained(self.options.encoder, **label_options(self.labels))
+
+    @cached_property
+    def _teacher(self) -> TeacherOutputs:
+        digest = hashlib.sha256(repr([p.sum().item() for p in self.original.parameters()]).encode()).hexdigest()
+        return compute_teacher_outputs(
+            self.original,
+            self.tokenizer,
+            self._model_rows,
+            self.folder / "teacher",
+            fingerprint=digest,
+            first_only=self.task.kind == "sequence",
+        )
+
+    @cached_property
+    def _model_rows(self) -> Dataset:
+        return self.train.select_columns([name for name in _INPUTS if name in self.train.column_names])
+
+    def _model(self, candidate: Candidate) -> PreTrainedModel:
+        if candidate.folder is not None:
+            return PLAIN_HEADS[self.task.kind].from_pretrained(candidate.folder).eval()
+        head = JOINED[self.task.kind]
+        if candidate.learn == "labels":
+            return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), head)
+        if candidate.learn == "copied":
+            return candidate.make(self.original, self.task.kind).eval()
+        folder = self.folder / candidate.name
+        if not (folder / _SECONDS).is_file():
+            set_seed(self.options.seed)
+            student = candidate.make(self.original, self.task.kind)
+            arguments = distillation_arguments(folder / "training", settings_of(candidate, self.settings), {})
+            student, _, seconds = distil(student, self.tokenizer, self._model_rows, self._teacher, arguments)
+            with replacing(folder / "model") as temporary:
+                student.save_pretrained(temporary)
+                self.tokenizer.save_pretrained(temporary)
+            write_json(folder / _SECONDS, seconds)
+            remove(folder / "training")
+        return head.from_pretrained(folder / "model").eval()
+
+    def _labelled(self, name: str, make, head) -> PreTrainedModel:
+        """A model that learns from labels."""
+        options = self.options
+        stage = Stage(
+            folder=self.folder / name,
+            arguments={
+                "num_train_epochs": options.original_epochs,
+                "learning_rate": options.original_learning_rate,
+                "per_device_train_batch_size": options.per_device_train_batch_size,
+                "lr_scheduler_type": "linear",
+                "warmup_steps": 0.1,
+                "weight_decay": 0.01,
+                "train_sampling_strategy": "group_by_length",
+                "save_strategy": "steps",
+                "save_total_limit": 1,
+                "report_to": [],
+                "label_names": ["labels"],
+                "seed": options.seed,
+            },
+            tokenizer=self.tokenizer,
+            metrics=self.metric,
+            per_position=self.task.kind == "token",
+            train=self.train.remove_columns("length"),
+            evaluation=self.evaluation,
+        )
+        result = stage.run(make)
+        write_json(self.folder / name / _SECONDS, result.seconds)
+        return head.from_pretrained(stage.model_dir).eval()
+
+    def _seconds(self, name: str) -> float | None:
+        path = self.folder / name / _SECONDS
+        return read_json(path) if path.is_file() else None
+
+    def _rows(self, split: Dataset, most: int | None) -> Dataset:
+        if most is not None and most < len(split):
+            order = np.random.default_rng(self.options.seed).permutation(len(split))
+            split = split.select(np.sort(order[:most]))
+        encode = encode_tokens if self.task.kind == "token" else encode_sequences
+        rows = encode(self.tokenizer, split, self.options.max_length)
+        return rows.add_column("length", [len(ids) for ids in rows["input_ids"]])
