@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,21 +11,33 @@ from torch import Tensor
 class Shapes:
     """Binds the letters of the shapes of one call, e.g. ``Shapes("hadamard_mux").bind(x=(x, "GNLd"), ...)``.
 
-    A letter takes its size from the first tensor that has it; every later one must agree. Digits stand for
-    themselves times the letter behind them ("d2d" is (d, 2 * d)).
+    A letter takes its size from the first tensor that has it; every later one must agree. A size that is known
+    otherwise is put into ``sizes``.
     """
 
     def __init__(self, op: str):
         self.op = op
         self.sizes: dict[str, int] = {}
 
-    def bind(self, **tensors: tuple[Tensor, str]) -> dict[str, int]:
+    def bind(self, **tensors: tuple[Tensor, Sequence[str]]) -> dict[str, int]:
         """Raises:
         ValueError: naming the first argument whose shape does not fit, its shape and the one expected.
         """
+        sizes = self.sizes
         for name, (tensor, letters) in tensors.items():
-            self._bind_one(name, tensor, _axes(letters))
-        return self.sizes
+            shape = tensor.shape
+            if len(shape) == len(letters):
+                for letter, size in zip(letters, shape, strict=True):
+                    if sizes.setdefault(letter, size) != size:
+                        break
+                else:
+                    continue
+            known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
+            raise ValueError(
+                f"{self.op}: {name} has shape {tuple(shape)}, expected ({', '.join(letters)})"
+                + (f" with {known}" if known else "")
+            )
+        return sizes
 
     def bind_head(self, head_weight: Tensor | None, head_bias: Tensor | None) -> None:
         """An optional linear head, (C, d) and, optional too, (C).
@@ -38,52 +52,33 @@ class Shapes:
         elif head_bias is not None:
             raise ValueError(f"{self.op}: head_bias was given without head_weight; give both or neither")
 
-    def _bind_one(self, name: str, tensor: Tensor, axes: list[tuple[int, str]]) -> None:
-        fits = tensor.dim() == len(axes)
-        if fits:
-            for size, (factor, letter) in zip(tensor.shape, axes, strict=True):
-                fits = fits and size == factor * self.sizes.setdefault(letter, size // factor)
-        if not fits:
-            expected = ", ".join(f"{factor}*{letter}" if factor > 1 else letter for factor, letter in axes)
-            known = ", ".join(f"{letter} = {size}" for letter, size in self.sizes.items())
-            raise ValueError(
-                f"{self.op}: {name} has shape {tuple(tensor.shape)}, expected ({expected})"
-                + (f" with {known}" if known else "")
-            )
-
-
-def _axes(letters: str) -> list[tuple[int, str]]:
-    axes, factor = [], 1
-    for c in letters:
-        if c.isdigit():
-            factor = int(c)
-        else:
-            axes.append((factor, c))
-            factor = 1
-    return axes
-
 
 def check_floating(op: str, **tensors: Tensor | None) -> None:
     """Raises ValueError unless all given tensors are floating point and live on one device."""
-    given = {name: t for name, t in tensors.items() if t is not None}
-    first_name, first = next(iter(given.items()))
-    for name, tensor in given.items():
+    first_name = device = None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
         if not tensor.is_floating_point():
             raise ValueError(f"{op}: {name} has dtype {tensor.dtype}, expected a floating point dtype")
-        if tensor.device != first.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device}, expected {first.device}, where {first_name} is")
+        if device is None:
+            first_name, device = name, tensor.device
+        elif tensor.device != device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, expected {device}, where {first_name} is")
 
 
-def check_index(op: str, name: str, index: Tensor, size: int, like: Tensor) -> None:
+def check_index(op: str, name: str, index: Tensor, size: int | None, like: Tensor) -> None:
     """Raises ValueError unless ``index`` holds integers below ``size`` on the device of ``like``.
 
-    Values are looked at on a CPU only: on a GPU that would wait for the device at every call.
+    Values are looked at on a CPU only: on a GPU that would wait for the device at every call. Not at all if ``size`` is
+    None: somebody has done so.
     """
     if index.is_floating_point() or index.is_complex():
         raise ValueError(f"{op}: {name} has dtype {index.dtype}, expected an integer dtype")
     if index.device != like.device:
         raise ValueError(f"{op}: {name} is on {index.device}, expected {like.device}")
-    check_range(f"{op}: {name}", index, size)
+    if size is not None:
+        check_range(f"{op}: {name}", index, size)
 
 
 def check_range(what: str, index: Tensor, size: int) -> None:
@@ -91,6 +86,6 @@ def check_range(what: str, index: Tensor, size: int) -> None:
     traced."""
     if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0:
         return
-    low, high = (int(v) for v in torch.aminmax(index))
+    low, high = map(int, torch.aminmax(index))
     if low < 0 or high >= size:
         raise ValueError(f"{what} holds {low if low < 0 else high}, expected values from 0 to {size - 1}")

@@ -16,10 +16,10 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
     """Registers the launcher of ``fastmux.kernels.<module>`` that has the decorated function's name as an op
     ``fastmux::<name>``, and returns the op.
 
-    The decorated function is everything but the launcher: its annotations are the op's schema, and its body says, from
-    tensors without data, how the results look. Launchers are imported when they are first needed, so nothing here needs
-    Triton; they run with autocast off, whatever surrounds them, and so do not compute one thing forward and another in
-    backward.
+    The decorated function is everything but the launcher: its annotations are the op's schema, the first of which is a
+    tensor's, and its body says, from tensors without data, how the results look. Launchers are imported when they are
+    first needed, so nothing here needs Triton; they run with autocast off, whatever surrounds them, and so do not
+    compute one thing forward and another in backward.
 
     `torch.library.custom_op` would do the same at a price: its checks take longer than all else that a launch costs the
     host.
@@ -47,7 +47,7 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
 
         def launch(*arguments):
             given = arguments if operands is None else (*arguments, *operands(*arguments))
-            device = next(t.device.type for t in arguments if isinstance(t, Tensor))
+            device = arguments[0].device.type
             if not torch.is_autocast_enabled(device):
                 return launcher()(*given)
             with torch.autocast(device, enabled=False):
@@ -64,6 +64,6 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
 
 def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     """What `torch.autograd.Function.backward` returns: of the gradients of the first inputs those that are needed."""
-    rest = len(ctx.needs_input_grad) - len(gradients)
-    needs = ctx.needs_input_grad[: len(gradients)]
-    return (*(t if need else None for t, need in zip(gradients, needs, strict=True)), *(None,) * rest)
+    needs = ctx.needs_input_grad
+    rest = (None,) * (len(needs) - len(gradients))
+    return (*[t if need else None for t, need in zip(gradients, needs, strict=False)], *rest)

@@ -34,6 +34,7 @@ def embedding_mux(
     dropout: float = 0.0,
     padding_idx: int | None = None,
     position_padding_idx: int | None = None,
+    validate_ids: bool = True,
 ) -> Tensor:
     """``scale * sum_i v_i * Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``.
 
@@ -51,6 +52,7 @@ def embedding_mux(
             generator. The mask of a seed is one per backend.
         padding_idx, position_padding_idx: rows of the word and position tables that get no gradient, as in
         nn.Embedding.
+        validate_ids: look at the values of ids on a CPU; False where somebody has done so.
 
     Returns:
         (G, L, d).
@@ -68,13 +70,13 @@ def embedding_mux(
     return embed(
         "embedding_mux", input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids,
         token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx,
-        position_padding_idx,
+        position_padding_idx, validate_ids,
     )  # fmt: skip
 
 
 def embed(
     op, input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids, token_type_embeddings,
-    token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx, position_padding_idx,
+    token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx, position_padding_idx, validate_ids,
 ) -> Tensor:  # fmt: skip
     """The arguments of both ops, checked; ``instance_vectors`` None keeps the instances."""
     shapes = Shapes(op)
@@ -90,7 +92,7 @@ def embed(
         ln_weight=ln_weight,
         ln_bias=ln_bias,
     )
-    check_index(op, "input_ids", input_ids, word_embeddings.shape[0], word_embeddings)
+    check_index(op, "input_ids", input_ids, word_embeddings.shape[0] if validate_ids else None, word_embeddings)
     if input_ids.shape[1] == 0:
         raise ValueError(f"{op}: input_ids has shape {tuple(input_ids.shape)}, expected at least one instance (N >= 1)")
     if scale is None:
@@ -112,7 +114,7 @@ def embed(
         if table is not None:
             shapes.bind(**{f"{name}_embeddings": (table, letter + "d")})
             shapes.bind(**{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
-            check_index(op, f"{name}_ids", ids, table.shape[0], word_embeddings)
+            check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word_embeddings)
     # Drawn on the CPU whatever the device: no wait for the GPU, and the mask of a seed is the mask of a seed.
     seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
     operands = Operands(

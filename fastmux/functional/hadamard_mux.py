@@ -84,9 +84,10 @@ def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
     vectors = (v.to(acc) * scale).unbind(0)
     y = x.new_empty((groups, length, width), dtype=acc)
     for g, _ in blocks(x, groups, 1, length * width):
-        torch.mul(x[g, 0].to(acc), vectors[0], out=y[g])
+        rows, total = x[g].unbind(1), y[g]
+        torch.mul(rows[0].to(acc), vectors[0], out=total)
         for i in range(1, num_instances):
-            y[g].addcmul_(x[g, i].to(acc), vectors[i])
+            total.addcmul_(rows[i].to(acc), vectors[i])
     return y.to(x.dtype)
 
 
@@ -98,7 +99,7 @@ def _dx_torch(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor
 def _dv_torch(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     acc = accumulator_dtype(dy, x)
     dy = dy.to(acc) * scale
-    return torch.stack([(x[:, i].to(acc) * dy).sum((0, 1)) for i in range(x.shape[1])]).to(dtype)
+    return torch.stack([(rows.to(acc) * dy).sum((0, 1)) for rows in x.unbind(1)]).to(dtype)
 
 
 _FORWARD = {"torch": _forward_torch, "triton": hadamard_mux_forward}

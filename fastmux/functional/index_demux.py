@@ -50,9 +50,9 @@ def index_demux(
         >>> index_demux(h, p, torch.randn(d, 2 * d), torch.zeros(d), torch.ones(d), torch.zeros(d)).shape
         torch.Size([3, 2, 5, 8])
     """
-    Shapes("index_demux").bind(
-        h=(h, "GLd"), p=(p, "Nd" if p.dim() == 2 else "GNd"), weight=(weight, "d2d"), bias=(bias, "d")
-    )
+    shapes = Shapes("index_demux")
+    shapes.sizes["2d"] = 2 * shapes.bind(h=(h, "GLd"))["d"]
+    shapes.bind(p=(p, "Nd" if p.dim() == 2 else "GNd"), weight=(weight, ("d", "2d")), bias=(bias, "d"))
     check_floating("index_demux", h=h, p=p, weight=weight, bias=bias)
     width = h.shape[-1]
     a = F.linear(h, weight[:, width:])

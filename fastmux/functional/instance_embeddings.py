@@ -22,13 +22,14 @@ def instance_embeddings(
     dropout: float = 0.0,
     padding_idx: int | None = None,
     position_padding_idx: int | None = None,
+    validate_ids: bool = True,
 ) -> Tensor:
     """``x_i = Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``: what `embedding_mux` sums.
 
     For multiplexers that do more than scale: x lies as their matrix product reads it, which then copies nothing.
 
     Args:
-        input_ids, word_embeddings, ..., position_padding_idx: as in `embedding_mux`.
+        input_ids, word_embeddings, ..., validate_ids: as in `embedding_mux`.
 
     Returns:
         (G, N, L, d), a view of a contiguous (G, L, N, d).
@@ -46,5 +47,5 @@ def instance_embeddings(
     return embed(
         "instance_embeddings", input_ids, None, word_embeddings, position_embeddings, position_ids,
         token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, 1.0, dropout, padding_idx,
-        position_padding_idx,
+        position_padding_idx, validate_ids,
     )  # fmt: skip

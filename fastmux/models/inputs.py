@@ -100,8 +100,7 @@ def check_sequence_labels(labels: Tensor, rows: int, config: TMuxConfig) -> None
             raise ValueError(f"labels has shape {tuple(labels.shape)}, expected ({rows},) for {problem}")
         if not integer:
             raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype for {problem}")
-        # -100 is cross-entropy's "no label"
-        check_range("labels", labels[labels != IGNORE_INDEX], config.num_labels)
+        _check_labels_range(labels, config.num_labels)
         return
     allowed = [(rows, config.num_labels)]
     if problem == "regression" and config.num_labels == 1:
@@ -120,5 +119,10 @@ def check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
         raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(inputs.shape[:2])}")
     if labels.is_floating_point():
         raise ValueError(f"labels has dtype {labels.dtype}, expected an integer dtype")
-    if not torch.compiler.is_compiling() and labels.device.type == "cpu":
+    _check_labels_range(labels, size)
+
+
+def _check_labels_range(labels: Tensor, size: int) -> None:
+    """-100, cross-entropy's "no label", is none of the values that are checked."""
+    if not torch.compiler.is_compiling() and labels.device.type == "cpu":  # elsewhere the choice would wait for it
         check_range("labels", labels[labels != IGNORE_INDEX], size)

@@ -86,9 +86,10 @@ class Demultiplexer(nn.Module):
 
     def _fits_op(self, dense: nn.Module | None) -> bool:
         """Whether one op may stand in for ``layer_norm(gelu(dense(x)))``."""
-        if any(m is not None and None in m._parameters.values() for m in (dense, self.layer_norm)):
-            return False  # somebody left a bias out
-        return is_plain(dense, nn.Linear) and is_plain(self.layer_norm, nn.LayerNorm)
+        norm = self.layer_norm
+        if not is_plain(dense, nn.Linear) or not is_plain(norm, nn.LayerNorm):
+            return False
+        return norm.bias is not None and (dense is None or dense.bias is not None)  # somebody may have left one out
 
     def _after_dense(self, instances: Tensor | None, head: Head | None) -> dict:
         """What every demultiplexing op takes behind its first linear layer."""

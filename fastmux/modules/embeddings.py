@@ -23,7 +23,10 @@ class EmbeddingAdapter:
 
     def __init__(self, module: nn.Module, max_positions: int | None = None):
         def part(*names: str):
-            return next((getattr(module, n) for n in names if getattr(module, n, None) is not None), None)
+            for name in names:
+                if (found := getattr(module, name, None)) is not None:
+                    return found
+            return None
 
         self.word: nn.Module = part("word_embeddings", "tok_embeddings")
         self.position: nn.Module | None = part("position_embeddings")
@@ -45,8 +48,10 @@ class EmbeddingAdapter:
     @property
     def device(self) -> torch.device | None:
         """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
-        device = next((p.device for p in self.word.parameters()), None)
-        return None if device is None or device.type == "meta" else device
+        weight = getattr(self.word, "weight", None)
+        if not isinstance(weight, Tensor):
+            weight = next(self.word.parameters(), None)
+        return None if weight is None or weight.device.type == "meta" else weight.device
 
     def content_positions(
         self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
@@ -76,8 +81,8 @@ class EmbeddingAdapter:
         return x
 
     def tables(self, position_ids: Tensor | None, token_type_ids: Tensor | None) -> dict | None:
-        """What `F.instance_embeddings` takes beside the ids to do what `embed` does; None where no op can, because
-        somebody put modules or hooks of his own in place."""
+        """What `F.instance_embeddings` takes beside the ids to do what `embed` does, of ids that are known to be in
+        range; None where no op can, because somebody put modules or hooks of his own in place."""
         for module, kind in (
             (self.word, nn.Embedding),
             (self.position, nn.Embedding),
@@ -99,6 +104,7 @@ class EmbeddingAdapter:
             "dropout": dropout,
             "padding_idx": self.word.padding_idx,
             "position_padding_idx": None if self.position is None else self.position.padding_idx,
+            "validate_ids": False,
         }
         if self.layer_norm is not None:
             weight, bias = self.layer_norm.weight, self.layer_norm.bias

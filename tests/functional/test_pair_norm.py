@@ -169,7 +169,7 @@ def test_registered_ops_pass_opcheck(triton_device):
     [
         ({"p": torch.ones(2, 3, 9)}, r"p has shape \(2, 3, 9\), expected \(G, N, d\) with G = 2, L = 4, d = 8"),
         ({"p": torch.ones(3, 3, 8)}, r"p has shape \(3, 3, 8\)"),
-        ({"weight": torch.ones(8, 8)}, r"weight has shape \(8, 8\), expected \(d, 2\*d\)"),
+        ({"weight": torch.ones(8, 8)}, r"weight has shape \(8, 8\), expected \(d, 2d\)"),
         ({"bias": torch.ones(9)}, r"bias has shape \(9,\)"),
         ({"ln_weight": torch.ones(9)}, r"ln_weight has shape \(9,\)"),
         ({"instances": torch.zeros(2, 5, dtype=torch.long)}, r"instances has shape \(2, 5\), expected \(G, L\)"),
