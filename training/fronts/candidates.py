@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import nn
+from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import ConversionSettings
@@ -144,8 +145,6 @@ def quantised(model: PreTrainedModel) -> PreTrainedModel:
 
     Where the last layer runs at one position, its attention stays as it is: folded, it costs less than in int8.
     """
-    from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
-
     encoder = model.model.base_model.encoder if hasattr(model, "model") else model.base_model.encoder
     kept: set[nn.Module] = set()
     if getattr(encoder, "first_only", False):
