@@ -91,7 +91,7 @@ def test_it_learns_what_the_original_says(original, tokenizer, texts, tmp_path):
 _KILLED = """
 import sys
 from transformers import TrainerCallback
-from fastmux.distillation import convert as module
+from fastmux.distillation import distil as module
 from fastmux.distillation.convert import convert
 from fastmux.distillation.texts import read_texts
 
