@@ -29,8 +29,11 @@ _MODULES = {
     "TMuxForRetrieval": "fastmux.models",
     "TMuxForSequenceClassification": "fastmux.models",
     "TMuxForTokenClassification": "fastmux.models",
+    "LabellingSettings": "fastmux.labelling.settings",
+    "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",
     "convert": "fastmux.distillation.convert",
+    "predict": "fastmux.labelling.predict",
     "read_texts": "fastmux.distillation.texts",
 }
 _SUBMODULES = ("functional", "modules", "reference")

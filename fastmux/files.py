@@ -25,11 +25,14 @@ _ABANDONED_SECONDS = 24 * 60 * 60
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary sibling to write to, which becomes ``path`` (file or folder) if the block succeeds.
 
     A former ``path`` is replaced. If the block fails, it stays and the temporary one goes. Where ``path`` is a link,
     what it leads to is replaced, and the link stays.
+
+    Args:
+        durable: of a file, wait until the disk has it, so that it is whole under its name after a power cut too.
     """
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f".{path.stem}.writing-{os.getpid()}{path.suffix}")
@@ -37,6 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
+        if durable:
+            _sync(temporary)
         if path.is_dir():
             # A folder that has content cannot be replaced in one step.
             former = path.with_name(f".{path.name}.former-{os.getpid()}")
@@ -45,8 +50,18 @@ def replacing(path: Path) -> Iterator[Path]:
             remove(former)
         else:
             os.replace(temporary, path)
+        if durable:
+            _sync(path.parent)
     finally:
         remove(temporary)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,14 @@ LAYERS = {
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
     "models": ("fastmux.configuration", "fastmux.joined_configuration", "fastmux.models"),
-    "package": ("fastmux.cli", "fastmux.distillation", "fastmux.testing", "fastmux.auto", "fastmux"),
+    "package": (
+        "fastmux.cli",
+        "fastmux.distillation",
+        "fastmux.labelling",
+        "fastmux.testing",
+        "fastmux.auto",
+        "fastmux",
+    ),
     "programs": ("training", "bench"),
     "tests": ("tests",),
 }
@@ -46,6 +53,7 @@ LATE = {
 ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
     "fastmux.cli.convert": "`--help` answers without torch",
+    "fastmux.cli.predict": "`--help` answers without torch",
 }
 
 

@@ -6,16 +6,17 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from fastmux.cli import convert
+from fastmux.cli import convert, predict
 
 #: Name -> (adds its arguments to a parser, runs with what was given).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
+    "predict": (predict.add_parser, predict.run),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; an error of the input is one line and exit code 1."""
+    """Run a command; an error of the input, or of the disk, is one line and exit code 1."""
     parser = argparse.ArgumentParser(prog="fastmux", description="Data multiplexing: one pass serves N inputs.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add_parser, _ in COMMANDS.values():
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     try:
         COMMANDS[options.command][1](options)
-    except ValueError as error:
+    except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"fastmux {options.command}: {error}")
 
 

@@ -17,12 +17,10 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.utils import cached_file
 
 from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
@@ -33,6 +31,7 @@ from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, tokenize
 from fastmux.files import read_json, remove, write_json
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
+from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 
 #: Which class serves a model, by what its own class ends in; a model without a head is served as an encoder.
 _STUDENTS = {
@@ -171,29 +170,13 @@ def _load(
         if kind is None:
             raise ValueError(f"model is a {type(model).__name__}, expected a class that ends in {', '.join(_STUDENTS)}")
     else:
-        config = _read(AutoConfig, model, "model")
+        config = read_pretrained(AutoConfig, model, "model")
         named = (config.architectures or ["Model"])[0]
         kind = next((end for end in _STUDENTS if named.endswith(end)), "Model")
-        if tokenizer is None:
-            tokenizer = _read(AutoTokenizer, model, "tokenizer")
-            # Where there is none, transformers makes an empty one of the model's kind.
-            files = tokenizer.vocab_files_names.values()
-            if not any(cached_file(model, f, _raise_exceptions_for_missing_entries=False) for f in files):
-                raise ValueError(f"model {str(model)!r} has no tokenizer beside it, expected one of {', '.join(files)}")
-        model = _read(_STUDENTS[kind][0], model, "model")
-    if len(tokenizer) > model.config.vocab_size:
-        raise ValueError(
-            f"tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.config.vocab_size}: "
-            "expected the tokenizer that the model was trained with"
-        )
+        tokenizer = tokenizer or read_tokenizer(model)
+        model = read_pretrained(_STUDENTS[kind][0], model, "model")
+    check_vocabulary(model, tokenizer)
     return model, tokenizer, _STUDENTS[kind][1]
-
-
-def _read(auto: Any, name: str | PathLike, what: str) -> Any:
-    try:
-        return auto.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {error}") from error
 
 
 def _check_folder(folder: Path, identity: dict) -> None:

@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.distillation.teacher import length_batches, padded
+from fastmux.distillation.teacher import padded
+from fastmux.labelling.plan import length_batches
 
 #: Padded tokens of a batch, of which each model has the best.
 BATCH_TOKENS = (512, 2048, 8192)

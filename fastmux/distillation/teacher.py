@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.files import read_json, replacing, write_json
+from fastmux.labelling.plan import length_batches
 
 _STATES, _LOGITS, _STARTS, _RECORD = "states.npy", "logits.npy", "starts.npy", "teacher.json"
 #: Padded tokens of a pass of the original.
@@ -146,21 +147,3 @@ def padded(rows: Dataset, indices: np.ndarray, tokenizer: PreTrainedTokenizerBas
     columns = rows[indices.tolist()]
     names = [name for name in columns if name != "length"]
     return tokenizer.pad({name: columns[name] for name in names}, return_tensors="pt")
-
-
-def length_batches(lengths: np.ndarray, batch_tokens: int, multiple: int = 1) -> list[np.ndarray]:
-    """Rows of like length together, as many as ``batch_tokens`` hold with padding, the longest first.
-
-    Args:
-        lengths: (rows), tokens of each.
-        batch_tokens: padded tokens of a batch, at most, unless ``multiple`` rows alone have more.
-        multiple: every batch but the last has a multiple of so many rows.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    batches, begin = [], 0
-    while begin < len(order):
-        fit = int(batch_tokens // max(1, lengths[order[begin]])) // multiple * multiple
-        rows = order[begin : begin + max(multiple, fit)]
-        batches.append(rows)
-        begin += len(rows)
-    return batches

@@ -75,7 +75,7 @@ class PredictsInGroups:
         batches = (batch.flatten() for batch in slots.split(groups_per_batch))
         logits = average_slots(_logits(self, inputs, lengths, batches), slots, len(input_ids))
         if fallback is not None:
-            unsure = (confidence(logits, _problem(self), attention_mask) < min_confidence).nonzero().flatten()
+            unsure = (confidence(logits, problem_of(self), attention_mask) < min_confidence).nonzero().flatten()
             if len(unsure):
                 by_length = unsure if lengths is None else unsure[lengths[unsure].argsort(descending=True, stable=True)]
                 batches = by_length.cpu().split(groups_per_batch * self.config.num_instances)
@@ -128,13 +128,13 @@ class PredictsInGroups:
         lengths = None if attention_mask is None else _lengths(attention_mask)
         batches = torch.arange(len(input_ids)).split(32 * self.config.num_instances)
         theirs = _logits(fallback, inputs, lengths, batches)
-        problem = _problem(self)
+        problem = problem_of(self)
         return choose_min_confidence(
             confidence(ours, problem, attention_mask), agrees(ours, theirs, problem, attention_mask), target_agreement
         )
 
 
-def _problem(model: PreTrainedModel) -> str:
+def problem_of(model: PreTrainedModel) -> str:
     """What kind of labels a model gives; by their number where its config does not say, as its loss would take it."""
     return model.config.problem_type or (
         "regression" if model.config.num_labels == 1 else "single_label_classification"

@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import BertForTokenClassification, BertModel
 
-from fastmux.distillation.teacher import compute_teacher_outputs, length_batches, teacher_bytes
+from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import tokenize
+from fastmux.labelling.plan import length_batches
 
 
 def outputs(model, tokenizer, texts, folder, **options):

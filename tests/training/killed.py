@@ -9,57 +9,17 @@ milliseconds after a random one of its file operations. The last process runs to
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
+from killing import in_child, killed_after
 from transformers import AutoModel, AutoTokenizer
 
 import fastmux
 from training.stages import last_checkpoint
 from training.train import main
-
-FILE_OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Runs ``work`` in a process of its own; returns the number of the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0, "the process failed before it could be killed"
-        return 0
-    return os.WTERMSIG(status)
-
-
-def killed_after(folder: Path, operations: int, seconds: float) -> None:
-    """Has this process die ``seconds`` after its so many-th file operation in the folder, as `kill -9` does it.
-
-    The signal is one that nothing handles here, and a timer of the kernel sends it: no clean-up runs.
-    """
-    left = operations
-
-    def count(event: str, arguments: tuple) -> None:
-        nonlocal left
-        if event in FILE_OPERATIONS and isinstance(arguments[0], (str, os.PathLike)):
-            inside = os.fspath(arguments[0]).startswith(str(folder))
-            if inside and (event != "open" or (arguments[1] or "r")[0] in "wxa"):
-                left -= 1
-                if left == 0:
-                    signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    sys.addaudithook(count)
 
 
 def check(folder: Path) -> None:

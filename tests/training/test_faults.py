@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from killing import file_size_limit
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification
@@ -39,17 +37,6 @@ def arguments(tmp_path) -> list[str]:
     return ["--task", "sst2", "--data-dir", str(data), *SMALL.split()]
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes: the system refuses the write, as it does at the end of a disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith((".", "checkpoint-"))]
 
@@ -59,7 +46,12 @@ def test_a_run_that_is_killed_again_and_again_ends_as_it_would_have(arguments, t
     folder = tmp_path / "killed"
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("killed.py")), str(folder), str(seed), "5", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        },
         capture_output=True,
         text=True,
         timeout=600,

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.speed import rows_per_second
-from fastmux.distillation.teacher import length_batches, padded
+from fastmux.distillation.teacher import padded
+from fastmux.labelling.plan import length_batches
 from fastmux.models.cascade import agrees, choose_min_confidence, confidence
 from fastmux.modules.retrieval import IGNORE_INDEX
 from training.fronts.candidates import ORIGINAL

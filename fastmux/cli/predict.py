@@ -1,0 +1,101 @@
+"""``fastmux predict``: label the rows of a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+
+import fastmux
+from fastmux.labelling.settings import DTYPES, INPUT_FORMATS, LabellingSettings
+
+DESCRIPTION = """\
+Label text with a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. The same rows come out,
+in their order, with a label and its score (tags, where the model labels tokens). Rows that cannot be labelled go, with
+their line and the reason, to OUT.rejects.jsonl.
+
+Killed at any moment, it goes on where it was when the same command is started again, and ends in the same bytes."""
+
+EPILOG = """\
+examples:
+  fastmux predict my-model reviews.txt --output labels.jsonl
+  fastmux predict my-model reviews.csv.gz --column body --output labels.parquet --truncation
+  fastmux predict my-tagger news.jsonl --column tokens --output tags.jsonl
+  fastmux predict my-fast-model rows.tsv --fallback my-model --min_confidence 0.9 --output labels.tsv
+  fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl"""
+
+_HELP = {
+    "column": "what is labelled: text, or lists of words (default: text, sentence, tokens, words or the only one)",
+    "pair_column": "the second text of a pair",
+    "is_split_into_words": "text is words between single spaces, each of which gets a tag",
+    "prefix": "of the new columns' names, where the input has columns of these names",
+    "all_scores": "every label's score, not the best one alone",
+    "truncation": "cut rows that are too long; otherwise they are rejected",
+    "max_length": "tokens of a row (default: what the model has room for)",
+    "copies": "slots of a multiplexed model that each row takes (default: 1)",
+    "min_confidence": "rows below it go through the model that --fallback names",
+    "batch_tokens": "positions of a pass of the encoder, padding counted (default: 1024 on a CPU, 65536 on a GPU)",
+    "rows_per_shard": "rows that are written together (default: 8192 on a CPU, 65536 on a GPU)",
+    "num_workers": "processes that tokenise ahead of the model; 0 for a thread (default: 1)",
+    "dtype": "of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
+    "device": "as for torch (default: the GPU if there is one)",
+    "torch_compile": "compile the model: minutes before the first row",
+    "input_format": "what INPUT is (default: by its ending)",
+    "dataset_name": "configuration of a data set of the hub",
+    "split": "of a data set of the hub",
+}
+_INTEGERS = ("max_length", "copies", "batch_tokens", "rows_per_shard", "num_workers")
+_TYPES: dict[str, type] = {"min_confidence": float, **dict.fromkeys(_INTEGERS, int)}
+_CHOICES = {"dtype": DTYPES, "input_format": tuple(INPUT_FORMATS.values())}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """The arguments of the command: those of `fastmux.LabellingSettings`, and where things are."""
+    parser = commands.add_parser(
+        "predict",
+        help="label the rows of a file",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="name on the Hugging Face hub, or folder, with its tokenizer")
+    parser.add_argument(
+        "input",
+        metavar="INPUT",
+        help=f"a file that ends in {', '.join(INPUT_FORMATS)}, perhaps with .gz behind it; or a data set of the hub",
+    )
+    parser.add_argument("--output", required=True, metavar="OUT", help="a new file: .jsonl, .csv, .tsv or .parquet")
+    parser.add_argument("--fallback", metavar="MODEL", help="the model for rows below --min_confidence")
+    for setting in fields(LabellingSettings):
+        name, help_text = f"--{setting.name}", _HELP[setting.name]
+        if setting.default is False:
+            parser.add_argument(name, action="store_true", help=help_text)
+        else:
+            parser.add_argument(
+                name,
+                type=_TYPES.get(setting.name, str),
+                default=setting.default,
+                choices=_CHOICES.get(setting.name),
+                help=help_text,
+            )
+    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Label, and print what came of it."""
+    given = {setting.name: getattr(options, setting.name) for setting in fields(LabellingSettings)}
+    try:
+        found = fastmux.predict(
+            options.model,
+            options.input,
+            options.output,
+            fallback=options.fallback,
+            settings=LabellingSettings(**given),
+            disable_tqdm=options.disable_tqdm,
+        )
+    except KeyboardInterrupt:
+        sys.exit(
+            f"fastmux predict: interrupted; what is labelled is kept in {options.output}.parts, and the same "
+            "command goes on from there"
+        )
+    print("\n".join(found.report.lines()))

@@ -1,0 +1,207 @@
+"""A classifier of sequences or tokens, multiplexed or not, with its tokenizer: loaded, checked, ready to run."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+import itertools
+import sys
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from fastmux.files import finish_replacing
+from fastmux.joined_configuration import BERT_LIKE
+from fastmux.labelling.tokens import Encoder
+from fastmux.models.checkpoints import read_config
+from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
+from fastmux.models.joined import JoinedForSequenceClassification
+from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
+from fastmux.models.published import is_published, published_config
+from fastmux.modules.embeddings import EmbeddingAdapter
+from fastmux.modules.plain import is_plain
+
+#: What a classifier's class ends in; the class that loads it, and the one that loads a published T-MUX.
+_KINDS = {
+    "ForSequenceClassification": (AutoModelForSequenceClassification, TMuxForSequenceClassification),
+    "ForTokenClassification": (AutoModelForTokenClassification, TMuxForTokenClassification),
+}
+#: What two ways of tokenising must agree on.
+_PROBES = ["a", "Don't  stop: it's 3.14 \u00e9t\u00e9 \u6f22\u5b57 [MASK]", " b "]
+
+
+@dataclass
+class Classifier:
+    """A model in eval mode, and its tokenizer.
+
+    Attributes:
+        per_token: it labels tokens.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    per_token: bool
+
+    @classmethod
+    def of(
+        cls, model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, what: str = "model"
+    ) -> Classifier:
+        """The classifier that ``model`` is or names.
+
+        Raises:
+            ValueError: it is none, has no tokenizer or one with other tokens, lacks weights or cannot be read.
+        """
+        if isinstance(model, (str, PathLike)):
+            tokenizer = tokenizer or read_tokenizer(model)
+            model, named = _load(model, what)
+        else:
+            named = type(model).__name__
+            if tokenizer is None:
+                raise ValueError(f"tokenizer is None, expected the tokenizer of the {what}")
+        kind = next((end for end in _KINDS if named.endswith(end)), None)
+        if kind is None:
+            raise ValueError(f"{what} is a {named}, expected a class that ends in {' or '.join(_KINDS)}")
+        check_vocabulary(model, tokenizer)
+        if tokenizer.pad_token_id is None:
+            raise ValueError(f"the tokenizer of the {what} has no pad token, with which rows of a batch are filled up")
+        return cls(model, tokenizer, kind == "ForTokenClassification")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the labels."""
+        known = self.model.config.id2label
+        return [str(known[index]) for index in range(self.model.config.num_labels)]
+
+    def max_length(self, asked: int | None, what: str = "model") -> int:
+        """Tokens of a row, special ones counted.
+
+        Raises:
+            ValueError: more are asked for than the model has positions.
+        """
+        room = _room(self.model)
+        if asked is not None and asked > room:
+            raise ValueError(f"max_length is {asked}, but the {what} has room for {room} tokens")
+        return asked or min(room, self.tokenizer.model_max_length)
+
+    def takes_types(self) -> bool:
+        """Whether the model tells the texts of a pair apart by ``token_type_ids``."""
+        config = self.model.config
+        ours = hasattr(config, "backbone_config")
+        known = getattr(config.backbone_config if ours else config, "type_vocab_size", 0 if ours else None)
+        accepted = "token_type_ids" in inspect.signature(self.model.forward).parameters
+        return accepted and (known is None or known > 1) and "token_type_ids" in self.tokenizer.model_input_names
+
+    def encoder(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> Encoder:
+        """What tokenises for the model, in any process; see `Encoder`.
+
+        Raises:
+            ValueError: the tokenizer cannot say where words are.
+        """
+        given = words == "given"
+        probes = [probe.split() for probe in _PROBES] if given else _PROBES
+        try:
+            expected = self.tokenizer(probes, is_split_into_words=given, return_token_type_ids=self.takes_types())
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"the tokenizer takes no words: {error}") from error
+        types = self.takes_types() and (pairs or any(map(any, expected["token_type_ids"])))
+        rust = getattr(self.tokenizer, "backend_tokenizer", None)
+        if rust is not None:
+            encoder = Encoder(rust.to_str(), max_length, truncation, words, types)
+            fast = Encoder(rust.to_str(), sys.maxsize, False, words, types)
+            fast.start()
+            tokens, _ = fast.encode(probes)
+            ends = tokens.starts.tolist()
+            found = [tokens.ids[a:b].tolist() for a, b in itertools.pairwise(ends)]
+            if found == expected["input_ids"]:
+                return encoder
+        if words is not None:
+            raise ValueError("the tokenizer does not say where words are, which tags need; expected one in Rust")
+        return Encoder(self.tokenizer, max_length, truncation, None, types)
+
+    def ready(self, device: torch.device, dtype: torch.dtype, torch_compile: bool) -> Classifier:
+        """As it runs: on its device, in eval mode, and with no more of the last layer than the head reads."""
+        model = self.model
+        if not self.per_token and _reads_first_position(model):
+            # With one instance nothing is joined; what is left is the last layer at the first position alone.
+            model = JoinedForSequenceClassification.from_backbone(model, 1, row_layers=0, last_layers=1)
+        model = model.to(device, dtype).eval()
+        if torch_compile:
+            model.compile(dynamic=True)
+        return Classifier(model, self.tokenizer, self.per_token)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of all weights and of the tokenizer."""
+        digest = hashlib.sha256(self.model.config.to_json_string().encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        rust = getattr(self.tokenizer, "backend_tokenizer", None)
+        words = rust.to_str() if rust is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "model": digest.hexdigest()[:32],
+            "tokenizer": hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        }
+
+
+def check_same_labels(model: Classifier, fallback: Classifier) -> None:
+    """Raises ValueError for a fallback that has other labels or tokens than the model before it."""
+    if fallback.per_token != model.per_token:
+        raise ValueError("the fallback labels tokens and the model sequences, or the other way round")
+    if fallback.names != model.names:
+        raise ValueError(f"the fallback has the labels {fallback.names}, expected the model's {model.names}")
+    if fallback.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise ValueError("the fallback has another tokenizer than the model, expected the same")
+
+
+def _load(name: str | PathLike, what: str) -> tuple[PreTrainedModel, str]:
+    try:
+        if Path(name).is_dir():
+            finish_replacing(Path(name))
+        stored = read_config(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {error}") from error
+    published = is_published(stored)
+    config = published_config(str(name), stored) if published else read_pretrained(AutoConfig, name, what)
+    named = (config.architectures or ["model without a head"])[0]
+    kind = next((end for end in _KINDS if named.endswith(end)), None)
+    if kind is None:
+        raise ValueError(
+            f"{what} {str(name)!r} is a {named}, which gives no labels; expected a class that ends in "
+            f"{' or '.join(_KINDS)}"
+        )
+    model, info = read_pretrained(_KINDS[kind][1 if published else 0], name, what, output_loading_info=True)
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{what} {str(name)!r} lacks {len(missing)} tensors, e.g. {', '.join(missing[:3])}")
+    return model, named
+
+
+def _room(model: PreTrainedModel) -> int:
+    encoder = model.base_model
+    if hasattr(encoder, "max_length") and hasattr(encoder, "multiplexer"):
+        return encoder.max_length
+    encoder = encoder.base_model if encoder.base_model is not encoder else encoder
+    room = getattr(encoder.config, "max_position_embeddings", None)
+    if hasattr(encoder, "embeddings"):
+        with contextlib.suppress(AttributeError):
+            return EmbeddingAdapter(encoder.embeddings, room).max_length
+    return room or sys.maxsize
+
+
+def _reads_first_position(model: PreTrainedModel) -> bool:
+    """Whether a plain encoder's head reads one position, and nothing hangs on its modules that would be lost."""
+    if model.config.model_type not in BERT_LIKE or getattr(model.config, "is_decoder", False):
+        return False
+    if not type(model).__module__.startswith("transformers.models."):
+        return False
+    return all(is_plain(module, type(module)) for module in model.modules())

@@ -1,0 +1,100 @@
+"""Logits to what is written: a label and its score, several labels, a number, or tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow
+from torch import Tensor
+
+from fastmux.labelling.tokens import Tokens
+
+#: Digits of a score: what is behind them differs between machines.
+DIGITS = 6
+_TEXT, _NUMBER = pyarrow.string(), pyarrow.float64()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is written of every row.
+
+    Args:
+        per_token: tags, not labels.
+        problem: as in Hugging Face's ``problem_type``.
+        names: of the labels.
+        all_scores: every label's score.
+        spans: say where the words that have tags are in the text.
+        prefix: of the new columns' names.
+    """
+
+    per_token: bool
+    problem: str
+    names: list[str]
+    all_scores: bool
+    spans: bool
+    prefix: str
+
+    def columns(self) -> dict[str, pyarrow.DataType]:
+        """The new columns and their types."""
+        every = pyarrow.struct([(name, _NUMBER) for name in self.names])
+        several = self.per_token or self.problem == "multi_label_classification"
+        if self.problem == "regression":
+            named = {"score": _NUMBER if len(self.names) == 1 else pyarrow.list_(_NUMBER)}
+        elif self.per_token:
+            named = {"tags": pyarrow.list_(_TEXT), "scores": pyarrow.list_(every if self.all_scores else _NUMBER)}
+            if self.spans:
+                named["spans"] = pyarrow.list_(pyarrow.list_(pyarrow.int32()))
+        elif several:
+            named = {"labels": pyarrow.list_(_TEXT), "scores": every if self.all_scores else pyarrow.list_(_NUMBER)}
+        else:
+            named = {"label": _TEXT, "scores" if self.all_scores else "score": every if self.all_scores else _NUMBER}
+        return {self.prefix + name: kind for name, kind in named.items()}
+
+    def of(self, logits: Tensor, tokens: Tokens) -> dict[str, list]:
+        """The new columns' values: logits (rows, C), or (tokens, C) of all rows' tokens, end to end."""
+        logits = logits.float()
+        if self.problem == "regression":
+            return self._named([row[0] if len(row) == 1 else row for row in _rounded(logits)])
+        if self.per_token:
+            return self._tags(logits.softmax(-1), tokens)
+        if self.problem == "multi_label_classification":
+            scores = logits.sigmoid()
+            chosen = [np.flatnonzero(row).tolist() for row in (logits > 0).cpu().numpy()]
+            values = _rounded(scores)
+            labels = [[self.names[label] for label in row] for row in chosen]
+            if self.all_scores:
+                return self._named(labels, self._by_name(values))
+            return self._named(labels, [[row[label] for label in own] for row, own in zip(values, chosen, strict=True)])
+        scores = logits.softmax(-1)
+        best, label = scores.max(-1) if len(scores) else (scores.new_zeros(0), scores.new_zeros(0))
+        labels = [self.names[int(index)] for index in label.tolist()]
+        return self._named(labels, self._by_name(_rounded(scores)) if self.all_scores else _rounded(best))
+
+    def _tags(self, scores: Tensor, tokens: Tokens) -> dict[str, list]:
+        """A tag for each word, that of its first token; None for words that were cut."""
+        best, label = scores.max(-1) if len(scores) else (scores.new_zeros(0), scores.new_zeros(0))
+        sure, chosen = _rounded(best), label.tolist()
+        every = _rounded(scores) if self.all_scores else None
+        tags: list[list] = []
+        values: list[list] = []
+        for start, words in zip(tokens.starts[:-1].tolist(), tokens.words, strict=True):
+            places = [None if word < 0 else start + word for word in words.tolist()]
+            tags.append([None if place is None else self.names[int(chosen[place])] for place in places])
+            if every is None:
+                values.append([None if place is None else sure[place] for place in places])
+            else:
+                values.append(self._by_name([None if place is None else every[place] for place in places]))
+        if self.spans:
+            return self._named(tags, values, [spans.tolist() for spans in tokens.spans])
+        return self._named(tags, values)
+
+    def _by_name(self, rows: list[list[float] | None]) -> list[dict[str, float] | None]:
+        return [None if row is None else dict(zip(self.names, row, strict=True)) for row in rows]
+
+    def _named(self, *values: list) -> dict[str, list]:
+        return dict(zip(self.columns(), values, strict=True))
+
+
+def _rounded(values: Tensor) -> list:
+    return values.double().cpu().numpy().round(DIGITS).tolist()

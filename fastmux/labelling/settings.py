@@ -1,0 +1,78 @@
+"""How rows are labelled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Endings of inputs, each perhaps with .gz behind it but the last, and of outputs; the format of each.
+INPUT_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".parquet": "parquet"}
+OUTPUT_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LabellingSettings:
+    """How rows are labelled.
+
+    Attributes:
+        column: what is labelled: text, or of a model that labels tokens perhaps a list of words. "text", "sentence",
+            "tokens" or the only column, if None.
+        pair_column: the second text of a pair.
+        is_split_into_words: a model that labels tokens takes text as words between single spaces, and gives each a tag.
+        prefix: of the names of the new columns, for inputs that have columns of these names.
+        all_scores: every label's score, not the best one alone.
+        truncation: cut rows that are longer than ``max_length``; otherwise they are rejected.
+        max_length: tokens of a row; what the model has room for if None.
+        copies: slots of a multiplexed model that each row takes (`fastmux.TMuxForSequenceClassification.predict`).
+        min_confidence: rows below it go through the fallback model.
+        batch_tokens: positions, padding counted, that a pass of the encoder takes at most; 1024 on a CPU, 65536 on a
+            GPU if None.
+        rows_per_shard: rows that are sorted by length together, written together, and done again after a kill; 8192 on
+            a CPU, 65536 on a GPU if None. Fewer where they hold more than 16 MiB.
+        num_workers: processes that tokenise ahead of the model; with 0 a thread does.
+        dtype: "float32", "bfloat16" or "float16" of the weights; float32 on a CPU, bfloat16 on a GPU if None.
+        device: as for torch; the GPU if there is one, if None.
+        torch_compile: compile the model (minutes before the first row).
+        input_format: "jsonl", "csv", "tsv", "text" or "parquet"; by the ending of the name if None.
+        dataset_name, split: of a data set of the Hugging Face hub.
+    """
+
+    column: str | None = None
+    pair_column: str | None = None
+    is_split_into_words: bool = False
+    prefix: str = ""
+    all_scores: bool = False
+    truncation: bool = False
+    max_length: int | None = None
+    copies: int = 1
+    min_confidence: float | None = None
+    batch_tokens: int | None = None
+    rows_per_shard: int | None = None
+    num_workers: int = 1
+    dtype: str | None = None
+    device: str | None = None
+    torch_compile: bool = False
+    input_format: str | None = None
+    dataset_name: str | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_length", 1), ("copies", 1), ("batch_tokens", 1), ("rows_per_shard", 1)):
+            _check_integer(name, getattr(self, name), least, optional=name != "copies")
+        _check_integer("num_workers", self.num_workers, 0)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
+        if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
+            raise ValueError(f"min_confidence is {self.min_confidence!r}, expected a number from 0 to 1")
+
+
+def _check_integer(name: str, value: object, least: int, optional: bool = False) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")

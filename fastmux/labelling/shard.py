@@ -1,0 +1,37 @@
+"""A shard: some rows in a row, as they were read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow
+
+#: A line, or a row of CSV, of more bytes is no row. A shard ends early at this size, so that memory is bounded.
+MAX_ROW_BYTES = SHARD_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class RawShard:
+    """Some rows in a row.
+
+    Attributes:
+        index: number of the shard, from 0.
+        rows: the bytes of every row, or a table.
+        numbers: of the line that each row begins at, or of the row, from 1.
+        digest: of all bytes.
+        share: of the input that has been read by its end, from 0 to 1; None where that is not known.
+    """
+
+    index: int
+    rows: Sequence[bytes] | pyarrow.Table
+    numbers: Sequence[int]
+    digest: str
+    share: float | None
+
+
+def allow_long_fields() -> None:
+    """Have Python's CSV reader, which stops at 128 KiB, take fields as long as rows may be."""
+    if csv.field_size_limit() < MAX_ROW_BYTES:
+        csv.field_size_limit(MAX_ROW_BYTES)

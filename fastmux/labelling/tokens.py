@@ -1,0 +1,164 @@
+"""Text to token ids, end to end: what the model is given, and where the words of a row are in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+#: A text, the two texts of a pair, or the words of a text.
+Input = str | tuple[str, str] | list[str]
+
+
+@dataclass
+class Tokens:
+    """Token ids of some rows, end to end.
+
+    Attributes:
+        ids: (tokens), int32.
+        lengths: (rows), tokens of each.
+        types: (tokens), int8; None where all are 0.
+        words: of each row, the position of every word's first token, -1 where it has none; None where no word gets a
+            tag.
+        spans: of each row, where its words begin and end in the text, (words, 2).
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    types: np.ndarray | None = None
+    words: list[np.ndarray] | None = None
+    spans: list[np.ndarray] | None = None
+    starts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+
+    def padded(self, rows: np.ndarray, width: int, pad_id: int) -> dict[str, np.ndarray]:
+        """Some rows as ``input_ids``, ``attention_mask`` and, where there are types, ``token_type_ids``: (B, width)."""
+        inside = np.arange(width) < self.lengths[rows][:, None]
+        source = np.minimum(self.starts[rows][:, None] + np.arange(width), max(0, len(self.ids) - 1))
+        out = {"input_ids": np.where(inside, self.ids[source], pad_id), "attention_mask": inside}
+        if self.types is not None:
+            out["token_type_ids"] = np.where(inside, self.types[source], 0)
+        return {name: value.astype(np.int64) for name, value in out.items()}
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Where the tokens of some rows are in `ids`, row after row."""
+        return np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
+
+
+@dataclass
+class Encoder:
+    """A tokenizer as the processes that tokenise need it: without torch and transformers, where it has a Rust one.
+
+    Args:
+        tokenizer: the JSON of a Rust tokenizer; or any other tokenizer of transformers.
+        max_length: tokens of a row.
+        truncation: cut longer rows there; otherwise they are left as they are, for whoever rejects them.
+        words: say where the words are: "given", of lists of words; "found", of texts; or None.
+        types: say of which text a token is.
+    """
+
+    tokenizer: Any
+    max_length: int
+    truncation: bool
+    words: str | None
+    types: bool
+    _rust: Tokenizer | None = field(default=None, init=False, repr=False)
+
+    def start(self) -> None:
+        """Make ready to encode; the tokenizer is built here, once in every process."""
+        if isinstance(self.tokenizer, str):
+            rust = Tokenizer.from_str(self.tokenizer)
+            rust.no_padding()
+            rust.no_truncation()
+            if self.truncation:
+                rust.enable_truncation(self.max_length)
+            self._rust = rust
+
+    def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
+        """Tokens of rows, and how many rows were cut."""
+        if not isinstance(self.tokenizer, str):
+            return self._encode_slowly(inputs)
+        # Without the places of tokens and words in the text it is faster.
+        run = self._rust.encode_batch if self.words else self._rust.encode_batch_fast
+        found: list[Encoding] = run(inputs, is_pretokenized=self.words == "given")
+        cut = sum(bool(encoding.overflowing) for encoding in found) if self.truncation else 0
+        ids = [encoding.ids for encoding in found]
+        types = np.fromiter(_flat(e.type_ids for e in found), np.int8) if self.types else None
+        tokens = Tokens(_numbers(ids), np.fromiter(map(len, ids), np.int64, len(ids)), types)
+        if self.words == "given":
+            tokens.words = [_first_tokens(e, len(row)) for e, row in zip(found, inputs, strict=True)]
+        elif self.words == "found":
+            tokens.words, tokens.spans = [], []
+            for encoding in found:
+                words, spans = _words_of(encoding)
+                tokens.words.append(words)
+                tokens.spans.append(spans)
+        return tokens, cut
+
+    def _encode_slowly(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
+        pairs = bool(inputs) and isinstance(inputs[0], tuple)
+        texts = [[row[0] for row in inputs], [row[1] for row in inputs]] if pairs else [list(inputs)]
+        full = self.tokenizer(*texts, truncation=False, return_token_type_ids=self.types, verbose=False)
+        cut = 0
+        if self.truncation:
+            cut = sum(len(ids) > self.max_length for ids in full["input_ids"])
+            full = self.tokenizer(*texts, truncation=True, max_length=self.max_length, return_token_type_ids=self.types)
+        ids = full["input_ids"]
+        types = np.fromiter(_flat(full["token_type_ids"]), np.int8) if self.types else None
+        return Tokens(_numbers(ids), np.fromiter(map(len, ids), np.int64, len(ids)), types), cut
+
+
+def _flat(rows):
+    return itertools.chain.from_iterable(rows)
+
+
+def _numbers(rows: list[list[int]]) -> np.ndarray:
+    return np.fromiter(_flat(rows), np.int32)
+
+
+def _first_tokens(encoding: Encoding, words: int) -> np.ndarray:
+    first = np.full(words, -1, np.int32)
+    before = None
+    for position, word in enumerate(encoding.word_ids):
+        if word is not None and word != before:
+            first[word] = position
+        before = word
+    return first
+
+
+def _words_of(encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """First tokens of the words that the tokenizer finds in a text, (words), and their places in it, (words, 2)."""
+    first: list[int] = []
+    spans: list[list[int]] = []
+    before = None
+    for position, (word, (begin, end)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
+        if word is None:
+            before = None
+        elif word == before:
+            spans[-1][1] = max(spans[-1][1], end)
+        else:
+            first.append(position)
+            spans.append([begin, end])
+            before = word
+    return np.array(first, np.int32), np.array(spans, np.int32).reshape(-1, 2)
+
+
+def drop(tokens: Tokens, bad: set[int]) -> Tokens:
+    """Tokens without those of some rows."""
+    if not bad:
+        return tokens
+    kept = np.array([row for row in range(len(tokens.lengths)) if row not in bad], np.int64)
+    flat = tokens.flat(kept) if len(kept) else np.zeros(0, np.int64)
+    return Tokens(
+        tokens.ids[flat],
+        tokens.lengths[kept],
+        None if tokens.types is None else tokens.types[flat],
+        None if tokens.words is None else [tokens.words[row] for row in kept],
+        None if tokens.spans is None else [tokens.spans[row] for row in kept],
+    )

@@ -1,0 +1,167 @@
+"""What a run has done so far, on disk: shards of labelled rows, each there whole or not at all.
+
+Beside the output lies a folder, ``OUTPUT.parts``, while rows are labelled. Of every shard it gets the rejected rows,
+the labelled rows and then a record, each written under another name, synced and renamed: a shard counts once its record
+is there. A process that is killed leaves whole shards behind, and the next one goes on with the first that is missing.
+The manifest says with which model and options the shards were made; others are refused. When the last shard is whole,
+all are joined into the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.labelling.formats import Format, JsonLines
+from fastmux.labelling.rows import Reject
+
+_MANIFEST, _LOCK = "manifest.json", "lock"
+#: Made when all shards are joined, before the output is there.
+_JOINED = "joined"
+
+
+class Work:
+    """The folder beside an output while its rows are labelled.
+
+    Args:
+        output: the file that all ends in.
+        form: of that file.
+        fingerprint: what the labels depend on, by name: model, options.
+        unit: what rows are counted by, "line" or "row".
+
+    Raises:
+        ValueError: the output exists, or was begun with another fingerprint; the message says what differs.
+    """
+
+    def __init__(self, output: Path, form: Format, fingerprint: dict, unit: str):
+        self.output, self.form, self.fingerprint, self.unit = output, form, fingerprint, unit
+        self.folder = parts_folder(output)
+        self.rejects = rejects_file(output)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Work]:
+        """Take the folder, for this process alone."""
+        with write_errors(self.output):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / _LOCK, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"another process is writing {self.output}") from error
+            self._check_manifest()
+            for left in self.folder.glob(".*"):  # by a process that was killed
+                remove(left)
+            yield self
+
+    def _check_manifest(self) -> None:
+        manifest, fingerprint = self.folder / _MANIFEST, json.loads(json.dumps(self.fingerprint))
+        if not manifest.is_file():
+            with write_errors(self.output):
+                write_json(manifest, fingerprint)
+            return
+        former = read_json(manifest)
+        unlike = sorted(name for name in {*former, *fingerprint} if former.get(name) != fingerprint.get(name))
+        if unlike:
+            changes = "; ".join(f"{name} was {former.get(name)!r}, is {fingerprint.get(name)!r}" for name in unlike)
+            raise ValueError(
+                f"{self.output} was begun with another model or other options: {changes}. Run it with those, name "
+                f"another output, or remove {self.folder} to begin anew"
+            )
+
+    def record(self, index: int, digest: str) -> dict | None:
+        """What is known of a shard that is whole already; None of one that is still to be labelled.
+
+        Raises:
+            ValueError: the rows that were labelled were others.
+        """
+        path = self._path(index, "done")
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        if record["digest"] != digest:
+            raise ValueError(
+                f"the input has changed since {self.output} was begun: shard {index} holds other rows. Name another "
+                f"output, or remove {self.folder} to begin anew"
+            )
+        return record
+
+    def commit(self, index: int, write: Callable[[Path], None], rejects: list[Reject], record: dict) -> None:
+        """Write a shard: its rejected rows, its labelled rows, its record."""
+        with write_errors(self.output):
+            if rejects:
+                with replacing(self._path(index, "rejects"), durable=True) as path:
+                    path.write_text("".join(self._line(reject) for reject in rejects), encoding="utf-8")
+            with replacing(self._path(index, "rows"), durable=True) as path:
+                write(path)
+            with replacing(self._path(index, "done"), durable=True) as path:
+                path.write_text(json.dumps(record), encoding="utf-8")
+
+    def _line(self, reject: Reject) -> str:
+        row = {self.unit: reject.number, "reason": reject.reason, "content": reject.content}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+
+    def finish(self, shards: int) -> None:
+        """Join so many shards into the output, and the rejected rows into a file beside it; the folder goes."""
+        with write_errors(self.output):
+            rejects = [path for index in range(shards) if (path := self._path(index, "rejects")).is_file()]
+            if rejects:
+                with replacing(self.rejects, durable=True) as path:
+                    JsonLines(None).join(path, rejects)
+            # The temporary file lies in the folder, so that a kill leaves nothing outside of it.
+            whole = self.folder / f".whole{self.output.suffix}"
+            self.form.join(whole, [self._path(index, "rows") for index in range(shards)])
+            (self.folder / _JOINED).touch()
+            with replacing(self.output, durable=True) as path:
+                whole.replace(path)
+            gone = _obsolete_folder(self.output)
+            self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
+            remove(gone)
+
+    def _path(self, index: int, what: str) -> Path:
+        return self.folder / f"{index:06d}.{what}"
+
+
+def parts_folder(output: Path) -> Path:
+    """Where the shards of an output are while it is made."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def _obsolete_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.parts-obsolete")
+
+
+def rejects_file(output: Path) -> Path:
+    """Where the rows without a label are, with line and reason."""
+    return output.with_name(f"{output.name}.rejects.jsonl")
+
+
+def check_output(output: Path) -> None:
+    """Raises ValueError for an output that exists, and is not one whose folder a killed process has left to remove."""
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder, expected the name of a file")
+    with write_errors(output):
+        remove(_obsolete_folder(output))
+    parts = parts_folder(output)
+    for path in (output, rejects_file(output)):
+        # The rejects come first, then the mark, then the output: a process may have been killed in between.
+        ours = parts / (_JOINED if path == output else _MANIFEST)
+        if path.exists() and not ours.is_file():
+            raise ValueError(f"{path} exists: name another output, or remove it")
+
+
+@contextlib.contextmanager
+def write_errors(output: Path) -> Iterator[None]:
+    """Gives a failed write an `OSError` that says what is left to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise OSError(
+            f"writing {output} failed: {error}. {'The disk is full. ' if full else ''}What is labelled is kept in "
+            f"{parts_folder(output)}; the same command goes on from there"
+        ) from error
