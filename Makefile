@@ -71,12 +71,15 @@ $(VENV)/installed: setup.py
 	@$(BIN)/python -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
 	@touch $@
 
-$(OLDEST_VENV)/installed: setup.py
+# What is the same in both environments lies in the first alone, which the second one finds behind its own packages. Only
+# another torch is installed once more.
+$(OLDEST_VENV)/installed: $(VENV)/installed
 	@echo "== virtual environment in $(OLDEST_VENV): torch $(OLDEST_TORCH), $(OLDEST)"
-	$(PYTHON) -m venv $(OLDEST_VENV)
-	$(OLDEST_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(call install-torch,$(OLDEST_VENV)/bin,$(OLDEST_TORCH))
-	$(OLDEST_VENV)/bin/python -m pip install --quiet -e ".[test]" $(OLDEST)
+	$(PYTHON) -m venv --without-pip $(OLDEST_VENV)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+	    "$$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth"
+	$(if $(filter-out $(TORCH),$(OLDEST_TORCH)),$(call install-torch,$(OLDEST_VENV)/bin,$(OLDEST_TORCH)))
+	$(OLDEST_VENV)/bin/python -m pip install --quiet $(OLDEST)
 	@touch $@
 
 # $(1) bin folder, $(2) version. The local version +cpu is the build without CUDA where an index has it.

@@ -130,14 +130,16 @@ def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
         UserWarning: of weights that are NaN or infinite.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    state = model.state_dict()
+    # What is tied stands under each of its names.
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= model.named_buffers(remove_duplicate=False)
     for key, dtype in dtypes.items():
-        loaded = next((state[k] for k in (key, key.removeprefix(prefix), prefix + key) if k in state), None)
+        loaded = next((tensors[k] for k in (key, key.removeprefix(prefix), prefix + key) if k in tensors), None)
         is_float = dtype.lower().startswith(("f", "bf"))
         if loaded is not None and loaded.is_floating_point() != is_float:
             kind = "a floating point" if loaded.is_floating_point() else "an integer"
             raise ValueError(f"the checkpoint {name!r} has {key} in dtype {dtype}, expected {kind} dtype")
-    bad = non_finite(model)
+    bad = _non_finite(tensors)
     if bad:
         warnings.warn(
             f"the checkpoint {name!r} has NaN or infinite values in {len(bad)} tensors, e.g. {bad[:3]}; what the model "
@@ -147,17 +149,17 @@ def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
 
 
 @torch.no_grad()
-def non_finite(model: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that hold NaN or an infinity."""
-    tensors = {
-        name: t
-        for named in (model.named_parameters(), model.named_buffers())
-        for name, t in named
+def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or an infinity, each under the first of its names."""
+    once = {id(t): (name, t) for name, t in reversed(tensors.items())}
+    doubtful = [
+        name
+        for name, t in reversed(once.values())
         # Of what a library puts in a tensor's place, only that library knows the values.
         if type(t) in (Tensor, nn.Parameter) and t.is_floating_point() and t.element_size() > 1 and not t.is_meta
-    }
-    # A sum is one pass over memory and is not finite where an element is not, but may overflow where all are.
-    doubtful = [name for name, t in tensors.items() if not t.sum().isfinite()]
+        # A sum is one pass over memory and is not finite where an element is not, but may overflow where all are.
+        if not t.sum().isfinite()
+    ]
     return [name for name in doubtful if not tensors[name].isfinite().all()]
 
 
