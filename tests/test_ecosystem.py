@@ -59,7 +59,7 @@ class TestPipelines:
     def test_texts_longer_than_the_prefix_leaves_room_for(self, tokenizer, tmp_path):
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = 40  # the encoder's
-        model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 3)
+        model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 3, demultiplexer="index")
         long = [" ".join(["film"] * 60)] * 2
         with pytest.raises(ValueError, match=r"40 positions, expected at most 36: .* model.fit_tokenizer\(tokenizer\)"):
             self.run("text-classification", model, tokenizer, long, truncation=True)

@@ -10,7 +10,7 @@ import copy
 import pytest
 import torch
 from models import BERT, FAMILIES, PAD, VOCAB, batch
-from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, GPT2Config, T5Config
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, ElectraConfig, GPT2Config, T5Config
 
 import fastmux
 from fastmux import reference
@@ -188,7 +188,7 @@ def test_the_prefix_is_embedded_once_not_once_a_group(monkeypatch):
         return original(self, words, *rest)
 
     monkeypatch.setattr(EmbeddingAdapter, "embed", counting)
-    fastmux.TMux(BERT, 5).eval()(**batch(20))
+    fastmux.TMux(BERT, 5, demultiplexer="index").eval()(**batch(20))
     assert embedded == [2 * 5 + 1]
 
 
@@ -239,6 +239,12 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     model.gradient_checkpointing_enable()
     for name, gradient in gradients().items():
         assert relative_error(gradient, expected[name]) < 1e-10, name
+
+
+def test_the_demultiplexer_is_unbind_where_the_encoder_allows_it():
+    assert fastmux.TMux(BERT, 3).config.demultiplexer == "unbind"
+    narrow = ElectraConfig(hidden_size=16, embedding_size=8, num_hidden_layers=1, num_attention_heads=2)
+    assert fastmux.TMux(narrow, 3).config.demultiplexer == "index"
 
 
 class TestFromABackbone:
@@ -305,7 +311,7 @@ class TestFromABackbone:
 )
 def test_bad_input(arguments, message):
     with pytest.raises(ValueError, match=message):
-        fastmux.TMux(BERT, 3)(**arguments)
+        fastmux.TMux(BERT, 3, demultiplexer="index")(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +319,10 @@ def test_bad_input(arguments, message):
     [
         ({"num_instances": 0}, "num_instances is 0, expected an integer of at least 1"),
         ({"num_instances": 2.5}, "num_instances is 2.5"),
-        ({"num_instances": 39}, "num_instances is 39, whose index prefix takes 40 positions; the encoder has 40"),
+        (
+            {"num_instances": 39, "demultiplexer": "index"},
+            "num_instances is 39, whose index prefix takes 40 positions; the encoder has 40",
+        ),
         ({"num_instances": 2, "multiplexer": "hadamar"}, "multiplexer is 'hadamar', .* did you mean 'hadamard'"),
         ({"num_instances": 2, "demultiplexer": "prefix"}, "demultiplexer is 'prefix', expected one of 'index'"),
         ({"num_instances": 2, "retrieval_loss_weight": 1.5}, "retrieval_loss_weight is 1.5, expected .* 0 to 1"),

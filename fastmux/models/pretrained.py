@@ -152,7 +152,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
             >>> from transformers import BertConfig, PreTrainedTokenizerFast
             >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
             >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0})))
-            >>> fastmux.TMux(tiny, num_instances=10).fit_tokenizer(tokenizer).model_max_length
+            >>> fastmux.TMux(tiny, 10, demultiplexer="index").fit_tokenizer(tokenizer).model_max_length
             501
         """
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.base_model.max_length)
