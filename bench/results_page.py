@@ -143,6 +143,19 @@ def loading(result: dict) -> Iterator[str]:
     yield markdown(["", "s"], rows)
 
 
+def front(result: dict) -> Iterator[str]:
+    """Output of ``training/front.py``."""
+    settings, rows = result["settings"], result["rows"]
+    yield (
+        f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
+        f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
+        f"{settings['target_agreement']:.0%} agreement with the original. "
+        f"`python training/front.py --task {result['task']} --encoder {settings['encoder']}`."
+    )
+    yield result["table"]
+    yield f"**{result['sentence']}**"
+
+
 def audit(result: dict) -> Iterator[str]:
     """Output of ``bench/audit/kernels.py``."""
     findings = result["findings"]
@@ -164,6 +177,7 @@ def audit(result: dict) -> Iterator[str]:
 #: (what such a file has at its top, heading, renderer); the first that fits.
 KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"task", "variants"}, "Training run", training_run),
+    ({"task", "entries", "sentence"}, "Accuracy against speed", front),
     ({"records"}, "One checkpoint, several speeds", copies),
     ({"encoder", "options", "rows"}, "Throughput", throughput),
     ({"encoder", "rows"}, "Memory", memory),

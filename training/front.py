@@ -37,7 +37,8 @@ Measure, in one run, accuracy against instances a second of
 and say which of them are on the front: as good and as fast as none other. What is compared is a file, one entry a
 candidate: training/fronts/sequence.yaml, training/fronts/token.yaml, or your own. Every candidate learns from the same
 rows in as many steps. Speed is that of real lengths, rows of like length together, each model at its best batch size,
-all of them in turns. Started again with the same arguments, finished models are kept, and measured anew."""
+all of them in turns. training/fronts/levers.yaml holds what was tried to make multiplexed models better. Started again
+with the same arguments, finished models are kept, and measured anew."""
 
 EPILOG = """\
 examples:
@@ -73,6 +74,7 @@ class FrontOptions:
     groupings: int = _option("Random groupings over which multiplexed models are scored.", 5)
     target_agreement: float = _option("Of a cascade with the original.", 0.99)
     seed: int = _option("Of everything that is drawn.", 0)
+    seeds: int = _option("Distil each model with so many seeds, and score their mean.", 1)
 
 
 def parse(argv: list[str] | None = None) -> FrontOptions:
@@ -91,7 +93,8 @@ def parse(argv: list[str] | None = None) -> FrontOptions:
     (options,) = parser.parse_args_into_dataclasses(argv)
     if options.encoder is None:
         raise ValueError("--encoder is missing: a hub name, or the folder of a pretrained encoder with its tokenizer")
-    for name in ("groupings", "max_rate_rows", "per_device_train_batch_size", "max_train_rows", "max_evaluation_rows"):
+    counts = ("groupings", "seeds", "per_device_train_batch_size", "max_rate_rows", "max_train_rows")
+    for name in (*counts, "max_evaluation_rows"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
@@ -135,22 +138,34 @@ def main(argv: list[str] | None = None) -> dict:
         "task": task.name,
         "metric": task.metric,
         "environment": environment(),
-        "settings": asdict(options),
+        "settings": {k: Path(v).name if k in _PLACES and v else v for k, v in asdict(options).items()},
         "rows": models.counts(),
         "entries": [asdict(entry) for entry in entries],
+        "table": table(entries, task.metric),
         "sentence": sentence(entries),
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_json(folder / "front.json", result)
     plot(folder / "front.png", entries, f"{task.name}, {models.counts()['evaluation']} rows", task.metric)
-    print(f"\n{table(entries, task.metric)}\n\n{result['sentence']}")
+    print(f"\n{result['table']}\n\n{result['sentence']}")
     print(f"\nwritten: {folder}/front.json, front.png, and a folder for each model")
     return result
 
 
 _SETTINGS = "settings.json"
+#: Where things lie on this machine is nobody else's concern.
+_PLACES = ("data_dir", "encoder", "original", "candidates", "output_dir")
 #: Arguments that may differ when models are measured anew.
-_MEASURING = ("candidates", "output_dir", "data_dir", "max_rate_rows", "groupings", "target_agreement", "split")
+_MEASURING = (
+    "candidates",
+    "output_dir",
+    "data_dir",
+    "max_rate_rows",
+    "groupings",
+    "target_agreement",
+    "split",
+    "seeds",
+)
 
 
 def _layers(options: FrontOptions) -> int:

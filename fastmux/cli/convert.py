@@ -32,6 +32,7 @@ _HELP = {
     "max_length": "tokens of a row; longer rows are cut",
     "num_train_epochs": "passes over the text",
     "learning_rate": "peak learning rate",
+    "state_weight": "weight of the hidden states' error beside the labels' divergence",
     "per_device_train_batch_size": "rows of a step",
     "seed": "of everything that is drawn",
 }

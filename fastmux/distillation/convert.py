@@ -136,7 +136,7 @@ def convert(
     teacher = compute_teacher_outputs(
         original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
     )
-    student, state, seconds = distil(student, tokenizer, train, teacher, arguments)
+    student, state, seconds = distil(student, tokenizer, train, teacher, arguments, state_weight=settings.state_weight)
     passes = {"original": [(original, held_out)], "converted": [(student, held_out)]}
     rates = rows_per_second(passes, tokenizer, len(held_out), multiple=settings.num_instances)
     report = Conversion(

@@ -53,6 +53,8 @@ def distil(
     rows: Dataset,
     teacher: TeacherOutputs,
     arguments: TrainingArguments,
+    *,
+    state_weight: float = 1.0,
 ) -> tuple[PreTrainedModel, TrainerState, float]:
     """Train a student on its original's outputs; goes on from the last checkpoint in the arguments' folder.
 
@@ -62,6 +64,7 @@ def distil(
         rows: what the models take, and a column ``length``.
         teacher: the original's outputs for these rows.
         arguments: of the trainer, see `distillation_arguments`.
+        state_weight: see `fastmux.distillation.trainer.distillation_loss`.
 
     Returns:
         The student, in eval mode; the trainer's state; seconds of training, in all processes that had a part in it.
@@ -76,7 +79,7 @@ def distil(
             data_collator=TeacherCollator(tokenizer, teacher),
             processing_class=tokenizer,
             state_variance=_variance(teacher.states),
-            state_weight=1.0 if same_width else 0.0,
+            state_weight=state_weight if same_width else 0.0,
         )
         clock = _Clock(Path(arguments.output_dir) / "seconds.json")
         trainer.add_callback(clock)

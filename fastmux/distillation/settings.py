@@ -19,6 +19,7 @@ class ConversionSettings:
         max_length: tokens of a row; longer ones are cut.
         num_train_epochs: passes over the text.
         learning_rate: peak, after a tenth of the steps.
+        state_weight: of the hidden states' error beside the labels' divergence.
         per_device_train_batch_size: rows of a step.
         seed: of the order of rows, of signs, of the held-out rows.
     """
@@ -32,5 +33,6 @@ class ConversionSettings:
     max_length: int = 128
     num_train_epochs: float = 3.0
     learning_rate: float = 3e-4
+    state_weight: float = 1.0
     per_device_train_batch_size: int = 64
     seed: int = 0

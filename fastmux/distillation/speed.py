@@ -48,10 +48,10 @@ def rows_per_second(
             plans[key] = [padded(part, rows, tokenizer) for rows in length_batches(lengths, size, multiple)]
         return plans[key]
 
-    def seconds(name: str, size: int) -> float:
+    def seconds(name: str, size: int, at_most: int | None = None) -> float:
         total = 0.0
         for model, part in passes[name]:
-            device, todo = model.device, batches(part, size)
+            device, todo = model.device, batches(part, size)[:at_most]
             start = time.perf_counter()
             for batch in todo:
                 model(**batch.to(device))
@@ -62,7 +62,7 @@ def rows_per_second(
 
     best = {}
     for name in passes:
-        seconds(name, BATCH_TOKENS[0])  # warm-up, apart from what is timed
+        seconds(name, BATCH_TOKENS[0], at_most=1)  # warm-up, apart from what is timed
         best[name] = min(BATCH_TOKENS, key=lambda size: seconds(name, size))
     times: dict[str, list[float]] = {name: [] for name in passes}
     for _ in range(repeats):

@@ -24,6 +24,7 @@ cut:          {cascade: true}
 labels:       {learn: labels}
 narrow:       {hidden_size: 16}
 n2:           {num_instances: 2, joined_layers: [1, 2], cascade: true}
+n3:           {num_instances: 3, joined_layers: [1, 2], vectors: learned, start: n2, state_weight: 0}
 n4-positions: {num_instances: 4, join: positions, joined_layers: [1]}
 """
 
@@ -65,17 +66,18 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
     out = tmp_path / "out"
     result = front.main(arguments(files, task, out))
     entries = {entry["name"]: entry for entry in result["entries"]}
-    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n4-positions"]
+    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n3", "n4-positions"]
     assert set(alone) <= set(entries) <= {*alone, "cut + original", "n2 + original"}
     assert entries["copy"]["score"] == entries["original"]["score"] and entries["copy"]["agreement"] == 1.0
     assert entries["original"]["speed_up"] == 1.0
-    assert {name for name, entry in entries.items() if entry["multiplexed"]} <= {"n2", "n2 + original", "n4-positions"}
+    multiplexed = {name for name, entry in entries.items() if entry["multiplexed"]}
+    assert multiplexed - {"n2 + original"} == {"n2", "n3", "n4-positions"}
     assert len(entries["n2"]["score"]["values"]) == 2
     assert entries["narrow"]["parameters"] < entries["cut"]["parameters"] < entries["original"]["parameters"]
     written = json.loads((out / "front.json").read_text())
     assert written["sentence"] == result["sentence"] and (out / "front.png").stat().st_size > 0
     weights = {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")}
-    assert len(weights) == 6
+    assert len(weights) == 7
     again = front.main(arguments(files, task, out))
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")} == weights
     assert [e["score"] for e in again["entries"]] == [e["score"] for e in result["entries"]]
@@ -91,7 +93,7 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--learning_rate", "0"], "--learning_rate must be above 0"),
         (["--target_agreement", "1.5"], r"--target_agreement must be in \(0, 1\]"),
         (["--split", "test"], "--split 'test': sst2 has validation"),
-        (["--candidates", "none"], "'none' is neither one of sequence, token nor a file"),
+        (["--candidates", "none"], "'none' is neither one of levers, sequence, token nor a file"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(given, message, files, tmp_path):
@@ -114,6 +116,8 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
         ("a: {joined_layers: [3]}", "a: the encoder has 4 layers"),
         ("a: {learn: nothing}", "a: learn is 'nothing', expected one of 'distilled'"),
         ("a: {num_instances: 2, learn: labels}", "are for plain encoders"),
+        ("a: {vectors: unit}", "vectors is 'unit', expected one of 'signs'"),
+        ("a: {start: b}", "start is 'b', expected a candidate that comes before"),
         ("original: {}", "is the name of the original"),
         ("[1, 2]", "must have entries"),
         ("a: [", "is not YAML"),
@@ -187,9 +191,8 @@ def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
 
     measure = Measure(pad, data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
     original, model = Known(truth), Known(said)
-    found = {
-        e.name: e for e in measure({"original": Contestant(original), "m": Contestant(model, cascade=True)}, original)
-    }
+    contestants = {"original": Contestant([original]), "m": Contestant([model], cascade=True)}
+    found = {e.name: e for e in measure(contestants, original)}
     assert found["m"].score.mean == found["m"].agreement == pytest.approx(1 - unsure.float().mean().item())
     assert found["m + original"].score.mean == found["m + original"].agreement == 1.0
     assert found["m + original"].fallback == pytest.approx(unsure.float().mean().item())

@@ -19,6 +19,7 @@ from fastmux.models.joined import JoinedForSequenceClassification, JoinedForToke
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent
 ORIGINAL = "original"
+VECTORS = ("signs", "gaussian", "learned")
 LEARN = ("distilled", "labels", "copied")
 JOINED = {"sequence": JoinedForSequenceClassification, "token": JoinedForTokenClassification}
 
@@ -34,6 +35,10 @@ class Candidate:
             head reads no other, as it does in the multiplexed ones.
         learn: "distilled", from what the original says, without labels; "labels", from the pretrained encoder, as the
             original learnt; "copied", not at all: the original itself, if all its layers are kept.
+        vectors: of rows that are joined: "signs"; "gaussian", which undo themselves only roughly; or "learned", which
+            start as signs and are trained along.
+        start: name of another candidate, of the same layers and another N, from whose weights this one goes on.
+        learning_rate, state_weight: as in `ConversionSettings`; None for what the program is told.
         hidden_size: of a narrower plain encoder, which starts from random weights; None: the original's.
         folder: of a model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
         int8: whether it is measured a second time with its matrices quantised to 8 bits.
@@ -48,6 +53,10 @@ class Candidate:
     last_layers: int = 1
     first_layers: int = 1
     learn: str = "distilled"
+    vectors: str = "signs"
+    start: str | None = None
+    learning_rate: float | None = None
+    state_weight: float | None = None
     hidden_size: int | None = None
     folder: str | None = None
     int8: bool = False
@@ -56,6 +65,9 @@ class Candidate:
     def __post_init__(self):
         if self.learn not in LEARN:
             raise ValueError(f"{self.name}: learn is {self.learn!r}, expected one of {', '.join(map(repr, LEARN))}")
+        if self.vectors not in VECTORS:
+            named = ", ".join(map(repr, VECTORS))
+            raise ValueError(f"{self.name}: vectors is {self.vectors!r}, expected one of {named}")
         if self.num_instances > 1 and (self.hidden_size is not None or self.learn != "distilled"):
             raise ValueError(f"{self.name}: hidden_size and learn are for plain encoders, num_instances: 1")
 
@@ -63,12 +75,17 @@ class Candidate:
     def multiplexed(self) -> bool:
         return self.num_instances > 1
 
+    @property
+    def has_seeds(self) -> bool:
+        """Whether it is another model with another seed."""
+        return self.folder is None and self.learn == "distilled"
+
     def make(self, source: PreTrainedModel, kind: str) -> PreTrainedModel:
         """The candidate before it learns: layers of ``source``, a trained model or one with a new head; drawn anew in
         another width."""
         if self.hidden_size is not None:
             source = _narrower(source, self.hidden_size)
-        return JOINED[kind].from_backbone(
+        model = JOINED[kind].from_backbone(
             source,
             self.num_instances,
             join=self.join,
@@ -77,6 +94,15 @@ class Candidate:
             last_layers=self.last_layers,
             first_layers=self.first_layers,
         )
+        if self.vectors != "signs":
+            encoder = model.model.base_model.encoder
+            if self.vectors == "gaussian":
+                encoder.signs.normal_()
+            else:  # under the same name: a trained model loads as any other
+                vectors = encoder.signs
+                del encoder.signs
+                encoder.signs = nn.Parameter(vectors)
+        return model
 
 
 def _narrower(model: PreTrainedModel, hidden_size: int) -> PreTrainedModel:
@@ -130,14 +156,20 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
                     f"{list(candidate.joined_layers)} must lie between row_layers {candidate.row_layers} and "
                     f"last_layers {candidate.last_layers}"
                 )
+        if candidate.start is not None and candidate.start not in (c.name for c in candidates):
+            raise ValueError(f"{path}: {entry}: start is {candidate.start!r}, expected a candidate that comes before")
         candidates.append(candidate)
     return candidates
 
 
-def settings_of(candidate: Candidate, base: ConversionSettings) -> ConversionSettings:
+def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> ConversionSettings:
     """What the candidate is distilled with."""
     own = ("num_instances", "join", "row_layers", "joined_layers", "last_layers", "first_layers")
-    return ConversionSettings(**{**vars(base), **{name: getattr(candidate, name) for name in own}})
+    values = {name: getattr(candidate, name) for name in own} | {"seed": seed}
+    for name in ("learning_rate", "state_weight"):
+        if getattr(candidate, name) is not None:
+            values[name] = float(getattr(candidate, name))
+    return ConversionSettings(**{**vars(base), **values})
 
 
 def quantised(model: PreTrainedModel) -> PreTrainedModel:

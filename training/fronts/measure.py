@@ -29,14 +29,14 @@ class Contestant:
     """A model to be measured.
 
     Attributes:
-        model: in eval mode.
+        models: in eval mode; several of the same structure, from several seeds. Speed and cascade are the first one's.
         multiplexed: whether rows or positions share a pass.
         num_instances: batches have a multiple of so many rows.
         cascade: whether it is to be measured with the original behind it, too.
         seconds: of its training, as far as this process knows.
     """
 
-    model: PreTrainedModel
+    models: list[PreTrainedModel]
     multiplexed: bool = False
     num_instances: int = 1
     cascade: bool = False
@@ -51,7 +51,7 @@ class Entry:
         name: of the model.
         multiplexed: whether it is a T-MUX, alone or in front of the original.
         cascade: whether the original stands behind it.
-        score: over the groupings.
+        score: over the groupings; of several seeds, each one's mean.
         agreement: share of rows with the original's label (with all its labels, of tokens), over the groupings.
         rows_per_second, speed_up: measured in turns with all others; over the original.
         fallback: share of the rows that a cascade sends on.
@@ -111,17 +111,22 @@ class Measure:
             contestants: by name.
             behind: answers as the original does; second in a cascade.
         """
-        truth = self.answers(contestants[ORIGINAL], 0)
+        truth = self.answers(contestants[ORIGINAL].models[0], 1, 0)
         timed = self.inputs.select(self.rate_places)
         passes, found = {}, {}
         for name, contestant in contestants.items():
             print(f"== {name}: scores on {self.groupings} groupings", flush=True)
             orders = range(self.groupings if contestant.num_instances > 1 else 1)
-            said = [self.answers(contestant, grouping) for grouping in orders]
-            found[name] = (said, np.mean([np.mean(self._same(own, truth)) for own in said]), None)
-            passes[name] = [(contestant.model, timed)]
+            n, models = contestant.num_instances, contestant.models
+            by_model = [[self.answers(model, n, grouping) for grouping in orders] for model in models]
+            found[name] = (
+                by_model,
+                np.mean([np.mean(self._same(own, truth)) for said in by_model for own in said]),
+                None,
+            )
+            passes[name] = [(models[0], timed)]
             if contestant.cascade:
-                together = [self._cascade(own, truth) for own in said]
+                together = [self._cascade(own, truth) for own in by_model[0]]
                 if None in together:
                     print(f"== {name}: no threshold gives an agreement of {self.target}", flush=True)
                     continue
@@ -129,41 +134,42 @@ class Measure:
                 sent = together[0][1]
                 share = np.mean([np.mean(on) for _, on in together])
                 agreement = np.mean([np.mean(self._same(own, truth)) for own in both])
-                found[cascade_name(name)] = (both, agreement, share)
+                found[cascade_name(name)] = ([both], agreement, share)
                 on = self.inputs.select(np.flatnonzero(sent[self.rate_places]))
-                passes[cascade_name(name)] = [(contestant.model, timed), (behind, on)]
+                passes[cascade_name(name)] = [(models[0], timed), (behind, on)]
         print(f"== speed of {len(passes)} in turns", flush=True)
         most = int(np.lcm.reduce([c.num_instances for c in contestants.values()]))
         rates = rows_per_second(passes, self.tokenizer, len(timed), multiple=most)
         entries = []
-        for name, (said, agreement, share) in found.items():
+        for name, (by_model, agreement, share) in found.items():
+            scores = [[self._score(own) for own in said] for said in by_model]
             contestant = contestants[name.removesuffix(CASCADE)]
             entries.append(
                 Entry(
                     name=name,
                     multiplexed=contestant.multiplexed,
                     cascade=share is not None,
-                    score=Score.of([self._score(own) for own in said]),
+                    score=Score.of(scores[0] if len(scores) == 1 else [float(np.mean(own)) for own in scores]),
                     agreement=float(agreement),
                     rows_per_second=rates[name],
                     speed_up=rates[name] / rates[ORIGINAL],
                     fallback=None if share is None else float(share),
-                    parameters=sum(p.numel() for p in contestant.model.parameters()),
+                    parameters=sum(p.numel() for p in contestant.models[0].parameters()),
                     seconds=contestant.seconds,
                 )
             )
         return entries
 
     @torch.inference_mode()
-    def answers(self, contestant: Contestant, grouping: int) -> list[Tensor]:
+    def answers(self, model: PreTrainedModel, num_instances: int, grouping: int) -> list[Tensor]:
         """Logits of every row, (C) or (L, C), in the order of the rows; companions are rows of like length, drawn by
         the grouping."""
         order = np.random.default_rng([self.seed, grouping]).permutation(len(self.inputs))
         lengths = np.asarray(self.inputs["length"])
         said: list[Tensor] = [torch.empty(0)] * len(order)
-        for batch in length_batches(lengths[order], BATCH_TOKENS, contestant.num_instances):
+        for batch in length_batches(lengths[order], BATCH_TOKENS, num_instances):
             places = order[batch]
-            logits = contestant.model(**padded(self.inputs, places, self.tokenizer).to(contestant.model.device)).logits
+            logits = model(**padded(self.inputs, places, self.tokenizer).to(model.device)).logits
             for own, place in zip(logits.float().cpu(), places, strict=True):
                 said[place] = own if own.dim() == 1 else own[: lengths[place]]
         return said

@@ -59,15 +59,16 @@ class FrontModels:
 
     def contestants(self, candidates: list[Candidate]) -> dict[str, Contestant]:
         """The original and all candidates, trained, by name; those that are wanted in int8, too, behind their own."""
-        found = {ORIGINAL: Contestant(self.original, seconds=self._seconds(ORIGINAL))}
+        found = {ORIGINAL: Contestant([self.original], seconds=self._seconds(ORIGINAL))}
         for candidate in candidates:
             print(f"== {candidate.name}", flush=True)
-            model = self._model(candidate)
-            n = getattr(model.config, "num_instances", 1)
+            seeds = range(self.options.seed, self.options.seed + self.options.seeds)
+            models = [self._model(candidate, seed) for seed in (seeds if candidate.has_seeds else seeds[:1])]
+            n = getattr(models[0].config, "num_instances", 1)
             options = {"multiplexed": n > 1, "num_instances": n, "cascade": candidate.cascade}
-            found[candidate.name] = Contestant(model, **options, seconds=self._seconds(candidate.name))
+            found[candidate.name] = Contestant(models, **options, seconds=self._seconds(candidate.name))
             if candidate.int8:
-                found[f"{candidate.name}, int8"] = Contestant(quantised(model), **options)
+                found[f"{candidate.name}, int8"] = Contestant([quantised(model) for model in models], **options)
         return found
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Entry]:
@@ -117,7 +118,7 @@ class FrontModels:
     def _model_rows(self) -> Dataset:
         return self.train.select_columns([name for name in _INPUTS if name in self.train.column_names])
 
-    def _model(self, candidate: Candidate) -> PreTrainedModel:
+    def _model(self, candidate: Candidate, seed: int) -> PreTrainedModel:
         if candidate.folder is not None:
             return PLAIN_HEADS[self.task.kind].from_pretrained(candidate.folder).eval()
         head = JOINED[self.task.kind]
@@ -125,18 +126,33 @@ class FrontModels:
             return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), head)
         if candidate.learn == "copied":
             return candidate.make(self.original, self.task.kind).eval()
-        folder = self.folder / candidate.name
+        folder = self._student_folder(candidate.name, seed)
         if not (folder / _SECONDS).is_file():
-            set_seed(self.options.seed)
+            set_seed(seed)
             student = candidate.make(self.original, self.task.kind)
-            arguments = distillation_arguments(folder / "training", settings_of(candidate, self.settings), {})
-            student, _, seconds = distil(student, self.tokenizer, self._model_rows, self._teacher, arguments)
+            if candidate.start is not None:
+                start = head.from_pretrained(self._student_folder(candidate.start, seed) / "model").state_dict()
+                own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
+                student.load_state_dict(own, strict=False)
+            settings = settings_of(candidate, self.settings, seed)
+            arguments = distillation_arguments(folder / "training", settings, {})
+            student, _, seconds = distil(
+                student,
+                self.tokenizer,
+                self._model_rows,
+                self._teacher,
+                arguments,
+                state_weight=settings.state_weight,
+            )
             with replacing(folder / "model") as temporary:
                 student.save_pretrained(temporary)
                 self.tokenizer.save_pretrained(temporary)
             write_json(folder / _SECONDS, seconds)
             remove(folder / "training")
         return head.from_pretrained(folder / "model").eval()
+
+    def _student_folder(self, name: str, seed: int) -> Path:
+        return self.folder / (name if seed == self.options.seed else f"{name}, seed {seed}")
 
     def _labelled(self, name: str, make, head) -> PreTrainedModel:
         """A model that learns from labels."""
