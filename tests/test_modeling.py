@@ -56,9 +56,9 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
 
 def multiplexed(model: fastmux.TMux, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """x (G, N, prefix + L, d), mask (G, N, L) -> (G, prefix + L, d)."""
-    multiplexer = model.multiplexer
+    multiplexer, kind = model.multiplexer, model.config.multiplexer
     transforms = multiplexer.transforms
-    if model.config.multiplexer == "attention":
+    if kind == "attention":
         mask = torch.nn.functional.pad(mask, (model.config.prefix_length, 0), value=1)
 
         def run(layer, x, mask):
@@ -70,8 +70,11 @@ def multiplexed(model: fastmux.TMux, x: torch.Tensor, mask: torch.Tensor) -> tor
             lambda rows, i: run(multiplexer.over_positions, rows, mask[:, i]),
             lambda column, l: run(multiplexer.over_instances, column, mask[:, :, l]),
         )
-    mux = reference.hadamard_mux if transforms.dim() == 2 else reference.orthogonal_mux
-    return mux(x, transforms)
+    if kind in ("hadamard", "binary", "identity"):
+        return reference.hadamard_mux(x, transforms)
+    if kind in ("orthogonal", "low_rank_orthogonal", "walsh_hadamard"):
+        return reference.orthogonal_mux(x, transforms)
+    pytest.fail(f"there is no formula here that multiplexer {kind!r} could be held to: add it")
 
 
 def demultiplexed(model: fastmux.TMux, content: torch.Tensor, prefix_states: torch.Tensor) -> torch.Tensor:
@@ -89,7 +92,9 @@ def demultiplexed(model: fastmux.TMux, content: torch.Tensor, prefix_states: tor
         return reference.index_demux(content, prefix_states, *dense, *ln)
     if kind == "key":
         return reference.key_demux(content, demux.instance_keys, *dense, *ln)
-    return reference.unbind_demux(content, model.multiplexer.transforms, *dense, *ln)
+    if kind == "unbind":
+        return reference.unbind_demux(content, model.multiplexer.transforms, *dense, *ln)
+    pytest.fail(f"there is no formula here that demultiplexer {kind!r} could be held to: add it")
 
 
 @pytest.mark.parametrize(("mux", "demux"), COMBINATIONS)
