@@ -1,4 +1,7 @@
-"""Task heads: retrieval, sequence and token classification."""
+"""Task heads: retrieval, sequence and token classification.
+
+Longer than other files: the heads share what their losses and outputs are held to.
+"""
 
 from __future__ import annotations
 

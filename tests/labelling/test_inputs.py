@@ -1,4 +1,7 @@
-"""What can be labelled, and what becomes of rows that cannot."""
+"""What can be labelled, and what becomes of rows that cannot.
+
+Longer than other files: every format meets the same inputs.
+"""
 
 from __future__ import annotations
 

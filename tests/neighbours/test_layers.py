@@ -2,6 +2,8 @@
 
 A fused op reads the weights of layers past their `forward`. What changes a layer must change what comes out as
 it does in the plain model, and be trained as it is there.
+
+Longer than other files: one table of things that meet every task.
 """
 
 from __future__ import annotations

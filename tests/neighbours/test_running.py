@@ -1,4 +1,7 @@
-"""How one may run a model: compiled, exported, traced, offloaded, wrapped, moved, copied, after what it did before."""
+"""How one may run a model: compiled, exported, traced, offloaded, wrapped, moved, copied, after what it did before.
+
+Longer than other files: one table of things that meet every task.
+"""
 
 from __future__ import annotations
 
