@@ -10,7 +10,6 @@ being one. Where multiplexing explains a difference, a table says what is seen i
 from __future__ import annotations
 
 import copy
-import os
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from amount import ALL
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -290,14 +290,14 @@ def cases(
 ) -> list:
     """The parameters ("thing", "task", "ends") of a test: every thing meets every task, with pairs of ends in turn.
 
-    With ``FASTMUX_NEIGHBOURS=all`` in the environment, every task meets every pair of ends with it, six times as many.
+    With ``FASTMUX_TESTS=all`` in the environment, every task meets every pair of ends with it, six times as many.
     What is slow meets the first and the last pair alone.
     """
     found = []
     for number, (thing, tasks) in enumerate((t, (only or {}).get(t, tuple(TASKS))) for t in things):
         pairs = (ENDS[0], ENDS[-1]) if thing in slow else ENDS
         for i, task in enumerate(tasks):
-            ends = ENDS if os.environ.get("FASTMUX_NEIGHBOURS") == "all" else [pairs[(number + i) % len(pairs)]]
+            ends = ENDS if ALL else [pairs[(number + i) % len(pairs)]]
             found += [pytest.param(thing, task, end, id=f"{thing}-{task}-{'+'.join(end)}") for end in ends]
     return found
 
