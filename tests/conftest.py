@@ -49,6 +49,11 @@ def pytest_configure(config):
             config.addinivalue_line("markers", f"{mark}: one of Hugging Face's common model tests")
 
 
+def pytest_collection_modifyitems(items):
+    """Files whose single tests take longest come first, so that no worker waits long for another's last test."""
+    items.sort(key=lambda item: "/training/" not in item.nodeid and "/distillation/" not in item.nodeid)
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU that torch can use")

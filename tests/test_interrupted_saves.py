@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -143,42 +142,43 @@ def no_room():
 
 SHARDS = {"max_shard_size": "4KB"}
 result = {
-    "over one file": lambda: every_change({}, {}),
-    "shards over one file": lambda: every_change({}, SHARDS, step=3),
-    "one file over shards": lambda: every_change(SHARDS, {}, step=3),
-    "any time": lambda: any_time(0),
-    "no room": no_room,
-}[sys.argv[2]]()
+    "over one file": every_change({}, {}),
+    "shards over one file": every_change({}, SHARDS, step=3),
+    "one file over shards": every_change(SHARDS, {}, step=3),
+    "any time": any_time(0),
+    "no room": no_room(),
+}
 print("RESULT", json.dumps(result))
 '''
 
 
-def run(case: str, folder: Path) -> list[tuple[int | str, float]]:
-    """(how the save ended, the version that is there afterwards), of every save that was broken off."""
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, list[tuple[int | str, float]]]:
+    """Case -> (how the save ended, the version that is there afterwards) of every save that was broken off."""
+    folder = tmp_path_factory.mktemp("saves")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder / "model"), case], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", SCRIPT, str(folder / "model")], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rpartition("RESULT ")[2])
 
 
 @pytest.mark.parametrize("case", ["over one file", "shards over one file", "one file over shards"])
-def test_a_save_killed_at_any_change_leaves_one_model(tmp_path, case):
-    outcomes = run(case, tmp_path)
-    *killed, last = outcomes
-    assert len(killed) >= 5 and all(ended == 9 for ended, _ in killed), outcomes
+def test_a_save_killed_at_any_change_leaves_one_model(outcomes, case):
+    *killed, last = outcomes[case]
+    assert len(killed) >= 5 and all(ended == 9 for ended, _ in killed), killed
     assert last == [0, 2.0]
-    versions = [version for _, version in outcomes]
+    versions = [version for _, version in outcomes[case]]
     # First the former one, from some change on the new one.
     assert set(versions) == {1.0, 2.0} and versions == sorted(versions)
 
 
-def test_a_save_killed_at_any_time_leaves_one_model(tmp_path):
-    assert {version for _, version in run("any time", tmp_path)} <= {1.0, 2.0}
+def test_a_save_killed_at_any_time_leaves_one_model(outcomes):
+    assert {version for _, version in outcomes["any time"]} <= {1.0, 2.0}
 
 
-def test_a_save_without_room_fails_and_leaves_the_former_model(tmp_path):
-    *failed, last = run("no room", tmp_path)
+def test_a_save_without_room_fails_and_leaves_the_former_model(outcomes):
+    *failed, last = outcomes["no room"]
     assert last == [0, 2.0]
     for ended, version in failed:
         assert isinstance(ended, str) and ("Error" in ended), failed

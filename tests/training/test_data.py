@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from training.tasks.stdlib_corpus import (
     build_stdlib_corpus,
     shingles,
     split_passages,
+    stdlib_root,
     words_of,
 )
 from training.tokenization import SPECIAL_TOKENS, load_vocabulary, train_tokenizer
@@ -68,18 +70,23 @@ def test_the_split_check_sees_a_copied_run_of_words():
     assert shingles(f"{run} more").isdisjoint(shingles(run.replace("word5", "other")))
 
 
-def test_corpus_and_tokenizer_are_the_same_in_another_process(corpus, tokenizer):
+def test_corpus_and_tokenizer_are_the_same_in_another_process(tmp_path):
+    for name in ("json", "logging", "unittest"):  # packages small enough to be read twice
+        shutil.copytree(stdlib_root() / name, tmp_path / name)
+    corpus = build_stdlib_corpus(root=tmp_path)
+    tokenizer = train_tokenizer((text for text, _ in corpus.train), vocab_size=1000, max_length=48)
     code = (
-        "import hashlib, json\n"
+        "import hashlib, json, sys\n"
+        "from pathlib import Path\n"
         "from training.tasks.stdlib_corpus import build_stdlib_corpus\n"
         "from training.tokenization import train_tokenizer\n"
-        "c = build_stdlib_corpus()\n"
+        "c = build_stdlib_corpus(root=Path(sys.argv[1]))\n"
         "t = train_tokenizer((text for text, _ in c.train), vocab_size=1000, max_length=48)\n"
         "print(hashlib.sha256(json.dumps([c.labels, c.train, c.validation, c.text]).encode()).hexdigest())\n"
         "print(hashlib.sha256(json.dumps(sorted(t.get_vocab().items())).encode()).hexdigest())\n"
     )
     printed = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": "1"},
         check=True,

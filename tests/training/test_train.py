@@ -6,9 +6,12 @@ Longer than other files: the runs that its tests look at are trained once, here.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +33,7 @@ from training.models import ModelFactory
 from training.recipe import RECIPES, Recipe, read_recipe
 from training.stages import last_checkpoint
 from training.tasks import TASKS
+from training.tasks.stdlib_corpus import stdlib_root
 from training.throughput import arithmetic_limit, instances_per_second
 from training.tokenization import train_tokenizer
 from training.train import main
@@ -70,8 +74,9 @@ def data_dir(tmp_path_factory) -> Path:
     for label, module in enumerate((argparse, tarfile)):
         lines = (" ".join(line.split()) for line in inspect.getsource(module).splitlines())
         rows += [f"{line}\t{label}" for line in dict.fromkeys(lines) if len(line) > 20]
-    validation = rows[::24]
-    train = [row for index, row in enumerate(rows) if index % 24]
+    rows = rows[::3]  # what every run reads
+    validation = rows[::8]
+    train = [row for index, row in enumerate(rows) if index % 8]
     for name, split in (("train.tsv", train), ("dev.tsv", validation)):
         (folder / name).write_text("\n".join(["sentence\tlabel", *split]) + "\n", encoding="utf-8")
     return folder
@@ -114,9 +119,23 @@ def score(model: torch.nn.Module, tokenizer, data_dir: Path) -> float:
     return right.double().mean().item()
 
 
-def test_end_to_end(data_dir, tmp_path):
-    folder = tmp_path / "run"
-    output = run(command(data_dir, folder, "--max_steps", "4"))
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a run of all variants, and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(command(data_dir, folder, "--max_steps", "4"))
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Only `finished` draws: it takes a third of so short a run."""
+    monkeypatch.setattr("training.report.plot_curves", lambda *_: None)
+
+
+def test_end_to_end(data_dir, finished):
+    folder, output = finished
     report = json.loads((folder / "metrics.json").read_text())
     assert list(report["variants"]) == ["plain", "index", "unbind"]
     for name, result in report["variants"].items():
@@ -242,8 +261,20 @@ def test_token_task_goes_through_every_stage(tmp_path):
 
 
 def test_embedded_default_starts(tmp_path):
-    report = main(["--output_dir", str(tmp_path / "run"), *SMALL, "--variants", "unbind", "--max_steps", "2"])
-    assert report.task == "stdlib" and len(report.data["labels"]) == 12
+    """On a dozen of the library's modules, in place of its largest packages, which test_data reads."""
+    packages = {
+        "files": ("mailbox", "subprocess", "tarfile"),
+        "text": ("difflib", "locale", "turtle"),
+        "tools": ("argparse", "doctest", "pydoc"),
+        "types": ("enum", "inspect", "typing"),
+    }
+    for package, modules in packages.items():
+        (tmp_path / "library" / package).mkdir(parents=True)
+        for module in modules:
+            shutil.copy(stdlib_root() / f"{module}.py", tmp_path / "library" / package)
+    arguments = ["--data-dir", str(tmp_path / "library"), "--variants", "unbind", "--max_steps", "2"]
+    report = main(["--output_dir", str(tmp_path / "run"), *SMALL, *arguments])
+    assert report.task == "stdlib" and report.data["labels"] == list(packages)
     assert 0 <= report.variants["unbind"].scores["validation"]["accuracy"].mean <= 1
 
 
@@ -381,9 +412,9 @@ def test_arithmetic_limit():
     assert arithmetic_limit(10, 128, 0) == 10
 
 
-def test_copies_of_a_finished_run(data_dir, tmp_path):
-    folder = tmp_path / "run"
-    run(command(data_dir, folder, "--max_steps", "2", "--variants", "plain", "unbind"))
+def test_copies_of_a_finished_run(data_dir, finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(folder / "index")
     records = measure_copies([str(folder), "--data-dir", str(data_dir), "--variants", "unbind", "--groupings", "2"])
     assert [(r["variant"], r["copies"], r["rows_per_group"]) for r in records] == [
         ("plain", 1, 1),
@@ -402,7 +433,7 @@ def test_copies_of_a_finished_run(data_dir, tmp_path):
 def test_multiplexed_models_start_from_the_trained_plain_encoder(data_dir, tmp_path):
     still = ["--mux_learning_rate", "1e-12", "--retrieval_learning_rate", "1e-12", "--plain_learning_rate", "0.01"]
     folder = tmp_path / "run"
-    run(command(data_dir, folder, "--max_steps", "3", "--variants", "unbind", "plain", *still))
+    main(command(data_dir, folder, "--max_steps", "3", "--variants", "unbind", "plain", *still))
     encoders = [
         AutoModelForSequenceClassification.from_pretrained(folder / "plain" / "task" / "model").base_model,
         fastmux.TMuxForRetrieval.from_pretrained(folder / "unbind" / "retrieval" / "model").tmux.backbone,
