@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from accelerate import Accelerator
+from amount import ALL
 from huggingface_hub import ModelCard
 from models import BERT, batch
 from peft import LoraConfig, get_peft_model
@@ -106,8 +108,10 @@ def test_the_vocabulary_can_be_resized(tmp_path):
 HEADS = (fastmux.TMuxForSequenceClassification, fastmux.TMuxForTokenClassification)
 
 
-@pytest.mark.parametrize("demux", ["index", "key", "mlp", "unbind"])
-@pytest.mark.parametrize("head", HEADS)
+EXPORTS = list(itertools.product(HEADS, ["index", "key", "mlp", "unbind"]))
+
+
+@pytest.mark.parametrize(("head", "demux"), EXPORTS if ALL else EXPORTS[::3])
 def test_export(head, demux):
     model = head.from_backbone(BERT, 3, demultiplexer=demux, num_labels=4).eval()
     groups, length = torch.export.Dim("groups", min=1, max=64), torch.export.Dim("length", min=2, max=30)
@@ -117,7 +121,7 @@ def test_export(head, demux):
         torch.testing.assert_close(exported(**rows).logits, model(**rows).logits)
 
 
-@pytest.mark.parametrize(("head", "demux"), list(zip(HEADS, ["index", "unbind"], strict=True)))
+@pytest.mark.parametrize(("head", "demux"), list(zip(HEADS, ["index", "unbind"], strict=True))[: None if ALL else 1])
 def test_onnx(head, demux, tmp_path):
     model = head.from_backbone(BERT, 3, demultiplexer=demux, num_labels=4).eval()
     groups, length = torch.export.Dim("groups", min=1, max=64), torch.export.Dim("length", min=2, max=30)

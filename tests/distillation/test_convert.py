@@ -17,11 +17,14 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2Model,
+    TrainerCallback,
 )
 
 from fastmux.cli.main import main
 from fastmux.distillation.convert import convert
 from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.texts import read_texts
+from fastmux.distillation.trainer import DistillationTrainer
 
 QUICK = {"max_steps": 3, "per_device_train_batch_size": 16, "disable_tqdm": True}
 
@@ -108,7 +111,7 @@ convert(sys.argv[1], read_texts([sys.argv[2]]), sys.argv[3], max_steps=12, save_
 """
 
 
-def test_a_killed_conversion_goes_on(saved, texts, tmp_path):
+def test_a_killed_conversion_goes_on(saved, texts, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("\n".join(texts))
     command = [sys.executable, "-c", _KILLED, str(saved), str(tmp_path / "text.txt"), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -118,8 +121,20 @@ def test_a_killed_conversion_goes_on(saved, texts, tmp_path):
             break
     process.wait()
     assert not (tmp_path / "out" / "config.json").exists(), "half a conversion looks like a whole one"
-    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    steps = [int(line.split()[1]) for line in done.splitlines() if line.startswith("step")]
+    steps = []
+
+    class Counting(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    def counted(self, **kwargs):
+        self.add_callback(Counting())
+        return train(self, **kwargs)
+
+    train = DistillationTrainer.train
+    monkeypatch.setattr(DistillationTrainer, "train", counted)
+    options = {"max_steps": 12, "save_steps": 2, "per_device_train_batch_size": 16}
+    convert(str(saved), read_texts([str(tmp_path / "text.txt")]), str(tmp_path / "out"), **options)
     assert 1 < steps[0] <= 5, "it began anew"
     assert steps[-1] == 12
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 3
