@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from transformers import HfArgumentParser, TrainingArguments
 
 import fastmux
+from training.models import ALONE, RIVALS
 from training.recipe import Recipe, read_recipe
 from training.tasks import TASKS, OwnFiles, make_task
 
@@ -35,6 +36,7 @@ examples:
   python training/train.py --task sst2 --data-dir DIR --variants plain unbind
   python training/train.py --task conll2003 --encoder bert-base-uncased --bf16
   python training/train.py --num_instances 8 --variants plain unbind
+  python training/train.py --task names --variants plain shallow narrow joined
   python training/train.py --recipe my.yaml
   python training/train.py --train_file train.csv --validation_file dev.csv --text_column review --label_column stars
   python training/train.py --output_dir runs/stdlib --resume
@@ -75,7 +77,7 @@ class Options:
         + "; ".join(
             f"{task.name}: {', '.join(n[0] for n in task.files.values())}" for task in TASKS.values() if task.files
         )
-        + ". Without it they come from the Hugging Face hub; stdlib reads the running Python's library."
+        + ". Without it they come from the Hugging Face hub; stdlib and names read the running Python's library."
     )
     train_file: list[str] | None = field(
         default=None,
@@ -93,8 +95,10 @@ class Options:
     variants: list[str] = field(
         default_factory=lambda: ["plain", "index", "unbind"],
         metadata={
-            "help": "What to train: plain (no multiplexing) and names of demultiplexers: "
-            f"{', '.join(fastmux.DEMULTIPLEXERS)}.",
+            "help": "What to train: plain (no multiplexing); names of demultiplexers: "
+            f"{', '.join(fastmux.DEMULTIPLEXERS)}; and, trained from scratch as plain is, shallow and narrow (plain "
+            "encoders of fewer layers, of less width) and joined (all but the first layers run on averages of N "
+            "neighbouring positions).",
             "metavar": "NAME",
         },
     )
@@ -193,7 +197,23 @@ def parse(argv: list[str] | None = None) -> Settings:
     trainer = {name: value for name, value in given.items() if name not in ours}
     for name in REFUSED.keys() & trainer.keys():
         raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")
+    _check_rivals(options.variants, recipe)
     return Settings(options, recipe, given.get("output_dir"), trainer)
+
+
+def _check_rivals(variants: list[str], recipe: Recipe) -> None:
+    for variant, name, whole in (
+        ("shallow", "shallow_layers", "num_layers"),
+        ("narrow", "narrow_size", "hidden_size"),
+        ("joined", "joined_row_layers", "num_layers"),
+    ):
+        if variant in variants and getattr(recipe, name) >= getattr(recipe, whole):
+            raise ValueError(
+                f"{name} must be below {whole}={getattr(recipe, whole)} for the variant {variant}, "
+                f"got {getattr(recipe, name)}"
+            )
+    if "narrow" in variants and recipe.narrow_size % recipe.num_heads:
+        raise ValueError(f"narrow_size={recipe.narrow_size} must be a multiple of num_heads={recipe.num_heads}")
 
 
 def _check(options: Options, given: dict[str, object]) -> None:
@@ -205,10 +225,16 @@ def _check(options: Options, given: dict[str, object]) -> None:
         options.task = OwnFiles.name
     elif idle := [name for name in OwnFiles.__dataclass_fields__ if given.get(name) is not None]:
         raise ValueError(f"--{idle[0]} needs --train_file")
-    known = ["plain", *fastmux.DEMULTIPLEXERS]
+    known = [*ALONE, *fastmux.DEMULTIPLEXERS]
     wrong = [name for name in options.variants if name not in known]
     if wrong or len(set(options.variants)) < len(options.variants):
         raise ValueError(f"--variants must be different names out of {', '.join(known)}, got {options.variants}")
+    rivals = [name for name in options.variants if name in RIVALS]
+    if rivals and options.encoder is not None:
+        raise ValueError(
+            f"--variants {rivals[0]} is trained from scratch, --encoder {options.encoder} is not: training/front.py "
+            "compares smaller and joined encoders that start from a pretrained one"
+        )
     if options.throughput_seconds <= 0:
         raise ValueError(f"--throughput_seconds must be above 0, got {options.throughput_seconds}")
     if options.groupings < 1:

@@ -55,7 +55,9 @@ def _option(help: str, default: object = None, **metadata):
 class FrontOptions:
     """The program's arguments."""
 
-    task: str = _option("What to train on and score.", "sst2", choices=[t for t in TASKS if t != "stdlib"])
+    task: str = _option(
+        "What to train on and score.", "sst2", choices=[name for name, task in TASKS.items() if task.files]
+    )
     data_dir: str | None = _option("Folder with the task's files, as for train.py; without it, the hub's.")
     encoder: str | None = _option("The pretrained encoder, with its tokenizer: a hub name or a folder. Required.")
     original: str | None = _option("A folder: --encoder, trained on the task already. Default: it is trained here.")

@@ -38,6 +38,21 @@ def classification(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict
     return score
 
 
+def token_accuracy(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
+    """Share of labelled words that are right; as for `entity_f1`, those that were cut off a row are wrong."""
+    predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    labelled = labels != IGNORE_INDEX
+    missed = sum(tag != IGNORE_INDEX for tags in rows["missed"] for tag in tags)
+    return {"accuracy": float((predictions == labels)[labelled].sum() / max(1, labelled.sum() + missed))}
+
+
+def scores_of(kind: str, metric: str, names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
+    """What scores a task of a kind of head ("sequence" or "token") whose report shows ``metric``."""
+    if kind == "sequence":
+        return classification(names)
+    return entity_f1(names) if metric == "f1" else token_accuracy
+
+
 def entity_f1(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
     """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy.
 

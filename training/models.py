@@ -23,9 +23,15 @@ import fastmux
 from training.recipe import Recipe
 
 PLAIN = "plain"
+#: Variants that learn from the task's labels alone, without a warm-up and without a teacher: the encoder that is
+#: multiplexed, what one would use in place of a T-MUX (it with fewer layers, or with less width), and it with all but
+#: its first layers run on joined positions. `training/front.py` compares these for a pretrained encoder.
+RIVALS = ("shallow", "narrow", "joined")
+ALONE = (PLAIN, *RIVALS)
 #: Classes of the plain encoder by kind of task.
 PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 _MUX_HEADS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
+_JOINED_HEADS = {"sequence": fastmux.JoinedForSequenceClassification, "token": fastmux.JoinedForTokenClassification}
 
 
 class ModelFactory:
@@ -67,6 +73,23 @@ class ModelFactory:
         start_from_averages(model)
         return model
 
+    def rival(self, variant: str) -> PreTrainedModel:
+        """One of `RIVALS`, with new weights."""
+        recipe = self.recipe
+        config = self._encoder_config(recipe.dropout, **self.labels)
+        if variant == "shallow":
+            config.num_hidden_layers = recipe.shallow_layers
+        elif variant == "narrow":
+            config.hidden_size = recipe.narrow_size
+            config.intermediate_size = recipe.intermediate_size * recipe.narrow_size // recipe.hidden_size
+        model = PLAIN_HEADS[self.kind].from_config(config)
+        start_from_averages(model)
+        if variant == "joined":
+            joined = _JOINED_HEADS[self.kind]
+            options = {"row_layers": recipe.joined_row_layers, "last_layers": 0}
+            return joined.from_backbone(model, recipe.num_instances, join="positions", **options)
+        return model
+
     def retrieval(self, demultiplexer: str) -> fastmux.TMuxForRetrieval:
         """A multiplexed model for the warm-up. Without dropout: what it learns is exact copying."""
         return fastmux.TMuxForRetrieval.from_backbone(self._backbone(0.0), **self._mux_options(demultiplexer))
@@ -89,7 +112,7 @@ class ModelFactory:
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
-        heads = PLAIN_HEADS if variant == PLAIN else _MUX_HEADS
+        heads = _JOINED_HEADS if variant == "joined" else PLAIN_HEADS if variant in ALONE else _MUX_HEADS
         return heads[self.kind].from_pretrained(folder)
 
     def _mux_options(self, demultiplexer: str) -> dict[str, object]:

@@ -36,6 +36,13 @@ class Recipe:
     num_layers: int | None = _value("Layers of the encoder.")
     num_heads: int | None = _value("Attention heads of the encoder.")
     intermediate_size: int | None = _value("Width of the encoder's feed-forward layers.")
+    shallow_layers: int | None = _value("Layers of the variant shallow: the plain encoder with fewer of them.")
+    narrow_size: int | None = _value(
+        "Width of the variant narrow: the plain encoder with less of it, its feed-forward layers in proportion."
+    )
+    joined_row_layers: int | None = _value(
+        "Layers of the variant joined that run on every position; the others run on N positions averaged."
+    )
     dropout: float | None = _value("Dropout of the plain encoder and its head.")
     mux_dropout: float | None = _value(
         "Dropout of the multiplexed models' encoder and head in the task stage (0 in the retrieval warm-up): the rows "
@@ -86,6 +93,9 @@ class Recipe:
             "num_layers": 1,
             "num_heads": 1,
             "intermediate_size": 1,
+            "shallow_layers": 1,
+            "narrow_size": 1,
+            "joined_row_layers": 0,
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 import fastmux
 from fastmux.files import read_json, write_json
@@ -17,8 +17,8 @@ from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
 from training.folders import RunFolder
 from training.inputs import Inputs
-from training.metrics import accuracy, classification, entity_f1
-from training.models import PLAIN, ModelFactory
+from training.metrics import accuracy, scores_of
+from training.models import ALONE, PLAIN, RIVALS, ModelFactory
 from training.results import Evaluation, RunResult, Score, StageResult, VariantResult, environment
 from training.stages import Stage
 from training.throughput import arithmetic_limit, instances_per_second
@@ -92,6 +92,8 @@ class Run:
 
         def make_model():
             set_seed(seed)
+            if name in RIVALS:
+                return self.models.rival(name)
             return self.models.plain() if name == PLAIN else self.models.task(name, warmed_up)
 
         stages["task"] = task.run(make_model)
@@ -100,7 +102,7 @@ class Run:
     def evaluate(self, name: str) -> Evaluation:
         """Scores a trained variant, or reads its scores."""
         path = self.folder.scores(name)
-        groupings = 1 if name == PLAIN else self.settings.options.groupings
+        groupings = 1 if name in ALONE else self.settings.options.groupings
         if path.is_file():
             former = Evaluation.from_dict(read_json(path))
             if former.groupings == groupings:
@@ -117,7 +119,7 @@ class Run:
             ),
             retrieval_accuracy=(
                 self._retrieval_accuracy(name, "task")
-                if name != PLAIN and self.settings.recipe.retrieval_loss_weight > 0
+                if name not in ALONE and self.settings.recipe.retrieval_loss_weight > 0
                 else None
             ),
         )
@@ -137,7 +139,7 @@ class Run:
         device = device_arguments(self.settings).device
         models = {name: self.models.load(name, self.folder.model(name)).to(device) for name in options.variants}
         rows = {
-            name: [groups * (1 if name == PLAIN else recipe.num_instances) for groups in THROUGHPUT_BATCHES]
+            name: [groups * (1 if name in ALONE else recipe.num_instances) for groups in THROUGHPUT_BATCHES]
             for name in models
         }
         ids = torch.tensor(self.inputs.held_out_text[: max(map(max, rows.values()))]["input_ids"])
@@ -153,17 +155,33 @@ class Run:
             name: {
                 "throughput": speed,
                 "ratio_to_plain": speed.instances_per_second / plain if plain else None,
-                "limit": 1.0
-                if name == PLAIN
-                else arithmetic_limit(recipe.num_instances, recipe.max_length, models[name].config.prefix_length),
+                "limit": self.limit(name, models[name]),
             }
             for name, speed in measured.items()
         }
 
+    def limit(self, name: str, model: PreTrainedModel) -> float:
+        """How many times faster than the plain encoder a variant is if nothing but the encoder's matrices cost."""
+        recipe = self.settings.recipe
+        length, layers = recipe.max_length, recipe.num_layers
+        if name == PLAIN:
+            return 1.0
+        if name == "shallow":
+            return layers / recipe.shallow_layers
+        if name == "narrow":
+            return (recipe.hidden_size / recipe.narrow_size) ** 2
+        if name == "joined":
+            joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
+            alone = recipe.joined_row_layers
+            return layers * length / (alone * length + (layers - alone) * joined)
+        return arithmetic_limit(recipe.num_instances, length, model.config.prefix_length)
+
     def retrieval_steps(self, variant: str) -> int:
         """Steps of a variant's warm-up; 0 where it has none."""
         recipe = self.settings.recipe
-        return {PLAIN: 0, "unbind": recipe.unbind_retrieval_steps}.get(variant, recipe.retrieval_steps)
+        if variant in ALONE:
+            return 0
+        return recipe.unbind_retrieval_steps if variant == "unbind" else recipe.retrieval_steps
 
     def retrieval_stage(self, variant: str) -> Stage:
         """The warm-up of a multiplexed variant, on all the text."""
@@ -181,12 +199,10 @@ class Run:
 
     def task_stage(self, variant: str) -> Stage:
         """The task stage of a variant: the same rows a step for all."""
-        recipe, tokens = self.settings.recipe, self.inputs.task.kind == "token"
-        rate, epochs = (
-            (recipe.plain_learning_rate, recipe.task_epochs)
-            if variant == PLAIN
-            else (recipe.mux_learning_rate, recipe.mux_task_epochs)
-        )
+        recipe, task = self.settings.recipe, self.inputs.task
+        rate = recipe.plain_learning_rate if variant in ALONE else recipe.mux_learning_rate
+        # What is faster than the plain encoder sees as many rows as the multiplexed ones: the same for all of them.
+        epochs = recipe.task_epochs if variant == PLAIN else recipe.mux_task_epochs
         sampling = "group_by_length" if recipe.group_by_length else "random"
         return Stage(
             folder=self.folder.stage(variant, "task"),
@@ -194,8 +210,8 @@ class Run:
                 recipe.task_rows, rate, num_train_epochs=epochs, train_sampling_strategy=sampling
             ),
             tokenizer=self.inputs.tokenizer,
-            metrics=(entity_f1 if tokens else classification)(self.inputs.labels),
-            per_position=tokens,
+            metrics=scores_of(task.kind, task.metric, self.inputs.labels),
+            per_position=task.kind == "token",
             train=self.inputs.train,
             evaluation=self.inputs.curve_split,
         )
@@ -222,7 +238,7 @@ class Run:
     def _with_teacher(self, variant: str, stage: Stage) -> Stage:
         """A variant's task stage with the trained plain encoder for a teacher, if it is to have one."""
         recipe = self.settings.recipe
-        if variant == PLAIN or PLAIN not in self.settings.options.variants or not recipe.distillation_weight:
+        if variant in ALONE or PLAIN not in self.settings.options.variants or not recipe.distillation_weight:
             return stage
         distillation = Distillation(recipe.distillation_weight, recipe.distillation_temperature)
         return replace(stage, train=self._taught, distillation=distillation)

@@ -18,7 +18,7 @@ from fastmux.files import read_json, remove, replacing, write_json
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import JOINED, ORIGINAL, Candidate, quantised, settings_of
 from training.fronts.measure import Contestant, Entry, Measure
-from training.metrics import classification, entity_f1
+from training.metrics import scores_of
 from training.models import PLAIN_HEADS, label_options
 from training.stages import Stage
 from training.tasks.base import Task
@@ -51,7 +51,7 @@ class FrontModels:
             raise ValueError(f"--split {split!r}: {task.name} has {', '.join(data.evaluation)}")
         self.train = self._rows(data.train, options.max_train_rows)
         self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
-        self.metric = (entity_f1 if task.kind == "token" else classification)(self.labels)
+        self.metric = scores_of(task.kind, task.metric, self.labels)
 
     def counts(self) -> dict[str, int]:
         """Rows, by what they are for."""
