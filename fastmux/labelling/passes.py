@@ -14,7 +14,7 @@ from fastmux.labelling.plan import length_batches
 from fastmux.labelling.tokens import Tokens
 from fastmux.models.cascade import confidence
 from fastmux.models.grouping import average_slots, group_rows
-from fastmux.models.prediction import problem_of
+from fastmux.models.prediction import predicting, problem_of
 
 
 @dataclass
@@ -80,18 +80,21 @@ def shard_logits(
     """
     rows, labels = len(tokens.lengths), passes.model.config.num_labels
     out = torch.zeros((len(tokens.ids) if per_token else rows, labels), device=passes.device)
+    problem = "single_label_classification" if per_token else problem_of(passes.model)
     unsure = []
-    for batch in passes.batches(tokens.lengths):
-        logits = passes.logits(tokens, batch)
-        _put(out, logits, tokens, batch)
-        if fallback is not None:
-            inside = _inside(logits, tokens, batch) if per_token else None
-            sure = confidence(logits, "single_label_classification" if per_token else problem_of(passes.model), inside)
-            unsure.append(batch[(sure < min_confidence).cpu().numpy()])
+    with predicting(passes.model):
+        for batch in passes.batches(tokens.lengths):
+            logits = passes.logits(tokens, batch)
+            _put(out, logits, tokens, batch)
+            if fallback is not None:
+                inside = _inside(logits, tokens, batch) if per_token else None
+                sure = confidence(logits, problem, inside)
+                unsure.append(batch[(sure < min_confidence).cpu().numpy()])
     again = np.sort(np.concatenate(unsure)) if unsure else np.zeros(0, np.int64)
     if len(again):
-        for batch in fallback.batches(tokens.lengths[again]):
-            _put(out, fallback.logits(tokens, again[batch]), tokens, again[batch])
+        with predicting(fallback.model):
+            for batch in fallback.batches(tokens.lengths[again]):
+                _put(out, fallback.logits(tokens, again[batch]), tokens, again[batch])
     if not bool(torch.isfinite(out).all()):
         raise ValueError("the model returns NaN or infinity; are its weights damaged, or too large for the dtype?")
     return out, len(again)

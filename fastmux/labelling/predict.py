@@ -22,7 +22,7 @@ from fastmux.labelling.formats import FORMATS, Format, JsonLines, Parquet, schem
 from fastmux.labelling.labels import Answers
 from fastmux.labelling.passes import Passes, shard_logits
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
-from fastmux.labelling.report import Report
+from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
 from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard import RawShard
@@ -238,7 +238,8 @@ class _Job:
 
     def _labelled(self, report: Report, disable_tqdm: bool, new) -> Iterator[tuple[PreparedShard, dict, int]]:
         """Every new shard with its answers, and how many of its rows the fallback took."""
-        times, workers, begin = report.times, self.settings.num_workers, time.perf_counter()
+        times, workers = report.times, self.settings.num_workers
+        begin, processor = time.perf_counter(), processor_seconds()
         bar = tqdm(total=self.source.total, unit="row", smoothing=0, disable=disable_tqdm)
         raw = (shard for shard in self.source.shards(self.rows_per_shard) if new(shard))
         with (
@@ -265,7 +266,7 @@ class _Job:
                 if self.source.total is None and shard.share:
                     bar.total = round((report.resumed + done) / shard.share)
                 bar.update(report.resumed + done - bar.n)
-        times.total = time.perf_counter() - begin
+        times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
         if report.rows == 0:
             raise ValueError(f"{self.source.name} has no rows")
 

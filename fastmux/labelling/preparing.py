@@ -23,8 +23,6 @@ from fastmux.labelling.tokens import Encoder, Input, Tokens, drop
 
 #: Shards that are ready or being made ready, beside one for each process.
 _AHEAD = 2
-#: Of processes that tokenise: they take what the model leaves of the processors, unless it waits for them.
-_NICE = 10
 
 
 @dataclass
@@ -163,7 +161,6 @@ def _start_process(preparation: Preparation) -> None:
     # A parent that is killed tells nobody: its processes would wait for work for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends in its own way, and this with it
-    os.nice(_NICE)
     _start(preparation)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass, field
 
 
@@ -15,6 +17,7 @@ class Times:
         model: in the model.
         writing: to the disk, the joining of the shards included.
         total: from the first row read to the end; loading the model is not in it.
+        processor: of processors, in the same time, in this process and in those that tokenise.
     """
 
     preparing: float = 0.0
@@ -22,6 +25,12 @@ class Times:
     model: float = 0.0
     writing: float = 0.0
     total: float = 0.0
+    processor: float = 0.0
+
+
+def processor_seconds() -> float:
+    """Of this process, and of those that it has seen end."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 @dataclass

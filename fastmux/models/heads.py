@@ -185,8 +185,11 @@ class TMuxForSequenceClassification(_TMuxForTask):
         if labels is not None:
             rows = (input_ids if input_ids is not None else inputs_embeds).shape[0]
             check_sequence_labels(labels, rows, self.config)
-        mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        if self.config.sequence_summary == "first":
+        first = self.config.sequence_summary == "first"
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        # With labels there may be a retrieval loss, at every position.
+        mux = self.tmux.encode(*inputs, summary_only=first and labels is None, **kwargs)
+        if first:
             logits = self._logits(mux, mux.summary).squeeze(1)
         else:
             logits = self.classifier(self.dropout(self._mean_state(mux)))

@@ -24,6 +24,8 @@ from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as EncoderOutput
 
+from fastmux.models.last_layer import first_positions
+
 
 class JoinedEncoder(nn.Module):
     """Stands where a BERT-like model has its ``encoder``.
@@ -125,7 +127,7 @@ class JoinedEncoder(nn.Module):
         full = max(0, len(layers) - self.first_layers)
         states = self._run(layers[:full], states, keep)
         for layer in layers[full:]:
-            states = torch.cat([first_position(layer, states, keep), states[:, 1:]], dim=1)
+            states = torch.cat([first_positions(layer, states, keep), states[:, 1:]], dim=1)
         return states
 
     def _join_positions(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -168,40 +170,6 @@ class JoinedEncoder(nn.Module):
         )
 
 
-def first_position(layer: nn.Module, x: Tensor, keep: Tensor | None = None) -> Tensor:
-    """A BERT-like layer at the first position alone: x (B, L, d), keep (B, L) True at real positions -> (B, 1, d).
-
-    Exactly ``layer(x)[:, :1]``: of a layer's work only keys and values concern the other positions, and with one query
-    even those can be folded away. With q the query of a head, ``q . (W_k x_l + b_k)`` is ``(W_k^T q) . x_l`` and a term
-    that is the same for all l, which the softmax drops; ``sum_l p_l (W_v x_l + b_v)`` is ``W_v (sum_l p_l x_l) + b_v``.
-    What remains of the work at L positions is 4 L d operations a head.
-    """
-    attention = layer.attention.self
-    heads = attention.num_attention_heads
-    if any(type(getattr(attention, name)) is not nn.Linear for name in ("query", "key", "value")):
-        # Adapters or quantised weights: their own way, at every position.
-        mask = None if keep is None else keep[:, None, None]
-        mask = mask if mask is None or attention.config._attn_implementation != "eager" else _additive(mask, x)
-        return layer(x, mask)[:, :1]
-    first = x[:, 0]
-    query = attention.query(first).unflatten(-1, (heads, -1))  # (B, H, d / H)
-    scale = query.shape[-1] ** -0.5
-    key, value = (getattr(attention, name).weight.unflatten(0, (heads, -1)) for name in ("key", "value"))
-    folded = torch.bmm(query.transpose(0, 1) * scale, key).transpose(0, 1)  # (B, H, d)
-    scores = torch.bmm(folded, x.mT)  # (B, H, L)
-    if keep is not None:
-        scores = scores.masked_fill(~keep[:, None], torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1)
-    weights = nn.functional.dropout(weights, attention.dropout.p, layer.training)
-    # Dropout leaves the weights' sum, by which the bias is to be taken, other than 1.
-    context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1).flatten(1)
-    if attention.value.bias is not None:
-        bias = attention.value.bias.unflatten(0, (heads, -1))
-        context = context + (weights.sum(-1, keepdim=True) * bias).flatten(1)
-    states = layer.attention.output(context, first)
-    return layer.feed_forward_chunk(states)[:, None]
-
-
 def _kept(mask: Tensor | None) -> Tensor | None:
     """Which positions (B, L) are no padding, of a mask as an attention implementation of transformers has it."""
     if mask is None:
@@ -210,7 +178,3 @@ def _kept(mask: Tensor | None) -> Tensor | None:
         mask = mask[:, 0, 0]  # the same for every query of an encoder
         return mask if mask.dtype == torch.bool else mask == 0
     return mask != 0
-
-
-def _additive(keep: Tensor, x: Tensor) -> Tensor:
-    return torch.zeros_like(keep, dtype=x.dtype).masked_fill(~keep, torch.finfo(x.dtype).min)

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from fastmux.models.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.models.grouping import average_slots, group_rows, row_order
+from fastmux.modules.multiplexers import LinearMultiplexer
 
 
 class PredictsInGroups:
@@ -70,7 +71,7 @@ class PredictsInGroups:
         order = row_order(len(input_ids), grouping, seed, lengths)
         slots = group_rows(order, self.config.num_instances, copies)
         if not len(slots):
-            with _eval_mode(self):
+            with predicting(self):
                 return self(**inputs).logits
         batches = (batch.flatten() for batch in slots.split(groups_per_batch))
         logits = average_slots(_logits(self, inputs, lengths, batches), slots, len(input_ids))
@@ -149,12 +150,17 @@ def _check_fallback(model: PreTrainedModel, fallback: PreTrainedModel | None) ->
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module of a model in eval mode, and afterwards in the mode that it was in."""
+def predicting(model: nn.Module) -> Iterator[None]:
+    """Every module of a model in eval mode, and afterwards in the mode that it was in; weights stay as they are
+    meanwhile, so that what depends on them alone is computed once."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with contextlib.ExitStack() as held:
+            for module in modes:
+                if isinstance(module, LinearMultiplexer):
+                    held.enter_context(module.holding_prefix())
+            yield
     finally:
         for module, training in modes.items():
             module.training = training
@@ -166,7 +172,7 @@ def _logits(
     """A model's logits of the rows of all batches, end to end; each batch is cut to its longest row."""
     width = inputs["input_ids"].shape[1]
     parts = []
-    with _eval_mode(model):
+    with predicting(model):
         for rows in batches:
             rows = rows.to(inputs["input_ids"].device)
             length = width if lengths is None else max(1, int(lengths[rows].max()))

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from fastmux.configuration import TMuxConfig
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
 from fastmux.models.inputs import check_inputs, group
+from fastmux.models.last_layer import states_at_first_positions
 from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.modules.embeddings import EmbeddingAdapter
@@ -159,9 +160,13 @@ class TMux(TMuxPreTrainedModel):
         token_type_ids: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        *,
+        summary_only: bool = False,
         **kwargs,
     ) -> Multiplexed:
-        """Multiplex a batch and run the encoder on it once; arguments as in `forward`."""
+        """Multiplex a batch and run the encoder on it once; arguments as in `forward`. With ``summary_only`` nobody
+        asks for the content, and where the encoder allows it is not computed: it is then of length 0, or 1 without a
+        prefix."""
         adapter = embeddings_of(self.backbone)
         check_inputs(self.config, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
@@ -186,7 +191,13 @@ class TMux(TMuxPreTrainedModel):
         if mask is not None and not self.config.conventions.attend_padding:
             encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
-        outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
+        states = None
+        if summary_only and not any(kwargs.values()):
+            states = states_at_first_positions(self.backbone, x, encoder_mask, offset or 1)
+        if states is None:
+            outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
+        else:
+            outputs = BaseModelOutput(last_hidden_state=states)
         prefix, content = None, outputs.last_hidden_state
         if offset:
             # One split, not slices: the gradient of every slice would be as large as all states.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -72,10 +73,23 @@ class LinearMultiplexer(Multiplexer):
     """
 
     transforms: Tensor
+    #: The multiplexed prefix, once it is known, while `holding_prefix` is open; None while it is not.
+    _held: list[Tensor] | None = None
 
     def __init__(self, num_instances: int, width: int, *, learnable: bool = False):
         super().__init__(num_instances, width)
         self.learnable = learnable
+
+    @contextlib.contextmanager
+    def holding_prefix(self) -> Iterator[None]:
+        """Within the block no weight changes, and nothing is drawn: the index prefix is multiplexed once, not in every
+        pass."""
+        before = self._held
+        self._held = [] if before is None else before
+        try:
+            yield
+        finally:
+            self._held = before
 
     def _hold(self, transforms: Tensor) -> None:
         if self.learnable:
@@ -90,7 +104,13 @@ class LinearMultiplexer(Multiplexer):
     def _behind(self, prefix: Prefix | None, y: Tensor) -> Tensor:
         if prefix is None:
             return y
-        return torch.cat([self.multiplex_prefix(*prefix()).expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
+        if self._held is None or torch.compiler.is_compiling():
+            own = self.multiplex_prefix(*prefix())
+        else:
+            if not self._held:
+                self._held.append(self.multiplex_prefix(*prefix()))
+            own = self._held[0]
+        return torch.cat([own.expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
         """The multiplexed index prefix, of which instance i holds own[i] at position i and shared[k] elsewhere.

@@ -12,7 +12,6 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 
 import fastmux
 from fastmux import reference
-from fastmux.models.joined_encoder import first_position
 
 FAMILIES = ["Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"]
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
@@ -65,41 +64,6 @@ def test_one_instance_of_fewer_layers_is_a_cut_encoder(middle):
     cut = joined(model, 1, joined_layers=middle)
     model.bert.encoder.layer = nn.ModuleList(model.bert.encoder.layer[i] for i in [0, *middle, 4])
     torch.testing.assert_close(cut(**batch()).logits, model(**batch()).logits, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_layer_at_the_first_position_is_the_layer(attention):
-    model = plain(attn_implementation=attention).double()
-    layer, x = model.bert.encoder.layer[0], torch.randn(3, 7, 32, dtype=torch.float64)
-    keep = torch.ones(3, 7, dtype=torch.bool)
-    keep[1, 4:] = keep[2, 1:] = False
-    mask = torch.zeros(3, 1, 1, 7, dtype=x.dtype).masked_fill(~keep[:, None, None], torch.finfo(x.dtype).min)
-    for k, m in ((None, None), (keep, mask)):
-        torch.testing.assert_close(first_position(layer, x, k), layer(x, m)[:, :1], rtol=1e-10, atol=1e-10)
-    layer.attention.self.query = nn.Sequential(layer.attention.self.query)  # an adapter: its forward runs
-    torch.testing.assert_close(first_position(layer, x, keep), layer(x, mask)[:, :1], rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("num_instances", [1, 2])
-def test_first_layers_see_the_other_positions_as_they_were(num_instances):
-    model = plain().double()
-    inputs = {name: t[:4] for name, t in batch().items()}
-    keep = inputs["attention_mask"]
-    fast = joined(model, num_instances, row_layers=1, joined_layers=[1], last_layers=2, first_layers=2)
-    encoder = copy.deepcopy(fast.model.bert.encoder)
-    last, encoder.layer = encoder.layer[-2:], encoder.layer[:-2]
-    encoder.first_only, encoder.first_layers, encoder.last_layers = False, 0, 0
-    states = encoder(model.bert.embeddings(input_ids=inputs["input_ids"]), keep).last_hidden_state
-    mask = torch.zeros(keep.shape, dtype=torch.double).masked_fill(keep == 0, torch.finfo(torch.double).min)
-    for layer in last:
-        states = torch.cat([layer(states, mask[:, None, None])[:, :1], states[:, 1:]], dim=1)
-    expected = model.classifier(model.bert.pooler(states))
-    torch.testing.assert_close(fast(**inputs).logits, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_a_head_that_reads_every_position_has_no_first_layers():
-    with pytest.raises(ValueError, match="first_layers is 2, expected 1: the head of a JoinedForTokenClassification"):
-        joined(plain(kind="token"), 2, last_layers=2, first_layers=2)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -175,14 +139,6 @@ def test_every_parameter_has_a_gradient(join, kind):
     lacking = {name for name, p in fast.named_parameters() if p.grad is None}
     folded = {"model.bert.encoder.layer.3.attention.self.key.bias"} if kind == "sequence" else set()
     assert lacking == folded
-
-
-def test_gradients_at_the_first_position_are_the_layers():
-    layer, x = plain().double().bert.encoder.layer[0], torch.randn(3, 7, 32, dtype=torch.float64)
-    weights = [p for name, p in layer.named_parameters() if "key.bias" not in name]
-    ours = torch.autograd.grad(first_position(layer, x).square().sum(), weights)
-    theirs = torch.autograd.grad(layer(x)[:, :1].square().sum(), weights)
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -1,0 +1,289 @@
+"""Text in, labels out: rows a second of `fastmux.predict`, plain encoder and T-MUX, beside the model alone and peers.
+
+    python bench/predict.py                                        # base size, 200 rows a slot, a few minutes a model
+    python bench/predict.py --rows 200000 --rows_a_slot 0          # every model on the same 200,000 rows: days on a CPU
+    python bench/predict.py --preset tiny --num_instances 2 4      # a quick look
+
+Text is SST-2's (labels of rows) or CoNLL-2003's (tags), repeated until there are enough rows: their own lengths. Models
+have random weights, which cost what trained ones do. For every model, in turns:
+
+- ``text to label``: `fastmux.predict` of a file of JSON lines to another one, with the defaults of the command.
+- ``model only``: the same batches, tokenised before; what the pipeline would reach if all else were free.
+- ``pipeline``: Hugging Face's ``pipeline(batch_size=...)`` of the plain encoder at the best of ``--batch_sizes``.
+- ``onnx int8``: ONNX Runtime, weights quantised to 8 bits, of the plain encoder, in batches of rows of like length; for
+  labels of rows, where onnxruntime is installed (``--onnx``).
+
+On a machine that others use too, ``--clock cpu --num_workers 0`` with OMP_NUM_THREADS=1 counts processor time.
+
+A model that serves N rows a pass gets N times ``--rows_a_slot`` rows, at most ``--rows``, so that all take about as
+long. Ratios are to the plain encoder through the same pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import torch
+import transformers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    pipeline,
+)
+
+import fastmux
+from bench import encoders
+from bench.encoders import positive
+from bench.machine import default_device, machine_info, results_folder
+from fastmux.files import write_json
+from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.passes import Passes, shard_logits
+from fastmux.labelling.plan import length_batches
+from fastmux.labelling.report import processor_seconds
+from fastmux.lines import read_lines
+
+TASKS = {
+    "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),
+    "token": (AutoModelForTokenClassification, fastmux.TMuxForTokenClassification, 9),
+}
+_PIPELINES = {"sequence": "text-classification", "token": "token-classification"}
+
+
+def texts_of(task: str, folder: Path) -> list[str]:
+    """The rows of SST-2, or the sentences of CoNLL-2003, words between single spaces."""
+    if task == "sequence":
+        return [line.split("\t")[0] for line in itertools.islice(read_lines(folder / "sst2" / "train.tsv"), 1, None)]
+    sentences: list[list[str]] = [[]]
+    for line in read_lines(folder / "conll2003" / "train.txt"):
+        if line:
+            sentences[-1].append(line.split(" ")[0])
+        elif sentences[-1]:
+            sentences.append([])
+    return [" ".join(words) for words in sentences if words]
+
+
+def some(texts: Sequence[str], rows: int) -> list[str]:
+    """So many rows, spread evenly over all; repeated where there are more."""
+    if rows >= len(texts):
+        return list(itertools.islice(itertools.cycle(texts), rows))
+    return [texts[i] for i in np.linspace(0, len(texts) - 1, rows).round().astype(int)]
+
+
+def seconds(call: Callable[[], object], clock: str) -> float:
+    now = processor_seconds if clock == "cpu" else time.perf_counter
+    start = now()
+    call()
+    return now() - start
+
+
+def text_to_label(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> Callable[[], dict]:
+    """A run of the pipeline over a file, to be timed: what it reports."""
+
+    def run() -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "in.jsonl")
+            source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+            words = args.task == "token"
+            options = {"is_split_into_words": words, "truncation": True, "num_workers": args.num_workers}
+            options |= {"max_length": args.max_length, "batch_tokens": args.batch_tokens, "disable_tqdm": True}
+            report = fastmux.predict(model, source, Path(folder, "out.jsonl"), tokenizer=tokenizer, **options).report
+        times = report.times
+        return {
+            "rows_per_second": len(texts) / (times.processor if args.clock == "cpu" else times.total),
+            **vars(times),
+        }
+
+    return run
+
+
+def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> Callable[[], dict]:
+    """The same model on the same rows in the same batches, with tokens at hand and logits thrown away."""
+    classifier = Classifier(model, tokenizer, args.task == "token")
+    words = "given" if args.task == "token" else None
+    encoder = classifier.encoder(args.max_length, True, words, pairs=False)
+    encoder.start()
+    tokens, _ = encoder.encode([text.split(" ") for text in texts] if words else list(texts))
+    ready = classifier.ready(args.device, args.dtype, torch_compile=False)
+    passes = Passes(ready.model, tokenizer.pad_token_id, args.batch_tokens, types=ready.takes_types())
+
+    def run() -> dict:
+        took = seconds(lambda: shard_logits(tokens, passes, args.task == "token")[0].sum().item(), args.clock)
+        return {"rows_per_second": len(texts) / took}
+
+    return run
+
+
+def best_pipeline(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> tuple[int, Callable[[], dict]]:
+    """Hugging Face's pipeline at its best batch size."""
+    pipe = pipeline(_PIPELINES[args.task], model=model, tokenizer=tokenizer, device=args.device)
+    options = {"truncation": True, "max_length": args.max_length} if args.task == "sequence" else {}
+
+    def run(size: int) -> dict:
+        took = seconds(lambda: sum(1 for _ in pipe((text for text in texts), batch_size=size, **options)), args.clock)
+        return {"rows_per_second": len(texts) / took}
+
+    best = max(args.batch_sizes, key=lambda size: run(size)["rows_per_second"])
+    return best, lambda: run(best)
+
+
+def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, folder: Path) -> Callable[[], dict]:
+    """The encoder in ONNX Runtime, its matrices quantised to 8 bits, tokenising included."""
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+
+    example = dict(tokenizer(["one", "two three"], padding=True, return_tensors="pt"))
+    names = list(example)
+    rows, length = torch.export.Dim("rows", max=4096), torch.export.Dim("length", max=args.max_length)
+    exported = torch.onnx.export(
+        model,
+        kwargs=example,
+        dynamo=True,
+        dynamic_shapes={name: {0: rows, 1: length} for name in names},
+        input_names=names,
+    )
+    exported.save(folder / "model.onnx")
+    quantize_dynamic(folder / "model.onnx", folder / "int8.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(folder / "int8.onnx", options, providers=["CPUExecutionProvider"])
+
+    def run() -> dict:
+        def label() -> None:
+            coded = tokenizer(list(texts), truncation=True, max_length=args.max_length)
+            for batch in length_batches(np.array([len(ids) for ids in coded["input_ids"]]), args.batch_tokens):
+                part = tokenizer.pad({name: [coded[name][row] for row in batch] for name in names}, return_tensors="np")
+                session.run(None, dict(part))
+
+        return {"rows_per_second": len(texts) / seconds(label, args.clock)}
+
+    return run
+
+
+def measure(calls: dict[str, Callable[[], dict]], repeats: int) -> dict[str, dict]:
+    """The run of each call that has the median rate, the calls taking turns."""
+    runs: dict[str, list[dict]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            runs[name].append(call())
+    middle = {}
+    for name, found in runs.items():
+        middle[name] = sorted(found, key=lambda run: run["rows_per_second"])[len(found) // 2]
+    return middle
+
+
+def compare(task: str, tokenizer: PreTrainedTokenizerBase, args) -> list[dict]:
+    """Plain encoder, peers and every T-MUX of a task."""
+    args.task = task
+    plain_class, tmux_class, labels = TASKS[task]
+    texts = texts_of(task, args.data_dir)
+    out: list[dict] = []
+
+    def row(kind: str, instances: int, found: dict[str, dict], rows: int, **more) -> None:
+        rates = {name: run["rows_per_second"] for name, run in found.items()}
+        plain = out[0]["rows_per_second"] if out else rates["text to label"]
+        rate = rates["text to label"]
+        entry = {"task": task, "model": kind, "num_instances": instances, "rows": rows, "rows_per_second": rate}
+        entry |= {"x_plain": rate / plain, **more}
+        if "model only" in rates:
+            stages = {k: round(v, 3) for k, v in found["text to label"].items() if k != "rows_per_second"}
+            entry |= {"model_only": rates["model only"], "of_model_only": rate / rates["model only"], "seconds": stages}
+        out.append(entry)
+        only = f"{entry['of_model_only']:.2f} of the model alone" if "model_only" in entry else ""
+        print(
+            f"{task:8} {kind:12} {instances:3} {rows:7} rows {rate:9.1f} /s {rate / plain:6.2f} x  {only}", flush=True
+        )
+
+    def both(model, some_texts) -> dict[str, dict]:
+        calls = {"model only": model_only(model, tokenizer, some_texts, args)}
+        calls["text to label"] = text_to_label(model, tokenizer, some_texts, args)
+        calls["model only"]()  # warm-up
+        return measure(calls, args.repeats)
+
+    args.config.num_labels = labels
+    plain = plain_class.from_config(args.config).eval()
+    wanted = args.rows_a_slot or args.rows
+    few = some(texts, min(args.rows, wanted))
+    row("plain", 1, both(plain, few), len(few))
+    size, run = best_pipeline(plain.to(args.device, args.dtype), tokenizer, few, args)
+    row("HF pipeline", 1, measure({"text to label": run}, args.repeats), len(few), batch_size=size)
+    if args.onnx and task == "sequence":
+        with tempfile.TemporaryDirectory() as folder:
+            run = onnx_int8(plain.float(), tokenizer, few, args, Path(folder))
+            run()
+            row("ONNX int8", 1, measure({"text to label": run}, args.repeats), len(few))
+    for demultiplexer, n in itertools.product(args.demultiplexers, args.num_instances):
+        model = tmux_class.from_backbone(args.config, n, demultiplexer=demultiplexer, num_labels=labels).eval()
+        many = some(texts, min(args.rows, n * wanted))
+        row(demultiplexer, n, both(model, many), len(many))
+    return out
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="with the folders sst2, conll2003 and tokenizer")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--demultiplexers", nargs="+", default=["unbind"])
+    parser.add_argument("--num_instances", nargs="+", type=positive, default=[2, 4, 10, 20, 40], metavar="N")
+    parser.add_argument("--rows", type=positive, default=200_000, help="at most (default: 200000)")
+    parser.add_argument("--rows_a_slot", type=int, default=200, help="0: every model gets --rows (default: 200)")
+    parser.add_argument("--max_length", type=positive, default=128)
+    parser.add_argument("--batch_tokens", type=positive, help="(default: as the command's)")
+    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument("--batch_sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="B", help="of pipeline")
+    parser.add_argument("--onnx", action="store_true", help="ONNX Runtime with 8 bit weights as well")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time, tokenising included, for a machine that others use too (default: wall)",
+    )
+    parser.add_argument("--repeats", type=positive, default=3)
+    parser.add_argument("--device", type=torch.device, default=default_device())
+    parser.add_argument("--output", type=Path, help="JSON file; default: predict.json in the device's results folder")
+    encoders.add_arguments(parser, preset="base", vocab_size=30522)
+    args = parser.parse_args(argv)
+    gpu = args.device.type != "cpu"
+    args.dtype = torch.bfloat16 if gpu else torch.float32
+    args.batch_tokens = args.batch_tokens or (65536 if gpu else 1024)
+    args.config = encoders.config(parser, args, 512)
+    return args
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    args = parse_args(argv)
+    transformers.utils.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    vocabulary = next(iter(sorted((args.data_dir / "tokenizer").glob("*.txt"))))
+    tokenizer = transformers.BertTokenizerFast(
+        vocab={entry: index for index, entry in enumerate(read_lines(vocabulary))}, model_max_length=512
+    )
+    rows: list[dict] = []
+    for task in args.tasks:
+        rows += compare(task, tokenizer, args)
+        settings = {
+            name: getattr(args, name) for name in ("max_length", "batch_tokens", "num_workers", "clock", "repeats")
+        }
+        result = {"machine": machine_info(args.device), "encoder": encoders.sizes(args.config), **settings}
+        write_json(args.output or results_folder(args.device) / "predict.json", result | {"rows": rows})
+    shares = [row["of_model_only"] for row in rows if "of_model_only" in row]
+    mean = statistics.mean(shares)
+    print(f"text to label at {min(shares):.2f} to {max(shares):.2f} of the model alone, {mean:.2f} on average")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

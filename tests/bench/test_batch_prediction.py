@@ -1,0 +1,41 @@
+"""The benchmark of text to label: it runs, and says what it measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench import predict
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film", "dull"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name in ("sst2", "conll2003", "tokenizer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tokenizer" / "vocab.txt").write_text("\n".join(WORDS))
+    (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\nfine film \t1\ndull\t0\nfilm dull\t0\n")
+    (tmp_path / "conll2003" / "train.txt").write_text("fine O\nfilm B-MISC\n\ndull O\n")
+    return tmp_path
+
+
+def test_every_model_is_measured(data, capsys):
+    options = "--preset tiny --num_instances 2 --rows 6 --rows_a_slot 3 --repeats 1 --batch_sizes 2 --clock cpu"
+    arguments = ["--data_dir", str(data), "--num_workers", "0", "--device", "cpu", "--output", str(data / "out.json")]
+    rows = predict.main([*arguments, *options.split()])
+    assert [(row["task"], row["model"], row["num_instances"], row["rows"]) for row in rows] == [
+        (task, *rest)
+        for task in ("sequence", "token")
+        for rest in (("plain", 1, 3), ("HF pipeline", 1, 3), ("unbind", 2, 6))
+    ]
+    assert all(row["rows_per_second"] > 0 and row["x_plain"] > 0 for row in rows)
+    assert rows[0]["x_plain"] == 1 and set(rows[0]["seconds"]) >= {"model", "waiting", "writing", "total"}
+    assert json.loads((data / "out.json").read_text())["rows"] == json.loads(json.dumps(rows))
+    assert "of the model alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(2, ["a", "c"]), (3, ["a", "b", "c"]), (5, ["a", "b", "c", "a", "b"])])
+def test_rows_are_spread_or_repeated(rows, expected):
+    assert predict.some(["a", "b", "c"], rows) == expected
