@@ -44,6 +44,7 @@ LATE = {
     "triton": "not on every platform",
     "fastmux.kernels": "needs triton",
     "accelerate": "offloaded weights alone need it",
+    "onnxruntime": "an extra, `test`",
     "liger_kernel": "an extra, `peers`",
     "fast_hadamard_transform": "an extra, `peers`",
     "matplotlib": "its backend is chosen first",

@@ -12,12 +12,9 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from labelling.reading import read_jsonl
 
 from fastmux.labelling import sources
-from fastmux.labelling.rows import Reject, parse_rows
 
 ROWS = [
     {"text": "w1 w2", "note": "a,b"},
@@ -164,41 +161,6 @@ def test_no_separator_within_a_row_ends_it(label, models, tmp_path):
     output = tmp_path / "out.csv"
     label(models["plain"], path, output)
     assert output.read_bytes().count(b"\n") == len(texts) + 1
-
-
-def test_fields_of_csv_may_hold_the_end_of_a_line(label, models, tmp_path):
-    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
-    path.write_bytes(b'text,note\r\n"w1\r\nw2","a ""b"""\r\nw3,\r\n"w4\n\nw5",c\n')
-    label(models["plain"], path, output, rows_per_shard=1)
-    assert label(models["plain"], output, prefix="again_").dataset["text"] == ["w1\r\nw2", "w3", "w4\n\nw5"]
-
-
-def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path):
-    path = tmp_path / "in.csv"
-    good = b"".join(b"w%d,x\n" % i for i in range(1000))
-    path.write_bytes(b'text,note\n"w1,x\n' + good + b'w2,"y\n' + good)
-    source = sources.open_source(path)
-    rows = [row for shard in source.shards(300) for row in parse_rows(shard, source.kind, source.columns)]
-    assert [row.number for row in rows if isinstance(row, Reject)] == [2, 1003] and len(rows) == 2002
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.lists(st.lists(st.text('a",\n\r\u2028é '), min_size=2, max_size=2), min_size=1, max_size=6),
-    size=st.integers(1, 4),
-)
-def test_whatever_csv_is_written_is_read(tmp_path_factory, rows, size):
-    import csv
-    import io
-
-    rows = [[first.replace("\r", "\r\n") + "x", second.replace("\r", "\r\n")] for first, second in rows]
-    text = io.StringIO()
-    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["text", "note"], *rows])
-    path = tmp_path_factory.mktemp("csv") / "in.csv"
-    path.write_bytes(text.getvalue().encode())
-    source = sources.open_source(path)
-    found = [row for shard in source.shards(size) for row in parse_rows(shard, source.kind, source.columns)]
-    assert [list(row.values.values()) for row in found] == rows
 
 
 def test_a_line_without_an_end_takes_no_more_memory(label, models, tmp_path, monkeypatch):
