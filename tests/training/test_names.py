@@ -15,8 +15,11 @@ from transformers import AutoModelForTokenClassification, EvalPrediction
 
 import fastmux
 from training.arguments import parse
+from training.features import encode_tokens
 from training.metrics import token_accuracy
-from training.tasks.names import KINDS, NO_LABEL, WORDS, NamesTask, is_name, labelled_words, passages
+from training.recipe import read_recipe
+from training.tasks.names import KINDS, NO_LABEL, STAND_INS, WORDS, NamesTask, is_name, labelled_words, passages
+from training.tokenization import train_tokenizer
 from training.train import main
 
 SOURCE = """\
@@ -111,6 +114,11 @@ def test_the_task(library, tmp_path):
         assert all(len(words) == len(tags) == WORDS for words, tags in zip(rows["tokens"], rows["tags"], strict=True))
     counts = np.bincount([tag for tags in train["tags"] for tag in tags if tag != NO_LABEL], minlength=len(KINDS))
     assert counts.min() > 0
+    # A passage fills a row of the recipe, and next to none is cut.
+    recipe = read_recipe("names")
+    tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
+    assert sum(encode_tokens(tokenizer, train, recipe.max_length)["cut"]) < 0.02 * len(train)
+    assert len(STAND_INS) >= WORDS and all(is_name(word) for word in STAND_INS)
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "small.py").write_text("x = 1\n")
     with pytest.raises(ValueError, match="too little source for two splits: 1 files, 0 passages"):

@@ -39,8 +39,8 @@ KINDS = [
 NO_LABEL = -100
 #: Words of a passage. Nearly each is one token of a tokenizer that is trained on them.
 WORDS = 62
-#: Words that names are replaced by, more than a passage has names.
-STAND_INS = tuple(f"n{number}" for number in range(WORDS))
+#: Words that names are replaced by, as many as a passage could need. Letters alone: a tokenizer would split off digits.
+STAND_INS = tuple(first + second for first in "bcdgklmnprstvwxyz" for second in "aeou")
 #: One file in so many is for validation.
 VALIDATION_SHARE = 8
 #: Passages to train on and for validation; files are read, in random order, until there are as many.
