@@ -149,7 +149,7 @@ def front(result: dict) -> Iterator[str]:
     yield (
         f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
         f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
-        f"{settings['target_agreement']:.0%} agreement with the original. "
+        f"{settings['target_agreement']:.0%} agreement with the original; {settings['clock']} clock. "
         f"`python training/front.py --task {result['task']} --encoder {settings['encoder']}`."
     )
     yield result["table"]

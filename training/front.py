@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.files import read_json, write_json
 from training.fronts.candidates import read_candidates
+from training.fronts.measure import CLOCKS
 from training.fronts.models import FrontModels
 from training.fronts.report import plot, sentence, table
 from training.results import environment
@@ -73,6 +74,11 @@ class FrontOptions:
     max_train_rows: int | None = _option("Train on so many rows, drawn at random. Default: all.")
     max_evaluation_rows: int | None = _option("Score on so many rows, drawn at random. Default: all.")
     max_rate_rows: int = _option("Measure speed on so many of them.", 400)
+    clock: str = _option(
+        "Of speed: wall; or cpu, the time that the process had, for a machine with other work to do.",
+        "wall",
+        choices=list(CLOCKS),
+    )
     groupings: int = _option("Random groupings over which multiplexed models are scored.", 5)
     target_agreement: float = _option("Of a cascade with the original.", 0.99)
     seed: int = _option("Of everything that is drawn.", 0)
@@ -159,6 +165,7 @@ _SETTINGS = "settings.json"
 _PLACES = ("data_dir", "encoder", "original", "candidates", "output_dir")
 #: Arguments that may differ when models are measured anew.
 _MEASURING = (
+    "clock",
     "candidates",
     "output_dir",
     "data_dir",

@@ -83,6 +83,7 @@ class FrontModels:
             rate_rows=options.max_rate_rows,
             target_agreement=options.target_agreement,
             seed=options.seed,
+            clock=options.clock,
         )
         # Behind a cascade, too, the last layer runs where it is read and nowhere else.
         return measure(contestants, JOINED[self.task.kind].from_backbone(self.original, 1).eval())
