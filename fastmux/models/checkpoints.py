@@ -149,7 +149,7 @@ def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
 
 
 @torch.no_grad()
-def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+def _non_finite(tensors: dict[str, Tensor]) -> list[str]:
     """Names of the tensors that hold NaN or an infinity, each under the first of its names."""
     once = {id(t): (name, t) for name, t in reversed(tensors.items())}
     doubtful = [
