@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from fastmux.modules.retrieval import IGNORE_INDEX
@@ -79,7 +79,12 @@ def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: in
             missed.append([tag for word, tag in enumerate(tags) if word not in seen])
         return {**coded, "labels": labels, "cut": _cut(coded), "missed": missed}
 
-    return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)
+    ids = [Value("int64")]
+    # Said, not guessed: the first batch may have no row that was cut.
+    columns = {"input_ids": ids, "attention_mask": ids, "labels": ids, "cut": Value("bool"), "missed": ids}
+    return split.map(
+        encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names, features=Features(columns)
+    )
 
 
 def _cut(coded: BatchEncoding) -> list[bool]:

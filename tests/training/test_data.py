@@ -15,6 +15,7 @@ import pytest
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from training import features
 from training.features import encode_sequences, encode_tokens, pack_rows
 from training.metrics import accuracy, classification, entity_f1
 from training.tasks import TASKS, Conll2003Task, Sst2Task
@@ -218,6 +219,12 @@ def test_token_labels_are_at_first_subwords(tokenizer, tmp_path):
     assert [row["labels"][words.index(word)] for word in range(3)] == [1, 2, 0]
     assert len(words) > 5, "the words must fall into several subwords for this test to say anything"
     assert row["cut"] is False and row["missed"] == []
+
+
+def test_a_row_may_be_cut_where_the_first_rows_are_not(tokenizer, monkeypatch):
+    monkeypatch.setattr(features, "_BATCH", 1)
+    split = Dataset.from_dict({"tokens": [["a"], ["a"] * 9], "tags": [[0], [0] * 9]})
+    assert encode_tokens(tokenizer, split, length=5)["missed"][:] == [[], [0] * 6]
 
 
 def test_cut_words_are_scored_as_missed(tokenizer):
