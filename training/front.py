@@ -170,6 +170,7 @@ _MEASURING = (
     "output_dir",
     "data_dir",
     "max_rate_rows",
+    "max_evaluation_rows",
     "groupings",
     "target_agreement",
     "split",
