@@ -209,7 +209,7 @@ def test_an_unfinished_conversion_with_other_settings_is_refused(original, token
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastmux.distillation.convert.DistillationTrainer.train", full)
+    monkeypatch.setattr("fastmux.distillation.distil.DistillationTrainer.train", full)
     with pytest.raises(OSError):
         convert(original, texts, tmp_path / "out", tokenizer=tokenizer, **QUICK)
     monkeypatch.undo()
