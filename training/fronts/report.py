@@ -87,6 +87,9 @@ def plot(path: Path, entries: Sequence[Entry], title: str, metric: str) -> None:
         color, marker = ("C3" if entry.multiplexed else "0.3"), ("s" if entry.cascade else "o")
         spread = entry.score.std or None
         axis.errorbar(entry.speed_up, entry.score.mean, yerr=spread, color=color, marker=marker, ms=5, ls="", zorder=2)
+        # Names where they fit: of what is on one of the two fronts.
+        if not (on_front(entry, entries) or (not entry.multiplexed and on_front(entry, plain))):
+            continue
         place = {"textcoords": "offset points", "xytext": (5, 3), "fontsize": 7, "color": color}
         axis.annotate(entry.name, (entry.speed_up, entry.score.mean), **place)
     axis.set_xscale("log")
