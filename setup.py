@@ -59,8 +59,8 @@ TEST = [
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = ["pytest>=8"]
-# Others' code that bench/ times beside fastmux's, on a GPU.
-PEERS = ["fast-hadamard-transform", "liger-kernel"]
+# Others' code that bench/ times beside fastmux's, where it is there.
+PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
 setup(
     name="fastmux",

@@ -25,7 +25,7 @@ _ABANDONED_SECONDS = 24 * 60 * 60
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = False, within: Path | None = None) -> Iterator[Path]:
     """A temporary sibling to write to, which becomes ``path`` (file or folder) if the block succeeds.
 
     A former ``path`` is replaced. If the block fails, it stays and the temporary one goes. Where ``path`` is a link,
@@ -33,9 +33,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
     Args:
         durable: of a file, wait until the disk has it, so that it is whole under its name after a power cut too.
+        within: the temporary one lies in this folder, of the same file system, and is no sibling.
     """
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.stem}.writing-{os.getpid()}{path.suffix}")
+    temporary = (within or path.parent) / f".{path.stem}.writing-{os.getpid()}{path.suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(temporary)
     try:

@@ -109,15 +109,13 @@ class Work:
         """Join so many shards into the output, and the rejected rows into a file beside it; the folder goes."""
         with write_errors(self.output):
             rejects = [path for index in range(shards) if (path := self._path(index, "rejects")).is_file()]
+            # Temporary files lie in the folder, so that a kill leaves nothing outside of it.
             if rejects:
-                with replacing(self.rejects, durable=True) as path:
+                with replacing(self.rejects, durable=True, within=self.folder) as path:
                     JsonLines(None).join(path, rejects)
-            # The temporary file lies in the folder, so that a kill leaves nothing outside of it.
-            whole = self.folder / f".whole{self.output.suffix}"
-            self.form.join(whole, [self._path(index, "rows") for index in range(shards)])
-            (self.folder / _JOINED).touch()
-            with replacing(self.output, durable=True) as path:
-                whole.replace(path)
+            with replacing(self.output, durable=True, within=self.folder) as path:
+                self.form.join(path, [self._path(index, "rows") for index in range(shards)])
+                (self.folder / _JOINED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
             remove(gone)
