@@ -121,7 +121,7 @@ def test_expanded_upstream_gradient(case, backend, device):
         assert relative_error(gradient, gold[name]) < 1e-10, name
 
 
-def test_only_the_gradients_asked_for(case, backend, device):
+def test_only_the_gradients_asked_for(case, backend, device, one_backend):
     inputs = case.draw(2, 2, 3, 8)
     everything = _leaves(inputs, torch.float32, device)
     y = case.op(**everything)
