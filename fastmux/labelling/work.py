@@ -118,7 +118,9 @@ class Work:
                 (self.folder / _JOINED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
-            remove(gone)
+            self._remove_folder(gone)
+
+    _remove_folder = staticmethod(remove)
 
     def _path(self, index: int, what: str) -> Path:
         return self.folder / f"{index:06d}.{what}"
@@ -142,13 +144,19 @@ def check_output(output: Path) -> None:
     """Raises ValueError for an output that exists, and is not one whose folder a killed process has left to remove."""
     if output.is_dir():
         raise ValueError(f"{output} is a folder, expected the name of a file")
+    parts, gone = parts_folder(output), _obsolete_folder(output)
+    # A process that is killed while it removes the folder of an output that is whole has what is left taken up again:
+    # the same command ends well at whatever moment the former one was killed.
+    resumed = gone.is_dir() and output.exists() and not parts.exists()
     with write_errors(output):
-        remove(_obsolete_folder(output))
-    parts = parts_folder(output)
+        if resumed:
+            gone.replace(parts)
+            (parts / _JOINED).touch()
+        remove(gone)
     for path in (output, rejects_file(output)):
         # The rejects come first, then the mark, then the output: a process may have been killed in between.
         ours = parts / (_JOINED if path == output else _MANIFEST)
-        if path.exists() and not ours.is_file():
+        if path.exists() and not (resumed or ours.is_file()):
             raise ValueError(f"{path} exists: name another output, or remove it")
 
 

@@ -97,6 +97,25 @@ def test_what_is_whole_is_not_done_again(label, models, rows_file, begun, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl", "straight.jsonl"}
 
 
+@pytest.mark.parametrize("left", [0, 1, 100])
+def test_a_run_that_was_killed_while_it_cleaned_up_ends_well(label, models, rows_file, tmp_path, monkeypatch, left):
+    """All is joined and the folder has its last name, of which ``left`` files are still there."""
+
+    def killed(folder):
+        for path in sorted(folder.iterdir(), reverse=True)[left:]:
+            path.unlink()
+        raise Stop
+
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Work, "_remove_folder", staticmethod(killed))
+        label(models["tmux"], rows_file, output)
+    whole = output.read_bytes()
+    label(models["tmux"], rows_file, output)
+    assert output.read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
