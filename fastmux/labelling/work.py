@@ -145,18 +145,19 @@ def check_output(output: Path) -> None:
     if output.is_dir():
         raise ValueError(f"{output} is a folder, expected the name of a file")
     parts, gone = parts_folder(output), _obsolete_folder(output)
-    # A process that is killed while it removes the folder of an output that is whole has what is left taken up again:
-    # the same command ends well at whatever moment the former one was killed.
-    resumed = gone.is_dir() and output.exists() and not parts.exists()
     with write_errors(output):
-        if resumed:
+        if gone.is_dir() and output.exists() and not parts.exists():
+            # A process was killed while it removed the folder of an output that is whole. The same command is to end
+            # well at whatever moment the former one was killed: it labels anew, as of shards some files are gone.
+            for record in gone.glob("*.done"):
+                record.unlink()
+            (gone / _JOINED).touch()
             gone.replace(parts)
-            (parts / _JOINED).touch()
         remove(gone)
     for path in (output, rejects_file(output)):
         # The rejects come first, then the mark, then the output: a process may have been killed in between.
-        ours = parts / (_JOINED if path == output else _MANIFEST)
-        if path.exists() and not (resumed or ours.is_file()):
+        marks = (_JOINED,) if path == output else (_JOINED, _MANIFEST)
+        if path.exists() and not any((parts / mark).is_file() for mark in marks):
             raise ValueError(f"{path} exists: name another output, or remove it")
 
 

@@ -97,12 +97,14 @@ def test_what_is_whole_is_not_done_again(label, models, rows_file, begun, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "out.jsonl", "straight.jsonl"}
 
 
-@pytest.mark.parametrize("left", [0, 1, 100])
-def test_a_run_that_was_killed_while_it_cleaned_up_ends_well(label, models, rows_file, tmp_path, monkeypatch, left):
+@pytest.mark.parametrize(("left", "backwards"), [(0, False), (1, True), (5, True), (5, False), (100, False)])
+def test_a_run_that_was_killed_while_it_cleaned_up_ends_well(
+    label, models, rows_file, tmp_path, monkeypatch, left, backwards
+):
     """All is joined and the folder has its last name, of which ``left`` files are still there."""
 
     def killed(folder):
-        for path in sorted(folder.iterdir(), reverse=True)[left:]:
+        for path in sorted(folder.iterdir(), reverse=backwards)[left:]:
             path.unlink()
         raise Stop
 
