@@ -146,11 +146,12 @@ def loading(result: dict) -> Iterator[str]:
 def front(result: dict) -> Iterator[str]:
     """Output of ``training/front.py``."""
     settings, rows = result["settings"], result["rows"]
+    given = " ".join(f"--{name} {value}" for name, value in settings.items() if value is not None)
     yield (
         f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
         f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
         f"{settings['target_agreement']:.0%} agreement with the original; {settings['clock']} clock. "
-        f"`python training/front.py --task {result['task']} --encoder {settings['encoder']}`."
+        f"`python training/front.py {given}`, of files and folders the names."
     )
     yield result["table"]
     yield f"**{result['sentence']}**"
