@@ -131,6 +131,16 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def changes(former: dict, now: dict, names: Iterable[str] | None = None) -> str:
+    """What differs between two records, in words: ``"name was 1, is 2; ..."``; empty if nothing does.
+
+    Args:
+        names: to look at; those of ``now`` if None.
+    """
+    unlike = [name for name in (now if names is None else names) if former.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {former.get(name)!r}, is {now.get(name)!r}" for name in unlike)
+
+
 def remove(path: Path) -> None:
     """Removes a file or a folder if it is there."""
     if path.is_dir() and not path.is_symlink():

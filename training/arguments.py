@@ -61,7 +61,8 @@ _FILES = "; ".join(
 )
 
 
-def _option(help: str, default: object = None, **metadata):
+def option(help: str, default: object = None, **metadata):
+    """A field of a dataclass that is a command line's argument."""
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -71,8 +72,8 @@ class Options:
 
     _argument_group_name = "program"
 
-    task: str = _option("What to train on.", "stdlib", choices=list(TASKS))
-    data_dir: str | None = _option(
+    task: str = option("What to train on.", "stdlib", choices=list(TASKS))
+    data_dir: str | None = option(
         "Folder with the task's files, or with a subfolder of the task's name that holds them: "
         + "; ".join(
             f"{task.name}: {', '.join(n[0] for n in task.files.values())}" for task in TASKS.values() if task.files
@@ -87,11 +88,11 @@ class Options:
             "metavar": "FILE",
         },
     )
-    validation_file: str | None = _option("With --train_file: what is scored during and after training.")
-    test_file: str | None = _option("With --train_file: what is scored after training, too.")
-    text_column: str = _option("With --train_file: the column of the text.", "text")
-    text_pair_column: str | None = _option("With --train_file: the column of each text's partner, if rows are pairs.")
-    label_column: str = _option("With --train_file: the column of the label.", "label")
+    validation_file: str | None = option("With --train_file: what is scored during and after training.")
+    test_file: str | None = option("With --train_file: what is scored after training, too.")
+    text_column: str = option("With --train_file: the column of the text.", "text")
+    text_pair_column: str | None = option("With --train_file: the column of each text's partner, if rows are pairs.")
+    label_column: str = option("With --train_file: the column of the label.", "label")
     variants: list[str] = field(
         default_factory=lambda: ["plain", "index", "unbind"],
         metadata={
@@ -102,23 +103,23 @@ class Options:
             "metavar": "NAME",
         },
     )
-    recipe: str | None = _option(
+    recipe: str | None = option(
         "Sizes, steps and rates: the name of a file in training/recipes, or a YAML file of your own, copied from one "
         "of them. Default: the task's."
     )
-    encoder: str | None = _option(
+    encoder: str | None = option(
         "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
         "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
     )
-    start_from: str = _option(
+    start_from: str = option(
         "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
         "is among --variants, as one would who has an encoder in use; or encoder, what plain started from.",
         "plain",
         choices=["plain", "encoder"],
     )
-    groupings: int = _option("Random groupings over which multiplexed models are scored.", 5)
-    throughput_seconds: float = _option("Time to spend on measuring instances per second, all variants together.", 12.0)
-    resume: bool = _option(
+    groupings: int = option("Random groupings over which multiplexed models are scored.", 5)
+    throughput_seconds: float = option("Time to spend on measuring instances per second, all variants together.", 12.0)
+    resume: bool = option(
         "Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are "
         "kept, an interrupted one goes on from its last checkpoint.",
         False,

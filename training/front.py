@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 if not __package__:
@@ -18,7 +18,9 @@ import transformers
 from transformers import HfArgumentParser
 
 from fastmux.distillation.settings import ConversionSettings
-from fastmux.files import read_json, write_json
+from fastmux.files import changes, read_json, write_json
+from fastmux.models.loading import read_pretrained
+from training.arguments import option
 from training.fronts.candidates import read_candidates
 from training.fronts.measure import CLOCKS
 from training.fronts.models import FrontModels
@@ -48,41 +50,37 @@ examples:
   python training/front.py --task qnli --encoder MINILM --max_train_rows 20000 --max_evaluation_rows 2000"""
 
 
-def _option(help: str, default: object = None, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass
 class FrontOptions:
     """The program's arguments."""
 
-    task: str = _option(
+    task: str = option(
         "What to train on and score.", "sst2", choices=[name for name, task in TASKS.items() if task.files]
     )
-    data_dir: str | None = _option("Folder with the task's files, as for train.py; without it, the hub's.")
-    encoder: str | None = _option("The pretrained encoder, with its tokenizer: a hub name or a folder. Required.")
-    original: str | None = _option("A folder: --encoder, trained on the task already. Default: it is trained here.")
-    candidates: str | None = _option("Name of a file in training/fronts, or a YAML file. Default: the task's kind.")
-    output_dir: str | None = _option("Folder to write. Default: runs/front-TASK.")
-    split: str | None = _option("What to score. Default: the task's last evaluation split.")
-    original_epochs: float = _option("Passes over the labelled rows, of the original and of those trained alone.", 1.0)
-    original_learning_rate: float = _option("Their peak learning rate.", 1e-4)
-    num_train_epochs: float = _option("Passes over the rows, of the distilled models.", 1.0)
-    learning_rate: float = _option("Their peak learning rate.", 3e-4)
-    per_device_train_batch_size: int = _option("Rows of a step.", 64)
-    max_length: int = _option("Tokens of a row; longer ones are cut.", 128)
-    max_train_rows: int | None = _option("Train on so many rows, drawn at random. Default: all.")
-    max_evaluation_rows: int | None = _option("Score on so many rows, drawn at random. Default: all.")
-    max_rate_rows: int = _option("Measure speed on so many of them.", 400)
-    clock: str = _option(
+    data_dir: str | None = option("Folder with the task's files, as for train.py; without it, the hub's.")
+    encoder: str | None = option("The pretrained encoder, with its tokenizer: a hub name or a folder. Required.")
+    original: str | None = option("A folder: --encoder, trained on the task already. Default: it is trained here.")
+    candidates: str | None = option("Name of a file in training/fronts, or a YAML file. Default: the task's kind.")
+    output_dir: str | None = option("Folder to write. Default: runs/front-TASK.")
+    split: str | None = option("What to score. Default: the task's last evaluation split.")
+    original_epochs: float = option("Passes over the labelled rows, of the original and of those trained alone.", 1.0)
+    original_learning_rate: float = option("Their peak learning rate.", 1e-4)
+    num_train_epochs: float = option("Passes over the rows, of the distilled models.", 1.0)
+    learning_rate: float = option("Their peak learning rate.", 3e-4)
+    per_device_train_batch_size: int = option("Rows of a step.", 64)
+    max_length: int = option("Tokens of a row; longer ones are cut.", 128)
+    max_train_rows: int | None = option("Train on so many rows, drawn at random. Default: all.")
+    max_evaluation_rows: int | None = option("Score on so many rows, drawn at random. Default: all.")
+    max_rate_rows: int = option("Measure speed on so many of them.", 400)
+    clock: str = option(
         "Of speed: wall; or cpu, the time that the process had, for a machine with other work to do.",
         "wall",
         choices=list(CLOCKS),
     )
-    groupings: int = _option("Random groupings over which multiplexed models are scored.", 5)
-    target_agreement: float = _option("Of a cascade with the original.", 0.99)
-    seed: int = _option("Of everything that is drawn.", 0)
-    seeds: int = _option("Distil each model with so many seeds, and score their mean.", 1)
+    groupings: int = option("Random groupings over which multiplexed models are scored.", 5)
+    target_agreement: float = option("Of a cascade with the original.", 0.99)
+    seed: int = option("Of everything that is drawn.", 0)
+    seeds: int = option("Distil each model with so many seeds, and score their mean.", 1)
 
 
 def parse(argv: list[str] | None = None) -> FrontOptions:
@@ -126,7 +124,8 @@ def main(argv: list[str] | None = None) -> dict:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     task = TASKS[options.task]()
-    candidates = read_candidates(options.candidates or task.kind, _layers(options))
+    encoder = read_pretrained(transformers.AutoConfig, options.encoder, "--encoder")
+    candidates = read_candidates(options.candidates or task.kind, encoder.num_hidden_layers)
     folder = Path(options.output_dir or f"runs/front-{options.task}")
     identity = {k: v for k, v in asdict(options).items() if k not in _MEASURING}
     _check_folder(folder, identity)
@@ -178,23 +177,14 @@ _MEASURING = (
 )
 
 
-def _layers(options: FrontOptions) -> int:
-    try:
-        return transformers.AutoConfig.from_pretrained(options.encoder).num_hidden_layers
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--encoder {options.encoder!r} cannot be loaded: {error}") from error
-
-
 def _check_folder(folder: Path, identity: dict) -> None:
     """Raises ValueError for a folder that holds anything but a run with the same arguments."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / _SETTINGS).is_file():
         raise ValueError(f"--output_dir {folder} holds something else; give a new folder")
-    before = read_json(folder / _SETTINGS)
-    changed = [f"{k} was {before.get(k)!r}, is {v!r}" for k, v in identity.items() if before.get(k) != v]
-    if changed:
-        raise ValueError(f"--output_dir {folder} holds a run with other arguments: {'; '.join(changed)}")
+    if changed := changes(read_json(folder / _SETTINGS), identity):
+        raise ValueError(f"--output_dir {folder} holds a run with other arguments: {changed}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ALONE = (PLAIN, *RIVALS)
 #: Classes of the plain encoder by kind of task.
 PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 _MUX_HEADS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
-_JOINED_HEADS = {"sequence": fastmux.JoinedForSequenceClassification, "token": fastmux.JoinedForTokenClassification}
+JOINED_HEADS = {"sequence": fastmux.JoinedForSequenceClassification, "token": fastmux.JoinedForTokenClassification}
 
 
 class ModelFactory:
@@ -85,7 +85,7 @@ class ModelFactory:
         model = PLAIN_HEADS[self.kind].from_config(config)
         start_from_averages(model)
         if variant == "joined":
-            joined = _JOINED_HEADS[self.kind]
+            joined = JOINED_HEADS[self.kind]
             options = {"row_layers": recipe.joined_row_layers, "last_layers": 0}
             return joined.from_backbone(model, recipe.num_instances, join="positions", **options)
         return model
@@ -112,7 +112,7 @@ class ModelFactory:
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
-        heads = _JOINED_HEADS if variant == "joined" else PLAIN_HEADS if variant in ALONE else _MUX_HEADS
+        heads = JOINED_HEADS if variant == "joined" else PLAIN_HEADS if variant in ALONE else _MUX_HEADS
         return heads[self.kind].from_pretrained(folder)
 
     def _mux_options(self, demultiplexer: str) -> dict[str, object]:

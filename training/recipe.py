@@ -6,14 +6,12 @@ same schedule serve every variant; the learning rate, the number of epochs and t
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import yaml
-
 import fastmux
+from training.named_yaml import check_keys, read_yaml
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -136,23 +134,11 @@ def read_recipe(name: str) -> Recipe:
         ValueError: there is no such recipe; a key is unknown (the message has the closest known one), missing, or has a
             value of another type.
     """
-    path = RECIPES / f"{name}.yaml"
-    if not path.is_file():
-        path = Path(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise ValueError(f"recipe {name!r} is neither one of {known} nor a file that can be read: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    path, values = read_yaml(RECIPES, name, "recipe")
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have lines 'key: value', got {values!r}")
     kinds = {key: get_args(kind)[0] for key, kind in get_type_hints(Recipe).items()}
-    for key in values:
-        if key not in kinds:
-            close = difflib.get_close_matches(str(key), kinds, n=1, cutoff=0)
-            raise ValueError(f"{path}: there is no {key!r} in a recipe; the closest is {close[0]!r}")
+    check_keys(values, kinds, str(path), "recipe")
     missing = [key for key in kinds if values.get(key) is None]
     if missing:
         raise ValueError(f"{path}: no value for {', '.join(missing)}")

@@ -25,11 +25,11 @@ from transformers import (
 from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
-from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.settings import STRUCTURE, ConversionSettings
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, tokenize
-from fastmux.files import read_json, remove, write_json
+from fastmux.files import changes, read_json, remove, write_json
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 
@@ -101,15 +101,8 @@ def convert(
     """
     settings = settings or ConversionSettings()
     original, tokenizer, student_class = _load(model, tokenizer)
-    student = student_class.from_backbone(
-        original,
-        settings.num_instances,
-        join=settings.join,
-        row_layers=settings.row_layers,
-        last_layers=settings.last_layers,
-        first_layers=settings.first_layers,
-        joined_layers=settings.joined_layers,
-    )
+    structure = {name: getattr(settings, name) for name in STRUCTURE}
+    student = student_class.from_backbone(original, settings.num_instances, **structure)
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
     if len(texts) < least:
         raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept to measure on")
@@ -187,12 +180,9 @@ def _check_folder(folder: Path, identity: dict) -> None:
         raise ValueError(f"output_dir is {str(folder)!r}, which is a file; expected a folder")
     record = folder / _WORK / _SETTINGS
     if record.is_file():
-        before = read_json(record)
-        changed = [name for name in identity if before.get(name) != identity[name]]
-        if changed:
+        if changed := changes(read_json(record), identity):
             raise ValueError(
-                f"output_dir {str(folder)!r} holds an unfinished conversion with other settings: "
-                + "; ".join(f"{name} was {before.get(name)!r}, is {identity[name]!r}" for name in changed)
+                f"output_dir {str(folder)!r} holds an unfinished conversion with other settings: {changed}"
             )
     elif any(folder.iterdir()):
         raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")

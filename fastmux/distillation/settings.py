@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The settings that, beside N, say of which layers a converted model is made: arguments of ``from_backbone``.
+STRUCTURE = ("join", "row_layers", "last_layers", "first_layers", "joined_layers")
+
 
 @dataclass(frozen=True)
 class ConversionSettings:

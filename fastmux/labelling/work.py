@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.files import changes, read_json, remove, replacing, write_json
 from fastmux.labelling.formats import Format, JsonLines
 from fastmux.labelling.rows import Reject
 
@@ -65,11 +65,9 @@ class Work:
                 write_json(manifest, fingerprint)
             return
         former = read_json(manifest)
-        unlike = sorted(name for name in {*former, *fingerprint} if former.get(name) != fingerprint.get(name))
-        if unlike:
-            changes = "; ".join(f"{name} was {former.get(name)!r}, is {fingerprint.get(name)!r}" for name in unlike)
+        if changed := changes(former, fingerprint, sorted({*former, *fingerprint})):
             raise ValueError(
-                f"{self.output} was begun with another model or other options: {changes}. Run it with those, name "
+                f"{self.output} was begun with another model or other options: {changed}. Run it with those, name "
                 f"another output, or remove {self.folder} to begin anew"
             )
 
@@ -118,9 +116,7 @@ class Work:
                 (self.folder / _JOINED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
-            self._remove_folder(gone)
-
-    _remove_folder = staticmethod(remove)
+            remove(gone)
 
     def _path(self, index: int, what: str) -> Path:
         return self.folder / f"{index:06d}.{what}"

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
-from fastmux.distillation.settings import ConversionSettings
-from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification
+from fastmux.distillation.settings import STRUCTURE, ConversionSettings
+from training.models import JOINED_HEADS
+from training.named_yaml import check_keys, read_yaml
 
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent
 ORIGINAL = "original"
 VECTORS = ("signs", "gaussian", "learned")
 LEARN = ("distilled", "labels", "copied")
-JOINED = {"sequence": JoinedForSequenceClassification, "token": JoinedForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -85,15 +83,8 @@ class Candidate:
         another width."""
         if self.hidden_size is not None:
             source = _narrower(source, self.hidden_size)
-        model = JOINED[kind].from_backbone(
-            source,
-            self.num_instances,
-            join=self.join,
-            row_layers=self.row_layers,
-            joined_layers=self.joined_layers,
-            last_layers=self.last_layers,
-            first_layers=self.first_layers,
-        )
+        structure = {name: getattr(self, name) for name in STRUCTURE}
+        model = JOINED_HEADS[kind].from_backbone(source, self.num_instances, **structure)
         if self.vectors != "signs":
             encoder = model.model.base_model.encoder
             if self.vectors == "gaussian":
@@ -121,28 +112,15 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
         ValueError: there is no such file; a key is unknown (the message has the closest known one); a value is of
             another type, or names a layer that the encoder lacks.
     """
-    path = CANDIDATES / f"{name}.yaml"
-    path = path if path.is_file() else Path(name)
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        known = ", ".join(sorted(file.stem for file in CANDIDATES.glob("*.yaml")))
-        raise ValueError(
-            f"candidates {name!r} is neither one of {known} nor a file that can be read: {error}"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+    path, entries = read_yaml(CANDIDATES, name, "candidates")
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f"{path} must have entries 'name:' with lines 'key: value' each")
     if ORIGINAL in entries:
         raise ValueError(f"{path}: {ORIGINAL!r} is the name of the original itself")
-    known = {field.name: field for field in fields(Candidate) if field.name != "name"}
+    known = [field.name for field in fields(Candidate) if field.name != "name"]
     candidates = []
     for entry, values in entries.items():
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1, cutoff=0)[0]
-                raise ValueError(f"{path}: {entry}: there is no {key!r} in a candidate; the closest is {close!r}")
+        check_keys(values, known, f"{path}: {entry}", "candidate")
         if "joined_layers" in values:
             values["joined_layers"] = tuple(values["joined_layers"])
         candidate = Candidate(name=str(entry), **values)
@@ -164,8 +142,7 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
 
 def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> ConversionSettings:
     """What the candidate is distilled with."""
-    own = ("num_instances", "join", "row_layers", "joined_layers", "last_layers", "first_layers")
-    values = {name: getattr(candidate, name) for name in own} | {"seed": seed}
+    values = {name: getattr(candidate, name) for name in ("num_instances", *STRUCTURE)} | {"seed": seed}
     for name in ("learning_rate", "state_weight"):
         if getattr(candidate, name) is not None:
             values[name] = float(getattr(candidate, name))

@@ -103,8 +103,7 @@ class Measure:
         self.tokenizer, self.rows, self.metric, self.name = tokenizer, rows, metric, name
         self.groupings, self.target, self.seed = groupings, target_agreement, seed
         self.clock = CLOCKS[clock]
-        given = [n for n in ("input_ids", "attention_mask", "token_type_ids", "length") if n in rows.column_names]
-        self.inputs = rows.select_columns(given)
+        self.inputs = model_inputs(rows)
         order = np.random.default_rng(seed).permutation(len(rows))
         self.rate_places, halves = np.sort(order[:rate_rows]), (order[::2], order[1::2])
         self.halves = [(halves[0], halves[1]), (halves[1], halves[0])]
@@ -125,6 +124,7 @@ class Measure:
             n, models = contestant.num_instances, contestant.models
             by_model = [[self.answers(model, n, grouping) for grouping in orders] for model in models]
             found[name] = (
+                contestant,
                 by_model,
                 np.mean([np.mean(self._same(own, truth)) for said in by_model for own in said]),
                 None,
@@ -135,20 +135,20 @@ class Measure:
                 if None in together:
                     print(f"== {name}: no threshold gives an agreement of {self.target}", flush=True)
                     continue
+                behind_it = f"{name} + {ORIGINAL}"
                 both = [mixed for mixed, _ in together]
                 sent = together[0][1]
                 share = np.mean([np.mean(on) for _, on in together])
                 agreement = np.mean([np.mean(self._same(own, truth)) for own in both])
-                found[cascade_name(name)] = ([both], agreement, share)
+                found[behind_it] = (contestant, [both], agreement, share)
                 on = self.inputs.select(np.flatnonzero(sent[self.rate_places]))
-                passes[cascade_name(name)] = [(models[0], timed), (behind, on)]
+                passes[behind_it] = [(models[0], timed), (behind, on)]
         print(f"== speed of {len(passes)} in turns", flush=True)
         most = int(np.lcm.reduce([c.num_instances for c in contestants.values()]))
         rates = rows_per_second(passes, self.tokenizer, len(timed), multiple=most, clock=self.clock)
         entries = []
-        for name, (by_model, agreement, share) in found.items():
+        for name, (contestant, by_model, agreement, share) in found.items():
             scores = [[self._score(own) for own in said] for said in by_model]
-            contestant = contestants[name.removesuffix(CASCADE)]
             entries.append(
                 Entry(
                     name=name,
@@ -209,9 +209,7 @@ class Measure:
         return self.metric(prediction, self.rows)[self.name]
 
 
-CASCADE = " + original"
-
-
-def cascade_name(name: str) -> str:
-    """What a cascade is called."""
-    return name + CASCADE
+def model_inputs(rows: Dataset) -> Dataset:
+    """Of rows, what models take and what the planning of batches does."""
+    names = ("input_ids", "attention_mask", "token_type_ids", "length")
+    return rows.select_columns([name for name in names if name in rows.column_names])

@@ -16,16 +16,14 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
 from training.features import encode_sequences, encode_tokens
-from training.fronts.candidates import JOINED, ORIGINAL, Candidate, quantised, settings_of
-from training.fronts.measure import Contestant, Entry, Measure
+from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
+from training.fronts.measure import Contestant, Entry, Measure, model_inputs
 from training.metrics import scores_of
-from training.models import PLAIN_HEADS, label_options
+from training.models import JOINED_HEADS, PLAIN_HEADS, label_options
 from training.stages import Stage
 from training.tasks.base import Task
 
 _SECONDS = "seconds.json"
-#: What models take, and the batches' planning.
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "length")
 
 
 class FrontModels:
@@ -86,7 +84,7 @@ class FrontModels:
             clock=options.clock,
         )
         # Behind a cascade, too, the last layer runs where it is read and nowhere else.
-        return measure(contestants, JOINED[self.task.kind].from_backbone(self.original, 1).eval())
+        return measure(contestants, JOINED_HEADS[self.task.kind].from_backbone(self.original, 1).eval())
 
     @cached_property
     def original(self) -> PreTrainedModel:
@@ -117,12 +115,12 @@ class FrontModels:
 
     @cached_property
     def _model_rows(self) -> Dataset:
-        return self.train.select_columns([name for name in _INPUTS if name in self.train.column_names])
+        return model_inputs(self.train)
 
     def _model(self, candidate: Candidate, seed: int) -> PreTrainedModel:
         if candidate.folder is not None:
             return PLAIN_HEADS[self.task.kind].from_pretrained(candidate.folder).eval()
-        head = JOINED[self.task.kind]
+        head = JOINED_HEADS[self.task.kind]
         if candidate.learn == "labels":
             return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), head)
         if candidate.learn == "copied":
