@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet
@@ -290,23 +289,33 @@ def test_ctrl_c_says_how_to_go_on(folders, rows_file, tmp_path, monkeypatch):
     assert len(read_jsonl(output)) == 60
 
 
-def peak_while(work) -> int:
-    """Bytes of memory that this process holds at most while it works."""
+PEAKS = """
+import json, sys
+from pathlib import Path
+
+import fastmux
+
+model, folder, peaks = sys.argv[1], Path(sys.argv[2]), []
+for rows in (1_000, 1_000, 20_000):
+    source, output = folder / f"in{rows}.jsonl", folder / f"out{len(peaks)}.jsonl"
+    source.write_text((json.dumps({"text": "w1 w2", "note": "x" * 2000}) + "\\n") * rows)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    work()
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    options = {"num_workers": 0, "rows_per_shard": 500, "batch_tokens": 4000, "disable_tqdm": True}
+    fastmux.predict(model, source, output, **options)
+    peaks.append(1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
+print(json.dumps(peaks))
+"""
 
 
-def test_memory_is_flat_in_the_number_of_rows(label, models, tmp_path):
-    """The rows of all shards together would be 40 MiB of text, and several times that as objects."""
-    peaks = []
-    for rows in (1_000, 1_000, 20_000):
-        source = tmp_path / f"in{rows}.jsonl"
-        source.write_text((json.dumps({"text": "w1 w2", "note": "x" * 2000}) + "\n") * rows)
-        output = tmp_path / f"out{len(peaks)}.jsonl"
-        work = partial(label, models["tmux"], source, output, rows_per_shard=500, batch_tokens=4000)
-        peaks.append(peak_while(work))
+def test_memory_is_flat_in_the_number_of_rows(folders, tmp_path):
+    """The rows of all shards together would be 40 MiB of text, and several times that as objects.
+
+    In a process of its own, whose memory has nothing of other tests in it.
+    """
+    command = [sys.executable, "-c", PEAKS, str(folders["tmux"]), str(tmp_path)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    peaks = json.loads(done.stdout.splitlines()[-1])
     assert peaks[2] - peaks[1] < 20 * 2**20, peaks
 
 
