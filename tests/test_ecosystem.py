@@ -63,8 +63,7 @@ class TestPipelines:
         tokenizer.model_max_length = 40  # the encoder's
         model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 3, demultiplexer="index")
         long = [" ".join(["film"] * 60)] * 2
-        with pytest.raises(ValueError, match=r"40 positions, expected at most 36: .* model.fit_tokenizer\(tokenizer\)"):
-            self.run("text-classification", model, tokenizer, long, truncation=True)
+        assert len(self.run("text-classification", model, tokenizer, long, truncation=True)) == 2
         assert model.fit_tokenizer(tokenizer) is tokenizer and tokenizer.model_max_length == 36
         expected = self.run("text-classification", model, tokenizer, long, truncation=True)
         model.save_pretrained(tmp_path)

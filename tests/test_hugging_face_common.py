@@ -95,6 +95,8 @@ VARIANTS = {
     "unbind": ("bert", {"demultiplexer": "unbind"}),
     "index": ("bert", {"demultiplexer": "index"}),
     "key, attention": ("bert", {"demultiplexer": "key", "multiplexer": "attention"}),
+    "mlp": ("bert", {"demultiplexer": "mlp"}),
+    "rsa": ("bert", {"demultiplexer": "rsa"}),
     "own retrieval": ("bert", {"demultiplexer": "unbind", "retrieval_demultiplexer": "own"}),
     "mean": ("bert", {"demultiplexer": "unbind", "sequence_summary": "mean"}),
     **{family: (family, {"demultiplexer": "unbind"}) for family in ("roberta", "electra", "distilbert", "modernbert")},

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertMode
 
 import fastmux
 from fastmux import reference
+from fastmux.models.tmux import embeddings_of
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 from fastmux.testing import relative_error
 
@@ -43,6 +44,8 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
     if counts_from_pad:
         pads = torch.cat([torch.zeros(len(words), prefix_length, dtype=torch.bool), input_ids == PAD], dim=1)
         positions = positions.masked_fill(pads, PAD)
+    if position_table is not None:
+        positions = positions.clamp(max=position_table.num_embeddings - 1)
     x = words if position_table is None else words + position_table(positions)
     if getattr(tables, "token_type_embeddings", None) is not None:
         x = x + tables.token_type_embeddings.weight[0]
@@ -50,7 +53,12 @@ def specification(model: fastmux.TMux, input_ids: torch.Tensor, attention_mask: 
     x = norm(x).unflatten(0, (groups, n))
     whole = attention_mask.unflatten(0, (groups, n))
     mask = torch.cat([torch.ones(groups, prefix_length), whole.amax(1)], dim=1)
-    h = encoder(inputs_embeds=multiplexed(model, x, whole), attention_mask=mask).last_hidden_state
+    joined = multiplexed(model, x, whole)
+    options = {}
+    if position_table is not None:  # the encoder's embedding module runs on what was joined, too
+        own = torch.arange(joined.shape[1])[None] + first
+        options["position_ids"] = own.clamp(max=position_table.num_embeddings - 1)
+    h = encoder(inputs_embeds=joined, attention_mask=mask, **options).last_hidden_state
     return demultiplexed(model, h[:, prefix_length:], h[:, :n]).flatten(0, 1)
 
 
@@ -109,6 +117,17 @@ def test_computes_what_the_papers_write(backend, mux, demux):
 def test_every_family(family):
     model = tmux(FAMILIES[family])
     rows = batch(6, padded=True)
+    with torch.no_grad():
+        assert relative_error(model(**rows).last_hidden_state, specification(model, **rows)) < 1e-10
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("padded", [False, True])
+def test_rows_as_long_as_the_encoder_takes(family, padded):
+    """Behind an index prefix the last tokens share the last position: a pipeline's ``truncation=True`` leaves them."""
+    model = tmux(FAMILIES[family], demultiplexer="index")
+    rows = batch(3, length=embeddings_of(model.backbone).max_length, padded=padded)
+    rows["attention_mask"][0] = 1
     with torch.no_grad():
         assert relative_error(model(**rows).last_hidden_state, specification(model, **rows)) < 1e-10
 
@@ -300,7 +319,7 @@ class TestFromABackbone:
     [
         ({"input_ids": torch.full((2, 7), VOCAB)}, f"input_ids holds {VOCAB}, expected values from 0 to {VOCAB - 1}"),
         ({"input_ids": torch.full((2, 7), -1)}, "input_ids holds -1"),
-        ({"input_ids": torch.ones(2, 37, dtype=torch.long)}, r"37 positions, expected at most 36: .* takes 4"),
+        ({"input_ids": torch.ones(2, 41, dtype=torch.long)}, "41 positions, expected at most 40"),
         ({"input_ids": torch.ones(2, 0, dtype=torch.long)}, "0 positions, expected at least 1"),
         ({"input_ids": torch.ones(7, dtype=torch.long)}, r"input_ids has shape \(7,\), expected \(rows, length\)"),
         ({"input_ids": torch.ones(2, 7)}, "input_ids has dtype torch.float32"),
@@ -313,7 +332,7 @@ class TestFromABackbone:
         ({"input_ids": torch.ones(2, 7, dtype=torch.long, device="meta")}, "input_ids is on meta, expected cpu"),
         (batch(2) | {"attention_mask": torch.ones(2, 7, device="meta")}, "attention_mask is on meta, expected cpu"),
         (batch(2) | {"token_type_ids": torch.full((2, 7), 2)}, "token_type_ids holds 2, expected values from 0 to 1"),
-        (batch(2) | {"position_ids": torch.full((2, 7), 36)}, "position_ids holds 36, expected values from 0 to 35"),
+        (batch(2) | {"position_ids": torch.full((2, 7), 40)}, "position_ids holds 40, expected values from 0 to 39"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from fastmux.configuration import TMuxConfig
 from fastmux.functional._checks import check_range
 from fastmux.modules.embeddings import EmbeddingAdapter, rows_of
 from fastmux.modules.retrieval import IGNORE_INDEX
+
+logger = logging.get_logger(__name__)
 
 
 def check_inputs(
@@ -61,18 +64,24 @@ def check_inputs(
         check_range("token_type_ids", token_type_ids, rows_of(embeddings.token_type))
     if position_ids is not None and tuple(position_ids.shape) not in (shape, (1, shape[1])):
         raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}, expected {shape}")
-    prefix = config.prefix_length
-    allowed = embeddings.max_length - prefix
-    if shape[1] > allowed:
+    if shape[1] > embeddings.max_length:
         raise ValueError(
-            f"input_ids has sequences of {shape[1]} positions, expected at most {allowed}: the encoder has "
-            f"{embeddings.max_length}, of which the index prefix of {config.num_instances} instances takes {prefix}; "
-            "model.fit_tokenizer(tokenizer) makes truncation=True cut them there"
+            f"input_ids has sequences of {shape[1]} positions, expected at most {embeddings.max_length}, as many as "
+            "the encoder has"
         )
     if shape[1] == 0:
         raise ValueError("input_ids has sequences of 0 positions, expected at least 1")
     if position_ids is not None:
-        check_range("position_ids", position_ids, embeddings.max_length + embeddings.first_position - prefix)
+        check_range("position_ids", position_ids, embeddings.end_position)
+    prefix = config.prefix_length
+    behind = shape[1] + prefix - embeddings.max_length
+    if behind > 0 and embeddings.position is not None and not torch.compiler.is_compiling():
+        # A pipeline cuts at what the encoder takes, and gives its model no way to tell the tokenizer otherwise.
+        logger.warning_once(
+            f"The index prefix takes {prefix} of the encoder's {embeddings.max_length} positions: of rows of "
+            f"{shape[1]}, the last {behind} tokens share the last position embedding. "
+            "model.fit_tokenizer(tokenizer) makes truncation=True cut such rows."
+        )
 
 
 def group(t: Tensor | None, num_instances: int) -> Tensor | None:

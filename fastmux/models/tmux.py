@@ -141,8 +141,11 @@ class TMux(TMuxPreTrainedModel):
             ``hidden_states`` and ``attentions`` are the encoder's, one a group, prefix included.
 
         Raises:
-            ValueError: for shapes that do not fit, sequences longer than the encoder has room for with the prefix, and
-                (on a CPU) ids out of the vocabulary.
+            ValueError: for shapes that do not fit, sequences longer than the encoder has room for, and (on a CPU) ids
+                out of the vocabulary.
+
+        Of sequences that fit the encoder, but not behind an index prefix, the last tokens share the last position
+        embedding; a warning says so once.
         """
         mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.demultiplex(mux, mux.content)
@@ -177,7 +180,7 @@ class TMux(TMuxPreTrainedModel):
             device = (input_ids if input_ids is not None else inputs_embeds).device
             position_ids = adapter.content_positions(input_ids, length, self.config.prefix_length, device)
         else:
-            position_ids = position_ids + self.config.prefix_length
+            position_ids = (position_ids + self.config.prefix_length).clamp(max=adapter.end_position - 1)
         ids, mask, types, embeds = (group(t, n) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds))
         if position_ids is not None and position_ids.dim() == 2:
             position_ids = group(position_ids.expand(rows, -1), n)
@@ -192,7 +195,9 @@ class TMux(TMuxPreTrainedModel):
             encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         states = None
-        if summary_only and not any(kwargs.values()):
+        if x.shape[1] > adapter.max_length and adapter.position is not None:
+            kwargs["position_ids"] = adapter.content_positions(None, x.shape[1], 0, x.device)[None]
+        elif summary_only and not any(kwargs.values()):
             states = states_at_first_positions(self.backbone, x, encoder_mask, offset or 1)
         if states is None:
             outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)

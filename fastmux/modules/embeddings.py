@@ -46,6 +46,11 @@ class EmbeddingAdapter:
         return rows_of(self.position, self.max_positions) - self.first_position
 
     @property
+    def end_position(self) -> int:
+        """Position ids are smaller."""
+        return self.first_position + self.max_length
+
+    @property
     def device(self) -> torch.device | None:
         """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
         weight = getattr(self.word, "weight", None)
@@ -56,16 +61,18 @@ class EmbeddingAdapter:
     def content_positions(
         self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
     ) -> Tensor | None:
-        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none."""
+        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none.
+
+        Content that the prefix leaves no position for shares the last one.
+        """
         if self.position is None:
             return None
-        start = self.first_position + offset
-        if self.pad_id is None or input_ids is None:
-            return torch.arange(start, start + length, device=device)
-        real = input_ids != self.pad_id
-        if not torch.compiler.is_compiling() and real.device.type == "cpu" and bool(real.all()):
-            return torch.arange(start, start + length, device=device)
-        return torch.where(real, real.cumsum(1) + (start - 1), self.pad_id)
+        start, last = self.first_position + offset, self.end_position - 1
+        real = None if self.pad_id is None or input_ids is None else input_ids != self.pad_id
+        if real is None or (not torch.compiler.is_compiling() and real.device.type == "cpu" and bool(real.all())):
+            positions = torch.arange(start, start + length, device=device)
+            return positions if start + length <= self.end_position else positions.clamp_(max=last)
+        return torch.where(real, (real.cumsum(1) + (start - 1)).clamp_(max=last), self.pad_id)
 
     def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
         """The embedding module from the word embeddings on: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
