@@ -51,7 +51,8 @@ from bench.encoders import positive
 from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
-from fastmux.labelling.passes import Passes, shard_logits
+from fastmux.labelling.passes import shard_logits
+from fastmux.labelling.placement import Placement
 from fastmux.labelling.plan import length_batches
 from fastmux.labelling.report import processor_seconds
 from fastmux.lines import read_lines
@@ -117,8 +118,7 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
     encoder = classifier.encoder(args.max_length, True, words, pairs=False)
     encoder.start()
     tokens, _ = encoder.encode([text.split(" ") for text in texts] if words else list(texts))
-    ready = classifier.ready(args.device, args.dtype, torch_compile=False)
-    passes = Passes(ready.model, tokenizer.pad_token_id, args.batch_tokens, types=ready.takes_types())
+    passes = classifier.passes(Placement(args.device, args.dtype, args.batch_tokens, torch_compile=False))
 
     def run() -> dict:
         took = seconds(lambda: shard_logits(tokens, passes, args.task == "token")[0].sum().item(), args.clock)

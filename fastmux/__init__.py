@@ -29,6 +29,7 @@ _MODULES = {
     "TMuxForRetrieval": "fastmux.models",
     "TMuxForSequenceClassification": "fastmux.models",
     "TMuxForTokenClassification": "fastmux.models",
+    "Labeller": "fastmux.labelling.labeller",
     "LabellingSettings": "fastmux.labelling.settings",
     "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",

@@ -22,11 +22,15 @@ from transformers import (
 
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
+from fastmux.labelling.labels import Answers
+from fastmux.labelling.passes import Passes
+from fastmux.labelling.placement import Placement
 from fastmux.labelling.tokens import Encoder
 from fastmux.models.checkpoints import read_config
 from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.models.joined import JoinedForSequenceClassification
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
+from fastmux.models.prediction import problem_of
 from fastmux.models.published import is_published, published_config
 from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.plain import is_plain
@@ -128,16 +132,21 @@ class Classifier:
             raise ValueError("the tokenizer does not say where words are, which tags need; expected one in Rust")
         return Encoder(self.tokenizer, max_length, truncation, None, types)
 
-    def ready(self, device: torch.device, dtype: torch.dtype, torch_compile: bool) -> Classifier:
-        """As it runs: on its device, in eval mode, and with no more of the last layer than the head reads."""
+    def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
+        """How its logits are written; ``words`` as of the `Encoder` that tokenised."""
+        problem = "single_label_classification" if self.per_token else problem_of(self.model)
+        return Answers(self.per_token, problem, self.names, all_scores, words == "found", prefix)
+
+    def passes(self, placement: Placement, copies: int = 1) -> Passes:
+        """How it is run: on its device, in eval mode, and with no more of the last layer than the head reads."""
         model = self.model
         if not self.per_token and _reads_first_position(model):
             # With one instance nothing is joined; what is left is the last layer at the first position alone.
             model = JoinedForSequenceClassification.from_backbone(model, 1, row_layers=0, last_layers=1)
-        model = model.to(device, dtype).eval()
-        if torch_compile:
+        model = model.to(placement.device, placement.dtype).eval()
+        if placement.torch_compile:
             model.compile(dynamic=True)
-        return Classifier(model, self.tokenizer, self.per_token)
+        return Passes(model, self.tokenizer.pad_token_id, placement.batch_tokens, copies, self.takes_types())
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of all weights and of the tokenizer."""

@@ -13,7 +13,7 @@ from fastmux.joined_configuration import JoinedConfig
 from fastmux.labelling.plan import length_batches
 from fastmux.labelling.tokens import Tokens
 from fastmux.models.cascade import confidence
-from fastmux.models.grouping import average_slots, group_rows
+from fastmux.models.grouping import average_slots, check_copies, group_rows
 from fastmux.models.prediction import predicting, problem_of
 
 
@@ -39,25 +39,30 @@ class Passes:
         config = self.model.config
         self.device = next(self.model.parameters()).device
         self.slots = slots_of(self.model)
+        check_copies(self.copies, self.slots)
         self.prefix = getattr(config, "prefix_length", 0)
         # What joins rows in its deeper layers alone runs the others on every row.
         self.shared = 1 if isinstance(config, JoinedConfig) else self.slots // self.copies
-        group_rows(torch.arange(0), self.slots, self.copies)  # says what is wrong with copies
 
     def batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of every pass."""
         together = self.slots // self.copies
         return length_batches(lengths, self.batch_tokens, together, shared=self.shared, prefix=self.prefix)
 
-    def logits(self, tokens: Tokens, rows: np.ndarray, width: int | None = None) -> Tensor:
-        """Of some rows that share a pass: (B, C), or (B, L, C) with L the longest row's."""
-        width = width or max(1, int(tokens.lengths[rows].max()))
-        slots = group_rows(torch.arange(len(rows)), self.slots, self.copies)
+    def logits(self, tokens: Tokens, rows: np.ndarray, slots: Tensor | None = None) -> Tensor:
+        """Of some rows that share a pass: (B, C), or (B, L, C) with L the longest row's.
+
+        Args:
+            slots: (G, N), the place in ``rows`` of the row in every slot; groups of rows in a row if None.
+        """
+        width = max(1, int(tokens.lengths[rows].max()))
+        if slots is None:
+            slots = group_rows(torch.arange(len(rows)), self.slots, self.copies)
         arrays = tokens.padded(rows[slots.flatten().numpy()], width, self.pad_id)
         if not self.types:
             arrays.pop("token_type_ids", None)
         logits = self.model(**{name: self._moved(array) for name, array in arrays.items()}).logits
-        if self.copies == 1 and slots.numel() == len(rows):
+        if torch.equal(slots.flatten(), torch.arange(len(rows))):
             return logits
         return average_slots(logits, slots, len(rows))
 
@@ -95,17 +100,25 @@ def shard_logits(
         with predicting(fallback.model):
             for batch in fallback.batches(tokens.lengths[again]):
                 _put(out, fallback.logits(tokens, again[batch]), tokens, again[batch])
-    if not bool(torch.isfinite(out).all()):
-        raise ValueError("the model returns NaN or infinity; are its weights damaged, or too large for the dtype?")
+    check_finite(out)
     return out, len(again)
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raises ValueError for logits that are NaN or infinite."""
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError("the model returns NaN or infinity; are its weights damaged, or too large for the dtype?")
+
+
+def flat_logits(logits: Tensor, tokens: Tokens, rows: np.ndarray) -> Tensor:
+    """Logits of a batch of rows: (B, C) as they are, (B, L, C) as those of all tokens, (tokens, C), row after row."""
+    return logits if logits.dim() == 2 else logits[_inside(logits, tokens, rows)]
 
 
 def _put(out: Tensor, logits: Tensor, tokens: Tokens, rows: np.ndarray) -> None:
     """Logits of a batch to their rows, or to their tokens, in ``out``."""
-    if logits.dim() == 2:
-        out[torch.from_numpy(rows).to(out.device)] = logits.to(out)
-        return
-    out[torch.from_numpy(tokens.flat(rows)).to(out.device)] = logits[_inside(logits, tokens, rows)].to(out)
+    places = rows if logits.dim() == 2 else tokens.flat(rows)
+    out[torch.from_numpy(places).to(out.device)] = flat_logits(logits, tokens, rows).to(out)
 
 
 def _inside(logits: Tensor, tokens: Tokens, rows: np.ndarray) -> Tensor:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import datasets
 import pyarrow
-import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +20,7 @@ from fastmux.labelling.columns import choose_column
 from fastmux.labelling.formats import FORMATS, Format, JsonLines, Parquet, schema_of, text_schema
 from fastmux.labelling.labels import Answers
 from fastmux.labelling.passes import Passes, shard_logits
+from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
@@ -28,10 +28,9 @@ from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard import RawShard
 from fastmux.labelling.sources import Source, open_source
 from fastmux.labelling.work import Work, check_output
-from fastmux.models.prediction import problem_of
 
 #: On a CPU, and on anything else.
-_BATCH_TOKENS, _ROWS_PER_SHARD = (1024, 65536), (8192, 65536)
+_ROWS_PER_SHARD = (8192, 65536)
 #: Rows from the start of an input by which columns are known where no header or schema says them.
 _SAMPLE = 100
 #: Settings that say where rows come from or how fast they go, and nothing of what comes out.
@@ -144,34 +143,22 @@ class _Job:
 
     @classmethod
     def of(cls, model, tokenizer, fallback, source: Source, output: Path | None, settings: LabellingSettings) -> _Job:
-        device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        slow = device.type == "cpu"
-        dtype = getattr(torch, settings.dtype or ("float32" if slow else "bfloat16"))
+        placement = Placement.of(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
         sample = _sample(source)
         classifier = Classifier.of(model, tokenizer)
         column = choose_column(source, [row.values for row in sample], settings, classifier.per_token)
         words = column.words
         length = classifier.max_length(settings.max_length)
         fingerprint = classifier.fingerprint()
-        batch_tokens = settings.batch_tokens or _BATCH_TOKENS[not slow]
-        rows_per_shard = settings.rows_per_shard or _ROWS_PER_SHARD[not slow]
+        rows_per_shard = settings.rows_per_shard or _ROWS_PER_SHARD[placement.device.type != "cpu"]
         second = None
         if fallback is not None:
             behind = Classifier.of(fallback, tokenizer, "fallback")
             check_same_labels(classifier, behind)
             behind.max_length(length, "fallback")
             fingerprint["fallback"] = behind.fingerprint()["model"]
-            behind = behind.ready(device, dtype, settings.torch_compile)
-            second = Passes(behind.model, behind.tokenizer.pad_token_id, batch_tokens, types=behind.takes_types())
-        problem = problem_of(classifier.model)
-        answers = Answers(
-            classifier.per_token,
-            "single_label_classification" if classifier.per_token else problem,
-            classifier.names,
-            settings.all_scores,
-            words == "found",
-            settings.prefix,
-        )
+            second = behind.passes(placement)
+        answers = classifier.answers(words, settings.all_scores, settings.prefix)
         new = tuple(answers.columns())
         taken = sorted(set(new) & set(source.columns or sample[0].values))
         if taken:
@@ -184,13 +171,11 @@ class _Job:
         preparation = Preparation(
             source.kind, source.columns, column.name, settings.pair_column, new, column.split, encoder, form
         )
-        ready = classifier.ready(device, dtype, settings.torch_compile)
-        passes = Passes(
-            ready.model, classifier.tokenizer.pad_token_id, batch_tokens, settings.copies, ready.takes_types()
-        )
+        passes = classifier.passes(placement, settings.copies)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
-        options |= {"column": column.name, "max_length": length, "batch_tokens": batch_tokens}
-        options |= {"rows_per_shard": rows_per_shard, "dtype": str(dtype).removeprefix("torch."), "device": device.type}
+        options |= {"column": column.name, "max_length": length, "batch_tokens": placement.batch_tokens}
+        options |= {"rows_per_shard": rows_per_shard, "dtype": str(placement.dtype).removeprefix("torch.")}
+        options |= {"device": placement.device.type}
         return cls(settings, source, form, passes, second, answers, preparation, rows_per_shard, fingerprint | options)
 
     def work(self, output: Path) -> Work:

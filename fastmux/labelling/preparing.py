@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any
 
+from fastmux.labelling.checks import check_text, check_words, length_problem
 from fastmux.labelling.formats import Format
 from fastmux.labelling.rows import Reject, Row, parse_rows, shown
 from fastmux.labelling.shard import RawShard
@@ -83,12 +84,10 @@ class Preparation:
             except ValueError as error:
                 rejects.append(self._reject(row, str(error)))
         tokens, cut = self.encoder.encode([given for _, given, _ in good])
-        limit, bad = self.encoder.max_length, {}
+        bad = {}
         for place, length in enumerate(tokens.lengths.tolist()):
-            if length > limit:
-                bad[place] = f"has {length} tokens, the limit is {limit} (truncation cuts it there)"
-            elif length == 0:
-                bad[place] = "has no token"
+            if reason := length_problem(length, self.encoder.max_length):
+                bad[place] = reason
         rejects.extend(self._reject(good[place][0], reason) for place, reason in bad.items())
         heads = [head for place, (_, _, head) in enumerate(good) if place not in bad]
         return PreparedShard(
@@ -111,7 +110,7 @@ class Preparation:
             if name in row.values:
                 raise ValueError(f"has a column {name!r} already (prefix gives the new columns other names)")
         if self.encoder.words == "given" and not self.words:
-            return self._words(row.values, self.column)
+            return check_words(f"column {self.column!r}", row.values.get(self.column))
         text = self._text(row.values, self.column)
         if self.words:
             return text.split(" ")
@@ -120,32 +119,7 @@ class Preparation:
     def _text(self, values: dict, name: str) -> str:
         if name not in values:
             raise ValueError(f"has no column {name!r}, but {', '.join(map(repr, values)) or 'none'}")
-        text = values[name]
-        if not isinstance(text, str):
-            raise ValueError(f"column {name!r} must be text, got {str(text)[:100]!r}")
-        if not text.strip():
-            raise ValueError(f"column {name!r} is empty")
-        _check_characters(name, text)
-        return text
-
-    def _words(self, values: dict, name: str) -> list[str]:
-        words = values.get(name)
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError(f"column {name!r} must be a list of words, got {str(words)[:100]!r}")
-        if not any(word.strip() for word in words):
-            raise ValueError(f"column {name!r} is empty")
-        for word in words:
-            _check_characters(name, word)
-        return words
-
-
-def _check_characters(name: str, text: str) -> None:
-    if "\0" in text:
-        raise ValueError(f"column {name!r} holds a NUL")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"column {name!r} holds half a character: {error}") from error
+        return check_text(f"column {name!r}", values[name])
 
 
 _preparation: Preparation

@@ -58,21 +58,23 @@ class LabellingSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("max_length", 1), ("copies", 1), ("batch_tokens", 1), ("rows_per_shard", 1)):
-            _check_integer(name, getattr(self, name), least, optional=name != "copies")
-        _check_integer("num_workers", self.num_workers, 0)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
+            check_integer(name, getattr(self, name), least, optional=name != "copies")
+        check_integer("num_workers", self.num_workers, 0)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
         if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
             raise ValueError(f"min_confidence is {self.min_confidence!r}, expected a number from 0 to 1")
 
 
-def _check_integer(name: str, value: object, least: int, optional: bool = False) -> None:
+def check_integer(name: str, value: object, least: int, optional: bool = False) -> None:
+    """Raises ValueError, which names the setting, for what is no integer of at least ``least``."""
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError, which names the setting, for what is not None and not allowed."""
     if value is not None and value not in allowed:
         raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")

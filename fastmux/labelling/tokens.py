@@ -153,7 +153,11 @@ def drop(tokens: Tokens, bad: set[int]) -> Tokens:
     """Tokens without those of some rows."""
     if not bad:
         return tokens
-    kept = np.array([row for row in range(len(tokens.lengths)) if row not in bad], np.int64)
+    return select(tokens, np.array([row for row in range(len(tokens.lengths)) if row not in bad], np.int64))
+
+
+def select(tokens: Tokens, kept: np.ndarray) -> Tokens:
+    """Tokens of some rows."""
     flat = tokens.flat(kept) if len(kept) else np.zeros(0, np.int64)
     return Tokens(
         tokens.ids[flat],
@@ -161,4 +165,16 @@ def drop(tokens: Tokens, bad: set[int]) -> Tokens:
         None if tokens.types is None else tokens.types[flat],
         None if tokens.words is None else [tokens.words[row] for row in kept],
         None if tokens.spans is None else [tokens.spans[row] for row in kept],
+    )
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of the rows of all parts; types, words and spans only where every part has them."""
+    types, words, spans = ([getattr(part, name) for part in parts] for name in ("types", "words", "spans"))
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        None if any(part is None for part in types) else np.concatenate(types),
+        None if any(part is None for part in words) else list(_flat(words)),
+        None if any(part is None for part in spans) else list(_flat(spans)),
     )

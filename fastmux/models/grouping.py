@@ -36,6 +36,12 @@ def row_order(rows: int, grouping: str, seed: int | None = None, lengths: Tensor
     return torch.argsort(lengths.cpu(), descending=True, stable=True)
 
 
+def check_copies(copies: int, num_instances: int) -> None:
+    """Raises ValueError for copies that are not from 1 to N."""
+    if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= num_instances:
+        raise ValueError(f"copies is {copies!r}, expected an integer from 1 to num_instances = {num_instances}")
+
+
 def group_rows(order: Tensor, num_instances: int, copies: int = 1) -> Tensor:
     """The row in every slot, (G, N): groups of N // copies rows of ``order``, each in ``copies`` slots or more, where N
     is no multiple and where the last group is short.
@@ -43,8 +49,7 @@ def group_rows(order: Tensor, num_instances: int, copies: int = 1) -> Tensor:
     Raises:
         ValueError: copies is not from 1 to N.
     """
-    if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= num_instances:
-        raise ValueError(f"copies is {copies!r}, expected an integer from 1 to num_instances = {num_instances}")
+    check_copies(copies, num_instances)
     distinct = num_instances // copies
     slots = torch.arange(num_instances)
     return (

@@ -1,0 +1,204 @@
+"""A classifier that is loaded once and labels rows as they come, in memory: for servers, and for engines of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fastmux.labelling.checks import check_text, check_words, length_problem
+from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.passes import check_finite, flat_logits, shard_logits
+from fastmux.labelling.placement import Placement
+from fastmux.labelling.tokens import Encoder, Input, Tokens, joined, select
+
+#: What a row may be, by the kind of model.
+_ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """A row that can be labelled.
+
+    Attributes:
+        tokens: of this row alone.
+        kind: "text", "pair" or "words".
+    """
+
+    tokens: Tokens
+    kind: str
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens.ids)
+
+
+class Labeller:
+    """A classifier of sequences or tokens, with its tokenizer, ready to label rows.
+
+    A row is a text; for a model that labels rows also ``{"text": ..., "text_pair": ...}``, for one that labels tokens
+    ``{"words": [...]}``. Its answer has the columns that `fastmux.predict` would add to it.
+
+    Args:
+        model: a T-MUX, a joined model or a plain encoder, multiplexed or not; or its name or folder.
+        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
+        max_length: tokens of a row; what the model has room for if None.
+        truncation: cut longer rows there; otherwise they are refused.
+        batch_tokens, dtype, device, torch_compile: as in `fastmux.LabellingSettings`.
+
+    Raises:
+        ValueError: for an option out of range, and for a model that is no classifier or cannot be loaded.
+
+    Example:
+        >>> import fastmux
+        >>> from transformers import BertConfig, BertTokenizerFast
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
+        >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+        >>> tiny = BertConfig(
+        ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ... )
+        >>> model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=2)
+        >>> labeller = fastmux.Labeller(model, tokenizer)
+        >>> first, second = labeller(["fine film", ""])
+        >>> sorted(first), second
+        (['label', 'score'], {'error': 'the text is empty'})
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        max_length: int | None = None,
+        truncation: bool = False,
+        batch_tokens: int | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        torch_compile: bool = False,
+    ):
+        classifier = Classifier.of(model, tokenizer)
+        self.name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+        self.model_class = type(classifier.model).__name__
+        self.per_token, self.labels = classifier.per_token, classifier.names
+        self.max_length = classifier.max_length(max_length)
+        self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
+        self._encoders: dict[str, Encoder] = {}
+        self._refused: dict[str, str] = {}
+        for kind, words in (("text", "found"), ("words", "given")) if self.per_token else (("text", None),):
+            try:
+                self._encoders[kind] = classifier.encoder(self.max_length, truncation, words, pairs=not self.per_token)
+            except ValueError as error:
+                if kind == "text":
+                    raise
+                self._refused[kind] = str(error)
+            else:
+                self._encoders[kind].start()
+        if not self.per_token:
+            self._encoders["pair"] = self._encoders["text"]
+        self._answers = {
+            (kind, every): classifier.answers(encoder.words, every)
+            for kind, encoder in self._encoders.items()
+            for every in (False, True)
+        }
+        self.passes = classifier.passes(self.placement)
+
+    @property
+    def num_instances(self) -> int:
+        """Rows that share a group; 1 of a model that joins no rows."""
+        return self.passes.slots
+
+    def __call__(self, rows: Sequence, *, copies: int = 1, all_scores: bool = False) -> list[dict]:
+        """The answer of every row; of one that cannot be labelled the reason, as ``error``.
+
+        Rows of like length share a group and a pass.
+
+        Args:
+            copies: slots of a multiplexed model that each row takes.
+            all_scores: every label's score, not the best one alone.
+
+        Raises:
+            ValueError: copies out of range; or the model returns NaN or infinity.
+        """
+        passes = replace(self.passes, copies=copies)
+        found = self.tokenise(rows)
+        good = [row for row in found if isinstance(row, Tokenised)]
+        answers: list[dict] = []
+        if good:
+            tokens = joined([row.tokens for row in good])
+            logits, _ = shard_logits(tokens, passes, self.per_token)
+            answers = self._written(logits, tokens, good, [all_scores] * len(good))
+        left = iter(answers)
+        return [next(left) if isinstance(row, Tokenised) else {"error": str(row)} for row in found]
+
+    def tokenise(self, rows: Sequence) -> list[Tokenised | ValueError]:
+        """Every row with its tokens, or why it cannot be labelled."""
+        found: list[Tokenised | ValueError | None] = [None] * len(rows)
+        by_kind: dict[str, list[tuple[int, Input]]] = {}
+        for place, row in enumerate(rows):
+            try:
+                kind, given = self._parsed(row)
+            except ValueError as error:
+                found[place] = error
+            else:
+                by_kind.setdefault(kind, []).append((place, given))
+        for kind, some in by_kind.items():
+            encoder = self._encoders[kind]
+            tokens, _ = encoder.encode([given for _, given in some])
+            for number, (place, _) in enumerate(some):
+                reason = length_problem(int(tokens.lengths[number]), encoder.max_length)
+                own = select(tokens, np.array([number]))
+                found[place] = Tokenised(own, kind) if reason is None else ValueError(f"the row {reason}")
+        return found
+
+    def _parsed(self, row: Any) -> tuple[str, Input]:
+        """The kind of a row, and what the tokenizer takes of it."""
+        if isinstance(row, str):
+            return "text", check_text("the text", row)
+        keys = sorted(row) if isinstance(row, Mapping) else []
+        if keys == ["text"]:
+            return "text", check_text("text", row["text"])
+        if keys == ["text", "text_pair"] and not self.per_token:
+            return "pair", (check_text("text", row["text"]), check_text("text_pair", row["text_pair"]))
+        if keys == ["words"] and self.per_token:
+            if "words" in self._refused:
+                raise ValueError(self._refused["words"])
+            return "words", check_words("words", row["words"])
+        raise ValueError(f"a row must be {_ROWS[self.per_token]}, got {str(row)[:100]!r}")
+
+    @torch.inference_mode()
+    def label(self, rows: Sequence[Tokenised], slots: Tensor, all_scores: Sequence[bool]) -> list[dict]:
+        """The answers of rows that go through the model together, in one pass.
+
+        Args:
+            slots: (G, N), the place of the row in every slot; a row that is in several is averaged over them.
+            all_scores: for each row.
+
+        Raises:
+            ValueError: the model returns NaN or infinity.
+        """
+        tokens = joined([row.tokens for row in rows])
+        places = np.arange(len(rows))
+        logits = flat_logits(self.passes.logits(tokens, places, slots), tokens, places)
+        check_finite(logits)
+        return self._written(logits, tokens, rows, all_scores)
+
+    def _written(
+        self, logits: Tensor, tokens: Tokens, rows: Sequence[Tokenised], all_scores: Sequence[bool]
+    ) -> list[dict]:
+        """Answers of rows, each with the columns of its kind."""
+        kinds = [(row.kind, every) for row, every in zip(rows, all_scores, strict=True)]
+        written: dict[int, dict] = {}
+        for kind in dict.fromkeys(kinds):
+            places = np.array([place for place, own in enumerate(kinds) if own == kind])
+            flat = torch.from_numpy(tokens.flat(places) if self.per_token else places)
+            some = joined([rows[place].tokens for place in places])
+            columns = self._answers[kind].of(logits[flat.to(logits.device)], some)
+            for place, *values in zip(places.tolist(), *columns.values(), strict=True):
+                written[place] = dict(zip(columns, values, strict=True))
+        return [written[place] for place in range(len(rows))]
