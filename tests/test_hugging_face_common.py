@@ -13,11 +13,13 @@ What fails by its nature is listed in `KNOWN`, with the reason; it must fail, or
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
 import types
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,16 @@ KNOWN_WITH_PREFIX = dict.fromkeys(
 )
 
 
+def own(test: Callable) -> Callable:
+    """A function of its own: a mark stays on what it is put on, and the mixin's functions are every variant's."""
+
+    @functools.wraps(test)
+    def run(self):
+        return test(self)
+
+    return run
+
+
 def variant(name: str, family: str, options: dict) -> type:
     mixin = common_tests(Path(FOLDER))
 
@@ -133,10 +145,11 @@ def variant(name: str, family: str, options: dict) -> type:
     body = {"setUp": setUp, "all_model_classes": CLASSES, "_prepare_for_class": prepare}
     known = KNOWN | (KNOWN_WITH_PREFIX if options["demultiplexer"] == "index" else {})
     for test, reason in known.items():
-        body[test] = pytest.mark.xfail(reason=reason, strict=True)(getattr(mixin, test))
+        body[test] = pytest.mark.xfail(reason=reason, strict=True)(own(getattr(mixin, test)))
     return type(f"Test{name.title().replace(' ', '').replace(',', '')}", (mixin, unittest.TestCase), body)
 
 
 for _name, (_family, _options) in VARIANTS.items():
     _class = variant(_name, _family, _options)
     globals()[_class.__name__] = _class
+del _class  # or its tests would be collected twice
