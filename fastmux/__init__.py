@@ -23,6 +23,7 @@ _MODULES = {
     "JoinedModel": "fastmux.models",
     "MULTIPLEXERS": "fastmux.modules",
     "ModuleEncoder": "fastmux.models",
+    "Multiplexed": "fastmux.modules",
     "TMux": "fastmux.models",
     "TMuxConfig": "fastmux.configuration",
     "TMuxForMaskedLM": "fastmux.models",

@@ -9,7 +9,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForToken
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
-from fastmux.models.inputs import check_sequence_labels, check_token_labels, group
+from fastmux.models.inputs import check_sequence_labels, check_token_labels
 from fastmux.models.outputs import (
     TMuxMaskedLMOutput,
     TMuxRetrievalOutput,
@@ -18,8 +18,9 @@ from fastmux.models.outputs import (
 )
 from fastmux.models.prediction import PredictsInGroups
 from fastmux.models.pretrained import TMuxPreTrainedModel
-from fastmux.models.tmux import Multiplexed, TMux
+from fastmux.models.tmux import MultiplexedPass, TMux
 from fastmux.modules.classifier import build_classifier
+from fastmux.modules.groups import group
 from fastmux.modules.plain import is_plain
 from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
 
@@ -102,7 +103,7 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         self.post_init()
         self.train(self.tmux.training)
 
-    def _logits(self, mux: Multiplexed, h: Tensor) -> Tensor:
+    def _logits(self, mux: MultiplexedPass, h: Tensor) -> Tensor:
         """Hidden states (G, L', d) of some positions -> logits (B, L', C)."""
         if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return self.tmux.demultiplex(mux, h, head=self.classifier)
@@ -118,7 +119,7 @@ def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None)
     return (first + torch.arange(length, device=labels.device)) % num_instances
 
 
-def _own_tokens(mux: Multiplexed, config: TMuxConfig) -> Tensor:
+def _own_tokens(mux: MultiplexedPass, config: TMuxConfig) -> Tensor:
     """What retrieval recovers, (G, N, L): the tokens themselves, -100 where it is not asked."""
     conventions, padding = config.conventions, None
     if conventions.attend_padding:
@@ -131,7 +132,7 @@ def _own_tokens(mux: Multiplexed, config: TMuxConfig) -> Tensor:
 
 
 def _joint_losses(
-    model: _TMuxForTask | TMuxForMaskedLM, mux: Multiplexed, task_loss: Tensor, retrieval_instances: Tensor | None
+    model: _TMuxForTask | TMuxForMaskedLM, mux: MultiplexedPass, task_loss: Tensor, retrieval_instances: Tensor | None
 ) -> dict[str, Tensor]:
     """The task's loss and, where tokens are known and retrieval counts, retrieval's, and their weighted sum."""
     task_weight, weight = model.config.loss_weights
@@ -204,7 +205,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
             **losses,
         )
 
-    def _mean_state(self, mux: Multiplexed) -> Tensor:
+    def _mean_state(self, mux: MultiplexedPass) -> Tensor:
         """The average of each row's demultiplexed states where it is not padding, (B, d)."""
         states = self.tmux.demultiplex(mux, mux.content)
         if mux.attention_mask is None:

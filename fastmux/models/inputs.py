@@ -1,4 +1,4 @@
-"""Batches and labels, before any work: what is wrong with them is said, and rows are put into groups."""
+"""Batches and labels, before any work: what is wrong with them is said."""
 
 from __future__ import annotations
 
@@ -82,19 +82,6 @@ def check_inputs(
             f"{shape[1]}, the last {behind} tokens share the last position embedding. "
             "model.fit_tokenizer(tokenizer) makes truncation=True cut such rows."
         )
-
-
-def group(t: Tensor | None, num_instances: int) -> Tensor | None:
-    """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""
-    if t is None:
-        return None
-    n, rows = num_instances, t.shape[0]  # len() would make it a constant of a traced graph
-    if rows == 0:
-        # Encoders of transformers refuse an empty batch: they run on a group of zeros, whose rows are dropped.
-        t = t.new_zeros((n, *t.shape[1:]))
-    elif rows % n:
-        t = t[torch.arange(-(-rows // n) * n, device=t.device) % rows]
-    return t.unflatten(0, (t.shape[0] // n, n))
 
 
 def check_sequence_labels(labels: Tensor, rows: int, config: TMuxConfig) -> None:

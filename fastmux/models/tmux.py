@@ -14,17 +14,18 @@ from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
-from fastmux.models.inputs import check_inputs, group
+from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
 from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.modules.embeddings import EmbeddingAdapter
+from fastmux.modules.groups import group
 from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
 from fastmux.modules.plain import is_plain, tensor_of
 
 
 @dataclass
-class Multiplexed:
+class MultiplexedPass:
     """What one pass of the encoder leaves behind, before demultiplexing."""
 
     content: Tensor  # (G, L, d), hidden states behind the prefix
@@ -166,7 +167,7 @@ class TMux(TMuxPreTrainedModel):
         *,
         summary_only: bool = False,
         **kwargs,
-    ) -> Multiplexed:
+    ) -> MultiplexedPass:
         """Multiplex a batch and run the encoder on it once; arguments as in `forward`. With ``summary_only`` nobody
         asks for the content, and where the encoder allows it is not computed: it is then of length 0, or 1 without a
         prefix."""
@@ -207,7 +208,7 @@ class TMux(TMuxPreTrainedModel):
         if offset:
             # One split, not slices: the gradient of every slice would be as large as all states.
             prefix, content = content.split([offset, content.shape[1] - offset], dim=1)
-        return Multiplexed(
+        return MultiplexedPass(
             content=content,
             prefix_states=None if prefix is None else prefix[:, :-1],
             transforms=tensor_of(self.multiplexer, "transforms") if self.demultiplexer.takes_transforms else None,
@@ -219,7 +220,7 @@ class TMux(TMuxPreTrainedModel):
             encoder_outputs=outputs,
         )
 
-    def demultiplex(self, mux: Multiplexed, h: Tensor, head: nn.Module | None = None) -> Tensor:
+    def demultiplex(self, mux: MultiplexedPass, h: Tensor, head: nn.Module | None = None) -> Tensor:
         """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a head on them.
 
         Of a plain linear head the states need not be written.

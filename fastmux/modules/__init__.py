@@ -21,6 +21,7 @@ from fastmux.modules.demultiplexers import (
     RsaDemultiplexer,
     UnbindDemultiplexer,
 )
+from fastmux.modules.multiplexed import Multiplexed
 from fastmux.modules.multiplexers import (
     MULTIPLEXERS,
     BinaryMultiplexer,
@@ -47,6 +48,7 @@ __all__ = [
     "LinearMultiplexer",
     "LowRankOrthogonalMultiplexer",
     "MlpDemultiplexer",
+    "Multiplexed",
     "Multiplexer",
     "OrthogonalMultiplexer",
     "RsaDemultiplexer",

@@ -1,0 +1,152 @@
+"""Any network on N rows at once: multiplexer, network, demultiplexer, and the shapes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer
+from fastmux.modules.groups import group
+from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+
+
+class Multiplexed(nn.Module):
+    """A network that runs once for N rows: stem (row by row), multiplexer, network, demultiplexer, head (row by row).
+
+    A row is bound feature by feature, the same at every place of it: an image (C, H, W) is H * W positions of C
+    features, a vector (d) one position. ``feature_dim`` says where a row has its features. A row's output depends on
+    the rows of its group, as in every multiplexed model; a short last group is filled with rows from the start of the
+    batch. Binding behind a first wide layer, the ``stem``, keeps more of a row than binding pixels (MIMONets, Menet et
+    al., NeurIPS 2023, section 3; DataMUX, Murahari et al., NeurIPS 2022, section 5, multiplexes images and MLPs).
+
+    Args:
+        network: maps (G, ...) to (G, ...), features at ``feature_dim`` in both; it sees B / N rows.
+        num_instances: N. With 1 nothing is bound: the network and head are what they would be alone, exactly.
+        width: features of what is bound: of a row, or of the stem's output.
+        out_width: features of the network's output; ``width`` if None.
+        multiplexer: a name in `MULTIPLEXERS`, or a `Multiplexer`.
+        demultiplexer: a name in `DEMULTIPLEXERS`, or a `Demultiplexer`; one that needs an index prefix is refused.
+        stem: runs on every row before; head: on every demultiplexed row, (B, ...), behind.
+        feature_dim: 1 for vectors (B, d) and images (B, C, H, W), -1 for sequences (B, L, d). None flattens whatever a
+            row is to one vector, and the network gets it back in its own shape.
+        multiplexer_options, demultiplexer_options: keyword arguments of the classes that are named.
+
+    Raises:
+        ValueError: an unknown name or option; a demultiplexer that does not fit; at a call, a row of another width.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from fastmux import Multiplexed
+        >>> network = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        >>> head = nn.Sequential(nn.Flatten(), nn.Linear(8 * 36, 10))
+        >>> model = Multiplexed(network, 4, 8, stem=nn.Conv2d(1, 8, 3, padding=1), head=head)
+        >>> model(torch.randn(9, 1, 6, 6)).shape
+        torch.Size([9, 10])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_instances: int,
+        width: int,
+        *,
+        out_width: int | None = None,
+        multiplexer: str | Multiplexer = "hadamard",
+        demultiplexer: str | Demultiplexer = "unbind",
+        stem: nn.Module | None = None,
+        head: nn.Module | None = None,
+        feature_dim: int | None = 1,
+        multiplexer_options: Mapping[str, object] | None = None,
+        demultiplexer_options: Mapping[str, object] | None = None,
+    ):
+        super().__init__()
+        if isinstance(num_instances, bool) or not isinstance(num_instances, int) or num_instances < 1:
+            raise ValueError(f"num_instances is {num_instances!r}, expected an integer of at least 1")
+        if feature_dim == 0:
+            raise ValueError("feature_dim is 0, which is the rows' dimension; expected another one, or None")
+        self.num_instances, self.width, self.feature_dim = num_instances, width, feature_dim
+        self.out_width = width if out_width is None else out_width
+        self.stem, self.network, self.head = stem, network, head
+        self.multiplexer: Multiplexer | None = None
+        self.demultiplexer: Demultiplexer | None = None
+        self.unbinding: Multiplexer | None = None
+        if num_instances == 1:
+            return
+        binding = multiplexer_options or {}
+        self.multiplexer = _made(MULTIPLEXERS, multiplexer, num_instances, width, binding)
+        self.demultiplexer = _made(
+            DEMULTIPLEXERS, demultiplexer, num_instances, self.out_width, demultiplexer_options or {}
+        )
+        if self.demultiplexer.has_prefix:
+            raise ValueError(
+                f"demultiplexer is {demultiplexer!r}, which reads an index prefix, a text model's; "
+                "expected one without, such as 'unbind', 'key' or 'mlp'"
+            )
+        if self.demultiplexer.takes_transforms:
+            # The multiplexer's own transforms, or where the network's output is of another width, some of that width.
+            self.unbinding = self.multiplexer
+            if self.out_width != width:
+                self.unbinding = _made(MULTIPLEXERS, multiplexer, num_instances, self.out_width, binding)
+            if not isinstance(getattr(self.unbinding, "transforms", None), Tensor):
+                raise ValueError(
+                    f"demultiplexer is {demultiplexer!r}, which undoes a multiplexer's transforms; "
+                    f"{type(self.multiplexer).__name__} has none. Use 'key' or 'mlp' with it"
+                )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...), any B -> (B, ...), what the head makes of each row."""
+        rows = x.shape[0]
+        x = x if self.stem is None else self.stem(x)
+        if self.num_instances == 1:
+            z = self.network(x)
+        else:
+            bound, shape = self._positions(group(x, self.num_instances), 2, self.width, "a row")
+            y = self.network(self._back(self.multiplexer(bound), shape))
+            h, shape = self._positions(y, 1, self.out_width, "the network's output")
+            transforms = None if self.unbinding is None else self.unbinding.transforms
+            z = self._back(self.demultiplexer(h, None, transforms), shape).flatten(0, 1)[:rows]
+        return z if self.head is None else self.head(z)
+
+    def _positions(self, x: Tensor, before: int, width: int, what: str) -> tuple[Tensor, torch.Size]:
+        """(..., row) -> (..., L, d), features last; and the row's shape, features last. ``before``: dimensions in front
+        of the row's."""
+        if self.feature_dim is None:
+            shape = x.shape[before:]
+            x = x.flatten(before)[..., None, :]
+        else:
+            x = x.movedim(self._feature_dim(before), -1)
+            shape = x.shape[before:]
+            x = x.flatten(before, -2) if x.dim() > before + 1 else x[..., None, :]
+        if x.shape[-1] != width:
+            name = "width" if before == 2 else "out_width"
+            raise ValueError(f"{what} has {x.shape[-1]} features, expected {name} = {width}")
+        return x, shape
+
+    def _back(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """(..., L, d) -> (..., row), with the features where the row had them."""
+        x = x.reshape(*x.shape[:-2], *shape)
+        if self.feature_dim is None:
+            return x
+        return x.movedim(-1, self._feature_dim(x.dim() - len(shape)))
+
+    def _feature_dim(self, before: int) -> int:
+        return self.feature_dim if self.feature_dim < 0 else self.feature_dim + before - 1
+
+    def extra_repr(self) -> str:
+        return f"num_instances={self.num_instances}, width={self.width}, out_width={self.out_width}"
+
+
+def _made(registry, given, num_instances: int, width: int, options: Mapping[str, object]):
+    """The registered class of that name, made; or what was given in its place."""
+    if not isinstance(given, str):
+        if (given.num_instances, given.width) != (num_instances, width):
+            raise ValueError(
+                f"{registry.kind} is of {given.num_instances} instances and width {given.width}, expected "
+                f"{num_instances} and {width}"
+            )
+        return given
+    registry.check(given, options)
+    return registry[given](num_instances, width, **options)
