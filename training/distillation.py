@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fastmux.distillation.trainer import divergence
 from fastmux.modules.retrieval import IGNORE_INDEX
 
 #: The column of a training set that holds the teacher's logits: (C) of a row, or (L, C) where tokens are labelled.
@@ -36,14 +36,10 @@ class Distillation:
     temperature: float
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, the mean over what has a label.
-
-        student and teacher (..., C), labels (...) with -100 where there is none -> scalar, in float32. The factor
-        T^2 keeps the size of its gradient whatever the temperature.
-        """
+        """`divergence` of what has a label: student and teacher (..., C), labels (...) with -100 where there is none ->
+        scalar, in float32."""
         labelled = labels != IGNORE_INDEX
-        said, wanted = (F.log_softmax(t[labelled].float() / self.temperature, -1) for t in (student, teacher))
-        return self.temperature**2 * F.kl_div(said, wanted, reduction="batchmean", log_target=True)
+        return divergence(student[labelled], teacher[labelled], self.temperature)
 
 
 def with_teacher(rows: Dataset, logits: np.ndarray) -> Dataset:

@@ -24,6 +24,16 @@ class TeacherCollator:
         return batch | self.teacher.batch([row[ROW] for row in features])
 
 
+def divergence(said: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
+    """``T^2 KL(softmax(wanted / T) || softmax(said / T))``, the mean over all but the last dimension, in float32.
+
+    said, wanted (..., C) -> scalar. The factor T^2 keeps the size of its gradient whatever the temperature (Hinton,
+    Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", section 2).
+    """
+    ours, theirs = (F.log_softmax(t.float().flatten(0, -2) / temperature, -1) for t in (said, wanted))
+    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
 def distillation_loss(
     states: Tensor,
     teacher_states: Tensor,
@@ -50,8 +60,7 @@ def distillation_loss(
     if logits is not None and teacher_logits is not None:
         if logits.dim() == 3 and kept is not None:
             logits, teacher_logits = logits[kept], teacher_logits[kept]
-        ours, theirs = (F.log_softmax(t.float().flatten(0, -2), -1) for t in (logits, teacher_logits))
-        loss = loss + F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+        loss = loss + divergence(logits, teacher_logits)
     return loss
 
 
