@@ -78,7 +78,8 @@ class Options:
         + "; ".join(
             f"{task.name}: {', '.join(n[0] for n in task.files.values())}" for task in TASKS.values() if task.files
         )
-        + ". Without it they come from the Hugging Face hub; stdlib and names read the running Python's library."
+        + ". Without it they come from the Hugging Face hub; "
+        f"{', '.join(task.name for task in TASKS.values() if not task.files)} read the running Python's library."
     )
     train_file: list[str] | None = field(
         default=None,

@@ -62,7 +62,7 @@ def prepare(settings: Settings) -> Inputs:
     """
     options, recipe = settings.options, settings.recipe
     task = make_task(vars(options))
-    data = task.load(options.data_dir)
+    data = task.checked(options.data_dir)
     if len(data.train) < recipe.num_instances:
         raise ValueError(
             f"the task has {len(data.train)} training rows, fewer than num_instances={recipe.num_instances}"

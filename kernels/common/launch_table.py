@@ -66,8 +66,10 @@ def launch_parameters(launcher: str, tensor: Tensor) -> Parameters:
     """The parameters of ``launcher`` on the tensor's device.
 
     Raises:
-        ValueError: if the table tuned for the device is malformed.
+        ValueError: if there is no such launcher, or the table tuned for the device is malformed.
     """
+    if launcher not in DEFAULTS:
+        raise ValueError(f"launcher is {launcher!r}, expected one with an entry in DEFAULTS of {Path(__file__).name}")
     return _forced[launcher] if launcher in _forced else table(tensor.device)[launcher]
 
 

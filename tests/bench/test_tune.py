@@ -120,8 +120,8 @@ class TestTune:
             compiler.close()
 
     def test_every_parameter_is_of_a_launcher_that_is_tuned(self):
-        assert set(tune.launchers()) == set(launch_table.DEFAULTS)
-        assert set(tune.launchers().values()) == set(tune.OPS)
+        assert set(tune.launchers()) == set(launch_table.DEFAULTS), "bench/audit/launches.py has a call of each"
+        assert set(tune.launchers().values()) == set(tune.OPS), "OPS of bench/tune.py"
         for op in tune.OPS:
             assert set(tune.shapes(op)[0]) >= {"G", "N", "L", "d"}
 

@@ -42,7 +42,7 @@ class FrontModels:
     def __init__(self, options, task: Task, folder: Path, settings: ConversionSettings):
         self.options, self.task, self.folder, self.settings = options, task, folder, settings
         self.tokenizer = AutoTokenizer.from_pretrained(options.encoder)
-        data = task.load(options.data_dir)
+        data = task.checked(options.data_dir)
         self.labels = data.labels
         split = options.split or list(data.evaluation)[-1]
         if split not in data.evaluation:

@@ -1,4 +1,7 @@
-"""The tasks that ``train.py`` knows: a task is one file here and one line in ``TASKS``; one's own files need none."""
+"""The tasks that ``train.py`` knows: each is one file here, an import and an entry of ``TASKS``.
+
+One's own files need none.
+"""
 
 from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
@@ -10,7 +13,16 @@ from training.tasks.stdlib import StdlibTask
 
 #: Every task by name.
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (StdlibTask, NamesTask, Sst2Task, MnliTask, QnliTask, QqpTask, Conll2003Task)
+    task.name: task
+    for task in (
+        StdlibTask,
+        NamesTask,
+        Sst2Task,
+        MnliTask,
+        QnliTask,
+        QqpTask,
+        Conll2003Task,
+    )
 }
 
 

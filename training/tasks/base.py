@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 
+from fastmux.modules.retrieval import IGNORE_INDEX
+
+#: Kind of head -> the columns of its rows, and the metrics that a report can show.
+KINDS = {"sequence": (("text", "label"), ("accuracy",)), "token": (("tokens", "tags"), ("f1", "accuracy"))}
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -14,8 +19,8 @@ class TaskData:
 
     Attributes:
         train: columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
-            (token tasks); labels are ids.
-        evaluation: the same, by split name; the first one gives the learning curves.
+            (token tasks); labels are ids, -100 for words that are not asked for.
+        evaluation: the same, by split name; at least one, of which the first gives the learning curves.
         labels: names by id.
         text: what the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
     """
@@ -50,6 +55,43 @@ class Task(ABC):
         Raises:
             ValueError: a file is missing or malformed; the message says which and what is expected.
         """
+
+    def checked(self, data_dir: str | None) -> TaskData:
+        """What `load` reads, once it is known to be what the rest of the program takes.
+
+        Raises:
+            ValueError: as `load`; or what the task says of itself, or what it read, is not what it should be.
+        """
+        name = type(self).__name__
+        for attribute, known in (("kind", KINDS), ("metric", KINDS.get(self.kind, ((), ()))[1])):
+            if getattr(self, attribute) not in known:
+                raise ValueError(
+                    f"{name}.{attribute} is {getattr(self, attribute)!r}, expected one of {', '.join(map(repr, known))}"
+                )
+        data = self.load(data_dir)
+        if not data.evaluation:
+            raise ValueError(f"{name} has no evaluation split, expected at least one")
+        for split, rows in {"train": data.train, **data.evaluation}.items():
+            self._check(f"{name}: {split}", rows, len(data.labels))
+        return data
+
+    def _check(self, where: str, rows: Dataset, labels: int) -> None:
+        (inputs, targets), _ = KINDS[self.kind]
+        if not {inputs, targets} <= set(rows.column_names):
+            raise ValueError(f"{where} has the columns {', '.join(rows.column_names)}, expected {inputs} and {targets}")
+        if not len(rows):
+            raise ValueError(f"{where} has no rows")
+        tokens = self.kind == "token"
+        for number, (given, own) in enumerate(zip(rows[inputs], rows[targets], strict=True), 1):
+            if tokens and len(own) != len(given):
+                raise ValueError(
+                    f"{where}: row {number} has {len(given)} {inputs} and {len(own)} {targets}, expected one each"
+                )
+            for label in own if tokens else (own,):
+                if not isinstance(label, int) or not (0 <= label < labels or label == IGNORE_INDEX):
+                    raise ValueError(
+                        f"{where}: row {number} has the label {label!r}, expected an id from 0 to {labels - 1}"
+                    )
 
 
 def texts_of(split: Dataset) -> list[str]:
