@@ -47,7 +47,21 @@ TRAIN = [
     "tokenizers",
     "tqdm",
 ]
+# What fastmux.serving imports.
+SERVE = [
+    "anyio",
+    "fastapi",
+    "httptools",
+    "prometheus-client",
+    "pydantic>=2",
+    "python-json-logger>=3.1",
+    "starlette",
+    "uvicorn>=0.30",
+    "uvloop",
+]
 TEST = [
+    *SERVE,
+    "httpx2",
     "hypothesis",
     "mkdocs>=1.6",
     "mkdocstrings[python]",
@@ -75,10 +89,14 @@ setup(
     # find_packages does not see the folders of fastmux.kernels, which have no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels", "fastmux.kernels.common"],
-    package_data={"fastmux": ["py.typed"], "fastmux.kernels": ["tuned/*.json"]},  # found by bench/tune.py
+    package_data={
+        "fastmux": ["py.typed", "serving/page.html"],
+        "fastmux.kernels": ["tuned/*.json"],
+    },  # found by bench/tune.py
     install_requires=[*LIBRARY, *TRAIN],
     entry_points={"console_scripts": ["fastmux = fastmux.cli.main:main"]},
     extras_require={
+        "serve": SERVE,
         "test": TEST,
         "bench": BENCH,
         "peers": PEERS,

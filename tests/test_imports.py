@@ -23,6 +23,7 @@ LAYERS = {
         "fastmux.cli",
         "fastmux.distillation",
         "fastmux.labelling",
+        "fastmux.serving",
         "fastmux.testing",
         "fastmux.auto",
         "fastmux",
@@ -55,6 +56,7 @@ ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
     "fastmux.cli.convert": "`--help` answers without torch",
     "fastmux.cli.predict": "`--help` answers without torch",
+    "fastmux.cli.serve": "`--help` answers without torch, and without the extra `serve`",
 }
 
 

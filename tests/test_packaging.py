@@ -243,11 +243,12 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
     ("folders", "extras"),
     [
         (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
+        (("fastmux.serving",), ("serve",)),
         (("bench",), ("bench", "peers")),
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),
     ],
-    ids=["plain", "bench", "test", "dev"],
+    ids=["plain", "serve", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
     metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]
@@ -258,6 +259,8 @@ def test_what_is_imported_is_declared(
         if only_for is None or only_for[1] in extras:
             declared.add(re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_"))
     files = [(module, file) for module, file in python_files() if within(module, *folders)]
+    if "serve" not in extras and "test" not in extras:
+        files = [(module, file) for module, file in files if not within(module, "fastmux.serving")]
     # Scripts and tests import their neighbours by bare names.
     known = {
         *sys.stdlib_module_names,

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 
 import fastmux
+from fastmux.cli.settings import MODEL_HELP
 from fastmux.distillation.settings import ConversionSettings
 
 DESCRIPTION = """\
@@ -48,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="name on the Hugging Face hub, or folder, with its tokenizer")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "--text",
         nargs="+",

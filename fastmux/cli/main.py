@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from fastmux.cli import convert, predict
+from fastmux.cli import convert, predict, serve
 
 #: Name -> (adds its arguments to a parser, runs with what was given).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
     "predict": (predict.add_parser, predict.run),
+    "serve": (serve.add_parser, serve.run),
 }
 
 

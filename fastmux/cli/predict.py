@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
 
 import fastmux
+from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
 from fastmux.labelling.settings import DTYPES, INPUT_FORMATS, LabellingSettings
 
 DESCRIPTION = """\
@@ -24,22 +24,15 @@ examples:
   fastmux predict my-fast-model rows.tsv --fallback my-model --min_confidence 0.9 --output labels.tsv
   fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl"""
 
-_HELP = {
+_HELP = HELP | {
     "column": "what is labelled: text, or lists of words (default: text, sentence, tokens, words or the only one)",
     "pair_column": "the second text of a pair",
     "is_split_into_words": "text is words between single spaces, each of which gets a tag",
     "prefix": "of the new columns' names, where the input has columns of these names",
     "all_scores": "every label's score, not the best one alone",
-    "truncation": "cut rows that are too long; otherwise they are rejected",
-    "max_length": "tokens of a row (default: what the model has room for)",
-    "copies": "slots of a multiplexed model that each row takes (default: 1)",
     "min_confidence": "rows below it go through the model that --fallback names",
-    "batch_tokens": "positions of a pass of the encoder, padding counted (default: 1024 on a CPU, 65536 on a GPU)",
     "rows_per_shard": "rows that are written together (default: 8192 on a CPU, 65536 on a GPU)",
     "num_workers": "processes that tokenise ahead of the model; 0 for a thread (default: 1)",
-    "dtype": "of the weights (default: float32 on a CPU, bfloat16 on a GPU)",
-    "device": "as for torch (default: the GPU if there is one)",
-    "torch_compile": "compile the model: minutes before the first row",
     "input_format": "what INPUT is (default: by its ending)",
     "dataset_name": "configuration of a data set of the hub",
     "split": "of a data set of the hub",
@@ -58,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="name on the Hugging Face hub, or folder, with its tokenizer")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
         "input",
         metavar="INPUT",
@@ -66,31 +59,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", required=True, metavar="OUT", help="a new file: .jsonl, .csv, .tsv or .parquet")
     parser.add_argument("--fallback", metavar="MODEL", help="the model for rows below --min_confidence")
-    for setting in fields(LabellingSettings):
-        name, help_text = f"--{setting.name}", _HELP[setting.name]
-        if setting.default is False:
-            parser.add_argument(name, action="store_true", help=help_text)
-        else:
-            parser.add_argument(
-                name,
-                type=_TYPES.get(setting.name, str),
-                default=setting.default,
-                choices=_CHOICES.get(setting.name),
-                help=help_text,
-            )
+    add_settings(parser, LabellingSettings, _HELP, _TYPES, _CHOICES)
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
     """Label, and print what came of it."""
-    given = {setting.name: getattr(options, setting.name) for setting in fields(LabellingSettings)}
     try:
         found = fastmux.predict(
             options.model,
             options.input,
             options.output,
             fallback=options.fallback,
-            settings=LabellingSettings(**given),
+            settings=given(options, LabellingSettings),
             disable_tqdm=options.disable_tqdm,
         )
     except KeyboardInterrupt:

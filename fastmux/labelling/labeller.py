@@ -48,7 +48,7 @@ class Labeller:
     Args:
         model: a T-MUX, a joined model or a plain encoder, multiplexed or not; or its name or folder.
         tokenizer: of the model; comes with ``model`` if that is a name or a folder.
-        max_length: tokens of a row; what the model has room for if None.
+        max_length: tokens of a row; what the model has room for, at most ``batch_tokens``, if None.
         truncation: cut longer rows there; otherwise they are refused.
         batch_tokens, dtype, device, torch_compile: as in `fastmux.LabellingSettings`.
 
@@ -86,8 +86,11 @@ class Labeller:
         self.name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
-        self.max_length = classifier.max_length(max_length)
         self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
+        budget = self.placement.batch_tokens
+        if max_length is not None and max_length > budget:
+            raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
+        self.max_length = min(classifier.max_length(max_length), budget)
         self._encoders: dict[str, Encoder] = {}
         self._refused: dict[str, str] = {}
         for kind, words in (("text", "found"), ("words", "given")) if self.per_token else (("text", None),):
@@ -155,6 +158,12 @@ class Labeller:
                 own = select(tokens, np.array([number]))
                 found[place] = Tokenised(own, kind) if reason is None else ValueError(f"the row {reason}")
         return found
+
+    def of_length(self, length: int) -> Tokenised:
+        """A row of so many tokens, all the same one, to warm up with."""
+        words, spans = ([np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]) if self.per_token else (None, None)
+        ids = np.full(length, self.passes.pad_id, np.int32)
+        return Tokenised(Tokens(ids, np.array([length]), np.zeros(length, np.int8), words, spans), "text")
 
     def _parsed(self, row: Any) -> tuple[str, Input]:
         """The kind of a row, and what the tokenizer takes of it."""

@@ -1,0 +1,86 @@
+"""``fastmux serve``: answer requests."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
+from fastmux.labelling.settings import DTYPES
+from fastmux.serving.settings import ServingSettings
+
+DESCRIPTION = """\
+Serve a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. Rows of concurrent requests share
+passes of the model, and the groups of a multiplexed one; a group that is not full after --max_wait_ms goes as it is.
+
+POST /predict answers one row with one object and a list with a list of as many; a row that is no good fails alone.
+GET /health says 200 once the model is warm; /metrics counts, as Prometheus reads it; /info tells the model and the
+limits; /docs shows all of it, and / is a page to try it on. Logs are JSON, a line each, on standard error.
+
+Rows of a group influence one another a little. Requests with different values of the header X-Tenant never share a
+group; a request with "copies": N has a group for each of its rows."""
+
+EPILOG = """\
+examples:
+  fastmux serve my-model
+  fastmux serve my-model --host 0.0.0.0 --port 80 --truncation --max_wait_ms 5
+  curl localhost:8000/predict -d '{"inputs": "a fine film"}'
+  curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
+  curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
+
+needs: pip install 'fastmux[serve]'"""
+
+_HELP = HELP | {
+    "truncation": "cut rows that are too long; otherwise they are an error",
+    "max_length": "tokens of a row (default: what the model has room for, at most --batch_tokens)",
+    "copies": "slots of a multiplexed model that each row takes, unless its request says otherwise (default: 1)",
+    "max_wait_ms": "milliseconds that a row waits for others to fill its group, while the model is idle (default: 10)",
+    "max_concurrent_requests": "more are refused at once, with status 429 and Retry-After (default: 512)",
+    "max_rows_per_request": "a list of more rows is refused (default: 512)",
+    "max_queued_rows": "rows that wait for the model; requests for more are refused, with status 429 (default: 8192)",
+    "max_payload_bytes": "of a request (default: 2,000,000)",
+    "read_timeout": "seconds that a client may take to send its request (default: 10)",
+}
+_FLOATS = ("max_wait_ms", "read_timeout")
+_LIMITS = ("max_concurrent_requests", "max_rows_per_request", "max_queued_rows", "max_payload_bytes")
+_INTEGERS = ("max_length", "copies", "batch_tokens", *_LIMITS)
+_TYPES: dict[str, type] = dict.fromkeys(_FLOATS, float) | dict.fromkeys(_INTEGERS, int)
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """The arguments of the command: those of `fastmux.serving.settings.ServingSettings`, and of the server."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer requests over HTTP",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    add_settings(parser, ServingSettings, _HELP, _TYPES, {"dtype": DTYPES})
+    parser.add_argument(
+        "--shutdown_seconds", type=float, default=30.0, help="for rows in flight, once told to end (default: 30)"
+    )
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log_level", choices=levels, default="info", help="warning: no line for each request")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the model, and serve until told to end."""
+    settings = given(options, ServingSettings)
+    try:
+        from fastmux.serving import server  # first, as it needs all of the extra and no torch
+
+        server.log_as_json(options.log_level)
+        from fastmux.serving import app
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("fastmux"):
+            raise
+        raise ValueError(f"{error.name} is not installed: pip install 'fastmux[serve]'") from error
+    server.run(
+        app.create_app(options.model, settings=settings),
+        options.host,
+        options.port,
+        options.shutdown_seconds,
+    )

@@ -1,0 +1,1 @@
+"""Rows over HTTP in, labels out: ``fastmux serve``. Needs the extra ``serve``."""

@@ -1,0 +1,166 @@
+"""The HTTP interface: an ASGI app that any server of such apps runs, `fastmux serve` among them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import torch
+import transformers
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import fastmux
+from fastmux.labelling.labeller import Labeller
+from fastmux.serving.requests import PredictRequest, Problem
+from fastmux.serving.service import Service
+from fastmux.serving.settings import ServingSettings
+
+_DESCRIPTION = """\
+Text in, labels out. Rows of many requests share passes of the model, and of a multiplexed model groups; rows of one
+group influence one another a little. Rows of different values of the header `X-Tenant` never share a group, and with
+`copies` = N a row has a group for itself."""
+
+_PAGE = Path(__file__).with_name("page.html")
+
+_PROBLEMS = {
+    408: "The request took too long to arrive.",
+    413: "The request has too many bytes, or rows.",
+    422: "The request is malformed, or none of its rows can be labelled.",
+    429: "As much is being done as is allowed; `Retry-After` says when to ask again.",
+    500: "The model failed on every row.",
+    503: "The server is warming up, or ends.",
+}
+
+
+def create_app(
+    model: str | os.PathLike | PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    settings: ServingSettings | None = None,
+    **options,
+) -> FastAPI:
+    """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
+
+    Args:
+        model: a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
+        settings: how; or, in place of it, ``options``: the fields of `ServingSettings`.
+
+    Returns:
+        The app. It warms the model up when a server starts it, and answers 503 until that is done.
+
+    Raises:
+        ValueError: for an option out of range, and for a model that is no classifier or cannot be loaded.
+
+    Example:
+        >>> from fastapi.testclient import TestClient
+        >>> from fastmux.serving.app import create_app
+        >>> import fastmux
+        >>> from transformers import BertConfig, BertTokenizerFast
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
+        >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+        >>> tiny = BertConfig(
+        ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ... )
+        >>> model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=2)
+        >>> with TestClient(create_app(model, tokenizer)) as client:
+        ...     while client.get("/health").status_code == 503:
+        ...         pass
+        ...     answer = client.post("/predict", json={"inputs": ["fine film", "film"]})
+        >>> answer.status_code, [sorted(row) for row in answer.json()]
+        (200, [['label', 'score'], ['label', 'score']])
+    """
+    if settings is not None and options:
+        raise ValueError(f"{', '.join(options)} given beside settings; set it there")
+    unknown = sorted(set(options) - set(ServingSettings.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(ServingSettings.__dataclass_fields__)
+        raise ValueError(f"create_app has no option {', '.join(unknown)}, expected one of {known}")
+    settings = settings or ServingSettings(**options)
+    names = ("max_length", "truncation", "batch_tokens", "dtype", "device", "torch_compile")
+    labeller = Labeller(model, tokenizer, **{name: getattr(settings, name) for name in names})
+    service = Service(labeller, settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.close()
+
+    app = FastAPI(title="fastmux", description=_DESCRIPTION, version=fastmux.__version__, lifespan=lifespan)
+    app.state.service = service
+
+    @app.post(
+        "/predict",
+        summary="Labels of a row, or of every row of a list",
+        response_model=None,
+        responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": PredictRequest.model_json_schema()}},
+            },
+            "parameters": [
+                {
+                    "name": "X-Tenant",
+                    "in": "header",
+                    "schema": {"type": "string"},
+                    "description": "Rows of other tenants never share a group with these.",
+                }
+            ],
+        },
+    )
+    async def predict(request: Request) -> Response:
+        """One row is answered with one object, a list with a list of as many.
+
+        A row that cannot be labelled has `error` in its place in the list, and holds up no other; the status is that
+        of a failure where no row has an answer.
+        """
+        return await service.predict(request)
+
+    @app.get("/health", responses={503: {"model": Problem}})
+    async def health() -> Response:
+        """Status 200 once the model is warm, 503 before and while the server ends."""
+        ready = service.state == "ready"
+        return JSONResponse({"status": "ready"} if ready else {"detail": service.state}, 200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counters, as Prometheus reads them."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/info")
+    async def info() -> dict:
+        """The model, its labels, the limits and the versions."""
+        return _info(labeller, settings)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(_PAGE.read_text(encoding="utf-8"))
+
+    return app
+
+
+def _info(labeller: Labeller, settings: ServingSettings) -> dict:
+    placement = labeller.placement
+    limits = vars(settings) | {"max_length": labeller.max_length, "batch_tokens": placement.batch_tokens}
+    where = {"device": str(placement.device), "dtype": str(placement.dtype).removeprefix("torch.")}
+    return {
+        "model": labeller.name,
+        "model_class": labeller.model_class,
+        "num_instances": labeller.num_instances,
+        "labels": labeller.labels,
+        "labels_of": "tokens" if labeller.per_token else "rows",
+        "settings": limits | where,
+        "versions": {
+            "fastmux": fastmux.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "fastapi": importlib.metadata.version("fastapi"),
+        },
+    }

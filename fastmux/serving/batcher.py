@@ -1,0 +1,199 @@
+"""Rows of many requests through one model: groups are filled as rows come, and one pass runs at a time.
+
+While a pass runs in the worker thread, rows gather; then those that wait longest, and others of like length, go next.
+An idle model waits for a group to be full, but no longer than ``max_wait`` from the arrival of its first row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from fastmux.labelling.labeller import Labeller, Tokenised
+from fastmux.models.grouping import group_rows
+from fastmux.models.prediction import predicting
+from fastmux.serving.groups import Answer, Group, Waiting, choose_groups
+from fastmux.serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class ModelError(Exception):
+    """The model failed on a row."""
+
+
+class QueueFull(Exception):
+    """So many rows wait already that no more are taken."""
+
+
+class Batcher:
+    """The rows that wait for a model, and the thread that it runs in.
+
+    Args:
+        labeller: the model.
+        max_wait: seconds that a row waits for others to fill its group while the model is idle.
+        max_queued_rows: rows that wait, at most.
+    """
+
+    def __init__(self, labeller: Labeller, max_wait: float, max_queued_rows: int, metrics: Metrics):
+        self.labeller, self.max_wait, self.max_queued_rows = labeller, max_wait, max_queued_rows
+        self.metrics = metrics
+        self._waiting: dict[Waiting, None] = {}  # an ordered set
+        self._arrived = asyncio.Event()
+        self._hurrying = self._closing = False
+        self._rate = 0.0
+
+    def __len__(self) -> int:
+        """Rows that wait."""
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        self._hurrying = self._closing = False
+        # What torch does in parallel is counted by thread.
+        threads = torch.get_num_threads()
+        self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
+        self._held = contextlib.ExitStack()
+        self._held.enter_context(predicting(self.labeller.passes.model))
+        self._task = asyncio.create_task(self._serve())
+
+    async def warm_up(self, lengths: Sequence[int]) -> None:
+        """Passes of rows of so many tokens, in full groups, as many as a pass takes: nothing is slow later for being
+        the first of its kind.
+
+        Raises:
+            ValueError: the model returns NaN or infinity.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._worker, self._warm_up, lengths)
+
+    def _warm_up(self, lengths: Sequence[int]) -> None:
+        passes = self.labeller.passes
+        for length in lengths:
+            rows = self.labeller.of_length(length)
+            for groups in (1, max(1, passes.batch_tokens // (length + passes.prefix))):
+                count = groups * passes.slots
+                self.labeller.label([rows] * count, group_rows(torch.arange(count), passes.slots), [False] * count)
+
+    def hurry(self) -> None:
+        """From now on no row waits for others."""
+        self._hurrying = True
+        self._arrived.set()
+
+    async def close(self) -> None:
+        """Answer all rows that wait, and end."""
+        self._closing = True
+        self.hurry()
+        await self._task
+        self._worker.shutdown()
+        self._held.close()
+
+    def submit(
+        self, rows: Sequence[Tokenised], tenant: str, copies: int, all_scores: bool
+    ) -> list[asyncio.Future[Answer]]:
+        """Their answers to come; one that is cancelled before its row is in a pass costs none.
+
+        Raises:
+            QueueFull: there is no room for all of them.
+        """
+        if len(self._waiting) + len(rows) > self.max_queued_rows:
+            raise QueueFull
+        loop = asyncio.get_running_loop()
+        taken = [Waiting(row, tenant, copies, all_scores, loop.time(), loop.create_future()) for row in rows]
+        for waiting in taken:
+            waiting.answer.add_done_callback(lambda answer, waiting=waiting: self._forget(waiting))
+            self._waiting[waiting] = None
+        self._arrived.set()
+        return [waiting.answer for waiting in taken]
+
+    def seconds_left(self) -> float:
+        """Until all that wait now are answered, by the rate of the latest passes."""
+        return len(self._waiting) / self._rate if self._rate else 0.0
+
+    def _forget(self, waiting: Waiting) -> None:
+        if waiting in self._waiting:  # its client left
+            del self._waiting[waiting]
+            self.metrics.rows.labels("dropped").inc()
+
+    async def _serve(self) -> None:
+        while self._waiting or not self._closing:
+            try:
+                await self._step()
+            except Exception as error:  # of ours: whoever waits must hear of it, and the next are served
+                log.exception("rows could not be put into groups")
+                for waiting in list(self._waiting):
+                    self._finish(waiting, error)
+
+    async def _step(self) -> None:
+        """A pass, or what there is to wait for before the next."""
+        self._arrived.clear()
+        loop = asyncio.get_running_loop()
+        due = math.inf if self._hurrying else loop.time() - self.max_wait
+        groups = choose_groups(self._waiting, due, self.labeller.passes)
+        if not groups:
+            first = next(iter(self._waiting), None)
+            with contextlib.suppress(asyncio.TimeoutError):
+                left = None if first is None else max(0.0, first.arrived - due)
+                await asyncio.wait_for(self._arrived.wait(), left)
+            return
+        for group in groups:
+            self.metrics.group_fill.observe(len(group.rows) / group.room)
+            for waiting in group.rows:
+                del self._waiting[waiting]
+        start = time.perf_counter()
+        found = await loop.run_in_executor(self._worker, self._answers, groups)
+        rows = [(waiting, group) for group in groups for waiting in group.rows]
+        rate = len(rows) / max(1e-9, time.perf_counter() - start)
+        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
+        for (waiting, group), outcome in zip(rows, found, strict=True):
+            if isinstance(outcome, ModelError):
+                self._finish(waiting, outcome)
+            else:
+                self._finish(waiting, Answer(outcome, len(group.rows), group.room))
+
+    def _finish(self, waiting: Waiting, outcome: Answer | Exception) -> None:
+        self._waiting.pop(waiting, None)
+        if waiting.answer.done():  # its client left while the pass ran
+            return
+        if isinstance(outcome, Exception):
+            self.metrics.rows.labels("failed").inc()
+            waiting.answer.set_exception(outcome)
+        else:
+            self.metrics.rows.labels("answered").inc()
+            waiting.answer.set_result(outcome)
+
+    def _answers(self, groups: list[Group]) -> Sequence[dict | ModelError]:
+        """The columns of every row of some groups, or its error. In the worker thread."""
+        rows = [waiting for group in groups for waiting in group.rows]
+        try:
+            with self.metrics.pass_seconds.time():
+                return self.labeller.label(
+                    [waiting.row for waiting in rows], self._slots(groups), [waiting.all_scores for waiting in rows]
+                )
+        except Exception as error:
+            if len(rows) == 1:
+                failed = ModelError(f"the model failed: {type(error).__name__}: {error}")
+                log.error(failed)
+                return [failed]
+            # One row may be the cause: half of them go again, and the other half, until it is alone.
+            if len(groups) == 1:
+                groups = [Group([waiting], groups[0].room) for waiting in rows]
+            half = len(groups) // 2
+            return [*self._answers(groups[:half]), *self._answers(groups[half:])]
+
+    def _slots(self, groups: list[Group]) -> Tensor:
+        """(G, N), the place of the row in every slot."""
+        slots, start = [], 0
+        for group in groups:
+            count = len(group.rows)
+            own = group_rows(torch.arange(start, start + count), self.labeller.num_instances, group.rows[0].copies)
+            slots.append(own)
+            start += count
+        return torch.cat(slots)

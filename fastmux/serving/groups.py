@@ -1,0 +1,93 @@
+"""Which of the rows that wait share a group, and which groups share the next pass."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastmux.labelling.labeller import Tokenised
+from fastmux.labelling.passes import Passes
+from fastmux.labelling.plan import length_batches
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A row that waits for the model.
+
+    Attributes:
+        tenant: rows of others never share its group.
+        copies: slots that it takes; rows that take another number never share its group.
+        all_scores: its answer has every label's score.
+        arrived: seconds, on the clock of the event loop.
+        answer: gets an `Answer`, or the error of this row alone; is cancelled when nobody waits for it any more.
+    """
+
+    row: Tokenised
+    tenant: str
+    copies: int
+    all_scores: bool
+    arrived: float
+    answer: asyncio.Future
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share the slots of one group, and how many there is room for."""
+
+    rows: list[Waiting]
+    room: int
+
+    @property
+    def length(self) -> int:
+        return max(waiting.row.length for waiting in self.rows)
+
+    @property
+    def oldest(self) -> float:
+        return min(waiting.arrived for waiting in self.rows)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of a row, and how full its group was."""
+
+    columns: dict
+    rows: int
+    room: int
+
+
+def choose_groups(waiting: Iterable[Waiting], due: float, passes: Passes) -> list[Group]:
+    """The groups of the next pass; none while it is better to wait.
+
+    Rows of one tenant, and of one number of copies, are put into groups by their length. A group is ready when it is
+    full, or when a row in it arrived at ``due`` or before. Of the groups that are ready those of like length go
+    together, as many as the budget of positions allows; the one that has waited longest is always among them.
+
+    Args:
+        waiting: rows, in the order in which they arrived.
+        due: seconds, on the clock of the event loop.
+        passes: of the model.
+    """
+    ready = [group for group in _groups(waiting, passes.slots) if len(group.rows) == group.room or group.oldest <= due]
+    if not ready:
+        return []
+    # What joins rows in its deeper layers alone runs the others on each of the slots.
+    sequences = 1 if passes.shared == passes.slots else passes.slots
+    budget = passes.batch_tokens // sequences
+    batches = length_batches(np.array([group.length for group in ready]), budget, prefix=passes.prefix)
+    oldest = min(range(len(ready)), key=lambda place: ready[place].oldest)
+    return next([ready[place] for place in batch] for batch in batches if oldest in batch)
+
+
+def _groups(waiting: Iterable[Waiting], slots: int) -> list[Group]:
+    together: dict[tuple[str, int], list[Waiting]] = {}
+    for one in waiting:
+        together.setdefault((one.tenant, one.copies), []).append(one)
+    groups = []
+    for (_, copies), rows in together.items():
+        room = slots // copies
+        rows.sort(key=lambda one: -one.row.length)
+        groups += [Group(rows[start : start + room], room) for start in range(0, len(rows), room)]
+    return groups

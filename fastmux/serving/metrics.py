@@ -1,0 +1,38 @@
+"""What a server counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "fastmux_requests", "Requests to /predict, by status (499: its client left)", ["status"], registry=registry
+        )
+        self.rejected = Counter(
+            "fastmux_rejected", "Requests refused before a row was read, by reason", ["reason"], registry=registry
+        )
+        self.rows = Counter(
+            "fastmux_rows", "Rows: answered, malformed, failed in the model, dropped", ["outcome"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "fastmux_request_seconds", "Seconds of answered requests", buckets=_SECONDS, registry=registry
+        )
+        self.pass_seconds = Histogram(
+            "fastmux_pass_seconds", "Seconds of a pass of the model", buckets=_SECONDS, registry=registry
+        )
+        self.group_fill = Histogram(
+            "fastmux_group_fill",
+            "Share of a group's room that rows took",
+            buckets=[tenth / 10 for tenth in range(1, 11)],
+            registry=registry,
+        )
+        self.queued_rows = Gauge("fastmux_queued_rows", "Rows that wait for the model", registry=registry)
+        self.requests_in_flight = Gauge("fastmux_requests_in_flight", "Requests taken, not answered", registry=registry)
+        ProcessCollector(registry=registry)

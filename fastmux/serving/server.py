@@ -1,0 +1,66 @@
+"""A server in a process of its own: what `fastmux serve` runs."""
+
+from __future__ import annotations
+
+import gc
+import logging.config
+import os
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from fastmux.serving.logs import log_config
+
+#: Of a connection on which nothing happens; longer than load balancers usually keep theirs.
+_KEEP_ALIVE_SECONDS = 75
+
+
+class _Server(uvicorn.Server):
+    """Told to end, it answers what it has taken and refuses with status 503 what still comes; then it closes its
+    socket. Told again, it ends at once."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config, shutdown_seconds: float):
+        super().__init__(config)
+        self.service, self.shutdown_seconds = app.state.service, shutdown_seconds
+        self._last_moment: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._last_moment is not None:
+            self.force_exit = self.should_exit = True
+        else:
+            self._last_moment = time.monotonic() + self.shutdown_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._last_moment is not None:
+            self.service.drain()
+            self.should_exit |= not self.service.in_flight or time.monotonic() > self._last_moment
+        return await super().on_tick(counter)
+
+
+def log_as_json(level: str) -> None:
+    """Have this process log as `log_config` says, and print nothing else; before anything is loaded."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.config.dictConfig(log_config(level))
+
+
+def run(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> None:
+    """Serve until the process is told to end, by SIGTERM or SIGINT."""
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,  # the app says more of each request
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
+    )
+    # A model with its library is a million objects; to look through them all would hold up every request.
+    gc.collect()
+    gc.freeze()
+    try:
+        _Server(app, config, shutdown_seconds).run()
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,226 @@
+"""What a server does with a request: takes or refuses it, has its rows labelled, and counts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import anyio
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from fastmux.labelling.labeller import Labeller, Tokenised
+from fastmux.models.grouping import check_copies
+from fastmux.serving.batcher import Batcher, QueueFull
+from fastmux.serving.groups import Answer
+from fastmux.serving.metrics import Metrics
+from fastmux.serving.requests import PredictRequest, parse
+from fastmux.serving.settings import ServingSettings
+
+log = logging.getLogger(__name__)
+
+#: Bytes of a request that is tokenised where it is read; a longer one would hold up others, and goes to a thread.
+_SHORT = 4096
+#: Status, in logs and metrics, of a request whose client left.
+_CLIENT_LEFT = 499
+_MAX_RETRY_SECONDS = 60
+
+
+class Refused(Exception):
+    """A request that gets no answer: status, reason, and for how many seconds to stay away."""
+
+    def __init__(self, status: int, reason: str, retry_after: int | None = None):
+        self.status, self.reason, self.retry_after = status, reason, retry_after
+
+
+class Service:
+    """A model behind /predict.
+
+    Attributes:
+        state: "warming up", "ready", "draining", or why the model cannot be used.
+        in_flight: requests taken and not answered.
+    """
+
+    def __init__(self, labeller: Labeller, settings: ServingSettings):
+        self.labeller, self.settings = labeller, settings
+        check_copies(settings.copies, labeller.num_instances)
+        self.metrics = Metrics()
+        self.batcher = Batcher(labeller, settings.max_wait_ms / 1000, settings.max_queued_rows, self.metrics)
+        self.state, self.in_flight = "warming up", 0
+        self.metrics.queued_rows.set_function(lambda: len(self.batcher))
+        self.metrics.requests_in_flight.set_function(lambda: self.in_flight)
+
+    async def start(self) -> None:
+        """Begin to warm up; ready is told by `state`."""
+        self.state = "warming up"
+        self._tokenising = ThreadPoolExecutor(1, "tokenise")
+        await self.batcher.start()
+        self._warming = asyncio.create_task(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        start = time.perf_counter()
+        longest = self.labeller.max_length
+        try:
+            await self.batcher.warm_up([min(8, longest), min(64, longest), longest])
+        except Exception as error:
+            self.state = f"the model failed while it was warmed up: {type(error).__name__}: {error}"
+            log.error(self.state)
+            return
+        if self.state == "warming up":  # and not told to end meanwhile
+            self.state = "ready"
+        log.info("ready", extra={"seconds": round(time.perf_counter() - start, 3)})
+
+    def drain(self) -> None:
+        """Take no more requests; those that were taken are answered, and wait for no others."""
+        self.state = "draining"
+        self.batcher.hurry()
+
+    async def close(self) -> None:
+        """Answer what was taken, and end."""
+        self.drain()
+        await self._warming
+        await self.batcher.close()
+        self._tokenising.shutdown()
+
+    async def predict(self, request: Request) -> Response:
+        """The answer to a request, whatever it is."""
+        start = time.perf_counter()
+        status, rows = _CLIENT_LEFT, 0
+        try:
+            asked, answers = await self._answers(request)
+            rows = len(answers)
+            response = _response(asked, answers)
+            status = response.status_code
+            self.metrics.request_seconds.observe(time.perf_counter() - start)
+            return response
+        except Refused as refused:
+            status = refused.status
+            headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
+            return JSONResponse({"detail": refused.reason}, status, headers)
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_LEFT)
+        finally:
+            self.metrics.requests.labels(str(status)).inc()
+            seconds = round(time.perf_counter() - start, 6)
+            log.info("predict", extra={"status": status, "rows": rows, "seconds": seconds})
+
+    async def _answers(self, request: Request) -> tuple[PredictRequest, list[Answer | Exception]]:
+        self._admit()
+        self.in_flight += 1
+        try:
+            body = await self._body(request)
+            try:
+                asked = parse(body)
+                check_copies(self._copies(asked), self.labeller.num_instances)
+            except ValueError as error:
+                raise Refused(422, str(error)) from error
+            rows = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
+            limit = self.settings.max_rows_per_request
+            if not rows:
+                raise Refused(422, "inputs is an empty list, expected a row or a list of at least one row")
+            if len(rows) > limit:
+                raise Refused(413, f"inputs has {len(rows)} rows, the limit is {limit} (max_rows_per_request)")
+            found = await self._tokenised(rows, len(body))
+            good = [row for row in found if isinstance(row, Tokenised)]
+            self.metrics.rows.labels("malformed").inc(len(found) - len(good))
+            tenant = request.headers.get("x-tenant", "")
+            try:
+                waiting = self.batcher.submit(good, tenant, self._copies(asked), asked.all_scores)
+            except QueueFull as error:
+                self._reject("queue", "as many rows wait as there is room for", error)
+            answers = iter(await self._until_answered(waiting, request))
+            return asked, [next(answers) if isinstance(row, Tokenised) else row for row in found]
+        finally:
+            self.in_flight -= 1
+
+    def _copies(self, asked: PredictRequest) -> int:
+        return self.settings.copies if asked.copies is None else asked.copies
+
+    def _admit(self) -> None:
+        if self.state != "ready":
+            self.metrics.rejected.labels("not ready").inc()
+            raise Refused(503, self.state, 1)
+        if self.in_flight >= self.settings.max_concurrent_requests:
+            self._reject("concurrency", f"{self.in_flight} requests are being answered already")
+
+    def _reject(self, reason: str, message: str, cause: Exception | None = None) -> None:
+        self.metrics.rejected.labels(reason).inc()
+        seconds = min(_MAX_RETRY_SECONDS, max(1, math.ceil(self.batcher.seconds_left())))
+        raise Refused(429, f"overloaded: {message}", seconds) from cause
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self.settings.max_payload_bytes
+        too_large = Refused(413, f"the request is larger than {limit} bytes (max_payload_bytes)")
+        with contextlib.suppress(ValueError):
+            if int(request.headers.get("content-length", "0")) > limit:
+                raise too_large
+        parts, size = [], 0
+        try:
+            with anyio.fail_after(self.settings.read_timeout):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise too_large
+                    parts.append(part)
+        except TimeoutError as error:
+            seconds = self.settings.read_timeout
+            raise Refused(408, f"the request took more than {seconds} s to arrive (read_timeout)") from error
+        return b"".join(parts)
+
+    async def _tokenised(self, rows: Sequence, size: int) -> list[Tokenised | ValueError]:
+        if size <= _SHORT:
+            return self.labeller.tokenise(rows)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenising, self.labeller.tokenise, rows)
+
+    async def _until_answered(
+        self, waiting: list[asyncio.Future[Answer]], request: Request
+    ) -> list[Answer | BaseException]:
+        """What came of all rows.
+
+        Raises:
+            ClientDisconnect: nobody waits for it any more; rows that are in no pass yet will be in none.
+        """
+        if not waiting:
+            return []
+        left = asyncio.ensure_future(_until_left(request))
+        answered = asyncio.gather(*waiting, return_exceptions=True)
+        try:
+            await asyncio.wait({left, answered}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise ClientDisconnect
+            return answered.result()
+        finally:
+            left.cancel()
+            for answer in waiting:
+                answer.cancel()
+
+
+async def _until_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(asked: PredictRequest, answers: list[Answer | Exception]) -> Response:
+    """One object, or a list of as many as there were rows; of a row that failed its error.
+
+    The status is that of a failure only where no row has an answer: a list answers all that can be answered.
+    """
+    rows, statuses = [], []
+    for answer in answers:
+        if isinstance(answer, Answer):
+            group = {"group": {"rows": answer.rows, "room": answer.room}} if asked.details else {}
+            rows.append(answer.columns | group)
+            statuses.append(200)
+        else:
+            rows.append({"error": str(answer)})
+            statuses.append(422 if isinstance(answer, ValueError) else 500)
+    status = min(statuses) if 200 in statuses else max(statuses)
+    one = rows[0] if status == 200 else {"detail": rows[0]["error"]}
+    content = rows if isinstance(asked.inputs, list) else one
+    return Response(json.dumps(content, ensure_ascii=False), status, media_type="application/json")
