@@ -236,6 +236,16 @@ def test_masked_language_model(demux):
         assert relative_error(loss.detach(), expected.detach()) < 1e-10
 
 
+@pytest.mark.parametrize("demux", list(DEMULTIPLEXERS))
+@pytest.mark.parametrize("kind", [fastmux.TMuxForRetrieval, fastmux.TMuxForMaskedLM])
+def test_all_that_learns_has_a_gradient(kind, demux):
+    model = kind.from_backbone(STILL, 3, demultiplexer=demux).train()
+    labels = {"labels": torch.randint(0, VOCAB, (6, 7))} if kind is fastmux.TMuxForMaskedLM else {}
+    model(**batch(6), **labels).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not without
+
+
 def test_deeper_heads_and_retrieval_of_its_own():
     options = {"retrieval_demultiplexer": "own", "retrieval_transform": True, "retrieval_residual": True}
     options |= {"tie_word_embeddings": False, "task_loss_weight": 2.0, "num_labels": 4}

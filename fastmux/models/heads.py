@@ -32,8 +32,13 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
         super().__init__(config, encoder=encoder)
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.retrieval = RetrievalHead.from_config(config)
-        if self.retrieval.demultiplexer is not None:
-            self.tmux.demultiplexer.requires_grad_(False)  # a task's, which only waits for it here
+        # What is a task's alone only waits for it here: DDP asks that every parameter that learns have a gradient.
+        demultiplexer = self.tmux.demultiplexer
+        waiting = [demultiplexer]
+        if self.retrieval.demultiplexer is None:
+            waiting = [getattr(demultiplexer, name) for name in demultiplexer.task_only]
+        for module in waiting:
+            module.requires_grad_(False)
         self.post_init()
         self.train(self.tmux.training)
 

@@ -41,6 +41,8 @@ class Demultiplexer(nn.Module):
     has_prefix = False
     #: It applies the multiplexer's transforms.
     takes_transforms = False
+    #: The names of those of its modules that `retrieve` leaves out.
+    task_only: tuple[str, ...] = ()
 
     def __init__(self, num_instances: int, width: int, *, eps: float = 1e-12):
         super().__init__()
@@ -225,8 +227,8 @@ class RsaDemultiplexer(Demultiplexer):
 
     With x = [k_i ; h_j] and M = ``num_layers``: x = GELU(W_m x + b_m) for m = 1 ... M - 1, from m = 2 on with a skip
     connection; ``z = x + LN(GELU(W x + b))``. Retrieval takes another way through the same keys and layers: x =
-    LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``retrieval_residual``. Neither way uses all
-    parameters: `TMuxForRetrieval` and `TMuxForMaskedLM` under DDP need ``find_unused_parameters``.
+    LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``retrieval_residual``; W, b and LN are a task's
+    alone.
 
     Args:
         num_layers: M, 2 or more; one of them is retrieval's alone.
@@ -235,6 +237,8 @@ class RsaDemultiplexer(Demultiplexer):
     Raises:
         ValueError: ``num_layers`` is less than 2.
     """
+
+    task_only = ("output", "layer_norm")
 
     def __init__(
         self,
