@@ -137,7 +137,7 @@ def test_only_the_gradients_asked_for(case, backend, device, one_backend):
                 assert tensor.grad is None, name
 
 
-def test_gradcheck(case, backend, device, one_backend):
+def test_gradcheck(case, backend, device, deterministic, one_backend):
     inputs = _leaves(case.draw(2, 2, 3, 4), torch.float64, device)
     names = list(inputs)
     assert torch.autograd.gradcheck(
@@ -145,7 +145,7 @@ def test_gradcheck(case, backend, device, one_backend):
     )
 
 
-def test_second_backward_is_the_first(case, backend, device):
+def test_second_backward_is_the_first(case, backend, device, deterministic):
     inputs = _leaves(case.draw(2, 3, 5, 12), torch.float32, device)
     y = case.op(**inputs)
     dy = torch.randn_like(y)
