@@ -32,7 +32,15 @@ from bench.processes import environment, run
 from fastmux.files import replacing, write_json
 
 #: Tests of what does not run on a device, or trains.
-ELSEWHERE = ("*training*", "*packaging*", "*examples*", "*distillation*", "*tests/bench*")
+ELSEWHERE = (
+    "*training*",
+    "*packaging*",
+    "*examples*",
+    "*distillation*",
+    "*labelling*",
+    "*serving*",
+    "*tests/bench*",
+)
 
 
 @dataclass(frozen=True)
