@@ -34,6 +34,7 @@ class Contestant:
         models: in eval mode; several of the same structure, from several seeds. Speed and cascade are the first one's.
         multiplexed: whether rows or positions share a pass.
         num_instances: batches have a multiple of so many rows.
+        companions: whether a row's answer depends on the rows of its batch; it is scored on several groupings then.
         cascade: whether it is to be measured with the original behind it, too.
         seconds: of its training, as far as this process knows.
     """
@@ -41,6 +42,7 @@ class Contestant:
     models: list[PreTrainedModel]
     multiplexed: bool = False
     num_instances: int = 1
+    companions: bool = False
     cascade: bool = False
     seconds: float | None = None
 
@@ -119,8 +121,8 @@ class Measure:
         timed = self.inputs.select(self.rate_places)
         passes, found = {}, {}
         for name, contestant in contestants.items():
-            print(f"== {name}: scores on {self.groupings} groupings", flush=True)
-            orders = range(self.groupings if contestant.num_instances > 1 else 1)
+            orders = range(self.groupings if contestant.companions else 1)
+            print(f"== {name}: scores on {len(orders)} grouping{'s' * (len(orders) > 1)}", flush=True)
             n, models = contestant.num_instances, contestant.models
             by_model = [[self.answers(model, n, grouping) for grouping in orders] for model in models]
             found[name] = (

@@ -64,9 +64,13 @@ class FrontModels:
             models = [self._model(candidate, seed) for seed in (seeds if candidate.has_seeds else seeds[:1])]
             n = getattr(models[0].config, "num_instances", 1)
             options = {"multiplexed": n > 1, "num_instances": n, "cascade": candidate.cascade}
-            found[candidate.name] = Contestant(models, **options, seconds=self._seconds(candidate.name))
+            # Joined positions are a row's own. In int8, all rows of a batch share the scale of what is quantised.
+            companions = n > 1 and getattr(models[0].config, "join", "rows") == "rows"
+            seconds = self._seconds(candidate.name)
+            found[candidate.name] = Contestant(models, companions=companions, seconds=seconds, **options)
             if candidate.int8:
-                found[f"{candidate.name}, int8"] = Contestant([quantised(model) for model in models], **options)
+                small = [quantised(model) for model in models]
+                found[f"{candidate.name}, int8"] = Contestant(small, companions=n > 1, **options)
         return found
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Entry]:
