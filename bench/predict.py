@@ -77,6 +77,14 @@ def texts_of(task: str, folder: Path) -> list[str]:
     return [" ".join(words) for words in sentences if words]
 
 
+def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """BERT's, of the vocabulary in the folder's ``tokenizer``."""
+    vocabulary = next(iter(sorted((folder / "tokenizer").glob("*.txt"))))
+    return transformers.BertTokenizerFast(
+        vocab={entry: index for index, entry in enumerate(read_lines(vocabulary))}, model_max_length=512
+    )
+
+
 def some(texts: Sequence[str], rows: int) -> list[str]:
     """So many rows, spread evenly over all; repeated where there are more."""
     if rows >= len(texts):
@@ -267,10 +275,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(0)
-    vocabulary = next(iter(sorted((args.data_dir / "tokenizer").glob("*.txt"))))
-    tokenizer = transformers.BertTokenizerFast(
-        vocab={entry: index for index, entry in enumerate(read_lines(vocabulary))}, model_max_length=512
-    )
+    tokenizer = stored_tokenizer(args.data_dir)
     rows: list[dict] = []
     for task in args.tasks:
         rows += compare(task, tokenizer, args)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from dataclasses import replace
+from datetime import timedelta
 
 import fastmux
 from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
@@ -22,7 +25,8 @@ examples:
   fastmux predict my-model reviews.csv.gz --column body --output labels.parquet --truncation
   fastmux predict my-tagger news.jsonl --column tokens --output tags.jsonl
   fastmux predict my-fast-model rows.tsv --fallback my-model --min_confidence 0.9 --output labels.tsv
-  fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl"""
+  fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl
+  torchrun --nproc_per_node 4 --no-python fastmux predict my-model rows.jsonl --output labels.jsonl"""
 
 _HELP = HELP | {
     "column": "what is labelled: text, or lists of words (default: text, sentence, tokens, words or the only one)",
@@ -64,19 +68,34 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Label, and print what came of it."""
+    """Label, and print what came of it; a process that torchrun started labels its share."""
+    import torch
+    import torch.distributed as dist
+
+    settings = given(options, LabellingSettings)
+    group = None
+    if dist.is_torchelastic_launched():
+        # However long the others take; of one that dies the connections are closed.
+        dist.init_process_group("gloo", timeout=timedelta(days=100))
+        group = dist.group.WORLD
+        if settings.device is None and torch.cuda.is_available():
+            settings = replace(settings, device=f"cuda:{os.environ['LOCAL_RANK']}")
     try:
         found = fastmux.predict(
             options.model,
             options.input,
             options.output,
             fallback=options.fallback,
-            settings=given(options, LabellingSettings),
+            settings=settings,
             disable_tqdm=options.disable_tqdm,
+            process_group=group,
         )
     except KeyboardInterrupt:
         sys.exit(
             f"fastmux predict: interrupted; what is labelled is kept in {options.output}.parts, and the same "
             "command goes on from there"
         )
-    print("\n".join(found.report.lines()))
+    if group is None or dist.get_rank() == 0:
+        print("\n".join(found.report.lines()))
+    if group is not None:
+        dist.destroy_process_group()

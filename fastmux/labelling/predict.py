@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import datasets
 import pyarrow
+import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -26,6 +27,7 @@ from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
 from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard import RawShard
+from fastmux.labelling.sharing import Share
 from fastmux.labelling.sources import Source, open_source
 from fastmux.labelling.work import Work, check_output
 
@@ -62,6 +64,7 @@ def predict(
     fallback: str | os.PathLike | PreTrainedModel | None = None,
     settings: LabellingSettings | None = None,
     disable_tqdm: bool = False,
+    process_group: dist.ProcessGroup | None = None,
     **options,
 ) -> Predictions:
     """Label rows of text: the same rows come out, in their order, with a label and its score.
@@ -79,6 +82,8 @@ def predict(
         tokenizer: of the model; comes with ``model`` if that is a name or a folder.
         fallback: the model that rows go through of which this one is less sure than ``min_confidence``.
         settings: how; or, in place of it, ``options``: the fields of `LabellingSettings`.
+        process_group: of processes that share the work, on one machine or on several with a common file system: each
+            of them calls this alike, and labels every so manieth shard; the first joins them.
 
     Returns:
         The rows, or where they were written; the rejected rows; times and counts.
@@ -112,18 +117,20 @@ def predict(
     settings = settings or LabellingSettings(**options)
     if (fallback is None) != (settings.min_confidence is None):
         raise ValueError("fallback and min_confidence go together, but only one of them was given")
-    target = None if output is None else Path(output)
+    if output is None and process_group is not None:
+        raise ValueError("process_group is given without an output, in which its processes put their shards together")
+    target, share = None if output is None else Path(output), Share.of(process_group)
     if target is not None:
         if target.suffix not in FORMATS:
             raise ValueError(f"output is {str(target)!r}, expected a name that ends in {', '.join(FORMATS)}")
-        check_output(target)
+        share.once(lambda: check_output(target))
     source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
     job = _Job.of(model, tokenizer, fallback, source, target, settings)
     report = Report()
     if target is None:
         return job.run_in_memory(report, disable_tqdm)
-    with job.work(target).open() as work:
-        job.run(work, report, disable_tqdm)
+    with job.work(target).open(share) as work:
+        job.run(work, report, share, disable_tqdm)
     return Predictions(None, [], report)
 
 
@@ -181,13 +188,14 @@ class _Job:
     def work(self, output: Path) -> Work:
         return Work(output, self.form, self.fingerprint, self.source.unit)
 
-    def run(self, work: Work, report: Report, disable_tqdm: bool) -> None:
+    def run(self, work: Work, report: Report, share: Share, disable_tqdm: bool) -> None:
         """Label what is not labelled yet, and join all."""
-        shards = 0
+        digests: list[str] = []
 
         def new(raw: RawShard) -> bool:
-            nonlocal shards
-            shards = raw.index + 1
+            digests.append(raw.digest)
+            if not share.has(raw.index):
+                return False
             record = work.record(raw.index, raw.digest)
             if record is not None:
                 report.add(record)
@@ -195,15 +203,23 @@ class _Job:
             return record is None
 
         types = self.answers.columns()
-        for shard, values, fallback in self._labelled(report, disable_tqdm, new):
+        for shard, values, fallback in self._labelled(report, share, disable_tqdm, new):
             start = time.perf_counter()
             record = {"digest": shard.digest, **_counts(shard, fallback)}
             write = partial(self.form.write, heads=shard.heads, types=types, answers=values)
             work.commit(shard.index, write, shard.rejects, record)
             report.times.writing += time.perf_counter() - start
             report.add(record)
+        self._check_rows(len(digests))
         start = time.perf_counter()
-        work.finish(shards)
+        everywhere = share.gathered((digests, report))
+        if any(read != digests for read, _ in everywhere):
+            raise ValueError(f"the processes that label {self.source.name} have read different rows")
+        for rank, (_, other) in enumerate(everywhere):
+            if rank != share.rank:
+                report.add(vars(other))
+                report.resumed += other.resumed
+        share.once(lambda: work.finish(len(digests)))
         report.output = str(work.output)
         report.rejects = str(work.rejects) if report.rejected else None
         report.times.writing += time.perf_counter() - start
@@ -212,20 +228,28 @@ class _Job:
     def run_in_memory(self, report: Report, disable_tqdm: bool) -> Predictions:
         """Label everything, and return it."""
         types, tables, rejects = self.answers.columns(), [], []
-        for shard, values, fallback in self._labelled(report, disable_tqdm, lambda raw: True):
+        for shard, values, fallback in self._labelled(report, Share(), disable_tqdm, lambda raw: True):
             report.add(_counts(shard, fallback))
             own = pyarrow.Table.from_pylist(shard.heads, self.form.schema)
             for name, kind in types.items():
                 own = own.append_column(name, pyarrow.array(values[name], kind))
             tables.append(own)
             rejects.extend(shard.rejects)
+        self._check_rows(report.rows)
         return Predictions(datasets.Dataset(pyarrow.concat_tables(tables)), rejects, report)
 
-    def _labelled(self, report: Report, disable_tqdm: bool, new) -> Iterator[tuple[PreparedShard, dict, int]]:
+    def _check_rows(self, found: int) -> None:
+        if not found:
+            raise ValueError(f"{self.source.name} has no rows")
+
+    def _labelled(
+        self, report: Report, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
+    ) -> Iterator[tuple[PreparedShard, dict, int]]:
         """Every new shard with its answers, and how many of its rows the fallback took."""
         times, workers = report.times, self.settings.num_workers
         begin, processor = time.perf_counter(), processor_seconds()
-        bar = tqdm(total=self.source.total, unit="row", smoothing=0, disable=disable_tqdm)
+        total = None if self.source.total is None else self.source.total // share.world
+        bar = tqdm(total=total, unit="row", smoothing=0, disable=disable_tqdm or share.rank > 0)
         raw = (shard for shard in self.source.shards(self.rows_per_shard) if new(shard))
         with (
             executor(self.preparation, workers) as pool,
@@ -248,12 +272,10 @@ class _Job:
                 times.preparing += shard.seconds
                 yield shard, values, fallback
                 done += shard.rows
-                if self.source.total is None and shard.share:
+                if total is None and shard.share:
                     bar.total = round((report.resumed + done) / shard.share)
                 bar.update(report.resumed + done - bar.n)
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
-        if report.rows == 0:
-            raise ValueError(f"{self.source.name} has no rows")
 
 
 def _counts(shard: PreparedShard, fallback: int) -> dict[str, int]:

@@ -13,12 +13,14 @@ import contextlib
 import errno
 import fcntl
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastmux.files import changes, read_json, remove, replacing, write_json
 from fastmux.labelling.formats import Format, JsonLines
 from fastmux.labelling.rows import Reject
+from fastmux.labelling.sharing import Share
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
 #: Made when all shards are joined, before the output is there.
@@ -44,19 +46,26 @@ class Work:
         self.rejects = rejects_file(output)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Work]:
-        """Take the folder, for this process alone."""
+    def open(self, share: Share) -> Iterator[Work]:
+        """Take the folder, for this process and those that share the work with it."""
+        with contextlib.ExitStack() as held:
+            share.once(lambda: self._take(held))
+            if share.rank:
+                self._check_manifest()  # made by the first process, of the same model and options
+            yield self
+
+    def _take(self, held: contextlib.ExitStack) -> None:
         with write_errors(self.output):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / _LOCK, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ValueError(f"another process is writing {self.output}") from error
-            self._check_manifest()
-            for left in self.folder.glob(".*"):  # by a process that was killed
-                remove(left)
-            yield self
+            lock = os.open(self.folder / _LOCK, os.O_WRONLY | os.O_CREAT)
+        held.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is writing {self.output}") from error
+        self._check_manifest()
+        for left in self.folder.glob(".*"):  # by a process that was killed
+            remove(left)
 
     def _check_manifest(self) -> None:
         manifest, fingerprint = self.folder / _MANIFEST, json.loads(json.dumps(self.fingerprint))

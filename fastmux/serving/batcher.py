@@ -113,9 +113,9 @@ class Batcher:
         self._arrived.set()
         return [waiting.answer for waiting in taken]
 
-    def seconds_left(self) -> float:
-        """Until all that wait now are answered, by the rate of the latest passes."""
-        return len(self._waiting) / self._rate if self._rate else 0.0
+    def seconds_for(self, more: int) -> float:
+        """Until all rows that wait now are answered, and so many more, by the rate of the latest passes."""
+        return (len(self._waiting) + more) / self._rate if self._rate else 0.0
 
     def _forget(self, waiting: Waiting) -> None:
         if waiting in self._waiting:  # its client left

@@ -53,6 +53,7 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(labeller, settings.max_wait_ms / 1000, settings.max_queued_rows, self.metrics)
         self.state, self.in_flight = "warming up", 0
+        self._turned_away = 0  # with 429, less those that have been answered since
         self.metrics.queued_rows.set_function(lambda: len(self.batcher))
         self.metrics.requests_in_flight.set_function(lambda: self.in_flight)
 
@@ -98,6 +99,7 @@ class Service:
             response = _response(asked, answers)
             status = response.status_code
             self.metrics.request_seconds.observe(time.perf_counter() - start)
+            self._turned_away = max(0, self._turned_away - 1)
             return response
         except Refused as refused:
             status = refused.status
@@ -151,7 +153,9 @@ class Service:
 
     def _reject(self, reason: str, message: str, cause: Exception | None = None) -> None:
         self.metrics.rejected.labels(reason).inc()
-        seconds = min(_MAX_RETRY_SECONDS, max(1, math.ceil(self.batcher.seconds_left())))
+        # Whoever is turned away comes back: told the same moment, all would come at once, and most in vain.
+        self._turned_away += 1
+        seconds = min(_MAX_RETRY_SECONDS, max(1, math.ceil(self.batcher.seconds_for(self._turned_away))))
         raise Refused(429, f"overloaded: {message}", seconds) from cause
 
     async def _body(self, request: Request) -> bytes:

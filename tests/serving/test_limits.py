@@ -143,9 +143,13 @@ def test_overload_is_refused_at_once(serve, texts):
             fastest = min(fastest, time.perf_counter() - start)
             assert answer.status_code == 429 and "overloaded" in answer.json()["detail"]
             assert int(answer.headers["retry-after"]) >= 1
+        server.service.batcher._rate = 2.0  # rows a second
+        later = [await server.client.post("/predict", json={"inputs": texts[5]}) for _ in range(4)]
+        away = [int(answer.headers["retry-after"]) for answer in later]
+        assert away == sorted(away) and away[-1] > away[0], "not all are told to come back at once"
         assert fastest < 0.05, "while the model is busy"
         assert (await server.client.get("/health")).status_code == 200
-        assert await server.metric('fastmux_rejected_total{reason="concurrency"}') == 6
+        assert await server.metric('fastmux_rejected_total{reason="concurrency"}') == 10
         server.passes.gate.set()
         assert all("label" in answer for answer in await asyncio.gather(*taken))
         assert "label" in await server.ask(texts[5])
