@@ -72,7 +72,9 @@ TEST = [
     "pytest-xdist",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = ["pytest>=8"]
+BENCH = [*SERVE, "aiohttp", "pytest>=8"]
+# What examples/ray_*.py import beside fastmux[serve].
+RAY = ["pandas", "ray[data,serve]>=2.55"]
 # Others' code that bench/ times beside fastmux's, where it is there.
 PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
@@ -100,6 +102,7 @@ setup(
         "test": TEST,
         "bench": BENCH,
         "peers": PEERS,
+        "ray": [*SERVE, *RAY],
         "dev": sorted({*TEST, *BENCH, "build", "coverage>=7.10", "mypy>=1.18", "pre-commit", "ruff"}),
     },
     classifiers=[
