@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -115,6 +116,10 @@ class Labeller:
     def num_instances(self) -> int:
         """Rows that share a group; 1 of a model that joins no rows."""
         return self.passes.slots
+
+    def columns(self, all_scores: bool = False) -> dict[str, pyarrow.DataType]:
+        """What an answer to a text has, by name, and of which type: for tables that answers are put into."""
+        return self._answers["text", all_scores].columns()
 
     def __call__(self, rows: Sequence, *, copies: int = 1, all_scores: bool = False) -> list[dict]:
         """The answer of every row; of one that cannot be labelled the reason, as ``error``.

@@ -1,0 +1,101 @@
+"""Label many files on a cluster with Ray Data: as many models as there is room for, resumed where it was interrupted.
+
+    python examples/ray_batch.py                # a tiny model on a few rows, to see it work on this machine
+    python examples/ray_batch.py --model my-model --input rows/ --output labels/ --id_column id --models 8 --gpus 1
+
+The input is a file or folder of JSON lines, or of Parquet, whose rows have an id of their own; the output a folder of
+Parquet: the same rows, with what `fastmux predict` would add, and `error` where a row cannot be labelled. Ray Data
+keeps the ids that are done in OUTPUT.checkpoint; started again after an interruption, it labels the others. Leave it
+some CPUs beside those of the models, to read, filter and write: with none to be had it waits for ever.
+
+A group of a multiplexed model is made of rows of one batch. Which rows come to one batch, Ray decides: with --copies N
+a row's answer does not depend on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import pandas
+import pyarrow as pa
+import ray
+from ray.data.checkpoint import CheckpointConfig
+from transformers import BertConfig, BertTokenizerFast
+
+import fastmux
+
+
+class Label:
+    """A model in a worker, loaded once: batches of rows in, the same rows with answers out."""
+
+    def __init__(self, model: str, column: str, copies: int, device: str | None):
+        self.labeller = fastmux.Labeller(model, truncation=True, device=device)
+        self.column, self.copies = column, copies
+        self.new = self.labeller.columns() | {"error": pa.string()}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        answers = self.labeller(table[self.column].to_pylist(), copies=self.copies)
+        for name, kind in self.new.items():
+            table = table.append_column(name, pa.array([answer.get(name) for answer in answers], kind))
+        return table
+
+
+def label(args: argparse.Namespace, worker: type = Label) -> None:
+    """Label what is not labelled yet."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    checkpoint = Path(f"{args.output}.checkpoint").absolute()
+    context.checkpoint_config = CheckpointConfig(id_column=args.id_column, checkpoint_path=str(checkpoint))
+    parquet = args.input.suffix == ".parquet" or any(args.input.glob("*.parquet"))
+    rows = (ray.data.read_parquet if parquet else ray.data.read_json)(str(args.input.absolute()))
+    rows.map_batches(
+        worker,
+        fn_constructor_args=(str(args.model), args.column, args.copies, "cuda" if args.gpus else "cpu"),
+        batch_size=args.batch_size,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=args.models),
+        num_gpus=args.gpus,
+    ).write_parquet(str(args.output.absolute()))
+
+
+def demonstration(folder: Path) -> list[str]:
+    """Arguments for a tiny model with random weights, and a few rows."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "dull", "film"]
+    tiny = BertConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    model = fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=4, num_labels=2)
+    model.save_pretrained(folder / "model")
+    BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder / "model")
+    rows = [{"id": i, "text": f"{words[5 + i % 2]} film"} for i in range(20)] + [{"id": 20, "text": ""}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ["--model", f"{folder / 'model'}", "--input", f"{folder / 'rows.jsonl'}", "--output", f"{folder / 'labels'}"]
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="name on the Hugging Face hub, or folder that all workers see")
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="a folder that all workers see")
+    parser.add_argument("--id_column", default="id")
+    parser.add_argument("--column", default="text", help="what is labelled")
+    parser.add_argument("--copies", type=int, default=1, help="slots of a multiplexed model that each row takes")
+    parser.add_argument("--models", type=int, default=1, help="workers, each with a model of its own")
+    parser.add_argument("--gpus", type=float, default=0.0, help="of each worker")
+    parser.add_argument("--batch_size", type=int, default=8192, help="rows that are sorted by length together")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        args = parse_args(argv or demonstration(Path(folder)))
+        label(args)
+        print(pandas.read_parquet(args.output).sort_values(args.id_column).to_string(max_rows=10))
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
