@@ -45,6 +45,8 @@ from bench.predict import stored_tokenizer, texts_of
 from fastmux.files import write_json
 
 _LOAD = Path(__file__).with_name("load.py")
+#: Seconds until a crowd that comes at once is refused or taken.
+_BURST = 3.0
 #: Where a rate is too much, the latency is to say so.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]
 
@@ -183,13 +185,14 @@ class Search:
 def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
     """A crowd of clients, twice: who is answered, how fast the others are refused, what is left.
 
-    One process of five thousand clients is slower than the server. How fast 429 comes is seen by another one, which
-    asks now and then.
+    One process of five thousand clients is slower than the server, and they come within a second. How fast 429 comes
+    while the model is overloaded is seen by another client, which asks now and then once that second is over.
     """
     Clients(one.url, texts, 5.0, 1, 1, rate=50.0).found()
     left, rounds = [one.left()], []
     for seed in range(2):
         crowd = Clients(one.url, texts, args.max_seconds, 1, seed, crowd=args.crowd)
+        time.sleep(_BURST)
         other = Clients(one.url, texts, args.seconds, 1, seed, rate=20.0)
         found, seen = crowd.found(), other.found()
         time.sleep(2.0)
