@@ -67,7 +67,7 @@ async def crowd(
             found.append((at, status, latency))
             if status == 200:
                 return
-            wait = max(1.0, away) * draw.uniform(1.0, 5.0)
+            wait = max(1.0, away) * draw.uniform(1.0, 1.5)
 
     await asyncio.gather(*(one(draw.uniform(0.0, 1.0), draw.choice(texts)) for _ in range(clients)))
     return found
