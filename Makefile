@@ -30,7 +30,7 @@ help: ## what there is to make
 
 setup: $(VENV)/installed ## a virtual environment with fastmux and all that its tests need
 
-demo: setup ## the main job: three models trained on text that every Python installation carries, and their table
+demo: setup ## the main job: plain and multiplexed models trained on text that every Python carries, and their table
 	@echo "== main job: training/train.py $(ARGS); its files go to runs/"
 	$(BIN)/python training/train.py $(ARGS)
 

@@ -10,7 +10,7 @@ PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "small": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
     "tiny": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128},
-    # of the training program's embedded default
+    # of the training program's task stdlib
     "embedded": {"num_hidden_layers": 2, "hidden_size": 192, "num_attention_heads": 4, "intermediate_size": 384},
 }
 

@@ -1,6 +1,6 @@
 """Peak memory of a training step of T-MUX beside the plain encoder that runs the same number of encoder rows.
 
-    python bench/memory.py                                   # the embedded default's encoder, N = 10, index and unbind
+    python bench/memory.py                                   # the encoder of the task stdlib, N = 10, index and unbind
     python bench/memory.py --num_instances 2 10 40 --groups 8 64
 
 A step is forward, backward and AdamW, on random tokens, for sequence classification; T-MUX with its auxiliary
@@ -43,7 +43,7 @@ from fastmux.files import write_json
 MIB = 2**20
 NUM_LABELS = 12
 DEMULTIPLEXERS = ("index", "key", "unbind")
-#: The embedded default's recipe.
+#: The recipe of the task stdlib.
 STDLIB = SimpleNamespace(
     **yaml.safe_load((Path(__file__).resolve().parents[1] / "training" / "recipes" / "stdlib.yaml").read_text())
 )

@@ -56,10 +56,14 @@ def training_run(result: dict) -> Iterator[str]:
     splits = list(result["data"]["evaluation_rows"])
     size = f"{recipe['num_layers']} layers × {recipe['hidden_size']}"
     encoder = result["settings"].get("encoder") or f"an encoder of {size}, from scratch"
+    seed = f"; seed {result['settings']['trainer']['seed']}" if "seed" in result["settings"]["trainer"] else ""
     yield (
         f"Task `{result['task']}`, N = {recipe['num_instances']}, L = {recipe['max_length']}, {encoder}; "
-        f"{result['data']['train_rows']:,} training rows; {result['seconds']:.0f} s in all."
+        f"{result['data']['train_rows']:,} training rows{seed}; {result['seconds']:.0f} s in all."
     )
+    smaller = {"shallow": "{shallow_layers} × {hidden_size}", "narrow": "{narrow_layers} × {narrow_size}"}
+    if present := [f"`{name}` {size.format(**recipe)}" for name, size in smaller.items() if name in result["variants"]]:
+        yield f"Smaller plain encoders: {', '.join(present)}."
     header = ["", "retrieval, warmed up", "at the end", *(f"{split} {metric}" for split in splits)]
     rows = []
     for name, variant in result["variants"].items():
@@ -75,6 +79,8 @@ def training_run(result: dict) -> Iterator[str]:
             ]
         )
     yield markdown([*header, "instances/s", "x plain", "limit"], rows)
+    if result.get("sentences"):
+        yield "\n".join(f"- {sentence}" for sentence in result["sentences"])
 
 
 def copies(result: dict) -> Iterator[str]:

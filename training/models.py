@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 import transformers
 from transformers import (
     AutoConfig,
@@ -21,12 +20,14 @@ from transformers import (
 
 import fastmux
 from training.recipe import Recipe
+from training.starts import start_from_averages, start_from_neighbours
 
 PLAIN = "plain"
 #: Variants that learn from the task's labels alone, without a warm-up and without a teacher: the encoder that is
 #: multiplexed, what one would use in place of a T-MUX (it with fewer layers, or with less width), and it with all but
 #: its first layers run on joined positions. `training/front.py` compares these for a pretrained encoder.
-RIVALS = ("shallow", "narrow", "joined")
+SMALLER = ("shallow", "narrow")
+RIVALS = (*SMALLER, "joined")
 ALONE = (PLAIN, *RIVALS)
 #: Classes of the plain encoder by kind of task.
 PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -69,9 +70,7 @@ class ModelFactory:
         config = self._encoder_config(self.recipe.dropout, **self.labels)
         if self.encoder is not None:
             return head.from_pretrained(self.encoder, config=config)
-        model = head.from_config(config)
-        start_from_averages(model)
-        return model
+        return self._start(head.from_config(config))
 
     def rival(self, variant: str) -> PreTrainedModel:
         """One of `RIVALS`, with new weights."""
@@ -80,10 +79,9 @@ class ModelFactory:
         if variant == "shallow":
             config.num_hidden_layers = recipe.shallow_layers
         elif variant == "narrow":
-            config.hidden_size = recipe.narrow_size
+            config.num_hidden_layers, config.hidden_size = recipe.narrow_layers, recipe.narrow_size
             config.intermediate_size = recipe.intermediate_size * recipe.narrow_size // recipe.hidden_size
-        model = PLAIN_HEADS[self.kind].from_config(config)
-        start_from_averages(model)
+        model = self._start(PLAIN_HEADS[self.kind].from_config(config))
         if variant == "joined":
             joined = JOINED_HEADS[self.kind]
             options = {"row_layers": recipe.joined_row_layers, "last_layers": 0}
@@ -134,8 +132,12 @@ class ModelFactory:
         config = self._encoder_config(dropout)
         if self.encoder is not None:
             return AutoModel.from_pretrained(self.encoder, config=config)
-        model = AutoModel.from_config(config)
+        return self._start(AutoModel.from_config(config))
+
+    def _start(self, model: PreTrainedModel) -> PreTrainedModel:
         start_from_averages(model)
+        if self.recipe.start_from_neighbours:
+            start_from_neighbours(model)
         return model
 
     def _encoder_config(self, dropout: float, **options) -> PreTrainedConfig:
@@ -176,19 +178,6 @@ def no_report_of_other_heads() -> Iterator[None]:
         yield
     finally:
         transformers.utils.logging.set_verbosity(verbosity)
-
-
-@torch.no_grad()
-def start_from_averages(model: PreTrainedModel) -> None:
-    """Makes the attention of a new BERT start as a plain average: value and output projections near the identity.
-
-    New attention weights are nearly equal, so all that is left to choose is what is averaged, and into what. Through
-    BERT's own small random projections little arrives, and its features are mixed: an average of multiplexed states is
-    then no longer a multiplexed average, and a task takes thousands of steps to undo that.
-    """
-    for layer in model.base_model.encoder.layer:
-        for projection in (layer.attention.self.value, layer.attention.output.dense):
-            projection.weight.add_(torch.eye(len(projection.weight)))
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:

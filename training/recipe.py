@@ -34,10 +34,15 @@ class Recipe:
     num_layers: int | None = _value("Layers of the encoder.")
     num_heads: int | None = _value("Attention heads of the encoder.")
     intermediate_size: int | None = _value("Width of the encoder's feed-forward layers.")
+    start_from_neighbours: bool | None = _value(
+        "Make each head of a new encoder's first layer begin by looking at a neighbouring position: for characters, "
+        "which say little one by one."
+    )
     shallow_layers: int | None = _value("Layers of the variant shallow: the plain encoder with fewer of them.")
     narrow_size: int | None = _value(
         "Width of the variant narrow: the plain encoder with less of it, its feed-forward layers in proportion."
     )
+    narrow_layers: int | None = _value("Layers of the variant narrow.")
     joined_row_layers: int | None = _value(
         "Layers of the variant joined that run on every position; the others run on N positions averaged."
     )
@@ -93,6 +98,7 @@ class Recipe:
             "intermediate_size": 1,
             "shallow_layers": 1,
             "narrow_size": 1,
+            "narrow_layers": 1,
             "joined_row_layers": 0,
         }
         for name, minimum in least.items():

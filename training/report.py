@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 from fastmux.files import replacing, write_json
 from training.folders import RunFolder
-from training.results import RunResult
+from training.models import PLAIN, SMALLER
+from training.results import RunResult, VariantResult
 
 
 def write_report(result: RunResult, folder: RunFolder) -> None:
@@ -18,7 +20,30 @@ def write_report(result: RunResult, folder: RunFolder) -> None:
     plot_curves(folder.curves, result, title)
     print(f"\n{title}, {result.environment['device']}, {result.seconds:.0f} s in all")
     print(table(result))
+    if result.sentences:
+        print("\n" + "\n".join(result.sentences))
     print(f"\nwritten: {folder.metrics}, {folder.curves.name}, and models in VARIANT/task/model")
+
+
+def what_it_bought(variants: dict[str, VariantResult], metric: str, split: str) -> list[str]:
+    """A sentence for each multiplexed variant: its score and speed beside those of the smaller plain encoder that is
+    closest to it in speed. None without such an encoder."""
+    smaller = [name for name in SMALLER if name in variants]
+    sentences = []
+    for name, found in variants.items():
+        if name in (PLAIN, *SMALLER) or not smaller:
+            continue
+
+        def times(rival: str, found: VariantResult = found) -> float:
+            return found.throughput.instances_per_second / variants[rival].throughput.instances_per_second
+
+        rival = min(smaller, key=lambda other: abs(math.log(times(other))))
+        own, other = (variants[which].scores[split][metric].mean for which in (name, rival))
+        sentences.append(
+            f"{name} against {rival}, the smaller plain encoder that is closest in speed: {split} {metric} {own:.4f} "
+            f"against {other:.4f}, {100 * (own - other):+.1f} points, at {times(rival):.2f} times its speed."
+        )
+    return sentences
 
 
 def table(result: RunResult) -> str:

@@ -117,6 +117,7 @@ class RunResult:
         settings: what must be the same for the run to be resumed.
         data: labels and numbers of rows.
         variants: by name.
+        sentences: what multiplexing bought, one for each multiplexed variant that has a plain rival.
         seconds: of the process that finished the run.
     """
 
@@ -126,6 +127,7 @@ class RunResult:
     settings: dict[str, object]
     data: dict[str, object]
     variants: dict[str, VariantResult]
+    sentences: list[str]
     seconds: float
 
 

@@ -19,6 +19,7 @@ from training.folders import RunFolder
 from training.inputs import Inputs
 from training.metrics import accuracy, scores_of
 from training.models import ALONE, PLAIN, RIVALS, ModelFactory
+from training.report import what_it_bought
 from training.results import Evaluation, RunResult, Score, StageResult, VariantResult, environment
 from training.stages import Stage
 from training.throughput import arithmetic_limit, instances_per_second
@@ -63,15 +64,18 @@ class Run:
             return None
         say("throughput")
         speeds = self.speeds()
+        variants = {
+            name: VariantResult(**vars(trained[name][1]), stages=trained[name][0], **speeds[name]) for name in names
+        }
+        task = self.inputs.task
         return RunResult(
-            task=self.inputs.task.name,
-            metric=self.inputs.task.metric,
+            task=task.name,
+            metric=task.metric,
             environment=environment(),
             settings=self.settings.identity(),
             data={"labels": self.inputs.labels, **self.inputs.counts()},
-            variants={
-                name: VariantResult(**vars(trained[name][1]), stages=trained[name][0], **speeds[name]) for name in names
-            },
+            variants=variants,
+            sentences=what_it_bought(variants, task.metric, next(iter(self.inputs.evaluation))),
             seconds=round(time.perf_counter() - started, 1),
         )
 
@@ -169,7 +173,7 @@ class Run:
         if name == "shallow":
             return layers / recipe.shallow_layers
         if name == "narrow":
-            return (recipe.hidden_size / recipe.narrow_size) ** 2
+            return layers / recipe.narrow_layers * (recipe.hidden_size / recipe.narrow_size) ** 2
         if name == "joined":
             joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
             alone = recipe.joined_row_layers

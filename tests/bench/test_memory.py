@@ -74,7 +74,7 @@ class TestStorageTracker:
         assert timing.peak_bytes(work) == tracker.peak
 
 
-def test_the_default_of_memory_is_the_embedded_default():
+def test_the_default_of_memory_is_that_of_the_task_stdlib():
     args, recipe = memory.parse_args([]), read_recipe("stdlib")
     sizes = (args.config.num_hidden_layers, args.config.hidden_size, args.config.num_attention_heads)
     assert sizes == (recipe.num_layers, recipe.hidden_size, recipe.num_heads)

@@ -260,7 +260,7 @@ def test_token_task_goes_through_every_stage(tmp_path):
     assert report.variants["index"].ratio_to_plain is None
 
 
-def test_embedded_default_starts(tmp_path):
+def test_stdlib_task_starts(tmp_path):
     """On a dozen of the library's modules, in place of its largest packages, which test_data reads."""
     packages = {
         "files": ("mailbox", "subprocess", "tarfile"),
@@ -272,8 +272,8 @@ def test_embedded_default_starts(tmp_path):
         (tmp_path / "library" / package).mkdir(parents=True)
         for module in modules:
             shutil.copy(stdlib_root() / f"{module}.py", tmp_path / "library" / package)
-    arguments = ["--data-dir", str(tmp_path / "library"), "--variants", "unbind", "--max_steps", "2"]
-    report = main(["--output_dir", str(tmp_path / "run"), *SMALL, *arguments])
+    arguments = ["--task", "stdlib", "--data-dir", str(tmp_path / "library"), "--variants", "unbind"]
+    report = main(["--output_dir", str(tmp_path / "run"), *SMALL, *arguments, "--max_steps", "2"])
     assert report.task == "stdlib" and report.data["labels"] == list(packages)
     assert 0 <= report.variants["unbind"].scores["validation"]["accuracy"].mean <= 1
 
@@ -339,7 +339,7 @@ def test_only_given_trainer_arguments_count():
     settings = parse(["--learning-rate", "5e-5", "--bf16", "--num_layers", "7"])
     # 5e-5 is the Trainer's own default: given all the same.
     assert settings.trainer == {"learning_rate": 5e-5, "bf16": True}
-    assert settings.recipe.num_layers == 7 and settings.recipe.hidden_size == read_recipe("stdlib").hidden_size
+    assert settings.recipe.num_layers == 7 and settings.recipe.hidden_size == read_recipe("statements").hidden_size
     assert "--task" in make_parser().format_help().split("Hugging Face Trainer")[0]
 
 

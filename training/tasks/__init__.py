@@ -5,18 +5,18 @@ One's own files need none.
 
 from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
-from training.tasks.names import NamesTask
 from training.tasks.own_files import OwnFiles
 from training.tasks.pairs import MnliTask, QnliTask, QqpTask
 from training.tasks.sst2 import Sst2Task
+from training.tasks.statements import StatementsTask
 from training.tasks.stdlib import StdlibTask
 
 #: Every task by name.
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (
+        StatementsTask,
         StdlibTask,
-        NamesTask,
         Sst2Task,
         MnliTask,
         QnliTask,

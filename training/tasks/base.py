@@ -40,6 +40,7 @@ class Task(ABC):
         files: the names that each split's local file may have; none if the task has no files.
         kind: of head, "sequence" or "token".
         metric: the score that the report shows.
+        variants: what is trained if nothing is said.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task(ABC):
     files: dict[str, tuple[str, ...]] = {}
     kind: str = "sequence"
     metric: str = "accuracy"
+    variants: tuple[str, ...] = ("plain", "index", "unbind")
 
     @abstractmethod
     def load(self, data_dir: str | None) -> TaskData:

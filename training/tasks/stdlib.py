@@ -1,4 +1,4 @@
-"""The embedded default: which of the twelve largest packages of the standard library does a passage come from?"""
+"""Which of the twelve largest packages of the standard library does a passage come from?"""
 
 from __future__ import annotations
 
