@@ -163,6 +163,63 @@ def front(result: dict) -> Iterator[str]:
     yield f"**{result['sentence']}**"
 
 
+def prediction(result: dict) -> Iterator[str]:
+    """Output of ``bench/predict.py``."""
+    encoder = result["encoder"]
+    yield (
+        f"Text in, labels out, at the rows' own lengths: {encoder['num_hidden_layers']} layers, d = "
+        f"{encoder['hidden_size']}, random weights; {result['clock']} clock, medians of {result['repeats']} in turns. "
+        "`python bench/predict.py`."
+    )
+    rows = [
+        [
+            f"{r['task']}, {r['model']}",
+            str(r["num_instances"]),
+            f"{r['rows']:,}",
+            f"{r['rows_per_second']:,.1f}",
+            f"{r['x_plain']:.2f}",
+            f"{r['of_model_only']:.2f}" if "of_model_only" in r else "-",
+        ]
+        for r in result["rows"]
+    ]
+    yield markdown(["", "N", "rows", "rows/s", "x plain", "of the model alone"], rows)
+
+
+def serving(result: dict) -> Iterator[str]:
+    """Output of ``bench/serve.py``."""
+    encoder = result["encoder"]
+    load = [result[f"load_average_{when}"][0] for when in ("before", "after")]
+    yield (
+        f"Highest rate of single-row requests, at Poisson moments, with {result['p99_ms'] / 1000:g} s at the 99th "
+        f"percentile: {encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, random weights; "
+        f"load average {load[0]:.1f} before and {load[1]:.1f} after. `python bench/serve.py`."
+    )
+    rows = []
+    for r in result["rows"]:
+        best = max((run for run in r["runs"] if run["sustained"]), key=lambda run: run["rate"])
+        times = [f"{best[name] / 1000:.2f}" for name in ("p50_ms", "p99_ms")]
+        fill = f"{best['group_fill']:.2f}"
+        rows.append([str(r["num_instances"]), f"{r['rate']:.1f}", f"{r['x_plain']:.2f}", *times, fill])
+    yield markdown(["N", "requests/s", "x plain", "p50, s", "p99, s", "groups filled"], rows)
+
+
+def crowd(result: dict) -> Iterator[str]:
+    """Output of ``bench/serve.py --crowd``."""
+    yield (
+        f"{result['clients']:,} clients at once, N = {result['num_instances']}, a model of "
+        f"{result['encoder']['num_hidden_layers']} layers, d = {result['encoder']['hidden_size']}. "
+        f"`python bench/serve.py --crowd {result['clients']}`."
+    )
+    rows = []
+    for number, (r, left) in enumerate(zip(result["rounds"], result["left"][1:], strict=True), 1):
+        counts = [f"{r[name]:,}" for name in ("requests", "answered", "refused", "lost")]
+        late = f"{r['refused_ms']['p50'] / 1000:.1f}" if r["refused_ms"]["requests"] else "-"
+        after = [f"{left['queued_rows'] + left['in_flight']:.0f}", f"{left['open_files']:.0f}"]
+        rows.append([str(number), *counts, late, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
+    names = ["requests", "answered", "told to return", "lost", "told after, s", "left over", "open files", "MiB"]
+    yield markdown(["round", *names], rows)
+
+
 def audit(result: dict) -> Iterator[str]:
     """Output of ``bench/audit/kernels.py``."""
     findings = result["findings"]
@@ -187,6 +244,9 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"task", "entries", "sentence"}, "Accuracy against speed", front),
     ({"records"}, "One checkpoint, several speeds", copies),
     ({"encoder", "options", "rows"}, "Throughput", throughput),
+    ({"encoder", "clients", "rounds"}, "A crowd of clients", crowd),
+    ({"encoder", "p99_ms", "rows"}, "Serving", serving),
+    ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", prediction),
     ({"encoder", "rows"}, "Memory", memory),
     ({"imports", "loading"}, "Start-up", loading),
     ({"findings", "triton"}, "Kernels, compiled for GPUs that are not there", audit),

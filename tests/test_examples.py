@@ -50,6 +50,7 @@ def test_scripts(script, registries, capsys, tmp_path, monkeypatch):
     if script.stem.startswith("ray_"):
         pytest.importorskip("ray", reason="the extra `ray` is not installed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(script)])  # not what pytest was started with
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out
 
