@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from amount import on_request
 
 from bench import harness, timing
 from bench.ops import (
@@ -139,6 +140,7 @@ class TestCorrectnessGate:
         assert not report.refused and "gemm" in [row["implementation"] for row in report.rows]
 
 
+@on_request
 def test_a_benchmark_writes_a_small_file_for_its_op(tmp_path):
     """One case, compiled reference and all, as from the command line."""
     command = [sys.executable, "-m", "pytest", "-q", "bench/ops/test_orthogonal_mux.py", "--output", str(tmp_path)]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from amount import on_request
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,6 +59,7 @@ def test_what_fails_on_an_argument_of_one_is_found(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@on_request
 def test_every_kernel_compiles_for_hopper_without_spills(tmp_path):
     pytest.importorskip("triton", reason="the audit needs the package triton")
     output = tmp_path / "audit.json"

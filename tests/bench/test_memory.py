@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from amount import on_request
 from torch import nn
 
 from bench import memory, timing
@@ -83,6 +84,7 @@ def test_the_default_of_memory_is_that_of_the_task_stdlib():
     assert args.groups == [recipe.task_rows // recipe.num_instances]
 
 
+@on_request
 def test_memory_runs(tmp_path, run_script):
     options = [
         "--num_instances",

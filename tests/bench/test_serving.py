@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from amount import on_request
 
 pytest.importorskip("aiohttp", reason="the extra `bench` is not installed")
 
@@ -54,6 +55,7 @@ def test_a_latency_counts_only_after_the_queue_has_found_its_length():
     assert serve.summary([(1.0, 429, 0.001)], seconds=1.0)["p99_ms"] == float("inf")
 
 
+@on_request
 def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
     for name in ("sst2", "tokenizer"):
         (tmp_path / name).mkdir()

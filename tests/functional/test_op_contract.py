@@ -155,7 +155,7 @@ def test_second_backward_is_the_first(case, backend, device, deterministic):
         assert torch.equal(a, b)
 
 
-def test_two_runs_are_bit_equal(case, backend, device, deterministic):
+def test_two_runs_are_bit_equal(case, backend, device, deterministic, one_backend):
     # On a GPU, enough rows that several programs add to one sum; the interpreter runs one after another.
     inputs = case.draw(*((2, 3, 20, 20) if device.type == "cuda" else (2, 2, 3, 12)))
     dy = None
