@@ -178,13 +178,20 @@ def functional_gradient(s: Subject):
 def in_parallel(s: Subject):
     """DistributedDataParallel with one process, twice, so that every parameter must have had its gradient."""
     before = s.values()
-    os.environ.setdefault("MASTER_ADDR", "localhost")
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
-    try:
+
+    def two_steps() -> bool:
         model = nn.parallel.DistributedDataParallel(s.model)
         alike = same(s.values(model), before)
         for _ in range(2):
             s.loss(model).backward()
+        return alike
+
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        # The wrapper is gone before the group is: where it is the last to hold the group, it takes it down with
+        # Python's lock in hand, for which the group's own thread may wait.
+        alike = two_steps()
     finally:
         dist.destroy_process_group()
     s.model.zero_grad()
