@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+# Two workers of pytest-xdist share two cores better with a thread each than with two; so do the programs they start.
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 # Read by triton when a kernel is defined, so it is set before any test can import one.
@@ -17,10 +21,6 @@ from pathlib import Path
 import pytest
 
 import fastmux
-
-# Two workers of pytest-xdist share two cores better with a thread each than with two.
-if os.environ.get("PYTEST_XDIST_WORKER"):
-    torch.set_num_threads(1)
 
 _empty, _empty_like, _new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
 

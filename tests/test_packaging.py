@@ -19,6 +19,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from amount import on_request
 from sources import FOLDERS, ROOT, imports, python_files, within
 from transformers.utils import import_utils
 
@@ -204,7 +205,9 @@ assert type(AutoConfig.for_model("tmux")) is fastmux.TMuxConfig
 """
 
 
-@pytest.mark.parametrize("installed", [True, False], ids=["with_hf_kernels", "without_hf_kernels"])
+@pytest.mark.parametrize(
+    "installed", [True, pytest.param(False, marks=on_request)], ids=["with_hf_kernels", "without_hf_kernels"]
+)
 def test_transformers_works_in_the_repository_root(hf_kernels: Path, installed: bool) -> None:
     pytest.importorskip("triton")
     kernel = min((ROOT / "kernels").glob("*.py")).stem

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from amount import on_request
 from transformers import BertConfig
 
 from bench import throughput, throughput_report
@@ -32,6 +33,7 @@ class TestLimits:
         assert limit("token", "unbind", 40, 128, BASE) == pytest.approx(40 * 174_587_904 / 221_773_824)
 
 
+@on_request
 def test_throughput_runs(tmp_path, run_script):
     options = ["--num_instances", "1", "3", "--length", "8", "--batch_sizes", "2", "4", "--group_counts", "2"]
     printed = run_script("throughput.py", *options, "--repeats", "2", "--output_dir", str(tmp_path))

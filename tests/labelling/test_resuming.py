@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from amount import on_request
 from killing import file_size_limit
 from labelling.reading import read_jsonl
 
@@ -28,7 +29,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 #: ``FASTMUX_KILLS=20`` kills more often than the tests do by themselves.
-KILLS = int(os.environ.get("FASTMUX_KILLS", "3"))
+KILLS = int(os.environ.get("FASTMUX_KILLS", "2"))
 
 
 @pytest.fixture
@@ -307,6 +308,7 @@ print(json.dumps(peaks))
 """
 
 
+@on_request
 def test_memory_is_flat_in_the_number_of_rows(folders, tmp_path):
     """The rows of all shards together would be 40 MiB of text, and several times that as objects.
 

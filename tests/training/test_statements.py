@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from amount import on_request
 from datasets import Dataset
 from transformers import AutoModelForTokenClassification, EvalPrediction
 
@@ -143,6 +144,7 @@ def test_words_that_were_cut_count_as_wrong():
     assert token_accuracy(EvalPrediction(np.zeros_like(labels), labels), rows) == {"accuracy": 0.25}
 
 
+@on_request
 def test_the_embedded_default_from_end_to_end(library, tmp_path, capsys):
     sizes = "--hidden_size 32 --num_heads 2 --num_layers 3 --intermediate_size 48 --narrow_size 16 --max_length 32"
     few = "--max_steps 2 --task_rows 8 --num_instances 2 --throughput_seconds 0.2 --use_cpu --disable_tqdm true"
