@@ -77,10 +77,7 @@ class Options:
     task: str = option("What to train on.", StatementsTask.name, choices=list(TASKS))
     data_dir: str | None = option(
         "Folder with the task's files, or with a subfolder of the task's name that holds them: "
-        + "; ".join(
-            f"{task.name}: {', '.join(n[0] for n in task.files.values())}" for task in TASKS.values() if task.files
-        )
-        + ". Without it they come from the Hugging Face hub; "
+        f"{_FILES}. Without it they come from the Hugging Face hub; "
         f"{', '.join(task.name for task in TASKS.values() if not task.files)} read the running Python's library."
     )
     train_file: list[str] | None = field(

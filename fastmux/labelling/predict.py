@@ -25,7 +25,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
-from fastmux.labelling.settings import LabellingSettings
+from fastmux.labelling.settings import LabellingSettings, settings_of
 from fastmux.labelling.shard import RawShard
 from fastmux.labelling.sharing import Share
 from fastmux.labelling.sources import Source, open_source
@@ -108,13 +108,7 @@ def predict(
         >>> found.dataset.column_names, len(found.dataset), found.rejects[0].reason
         (['text', 'label', 'score'], 2, "column 'text' is empty")
     """
-    if settings is not None and options:
-        raise ValueError(f"{', '.join(options)} given beside settings; set it there")
-    unknown = sorted(set(options) - set(LabellingSettings.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(LabellingSettings.__dataclass_fields__)
-        raise ValueError(f"predict has no option {', '.join(unknown)}, expected one of {known}")
-    settings = settings or LabellingSettings(**options)
+    settings = settings_of(LabellingSettings, settings, options, "predict")
     if (fallback is None) != (settings.min_confidence is None):
         raise ValueError("fallback and min_confidence go together, but only one of them was given")
     if output is None and process_group is not None:

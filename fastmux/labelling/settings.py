@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: Endings of inputs, each perhaps with .gz behind it but the last, and of outputs; the format of each.
 INPUT_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".parquet": "parquet"}
@@ -64,6 +68,22 @@ class LabellingSettings:
         check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
         if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
             raise ValueError(f"min_confidence is {self.min_confidence!r}, expected a number from 0 to 1")
+
+
+def settings_of(kind: type[T], settings: T | None, options: Mapping[str, object], caller: str) -> T:
+    """What a function of that name was given: settings, or in place of them the fields of ``kind`` as options.
+
+    Raises:
+        ValueError: both were given; an option is no field; a value is out of range.
+    """
+    if settings is not None:
+        if options:
+            raise ValueError(f"{', '.join(options)} given beside settings; set it there")
+        return settings
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+    if unknown := sorted(set(options) - set(fields)):
+        raise ValueError(f"{caller} has no option {', '.join(unknown)}, expected one of {', '.join(fields)}")
+    return kind(**options)
 
 
 def check_integer(name: str, value: object, least: int, optional: bool = False) -> None:

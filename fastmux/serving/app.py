@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import fastmux
 from fastmux.labelling.labeller import Labeller
+from fastmux.labelling.settings import settings_of
 from fastmux.serving.requests import PredictRequest, Problem
 from fastmux.serving.service import Service
 from fastmux.serving.settings import ServingSettings
@@ -75,13 +76,7 @@ def create_app(
         >>> answer.status_code, [sorted(row) for row in answer.json()]
         (200, [['label', 'score'], ['label', 'score']])
     """
-    if settings is not None and options:
-        raise ValueError(f"{', '.join(options)} given beside settings; set it there")
-    unknown = sorted(set(options) - set(ServingSettings.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(ServingSettings.__dataclass_fields__)
-        raise ValueError(f"create_app has no option {', '.join(unknown)}, expected one of {known}")
-    settings = settings or ServingSettings(**options)
+    settings = settings_of(ServingSettings, settings, options, "create_app")
     names = ("max_length", "truncation", "batch_tokens", "dtype", "device", "torch_compile")
     labeller = Labeller(model, tokenizer, **{name: getattr(settings, name) for name in names})
     service = Service(labeller, settings)
