@@ -79,6 +79,10 @@ class FrontOptions:
     )
     groupings: int = option("Random groupings over which multiplexed models are scored.", 5)
     target_agreement: float = option("Of a cascade with the original.", 0.99)
+    bf16: bool = option(
+        "Train under bfloat16 autocast, quicker on some processors, too. All is measured in float32.",
+        False,
+    )
     seed: int = option("Of everything that is drawn.", 0)
     seeds: int = option("Distil each model with so many seeds, and score their mean.", 1)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
 from training import front
@@ -93,7 +94,7 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--learning_rate", "0"], "--learning_rate must be above 0"),
         (["--target_agreement", "1.5"], r"--target_agreement must be in \(0, 1\]"),
         (["--split", "test"], "--split 'test': sst2 has validation"),
-        (["--candidates", "none"], "'none' is neither one of levers, sequence, token nor a file"),
+        (["--candidates", "none"], "'none' is neither one of levers, pairs, sequence, token nor a file"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(given, message, files, tmp_path):
@@ -129,7 +130,23 @@ def test_a_wrong_candidate_is_refused(text, message, tmp_path):
         read_candidates(str(tmp_path / "own.yaml"), layers=4)
 
 
-@pytest.mark.parametrize("name", ["sequence", "token"])
+def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
+    (tmp_path / "own.yaml").write_text("n2: {num_instances: 2, join: positions, joined_layers: [1]}\n")
+    weights = {}
+    for name, more in (("float32", []), ("bfloat16", ["--bf16"])):
+        given = arguments(files, "sst2", tmp_path / name, "--candidates", str(tmp_path / "own.yaml"), *more)
+        front.main(given)
+        weights[name] = {
+            model: load_file(tmp_path / name / model / "model" / "model.safetensors") for model in ("original", "n2")
+        }
+    for model, whole in weights["float32"].items():
+        half = weights["bfloat16"][model]
+        assert all(tensor.dtype == whole[key].dtype for key, tensor in half.items())
+        apart = [(tensor - whole[key]).abs().max() for key, tensor in half.items()]
+        assert 0 < max(apart) < 0.05, model
+
+
+@pytest.mark.parametrize("name", ["sequence", "pairs", "token"])
 def test_the_files_that_come_along_suit_six_layers(name):
     found = read_candidates(name, layers=6)
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)

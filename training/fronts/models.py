@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
@@ -50,6 +51,8 @@ class FrontModels:
         self.train = self._rows(data.train, options.max_train_rows)
         self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
         self.metric = scores_of(task.kind, task.metric, self.labels)
+        # Without an accelerator the trainer takes bfloat16 only if it is told that this is meant.
+        self._precision = {"bf16": options.bf16, "use_cpu": options.bf16 and not torch.accelerator.is_available()}
 
     def counts(self) -> dict[str, int]:
         """Rows, by what they are for."""
@@ -138,7 +141,7 @@ class FrontModels:
                 own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
                 student.load_state_dict(own, strict=False)
             settings = settings_of(candidate, self.settings, seed)
-            arguments = distillation_arguments(folder / "training", settings, {})
+            arguments = distillation_arguments(folder / "training", settings, self._precision)
             student, _, seconds = distil(
                 student,
                 self.tokenizer,
@@ -174,6 +177,7 @@ class FrontModels:
                 "save_total_limit": 1,
                 "report_to": [],
                 "label_names": ["labels"],
+                **self._precision,
                 "seed": options.seed,
             },
             tokenizer=self.tokenizer,
