@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast, TrainingArguments
 
 from training import front
 from training.fronts.candidates import Candidate, read_candidates
+from training.fronts.masked import learn_masked_words
 from training.fronts.measure import Contestant, Entry, Measure
 from training.fronts.report import margin, on_front, sentence
 from training.results import Score
@@ -27,6 +29,7 @@ narrow:       {hidden_size: 16}
 n2:           {num_instances: 2, joined_layers: [1, 2], cascade: true}
 n3:           {num_instances: 3, joined_layers: [1, 2], vectors: learned, start: n2, state_weight: 0}
 n4-positions: {num_instances: 4, join: positions, joined_layers: [1]}
+masked:       {num_instances: 2, joined_layers: [1], masked_epochs: 1}
 """
 
 
@@ -67,18 +70,18 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
     out = tmp_path / "out"
     result = front.main(arguments(files, task, out))
     entries = {entry["name"]: entry for entry in result["entries"]}
-    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n3", "n4-positions"]
+    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n3", "n4-positions", "masked"]
     assert set(alone) <= set(entries) <= {*alone, "cut + original", "n2 + original"}
     assert entries["copy"]["score"] == entries["original"]["score"] and entries["copy"]["agreement"] == 1.0
     assert entries["original"]["speed_up"] == 1.0
     multiplexed = {name for name, entry in entries.items() if entry["multiplexed"]}
-    assert multiplexed - {"n2 + original"} == {"n2", "n3", "n4-positions"}
+    assert multiplexed - {"n2 + original"} == {"n2", "n3", "n4-positions", "masked"}
     assert len(entries["n2"]["score"]["values"]) == 2
     assert entries["narrow"]["parameters"] < entries["cut"]["parameters"] < entries["original"]["parameters"]
     written = json.loads((out / "front.json").read_text())
     assert written["sentence"] == result["sentence"] and (out / "front.png").stat().st_size > 0
     weights = {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")}
-    assert len(weights) == 7
+    assert len(weights) == 8
     again = front.main(arguments(files, task, out))
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")} == weights
     assert [e["score"] for e in again["entries"]] == [e["score"] for e in result["entries"]]
@@ -116,6 +119,7 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
         ("a: {row_layer: 1}", "there is no 'row_layer' in a candidate; the closest is 'row_layers'"),
         ("a: {joined_layers: [3]}", "a: the encoder has 4 layers"),
         ("a: {learn: nothing}", "a: learn is 'nothing', expected one of 'distilled'"),
+        ("a: {masked_epochs: 1, learn: labels}", "masked_epochs is 1, expected at least 0, and 0 unless"),
         ("a: {num_instances: 2, learn: labels}", "are for plain encoders"),
         ("a: {vectors: unit}", "vectors is 'unit', expected one of 'signs'"),
         ("a: {start: b}", "start is 'b', expected a candidate that comes before"),
@@ -215,6 +219,23 @@ def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
     assert found["m + original"].fallback == pytest.approx(unsure.float().mean().item())
     for first, second in measure.halves:
         assert not set(first) & set(second) and len(first) + len(second) == rows
+
+
+def test_masked_words_teach_the_encoder_and_nothing_else(files, tmp_path):
+    config = BertConfig.from_pretrained(files / "encoder")
+    student = Candidate("a", num_instances=2, joined_layers=(1,)).make(
+        BertForSequenceClassification(config), "sequence"
+    )
+    before = copy.deepcopy(student)
+    tokenizer = BertTokenizerFast.from_pretrained(files / "encoder")
+    rows = Dataset.from_dict({"input_ids": [tokenizer(" ".join(WORDS[i : i + 5]))["input_ids"] for i in range(24)]})
+    learn_masked_words(student, tokenizer, rows, TrainingArguments(str(tmp_path), report_to=[], use_cpu=True))
+    changed = {name for name, p in student.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    layers = {name for name, _ in student.named_parameters() if ".encoder." in name}
+    assert layers <= changed and not any("classifier" in name for name in changed)
+    assert torch.equal(student.model.base_model.encoder.signs, before.model.base_model.encoder.signs)
+    assert student(input_ids=torch.ones(4, 6, dtype=torch.long)).logits.shape == (4, 2)
+    assert student.model.base_model.encoder.first_only
 
 
 def test_a_candidate_is_made_of_the_layers_that_it_names():

@@ -36,6 +36,7 @@ class Candidate:
         vectors: of rows that are joined: "signs"; "gaussian", which undo themselves only roughly; or "learned", which
             start as signs and are trained along.
         start: name of another candidate, of the same layers and another N, from whose weights this one goes on.
+        masked_epochs: passes over the rows as a masked-language model, joined as it is, before it is distilled.
         learning_rate, state_weight: as in `ConversionSettings`; None for what the program is told.
         hidden_size: of a narrower plain encoder, which starts from random weights; None: the original's.
         folder: of a model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
@@ -53,6 +54,7 @@ class Candidate:
     learn: str = "distilled"
     vectors: str = "signs"
     start: str | None = None
+    masked_epochs: float = 0.0
     learning_rate: float | None = None
     state_weight: float | None = None
     hidden_size: int | None = None
@@ -68,6 +70,11 @@ class Candidate:
             raise ValueError(f"{self.name}: vectors is {self.vectors!r}, expected one of {named}")
         if self.num_instances > 1 and (self.hidden_size is not None or self.learn != "distilled"):
             raise ValueError(f"{self.name}: hidden_size and learn are for plain encoders, num_instances: 1")
+        if self.masked_epochs < 0 or (self.masked_epochs and self.learn != "distilled"):
+            raise ValueError(
+                f"{self.name}: masked_epochs is {self.masked_epochs}, expected at least 0, and 0 unless learn is "
+                "'distilled'"
+            )
 
     @property
     def multiplexed(self) -> bool:

@@ -18,6 +18,7 @@ from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
+from training.fronts.masked import learn_masked_words
 from training.fronts.measure import Contestant, Entry, Measure, model_inputs
 from training.metrics import scores_of
 from training.models import JOINED_HEADS, PLAIN_HEADS, label_options
@@ -141,6 +142,11 @@ class FrontModels:
                 own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
                 student.load_state_dict(own, strict=False)
             settings = settings_of(candidate, self.settings, seed)
+            if candidate.masked_epochs:
+                masking = {"num_train_epochs": candidate.masked_epochs, "save_strategy": "no", **self._precision}
+                # The collator, and not the model, is asked which columns there are.
+                arguments = distillation_arguments(folder / "masked", settings, masking)
+                learn_masked_words(student, self.tokenizer, self._model_rows, arguments)
             arguments = distillation_arguments(folder / "training", settings, self._precision)
             student, _, seconds = distil(
                 student,
