@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fastmux
-from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
+from fastmux.modules import DEMULTIPLEXERS, IMAGE_MULTIPLEXERS, MULTIPLEXERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,7 +27,7 @@ MODULES = [
 @pytest.fixture
 def registries(monkeypatch):
     """Examples may register classes; nobody else should see them."""
-    for registry in (MULTIPLEXERS, DEMULTIPLEXERS):
+    for registry in (MULTIPLEXERS, DEMULTIPLEXERS, IMAGE_MULTIPLEXERS):
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
 
 

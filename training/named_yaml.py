@@ -40,3 +40,19 @@ def check_keys(keys: Iterable[object], known: Iterable[str], where: str, what: s
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1, cutoff=0)
             raise ValueError(f"{where}: there is no {key!r} in a {what}; the closest is {close[0]!r}")
+
+
+def typed(where: str, key: str, value: object, *kinds: type) -> object:
+    """A value, once it is of one of these types; a number becomes the float that is asked for.
+
+    Raises:
+        ValueError: it is of another type; the message begins with ``where``.
+    """
+    if type(value) in kinds:
+        return value
+    if float in kinds and type(value) in (int, str):
+        try:
+            return float(value)  # to YAML, 2e-3 is text
+        except ValueError:
+            pass
+    raise ValueError(f"{where}: {key} must be of type {' or '.join(kind.__name__ for kind in kinds)}, got {value!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import fastmux
-from training.named_yaml import check_keys, read_yaml
+from training.named_yaml import check_keys, read_yaml, typed
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -148,20 +148,9 @@ def read_recipe(name: str) -> Recipe:
     missing = [key for key in kinds if values.get(key) is None]
     if missing:
         raise ValueError(f"{path}: no value for {', '.join(missing)}")
-    recipe = Recipe(**{key: _typed(path, key, value, kinds[key]) for key, value in values.items()})
+    recipe = Recipe(**{key: typed(str(path), key, value, kinds[key]) for key, value in values.items()})
     try:
         recipe.check()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe
-
-
-def _typed(path: Path, key: str, value: object, kind: type) -> object:
-    if kind is float and type(value) in (int, str):
-        try:
-            return float(value)  # to YAML, 2e-3 is text
-        except ValueError:
-            pass
-    if type(value) is not kind:
-        raise ValueError(f"{path}: {key} must be of type {kind.__name__}, got {value!r}")
-    return value

@@ -72,6 +72,11 @@ def table(result: RunResult) -> str:
                 f"{found.limit:.2f}",
             ]
         )
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows as lines of a table, the first one its header, the columns behind the first one aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = []

@@ -21,6 +21,13 @@ from fastmux.modules.demultiplexers import (
     RsaDemultiplexer,
     UnbindDemultiplexer,
 )
+from fastmux.modules.image_multiplexers import (
+    IMAGE_MULTIPLEXERS,
+    ConvolutionMultiplexer,
+    ImageMultiplexer,
+    NonlinearMultiplexer,
+    RotationMultiplexer,
+)
 from fastmux.modules.multiplexed import Multiplexed
 from fastmux.modules.multiplexers import (
     MULTIPLEXERS,
@@ -36,13 +43,16 @@ from fastmux.modules.multiplexers import (
 
 __all__ = [
     "DEMULTIPLEXERS",
+    "IMAGE_MULTIPLEXERS",
     "MULTIPLEXERS",
     "AttentionMultiplexer",
     "BinaryMultiplexer",
+    "ConvolutionMultiplexer",
     "Demultiplexer",
     "HadamardMultiplexer",
     "Head",
     "IdentityMultiplexer",
+    "ImageMultiplexer",
     "IndexDemultiplexer",
     "KeyDemultiplexer",
     "LinearMultiplexer",
@@ -50,7 +60,9 @@ __all__ = [
     "MlpDemultiplexer",
     "Multiplexed",
     "Multiplexer",
+    "NonlinearMultiplexer",
     "OrthogonalMultiplexer",
+    "RotationMultiplexer",
     "RsaDemultiplexer",
     "UnbindDemultiplexer",
     "WalshHadamardMultiplexer",

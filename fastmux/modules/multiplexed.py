@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.modules.groups import group
+from fastmux.modules.image_multiplexers import IMAGE_MULTIPLEXERS, ImageMultiplexer
 from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.modules.registry import Registry, known
 
 
 class Multiplexed(nn.Module):
@@ -26,7 +28,8 @@ class Multiplexed(nn.Module):
         num_instances: N. With 1 nothing is bound: the network and head are what they would be alone, exactly.
         width: features of what is bound: of a row, or of the stem's output.
         out_width: features of the network's output; ``width`` if None.
-        multiplexer: a name in `MULTIPLEXERS`, or a `Multiplexer`.
+        multiplexer: a name in `MULTIPLEXERS` or, for images (B, C, H, W), in `IMAGE_MULTIPLEXERS`; or a `Multiplexer`
+            or `ImageMultiplexer`.
         demultiplexer: a name in `DEMULTIPLEXERS`, or a `Demultiplexer`; one that needs an index prefix is refused.
         stem: runs on every row before; head: on every demultiplexed row, (B, ...), behind.
         feature_dim: 1 for vectors (B, d) and images (B, C, H, W), -1 for sequences (B, L, d). None flattens whatever a
@@ -54,7 +57,7 @@ class Multiplexed(nn.Module):
         width: int,
         *,
         out_width: int | None = None,
-        multiplexer: str | Multiplexer = "hadamard",
+        multiplexer: str | Multiplexer | ImageMultiplexer = "hadamard",
         demultiplexer: str | Demultiplexer = "unbind",
         stem: nn.Module | None = None,
         head: nn.Module | None = None,
@@ -70,13 +73,13 @@ class Multiplexed(nn.Module):
         self.num_instances, self.width, self.feature_dim = num_instances, width, feature_dim
         self.out_width = width if out_width is None else out_width
         self.stem, self.network, self.head = stem, network, head
-        self.multiplexer: Multiplexer | None = None
+        self.multiplexer: Multiplexer | ImageMultiplexer | None = None
         self.demultiplexer: Demultiplexer | None = None
         self.unbinding: Multiplexer | None = None
         if num_instances == 1:
             return
         binding = multiplexer_options or {}
-        self.multiplexer = _made(MULTIPLEXERS, multiplexer, num_instances, width, binding)
+        self.multiplexer = _made(_registry(multiplexer), multiplexer, num_instances, width, binding)
         self.demultiplexer = _made(
             DEMULTIPLEXERS, demultiplexer, num_instances, self.out_width, demultiplexer_options or {}
         )
@@ -88,7 +91,7 @@ class Multiplexed(nn.Module):
         if self.demultiplexer.takes_transforms:
             # The multiplexer's own transforms, or where the network's output is of another width, some of that width.
             self.unbinding = self.multiplexer
-            if self.out_width != width:
+            if self.out_width != width and isinstance(self.multiplexer, Multiplexer):
                 self.unbinding = _made(MULTIPLEXERS, multiplexer, num_instances, self.out_width, binding)
             if not isinstance(getattr(self.unbinding, "transforms", None), Tensor):
                 raise ValueError(
@@ -103,12 +106,21 @@ class Multiplexed(nn.Module):
         if self.num_instances == 1:
             z = self.network(x)
         else:
-            bound, shape = self._positions(group(x, self.num_instances), 2, self.width, "a row")
-            y = self.network(self._back(self.multiplexer(bound), shape))
+            y = self.network(self._bound(group(x, self.num_instances)))
             h, shape = self._positions(y, 1, self.out_width, "the network's output")
             transforms = None if self.unbinding is None else self.unbinding.transforms
             z = self._back(self.demultiplexer(h, None, transforms), shape).flatten(0, 1)[:rows]
         return z if self.head is None else self.head(z)
+
+    def _bound(self, x: Tensor) -> Tensor:
+        """(G, N, row) -> (G, row), what the multiplexer makes of the rows of each group."""
+        if isinstance(self.multiplexer, ImageMultiplexer):
+            if x.dim() != 5 or x.shape[2] != self.width:
+                row = "x".join(map(str, x.shape[2:]))
+                raise ValueError(f"a row is of shape {row}, expected an image of {self.width} channels, (C, H, W)")
+            return self.multiplexer(x)
+        positions, shape = self._positions(x, 2, self.width, "a row")
+        return self._back(self.multiplexer(positions), shape)
 
     def _positions(self, x: Tensor, before: int, width: int, what: str) -> tuple[Tensor, torch.Size]:
         """(..., row) -> (..., L, d), features last; and the row's shape, features last. ``before``: dimensions in front
@@ -139,7 +151,16 @@ class Multiplexed(nn.Module):
         return f"num_instances={self.num_instances}, width={self.width}, out_width={self.out_width}"
 
 
-def _made(registry, given, num_instances: int, width: int, options: Mapping[str, object]):
+def _registry(multiplexer: str | nn.Module) -> Registry:
+    if not isinstance(multiplexer, str) or multiplexer in list(MULTIPLEXERS):
+        return MULTIPLEXERS
+    if multiplexer not in list(IMAGE_MULTIPLEXERS):
+        named = known(multiplexer, [*MULTIPLEXERS, *IMAGE_MULTIPLEXERS])
+        raise ValueError(f"multiplexer is {multiplexer!r}, expected one of {named}")
+    return IMAGE_MULTIPLEXERS
+
+
+def _made(registry: Registry, given, num_instances: int, width: int, options: Mapping[str, object]):
     """The registered class of that name, made; or what was given in its place."""
     if not isinstance(given, str):
         if (given.num_instances, given.width) != (num_instances, width):

@@ -29,13 +29,13 @@ class Registry:
         """Raises ValueError, with the known names and the closest one, if ``name`` is not registered or its class takes
         no such keyword arguments. Their values are checked by the class."""
         if name not in self._classes:
-            raise ValueError(f"{self.kind} is {name!r}, expected one of {_known(name, self._classes)}")
+            raise ValueError(f"{self.kind} is {name!r}, expected one of {known(name, self._classes)}")
         for option in options:
             allowed = keywords(self._classes[name])
             if option not in allowed:
                 raise ValueError(
                     f"{self.kind}_options has {option!r}; the options of {self.kind} {name!r} are "
-                    f"{_known(option, allowed) or 'none'}"
+                    f"{known(option, allowed) or 'none'}"
                 )
 
     def __getitem__(self, name: str) -> type:
@@ -58,7 +58,8 @@ def keywords(cls: type) -> set[str]:
     return names
 
 
-def _known(name: str, names: Iterable[str]) -> str:
+def known(name: str, names: Iterable[str]) -> str:
+    """The names, for a message, and which of them ``name`` may have meant."""
     closest = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {closest[0]!r}?" if closest else ""
     return ", ".join(repr(n) for n in sorted(names)) + hint

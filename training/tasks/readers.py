@@ -43,7 +43,7 @@ def find_files(task: str, data_dir: str, files: dict[str, tuple[str, ...]], layo
         folder = folders[found.index(best)]
         missing = ", ".join(names[0] for split, names in files.items() if split not in best)
         raise ValueError(
-            f"data_dir={data_dir!r}: {missing} missing in {folder}; --task {task} expects "
+            f"data_dir={data_dir!r}: {missing} missing in {folder}; {task} expects "
             f"{', '.join(names[0] for names in files.values())} there or in its subfolder {task}/, UTF-8, {layout}"
         )
     return best

@@ -1,0 +1,111 @@
+"""What an experiment is: data, a network, a loss and measures. `training/experiment.py` does the rest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastmux import Multiplexed
+
+#: Columns of rows by name: tensors with as many rows each.
+Rows = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score, the mean of what `Experiment.measure` says of each row.
+
+    Attributes:
+        name: in tables.
+        higher_is_better: or lower, as of errors.
+        of_mean: makes the score of the mean: `math.sqrt` where rows have squared errors.
+    """
+
+    name: str
+    higher_is_better: bool = True
+    of_mean: Callable[[float], float] = float
+
+
+@dataclass(frozen=True)
+class Multiplexing:
+    """How rows share a pass: the arguments of `fastmux.Multiplexed` that a recipe has.
+
+    Attributes:
+        num_instances: N.
+        multiplexer, multiplexer_options, demultiplexer, demultiplexer_options: as there.
+    """
+
+    num_instances: int = 1
+    multiplexer: str = "hadamard"
+    demultiplexer: str = "unbind"
+    multiplexer_options: Mapping[str, object] | None = None
+    demultiplexer_options: Mapping[str, object] | None = None
+
+    def wrap(self, network: nn.Module, width: int, **shape) -> Multiplexed:
+        """The network on N rows at once; ``shape`` are the other arguments: stem, head, out_width, feature_dim."""
+        return Multiplexed(network, width=width, **vars(self), **shape)
+
+
+class Experiment(ABC):
+    """An experiment. A subclass is a frozen dataclass whose fields, with defaults, are what its recipes may set: sizes,
+    kinds of network. See docs/experiments.md.
+
+    Attributes:
+        name: in recipes.
+        inputs: columns of the rows that the network is called with, in their order.
+        metrics: what `measure` measures; the first is what tables and plots show.
+        splits_by_seed: whether a seed draws the split into training and test rows, as where rows are few; otherwise
+            the test rows are the same for every seed.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    splits_by_seed: ClassVar[bool] = False
+
+    @abstractmethod
+    def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
+        """Training and test rows.
+
+        Args:
+            data_dir: folder with the experiment's files, or with a subfolder that holds them.
+            seed: draws whatever is drawn of the data.
+
+        Raises:
+            ValueError: a file is missing or malformed; the message says which and what is expected.
+        """
+
+    @abstractmethod
+    def model(self, multiplexing: Multiplexing) -> nn.Module:
+        """A new network, called with the columns `inputs` of B rows; with N = 1 it is the plain one.
+
+        Raises:
+            ValueError: options that do not fit one another.
+        """
+
+    @abstractmethod
+    def loss(self, outputs, rows: Rows) -> Tensor:
+        """The loss to train with, of what the network makes of B rows."""
+
+    @abstractmethod
+    def measure(self, outputs, rows: Rows) -> Rows:
+        """For each of `metrics`, by name, the value of each row: (B,), e.g. 1 where it is right."""
+
+    def references(self, train: Rows, test: Rows) -> dict[str, Rows]:
+        """Figures to beat that need no training, by name: what `measure` says of, e.g., always the median."""
+        return {}
+
+    def train(self, model: nn.Module, fit: Callable[..., None]) -> None:
+        """Trains the model; by default once, ``fit()``. ``fit`` takes `TrainingArguments` in place of the recipe's, for
+        an experiment that trains in several stages."""
+        fit()
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where the highest logit is the label's, else 0: logits (B, C), labels (B) -> (B)."""
+    return (logits.argmax(-1) == labels).to(torch.float32)

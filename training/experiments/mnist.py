@@ -1,0 +1,161 @@
+"""Handwritten digits, by an MLP or a CNN (DataMUX, section 5, images)."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmux.modules import IMAGE_MULTIPLEXERS
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, right
+from training.tasks.readers import find_files
+
+SIDE = 28
+CLASSES = 10
+FILES = {
+    "train images": ("train-images-idx3-ubyte",),
+    "train labels": ("train-labels-idx1-ubyte",),
+    "test images": ("t10k-images-idx3-ubyte",),
+    "test labels": ("t10k-labels-idx1-ubyte",),
+}
+#: Of the training images' pixels, from 0 to 1.
+MEAN, DEVIATION = 0.1307, 0.3081
+NETWORKS = ("mlp", "cnn", "stem")
+
+
+@dataclass(frozen=True)
+class Mnist(Experiment):
+    """Attributes:
+    network: "mlp", two hidden layers on the flattened image; "cnn", two convolutions and a hidden layer, as a
+        multiplexer of images or of pixels is put before; "stem", one wide convolution a row, behind which rows are
+        bound channel by channel, and three convolutions on what they share.
+    hidden_size: of the MLP, and of the hidden layer behind convolutions.
+    channels: of the CNN's second convolution, the first has half; of the stem.
+    """
+
+    network: str = "cnn"
+    hidden_size: int = 128
+    channels: int = 32
+
+    name = "mnist"
+    inputs = ("image",)
+    metrics = (Metric("accuracy"),)
+
+    def __post_init__(self):
+        if self.network not in NETWORKS:
+            raise ValueError(f"network is {self.network!r}, expected one of {', '.join(map(repr, NETWORKS))}")
+
+    def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
+        return read_mnist(data_dir)
+
+    def model(self, multiplexing: Multiplexing) -> nn.Module:
+        head = nn.Linear(self.hidden_size, CLASSES)
+        if self.network == "stem":
+            stem, body = stem_and_body(self.channels, self.hidden_size)
+            return multiplexing.wrap(body, self.channels, out_width=self.hidden_size, stem=stem, head=head)
+        make = {"mlp": self._mlp, "cnn": self._cnn}[self.network]
+        if multiplexing.multiplexer in IMAGE_MULTIPLEXERS:
+            return multiplexing.wrap(make(), 1, out_width=self.hidden_size, head=head)
+        return multiplexing.wrap(make(), SIDE * SIDE, out_width=self.hidden_size, head=head, feature_dim=None)
+
+    def _mlp(self) -> nn.Module:
+        hidden = self.hidden_size
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
+
+    def _cnn(self) -> nn.Module:
+        inner = self.channels // 2
+        return nn.Sequential(
+            nn.Conv2d(1, inner, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(inner, self.channels, 5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(self.channels * (SIDE // 4) ** 2, self.hidden_size),
+            nn.ReLU(),
+        )
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return nn.functional.cross_entropy(outputs, rows["label"])
+
+    def measure(self, outputs: Tensor, rows: Rows) -> Rows:
+        return {"accuracy": right(outputs, rows["label"])}
+
+
+def stem_and_body(channels: int, hidden_size: int) -> tuple[nn.Module, nn.Module]:
+    """What every row goes through, (B, 1, 28, 28) -> (B, channels, 14, 14), and what rows share, -> (G, hidden)."""
+    stem = nn.Sequential(nn.Conv2d(1, channels, 5, stride=2, padding=2), nn.BatchNorm2d(channels), nn.ReLU())
+    body = nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(channels * (SIDE // 4) ** 2, hidden_size),
+        nn.ReLU(),
+    )
+    return stem, body
+
+
+@functools.lru_cache(maxsize=1)
+def read_mnist(data_dir: str) -> tuple[Rows, Rows]:
+    """Training and test rows: image, float32 (rows, 1, 28, 28), normalised; label, int64 (rows).
+
+    Raises:
+        ValueError: a file is missing or is not what MNIST has; images of another size.
+    """
+    paths = find_files("mnist", data_dir, FILES, "IDX, packed with gzip or not")
+    found = []
+    for split in ("train", "test"):
+        image, label = read_idx(paths[f"{split} images"], 3), read_idx(paths[f"{split} labels"], 1)
+        if image.shape[1:] != (SIDE, SIDE):
+            raise ValueError(
+                f"{paths[f'{split} images']}: images of {image.shape[1]}x{image.shape[2]} pixels, "
+                f"expected {SIDE}x{SIDE}"
+            )
+        if len(image) != len(label):
+            raise ValueError(f"{paths[f'{split} labels']}: {len(label)} labels for {len(image)} images")
+        if len(label) and label.max() >= CLASSES:
+            raise ValueError(f"{paths[f'{split} labels']}: label {label.max()}, expected 0 to {CLASSES - 1}")
+        pixels = torch.from_numpy(image).to(torch.float32)[:, None]
+        found.append(
+            {"image": pixels.div_(255).sub_(MEAN).div_(DEVIATION), "label": torch.from_numpy(label).to(torch.int64)}
+        )
+    return found[0], found[1]
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The bytes of an IDX file, in its shape.
+
+    Raises:
+        ValueError: it is damaged, or is no IDX file of so many dimensions.
+    """
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    start = 4 * (1 + dimensions)
+    magic = bytes([0, 0, 8, dimensions])
+    if content[:4] != magic or len(content) < start:
+        raise ValueError(
+            f"{path} starts with {content[:4].hex()}, expected {magic.hex()}, IDX of {dimensions} dimensions"
+        )
+    shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
+    if len(content) - start != int(np.prod(shape)):
+        raise ValueError(f"{path} says it holds {shape} bytes, and holds {len(content) - start}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()

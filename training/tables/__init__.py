@@ -1,0 +1,1 @@
+"""The parts of ``experiment.py``: its recipes, one cell of a table, the table."""

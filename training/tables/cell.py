@@ -1,0 +1,223 @@
+"""One cell of a table: a network trained with the Hugging Face Trainer, then scored on several groupings."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from fastmux.files import read_json, replacing, write_json
+from training.experiments import Experiment, Rows
+from training.results import Score
+from training.stages import write_errors
+from training.tables.recipe import Cell
+
+_RESULT, _ROWS, _MODEL = "cell.json", "rows.npz", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """``cell.json``.
+
+    Attributes:
+        variant, num_instances, seed: which cell.
+        settings: of the experiment, the multiplexing and the Trainer.
+        parameters: of the network, those of the demultiplexer included.
+        steps, seconds, cpu_seconds: of training, by the clock on the wall and by this process's.
+        scores: of the test rows, by name of the metric, over the groupings.
+        slots: the same, for each place in a group: over the rows that stood there, in any grouping.
+        losses: training losses by step.
+    """
+
+    variant: str
+    num_instances: int
+    seed: int
+    settings: dict[str, object]
+    parameters: int
+    steps: int
+    seconds: float
+    cpu_seconds: float
+    scores: dict[str, Score]
+    slots: dict[str, list[float]]
+    losses: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished cell: its result; and what was measured of each test row in each grouping, by name of the metric,
+    (groupings, rows)."""
+
+    result: CellResult
+    rows: dict[str, np.ndarray]
+
+
+class Columns(Dataset):
+    """Rows by number, many at once: a batch is one indexing of each column."""
+
+    def __init__(self, rows: Rows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return count(self.rows)
+
+    def __getitem__(self, number: int) -> Rows:
+        return self.__getitems__([number])
+
+    def __getitems__(self, numbers: list[int]) -> Rows:
+        index = torch.tensor(numbers)
+        return {name: column[index] for name, column in self.rows.items()}
+
+
+class ExperimentTrainer(Trainer):
+    """The Hugging Face Trainer with an experiment's inputs and loss."""
+
+    def __init__(self, *args, experiment: Experiment, **kwargs):
+        # A batch comes whole from `Columns`.
+        super().__init__(*args, data_collator=lambda rows: rows, **kwargs)
+        self.remove_callback(PrinterCallback)  # a line a cell is enough where there is no terminal
+        self.experiment = experiment
+        # The losses are means over a batch, whatever keywords a network takes.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(*(inputs[name] for name in self.experiment.inputs))
+        loss = self.experiment.loss(outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+
+def count(rows: Rows) -> int:
+    """How many there are."""
+    return len(next(iter(rows.values())))
+
+
+def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
+    """A cell's training and test rows, once they are known to fit.
+
+    Raises:
+        ValueError: as `Experiment.load`; or fewer rows than one group has, or columns of several lengths.
+    """
+    parts = cell.experiment.load(data_dir, cell.seed)
+    for split, rows in zip(("training", "test"), parts, strict=True):
+        lengths = {name: len(column) for name, column in rows.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"{cell.experiment.name}: columns of the {split} rows differ in length: {lengths}")
+        if count(rows) < cell.num_instances:
+            raise ValueError(
+                f"{cell.name}: {count(rows)} {split} rows, fewer than one group of num_instances={cell.num_instances}"
+            )
+    return parts
+
+
+def make_model(cell: Cell) -> nn.Module:
+    """A cell's network, drawn with its seed. Raises ValueError for options that do not fit."""
+    torch.manual_seed(cell.seed)
+    try:
+        return cell.experiment.model(cell.multiplexing)
+    except ValueError as error:
+        raise ValueError(f"{cell.name}: {error}") from error
+
+
+def finished(folder: Path) -> Measured | None:
+    """What an earlier call left of a cell; None if it did not finish."""
+    if not (folder / _RESULT).is_file():
+        return None
+    values = read_json(folder / _RESULT)
+    scores = {name: Score(**score) for name, score in values["scores"].items()}
+    with np.load(folder / _ROWS) as rows:
+        return Measured(CellResult(**{**values, "scores": scores}), dict(rows))
+
+
+def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
+    """Trains a cell and scores it; ``folder`` then has the network's weights, the result and the rows' measures.
+
+    Raises:
+        ValueError: as `load` and `make_model`, or an argument of the Trainer that it refuses.
+        OSError: a file could not be written.
+    """
+    experiment = cell.experiment
+    train, test = load(cell, data_dir)
+    model = make_model(cell)
+    steps, losses = 0, []
+    trainer = None
+
+    def fit(**arguments: object) -> None:
+        nonlocal steps, trainer
+        args = training_arguments(cell, folder, **arguments)
+        trainer = ExperimentTrainer(model=model, args=args, train_dataset=Columns(train), experiment=experiment)
+        trainer.train()
+        losses.extend((steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e)
+        steps += trainer.state.global_step
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    experiment.train(model, fit)
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
+    orders = orders if cell.num_instances > 1 else orders[:1]
+    measured = score(trainer, test, orders)
+    result = CellResult(
+        cell.variant,
+        cell.num_instances,
+        cell.seed,
+        {**vars(experiment), **asdict(cell.multiplexing), **cell.trainer},
+        sum(p.numel() for p in model.parameters()),
+        steps,
+        round(seconds, 2),
+        round(cpu_seconds, 2),
+        {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in experiment.metrics},
+        {m.name: [m.of_mean(v) for v in slots(measured[m.name], orders, cell)] for m in experiment.metrics},
+        losses,
+    )
+    with write_errors(folder):
+        with replacing(folder / _MODEL) as temporary:
+            save_model(model, str(temporary))
+        with replacing(folder / _ROWS) as temporary:
+            np.savez_compressed(temporary, **measured)
+        write_json(folder / _RESULT, asdict(result))
+    return Measured(result, measured)
+
+
+def training_arguments(cell: Cell, folder: Path, **arguments: object) -> TrainingArguments:
+    """Those of a cell, and ``arguments`` in their place. The Trainer writes nothing: what a cell leaves is written once
+    it is finished."""
+    # Without a device of another kind the Trainer takes bf16 only if it is told that this is meant.
+    defaults = {"use_cpu": not torch.accelerator.is_available()}
+    defaults |= {
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 0.05,
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+    fixed = {"remove_unused_columns": False, "seed": cell.seed, "output_dir": str(folder)}
+    return TrainingArguments(**{**defaults, **cell.trainer, **arguments, **fixed})
+
+
+@torch.inference_mode()
+def score(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[str, np.ndarray]:
+    """What the experiment measures of each test row, with the rows in each of these orders, whose neighbours are a
+    group: (orders, rows), the rows in the data's own order."""
+    experiment, args = trainer.experiment, trainer.args
+    model = trainer.model.eval()
+    measured = {m.name: np.empty((len(orders), count(test)), np.float32) for m in experiment.metrics}
+    for number, order in enumerate(orders):
+        for index in order.split(args.per_device_eval_batch_size):
+            rows = {name: column[index].to(args.device) for name, column in test.items()}
+            with trainer.accelerator.autocast():
+                outputs = model(*(rows[name] for name in experiment.inputs))
+            for name, values in experiment.measure(outputs, rows).items():
+                measured[name][number, index.numpy()] = values.float().cpu().numpy()
+    return measured
+
+
+def slots(values: np.ndarray, orders: list[Tensor], cell: Cell) -> list[float]:
+    """The mean of the rows at each place in a group; batches are whole groups, so a row's is that in its order."""
+    n = cell.num_instances
+    ordered = [row[order.numpy()] for row, order in zip(values, orders, strict=True)]
+    return [float(np.concatenate([row[place::n] for row in ordered]).mean()) for place in range(n)]

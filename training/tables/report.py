@@ -1,0 +1,150 @@
+"""A table: every finished cell of a folder, seeds and groupings together, beside the plain network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.experiments import Metric
+from training.report import aligned, new_figure, save_figure
+from training.results import Score
+from training.tables.cell import Measured
+from training.tables.recipe import PLAIN
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table: the cells of a variant and N, one a seed.
+
+    Attributes:
+        variant, num_instances: which; N is 0 for a reference, which is no network.
+        seeds: of the cells.
+        scores: by name of the metric, over seeds and groupings.
+        slots: lowest and highest score among the places in a group, of the first metric; None where N is below 2.
+        against: the entry that `difference` is to: the same variant at N = 1, else the variant "plain"; None if
+            neither is there.
+        difference: of the first metric, own less the other's; and the interval that 95 % of the bootstrap samples of
+            the test rows are in, the same rows of both.
+        parameters, cpu_seconds: of a network, and of its training; means over the seeds.
+    """
+
+    variant: str
+    num_instances: int
+    seeds: list[int]
+    scores: dict[str, Score]
+    slots: list[float] | None = None
+    against: str | None = None
+    difference: list[float] | None = None
+    parameters: int | None = None
+    cpu_seconds: float | None = None
+
+
+def entries(cells: list[Measured], metrics: tuple[Metric, ...], splits_by_seed: bool) -> list[Entry]:
+    """The lines of a table, in the order of the cells."""
+    groups: dict[tuple[str, int], list[Measured]] = {}
+    for cell in cells:
+        groups.setdefault((cell.result.variant, cell.result.num_instances), []).append(cell)
+    lines = []
+    for (variant, num_instances), own in groups.items():
+        results = [cell.result for cell in own]
+        first = metrics[0]
+        places = np.mean([result.slots[first.name] for result in results], axis=0)
+        rival = next(
+            (key for key in ((variant, 1), (PLAIN, 1)) if key in groups and key != (variant, num_instances)), None
+        )
+        difference = None
+        if rival is not None:
+            difference = compare(own, groups[rival], first, splits_by_seed)
+        lines.append(
+            Entry(
+                variant,
+                num_instances,
+                [result.seed for result in results],
+                {m.name: Score.of([v for r in results for v in r.scores[m.name].values]) for m in metrics},
+                [float(places.min()), float(places.max())] if num_instances > 1 else None,
+                f"{rival[0]}, N = {rival[1]}" if difference else None,
+                difference,
+                results[0].parameters,
+                round(float(np.mean([result.cpu_seconds for result in results])), 1),
+            )
+        )
+    return lines
+
+
+def compare(own: list[Measured], other: list[Measured], metric: Metric, splits_by_seed: bool) -> list[float] | None:
+    """The difference of two entries' scores and a bootstrap interval, [difference, low, high]; over the seeds that both
+    have, None if there are none."""
+    seeds = [cell.result.seed for cell in own if any(cell.result.seed == o.result.seed for o in other)]
+    if not seeds:
+        return None
+
+    def of_rows(cells: list[Measured]) -> np.ndarray:
+        by_seed = {cell.result.seed: cell.rows[metric.name].mean(0) for cell in cells}
+        # Where every seed has the same test rows, a row is drawn with all its measures; else rows differ.
+        kept = [by_seed[seed] for seed in seeds]
+        return np.concatenate(kept) if splits_by_seed else np.mean(kept, axis=0)
+
+    a, b = of_rows(own), of_rows(other)
+    draw = np.random.default_rng(0)
+    differences = []
+    for _ in range(RESAMPLES):
+        index = draw.integers(0, len(a), len(a))
+        differences.append(metric.of_mean(float(a[index].mean())) - metric.of_mean(float(b[index].mean())))
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return [metric.of_mean(float(a.mean())) - metric.of_mean(float(b.mean())), float(low), float(high)]
+
+
+def number(value: float, sign: str = "") -> str:
+    """A score, or a difference with ``sign`` "+": shares have digits, prices none."""
+    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
+
+
+def table(lines: list[Entry]) -> str:
+    """The table, for a terminal."""
+    names = list(lines[0].scores)
+    header = ["", "N", *names, f"{names[0]} by slot", "less plain, 95 %", "parameters", "CPU-s"]
+    rows = []
+    for line in lines:
+        difference = "-"
+        if line.difference:
+            own, low, high = (number(value, "+") for value in line.difference)
+            difference = f"{own} ({low} to {high})"
+        rows.append(
+            [
+                line.variant,
+                str(line.num_instances or "-"),
+                *(number(s.mean) + (f" ± {number(s.std)}" if s.std else "") for s in line.scores.values()),
+                " to ".join(map(number, line.slots)) if line.slots else "-",
+                difference,
+                "-" if line.parameters is None else f"{line.parameters:,}",
+                "-" if line.cpu_seconds is None else f"{line.cpu_seconds:.0f}",
+            ]
+        )
+    return aligned([header, *rows])
+
+
+def plot(path: Path, lines: list[Entry], metric: Metric, title: str) -> None:
+    """Draws the first metric of every variant over N, as a PNG; what has one N alone is a level line."""
+    figure, axis = new_figure(1, 1, figsize=(6, 4))
+    for color, variant in enumerate(dict.fromkeys(line.variant for line in lines)):
+        own = [line for line in lines if line.variant == variant]
+        scores = [line.scores[metric.name] for line in own]
+        style = {"color": f"C{color % 10}", "label": variant}
+        if len(own) == 1 and own[0].num_instances < 2:
+            axis.axhline(scores[0].mean, linestyle="--", **style)
+        else:
+            means, spreads = [s.mean for s in scores], [s.std for s in scores]
+            axis.errorbar([line.num_instances for line in own], means, spreads, marker=".", capsize=2, **style)
+    numbers = sorted({line.num_instances for line in lines if line.num_instances})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(numbers, [str(n) for n in numbers])
+    axis.set_xlabel("N, rows a pass")
+    axis.set_ylabel(metric.name)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, path)
