@@ -20,6 +20,12 @@ from fastmux.distillation.trainer import ROW, DistillationTrainer, TeacherCollat
 from fastmux.files import read_json, write_json
 
 
+def precision(bf16: bool) -> dict[str, bool]:
+    """The arguments of `TrainingArguments` for training under bfloat16 autocast, or in float32."""
+    # Without an accelerator the trainer takes bfloat16 only if it is told that the CPU is meant.
+    return {"bf16": bf16, "use_cpu": bf16 and not torch.accelerator.is_available()}
+
+
 def distillation_arguments(folder: Path, settings: ConversionSettings, given: dict[str, object]) -> TrainingArguments:
     """What the trainer is told, unless ``given`` tells it otherwise; its checkpoints go to ``folder``."""
     return TrainingArguments(
@@ -43,6 +49,7 @@ def distillation_arguments(folder: Path, settings: ConversionSettings, given: di
             "seed": settings.seed,
             "dataloader_pin_memory": torch.cuda.is_available(),
             **given,
+            **(precision(True) if given.get("bf16") else {}),
         }
     )
 

@@ -142,13 +142,15 @@ def test_a_killed_conversion_goes_on(saved, texts, tmp_path, monkeypatch):
 
 def test_the_command_says_what_came_of_it(saved, texts, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("\n".join(texts))
-    options = ["--max_steps", "2", "--num_instances", "2", "--joined_layers", "2"]
+    options = ["--max_steps", "2", "--num_instances", "2", "--joined_layers", "2", "--bf16"]
     text, out = str(tmp_path / "text.txt"), str(tmp_path / "out")
     main(["convert", str(saved), "--text", text, "--output_dir", out, *options])
     out = capsys.readouterr().out
     for words in ("same labels", "KL divergence", "cosine of states", "rows a second", "written:"):
         assert words in out
     config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["dtype"] == "float32"
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["settings"]["trainer"]["bf16"] is True
     assert config["backbone_config"]["num_hidden_layers"] == 3  # one row by row, one joined, one at the end
 
 

@@ -8,11 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
-from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.distil import distil, distillation_arguments, precision
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
@@ -52,8 +51,7 @@ class FrontModels:
         self.train = self._rows(data.train, options.max_train_rows)
         self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
         self.metric = scores_of(task.kind, task.metric, self.labels)
-        # Without an accelerator the trainer takes bfloat16 only if it is told that this is meant.
-        self._precision = {"bf16": options.bf16, "use_cpu": options.bf16 and not torch.accelerator.is_available()}
+        self._precision = precision(options.bf16)
 
     def counts(self) -> dict[str, int]:
         """Rows, by what they are for."""
