@@ -79,8 +79,36 @@ def training_run(result: dict) -> Iterator[str]:
             ]
         )
     yield markdown([*header, "instances/s", "x plain", "limit"], rows)
+    rows = [
+        [
+            f"`{name}`",
+            split,
+            f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})",
+            " / ".join(f"{slot['mean']:.4f}" for slot in variant["slots"].get(split, [])) or "-",
+        ]
+        for name, variant in result["variants"].items()
+        for split, difference in variant.get("difference_to_plain", {}).items()
+    ]
+    if rows:
+        yield markdown(["", "split", f"{metric} less plain's (95 %, rows drawn anew)", "slot by slot"], rows)
+    yield from labels(result, splits[-1])
     if result.get("sentences"):
         yield "\n".join(f"- {sentence}" for sentence in result["sentences"])
+
+
+def labels(result: dict, split: str) -> Iterator[str]:
+    """Of a run of a multi-label task, accuracy and F1 of each label."""
+    scores = {name: variant["scores"][split] for name, variant in result["variants"].items()}
+    if not all("micro_f1" in own for own in scores.values()):
+        return
+    yield f"Accuracy / F1 of each label on the split `{split}`, at thresholds that were chosen on the first split:"
+    wanted = [(label, f"accuracy: {label}", f"f1: {label}") for label in result["data"]["labels"]]
+    wanted += [("mean", "accuracy", "macro_f1"), ("micro F1", "micro_f1")]
+    rows = [
+        [title, *(" / ".join(measured(own[name]) for name in names) for own in scores.values())]
+        for title, *names in wanted
+    ]
+    yield markdown(["", *(f"`{name}`" if name != "plain" else name for name in scores)], rows)
 
 
 def copies(result: dict) -> Iterator[str]:

@@ -92,7 +92,14 @@ class Options:
     test_file: str | None = option("With --train_file: what is scored after training, too.")
     text_column: str = option("With --train_file: the column of the text.", "text")
     text_pair_column: str | None = option("With --train_file: the column of each text's partner, if rows are pairs.")
-    label_column: str = option("With --train_file: the column of the label.", "label")
+    label_column: list[str] = field(
+        default_factory=lambda: ["label"],
+        metadata={
+            "help": "With --train_file: the column of the label; or several, each of which is a label that a row has "
+            "(1) or has not (0).",
+            "metavar": "COLUMN",
+        },
+    )
     variants: list[str] | None = field(
         default=None,
         metadata={

@@ -37,9 +37,13 @@ class Distillation:
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """`divergence` of what has a label: student and teacher (..., C), labels (...) with -100 where there is none ->
-        scalar, in float32."""
+        scalar, in float32. Where labels are floats, (B, C), each is a question of its own: its sigmoid is the softmax
+        of its logit and 0."""
         labelled = labels != IGNORE_INDEX
-        return divergence(student[labelled], teacher[labelled], self.temperature)
+        student, teacher = student[labelled], teacher[labelled]
+        if labels.is_floating_point():
+            student, teacher = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (student, teacher))
+        return divergence(student, teacher, self.temperature)
 
 
 def with_teacher(rows: Dataset, logits: np.ndarray) -> Dataset:

@@ -42,7 +42,7 @@ def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length:
     """Columns ``text``, perhaps ``text_pair``, and ``label`` -> input_ids, attention_mask, labels, cut.
 
     ``cut`` says whether a row lost tokens because it is longer than ``length``. Pairs have token_type_ids, too, if the
-    tokenizer makes them.
+    tokenizer makes them. A label that is a list, of a 0 or 1 for each one that may hold, becomes one of floats.
     """
     texts = [name for name in ("text", "text_pair") if name in split.column_names]
     types = False if len(texts) == 1 else "token_type_ids" in tokenizer.model_input_names
@@ -50,7 +50,8 @@ def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length:
     def encode(batch: dict) -> dict:
         columns = [batch[name] for name in texts]
         coded = tokenizer(*columns, truncation=True, max_length=length, return_token_type_ids=types)
-        return {**coded, "labels": batch["label"], "cut": _cut(coded)}
+        labels = [list(map(float, label)) if isinstance(label, list) else label for label in batch["label"]]
+        return {**coded, "labels": labels, "cut": _cut(coded)}
 
     return split.map(encode, batched=True, batch_size=_BATCH, remove_columns=split.column_names)
 

@@ -15,7 +15,7 @@ _LEFTOVERS = (".*.writing-*", ".*.former-*")
 @dataclass(frozen=True)
 class RunFolder:
     """``settings.json``, then for each variant ``retrieval/`` and ``task/`` (checkpoints, TensorBoard events, the
-    model and the result of each finished stage) and ``scores.json``; at the end ``metrics.json`` and
+    model and the result of each finished stage), ``counts.npz`` and ``scores.json``; at the end ``metrics.json`` and
     ``learning_curves.png``."""
 
     path: Path
@@ -34,6 +34,10 @@ class RunFolder:
 
     def scores(self, variant: str) -> Path:
         return self.path / variant / "scores.json"
+
+    def counts(self, variant: str) -> Path:
+        """What each evaluation row adds to a variant's counts, by split, for comparisons row by row."""
+        return self.path / variant / "counts.npz"
 
     def stage(self, variant: str, stage: str) -> Path:
         """Of a variant's stage: "retrieval" or "task"."""

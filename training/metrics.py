@@ -1,78 +1,175 @@
-"""Scores: functions of what the Hugging Face Trainer collected and of the rows it ran on, that give a dict."""
+"""Scores: functions of what the Hugging Face Trainer collected and of the rows it ran on, that give a dict.
+
+Every score here follows from counts that add up over rows, so that one `Measure` gives it of all rows, of those that
+had one slot of their groups, and of rows drawn anew (`training.scoring`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from datasets import Dataset
-from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.metrics.sequence_labeling import get_entities
 from transformers import EvalPrediction
 
 from fastmux.modules.retrieval import IGNORE_INDEX
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Class ids in place of logits while an evaluation collects them; token ids (retrieval) stay."""
-    return outputs.argmax(-1) if outputs.is_floating_point() else outputs
+    """Class ids in place of logits while an evaluation collects them; token ids (retrieval) stay, and so do logits
+    where every label is a question of its own (whose labels are floats)."""
+    return outputs.argmax(-1) if outputs.is_floating_point() and not labels.is_floating_point() else outputs
 
 
-def accuracy(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
-    """Share of labelled rows (or of labelled positions: retrieval) that are right."""
+@dataclass(frozen=True)
+class Measure:
+    """Called with a prediction and its rows, it gives the scores by name.
+
+    Attributes:
+        count: prediction and rows, in the same order -> (rows, K), what each row adds.
+        score: such counts, added up over rows, (..., K) -> scores (...) by name.
+    """
+
+    count: Callable[[EvalPrediction, Dataset], np.ndarray]
+    score: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+    def __call__(self, prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
+        return {name: float(value) for name, value in self.score(self.count(prediction, rows).sum(0)).items()}
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, and 0 where there is nothing."""
+    return part / np.maximum(whole, 1e-9)
+
+
+def _accuracy(sums: np.ndarray) -> dict[str, np.ndarray]:
+    return {"accuracy": _share(sums[..., 0], sums[..., 1])}
+
+
+def _f1(right: np.ndarray, said: np.ndarray, true: np.ndarray) -> np.ndarray:
+    return _share(2 * right, said + true)
+
+
+def _right_and_labelled(prediction: EvalPrediction) -> np.ndarray:
+    """Of each row, how many of its labels are right, and how many it has: (rows, 2)."""
     predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    labelled = labels != IGNORE_INDEX
-    return {"accuracy": float((predictions == labels)[labelled].mean())}
+    labelled = (labels != IGNORE_INDEX).reshape(len(labels), -1)
+    right = (predictions == labels).reshape(len(labels), -1) & labelled
+    return np.stack([right.sum(1), labelled.sum(1)], 1).astype(float)
 
 
-def classification(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
+#: Share of labelled rows (or of labelled positions: retrieval) that are right.
+accuracy = Measure(lambda prediction, rows: _right_and_labelled(prediction), _accuracy)
+
+
+def classification(names: list[str]) -> Measure:
     """Accuracy; with two labels, the F1 of the second one, too, as GLUE has it for QQP."""
+    if len(names) != 2:
+        return accuracy
 
-    def score(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
-        scores = accuracy(prediction, rows)
-        if len(names) == 2:
-            said, true = (np.asarray(ids) == 1 for ids in (prediction.predictions, prediction.label_ids))
-            scores["f1"] = float(2 * (said & true).sum() / max(1, said.sum() + true.sum()))
-        return scores
+    def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
+        said, true = (np.asarray(ids) == 1 for ids in (prediction.predictions, prediction.label_ids))
+        return np.column_stack([_right_and_labelled(prediction), said & true, said, true])
 
-    return score
-
-
-def token_accuracy(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
-    """Share of labelled words that are right; as for `entity_f1`, those that were cut off a row are wrong."""
-    predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    labelled = labels != IGNORE_INDEX
-    missed = sum(tag != IGNORE_INDEX for tags in rows["missed"] for tag in tags)
-    return {"accuracy": float((predictions == labels)[labelled].sum() / max(1, labelled.sum() + missed))}
+    return Measure(count, lambda sums: {**_accuracy(sums), "f1": _f1(sums[..., 2], sums[..., 3], sums[..., 4])})
 
 
-def scores_of(kind: str, metric: str, names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
-    """What scores a task of a kind of head ("sequence" or "token") whose report shows ``metric``."""
-    if kind == "sequence":
-        return classification(names)
-    return entity_f1(names) if metric == "f1" else token_accuracy
+def _words(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
+    counts = _right_and_labelled(prediction)
+    counts[:, 1] += [sum(tag != IGNORE_INDEX for tag in tags) for tags in rows["missed"]]
+    return counts
 
 
-def entity_f1(names: list[str]) -> Callable[[EvalPrediction, Dataset], dict[str, float]]:
+#: Share of labelled words that are right; as for `entity_f1`, those that were cut off a row are wrong.
+token_accuracy = Measure(_words, _accuracy)
+
+
+def entity_f1(names: list[str]) -> Measure:
     """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy.
 
     Every word of the data counts. Where a row was cut, nothing was predicted for what was cut off: its entities, and
     the one that the cut goes through, are missed, and its words are wrong.
     """
 
-    def score(prediction: EvalPrediction, rows: Dataset) -> dict[str, float]:
+    def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
         predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        true, said, right = [], [], 0
+        counts = []
         for own, gold, missed in zip(predictions, labels, rows["missed"], strict=True):
             own, gold = own[gold != IGNORE_INDEX], gold[gold != IGNORE_INDEX]
-            right += int((own == gold).sum())
-            true.append([names[label] for label in (*gold, *missed)])
-            said.append([names[label] for label in own] + ["O"] * len(missed))
+            said = set(get_entities([names[label] for label in own] + ["O"] * len(missed)))
+            true = set(get_entities([names[label] for label in (*gold, *missed)]))
+            counts.append([(own == gold).sum(), len(gold) + len(missed), len(said & true), len(said), len(true)])
+        return np.array(counts, float)
+
+    def score(sums: np.ndarray) -> dict[str, np.ndarray]:
+        right, said, true = (sums[..., place] for place in (2, 3, 4))
+        found = {"f1": _f1(right, said, true), "precision": _share(right, said), "recall": _share(right, true)}
+        return {**found, **_accuracy(sums)}
+
+    return Measure(count, score)
+
+
+def multi_label(names: list[str], thresholds: list[float] | None = None) -> Measure:
+    """Where any of the labels may hold: accuracy (the mean over labels), F1 over all decisions (micro) and as the mean
+    over labels (macro), and accuracy and F1 of each label.
+
+    Args:
+        names: of the labels.
+        thresholds: of each, the probability above which it is said to hold; 0.5 if None.
+    """
+    limits = np.full(len(names), 0.5) if thresholds is None else np.asarray(thresholds)
+
+    def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
+        said, true = probabilities(prediction.predictions) > limits, np.asarray(prediction.label_ids) == 1
+        return np.column_stack([np.ones(len(true)), said == true, said & true, said, true])
+
+    def score(sums: np.ndarray) -> dict[str, np.ndarray]:
+        rows, parts = sums[..., :1], sums[..., 1:].reshape(*sums.shape[:-1], 4, len(names))
+        agreed, right, said, true = (parts[..., place, :] for place in range(4))
+        own, own_f1 = _share(agreed, rows), _f1(right, said, true)
         return {
-            "f1": float(f1_score(true, said)),
-            "precision": float(precision_score(true, said)),
-            "recall": float(recall_score(true, said)),
-            "accuracy": right / max(1, sum(map(len, true))),
+            "accuracy": own.mean(-1),
+            "micro_f1": _f1(right.sum(-1), said.sum(-1), true.sum(-1)),
+            "macro_f1": own_f1.mean(-1),
+            **{f"accuracy: {name}": own[..., place] for place, name in enumerate(names)},
+            **{f"f1: {name}": own_f1[..., place] for place, name in enumerate(names)},
         }
 
-    return score
+    return Measure(count, score)
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of labels that are questions of their own: (rows, C) logits, which stand for a sigmoid each."""
+    return 1 / (1 + np.exp(-np.asarray(logits, dtype=float)))
+
+
+def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Of each label, the threshold that gives these rows the best F1: logits (rows, C), labels (rows, C) of 0 and 1.
+
+    It lies half-way between two neighbouring probabilities. A label that no row has keeps 0.5.
+    """
+    thresholds = []
+    for own, holds in zip(probabilities(logits).T, np.asarray(labels).T == 1, strict=True):
+        if not holds.any():
+            thresholds.append(0.5)
+            continue
+        order = np.argsort(-own, kind="stable")
+        sorted_own = own[order]
+        f1 = 2 * np.cumsum(holds[order]) / (np.arange(1, len(own) + 1) + holds.sum())
+        below = np.append(sorted_own[1:], 0.0)
+        f1[sorted_own == below] = -1  # no threshold parts equals
+        best = int(f1.argmax())
+        thresholds.append(float((sorted_own[best] + below[best]) / 2))
+    return thresholds
+
+
+def scores_of(kind: str, metric: str, names: list[str]) -> Measure:
+    """What scores a task of a kind of head ("sequence", "multi_label" or "token") whose report shows ``metric``."""
+    if kind == "multi_label":
+        return multi_label(names)
+    if kind == "sequence":
+        return classification(names)
+    return entity_f1(names) if metric == "f1" else token_accuracy

@@ -30,9 +30,21 @@ SMALLER = ("shallow", "narrow")
 RIVALS = (*SMALLER, "joined")
 ALONE = (PLAIN, *RIVALS)
 #: Classes of the plain encoder by kind of task.
-PLAIN_HEADS = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
-_MUX_HEADS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
-JOINED_HEADS = {"sequence": fastmux.JoinedForSequenceClassification, "token": fastmux.JoinedForTokenClassification}
+PLAIN_HEADS = {
+    "sequence": AutoModelForSequenceClassification,
+    "multi_label": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+}
+_MUX_HEADS = {
+    "sequence": fastmux.TMuxForSequenceClassification,
+    "multi_label": fastmux.TMuxForSequenceClassification,
+    "token": fastmux.TMuxForTokenClassification,
+}
+JOINED_HEADS = {
+    "sequence": fastmux.JoinedForSequenceClassification,
+    "multi_label": fastmux.JoinedForSequenceClassification,
+    "token": fastmux.JoinedForTokenClassification,
+}
 
 
 class ModelFactory:
@@ -41,7 +53,7 @@ class ModelFactory:
     Args:
         recipe: sizes of the encoder, N, multiplexer, dropout, losses.
         tokenizer: its vocabulary is the encoder's.
-        kind: "sequence" or "token".
+        kind: "sequence", "multi_label" or "token".
         labels: names by id.
         encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
         start: folder of the model whose encoder the multiplexed ones start from; None: as the plain one starts.
@@ -62,7 +74,7 @@ class ModelFactory:
         self.kind = kind
         self.encoder = encoder
         self.start = start
-        self.labels = label_options(labels)
+        self.labels = label_options(labels, kind)
 
     def plain(self) -> PreTrainedModel:
         """The encoder without multiplexing, with a new head."""
@@ -160,9 +172,11 @@ class ModelFactory:
         return config
 
 
-def label_options(labels: list[str]) -> dict[str, object]:
+def label_options(labels: list[str], kind: str = "sequence") -> dict[str, object]:
     """What a config is told of a task's labels."""
+    problem = {"problem_type": "multi_label_classification"} if kind == "multi_label" else {}
     return {
+        **problem,
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {name: label for label, name in enumerate(labels)},

@@ -1,15 +1,28 @@
-"""What a run ends with: a table and learning curves for the reader; the same figures, and more, for programs."""
+"""What a run ends with: tables and learning curves for the reader; the same figures, and more, for programs.
+
+    python training/report.py runs/sst2 runs/sst2-2 runs/sst2-3      # several runs beside each other, in report/
+
+writes report.md, with a table for each task, and TASK.png: accuracy against N, learning curves, accuracy of each
+slot. A RUN is the folder of a finished run of train.py, or its metrics.json under another name.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import statistics
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from fastmux.files import replacing, write_json
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from fastmux.files import read_json, replacing, write_json
 from training.folders import RunFolder
-from training.models import PLAIN, SMALLER
-from training.results import RunResult, VariantResult
+from training.models import ALONE, PLAIN, SMALLER
+from training.results import Difference, RunResult, Score, VariantResult
 
 
 def write_report(result: RunResult, folder: RunFolder) -> None:
@@ -20,6 +33,9 @@ def write_report(result: RunResult, folder: RunFolder) -> None:
     plot_curves(folder.curves, result, title)
     print(f"\n{title}, {result.environment['device']}, {result.seconds:.0f} s in all")
     print(table(result))
+    for more in (beside_plain(result), by_label(result)):
+        if more:
+            print("\n" + more)
     if result.sentences:
         print("\n" + "\n".join(result.sentences))
     print(f"\nwritten: {folder.metrics}, {folder.curves.name}, and models in VARIANT/task/model")
@@ -66,7 +82,7 @@ def table(result: RunResult) -> str:
             [
                 name,
                 *("-" if accuracy is None else f"{accuracy.mean:.4f}" for accuracy in retrieval),
-                *(f"{score.mean:.4f}" + (f" ± {score.std:.4f}" if score.std else "") for score in scores),
+                *map(score_cell, scores),
                 f"{found.throughput.instances_per_second:.0f}",
                 "-" if found.ratio_to_plain is None else f"{found.ratio_to_plain:.2f}",
                 f"{found.limit:.2f}",
@@ -75,12 +91,51 @@ def table(result: RunResult) -> str:
     return aligned(rows)
 
 
+def beside_plain(result: RunResult) -> str:
+    """A row for each multiplexed variant and split: the metric less the plain encoder's, and that of its slots."""
+    rows = [["", "split", f"{result.metric} less plain's", "95 % interval", "lowest slot", "highest slot"]]
+    for name, found in result.variants.items():
+        for split in found.scores:
+            difference, slots = found.difference_to_plain.get(split), found.slots.get(split)
+            if difference or slots:
+                rows.append([name, split, *difference_cells(difference), *slot_cells(slots)])
+    return aligned(rows) if len(rows) > 1 else ""
+
+
+def by_label(result: RunResult) -> str:
+    """Of a multi-label task, accuracy and F1 of each label on the last split, and their means."""
+    split = list(result.data["evaluation_rows"])[-1]
+    if not all("micro_f1" in found.scores[split] for found in result.variants.values()):
+        return ""
+    rows = [[split, *(f"{name} {what}" for name in result.variants for what in ("accuracy", "F1"))]]
+    named = [(label, f"accuracy: {label}", f"f1: {label}") for label in result.data["labels"]]
+    for title, *scores in (*named, ("mean; macro F1", "accuracy", "macro_f1"), ("micro F1", None, "micro_f1")):
+        cells = [score_cell(v.scores[split][s]) if s else "" for v in result.variants.values() for s in scores]
+        rows.append([title, *cells])
+    return aligned(rows)
+
+
+def score_cell(score: Score) -> str:
+    return f"{score.mean:.4f}" + (f" ± {score.std:.4f}" if score.std else "")
+
+
+def difference_cells(difference: Difference | None) -> list[str]:
+    """The difference and its interval."""
+    if difference is None:
+        return ["-", "-"]
+    return [f"{difference.mean:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}"]
+
+
+def slot_cells(slots: list[Score] | None) -> list[str]:
+    """The lowest and the highest slot's score."""
+    return [f"{choose(slot.mean for slot in slots):.4f}" if slots else "-" for choose in (min, max)]
+
+
 def aligned(rows: list[list[str]]) -> str:
-    """Rows as lines of a table, the first one its header, the columns behind the first one aligned to the right."""
+    """Rows of cells under the first one, which is the header; all columns but the first are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
     lines = []
-    for first, *others in rows:
+    for first, *others in (rows[0], ["-" * width for width in widths], *rows[1:]):
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join([first.ljust(widths[0]), *cells]))
     return "\n".join(lines)
@@ -127,3 +182,117 @@ def save_figure(figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
+
+
+def read_runs(paths: list[str]) -> dict[str, RunResult]:
+    """Finished runs by name: of the folder, or of the file without its ending.
+
+    Raises:
+        ValueError: there is none, or two have one name.
+    """
+    runs: dict[str, RunResult] = {}
+    for path in map(Path, paths):
+        file = path if path.is_file() else RunFolder(path).metrics
+        try:
+            run = RunResult.from_dict(read_json(file))
+        except OSError as error:
+            raise ValueError(
+                f"{path} holds no {file.name}; expected the folder of a finished run of train.py"
+            ) from error
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is not what a run of train.py writes: {error!r}") from error
+        name = path.stem if path.is_file() else path.resolve().name
+        if name in runs:
+            raise ValueError(f"two of the runs are named {name!r}, as {path} is: rename one of them")
+        runs[name] = run
+    return runs
+
+
+def comparison(runs: dict[str, RunResult]) -> str:
+    """A Markdown table of runs of one task: a row for each run, variant and split."""
+    metric = next(iter(runs.values())).metric
+    header = ["run", "variant", "N", "split", metric, "less plain's", "95 % interval", "lowest slot", "highest slot"]
+    rows = [[*header, "instances/s", "x plain"]]
+    for run, result in runs.items():
+        for name, found in result.variants.items():
+            n = "1" if name in ALONE else str(result.settings["recipe"]["num_instances"])
+            ratio = "-" if found.ratio_to_plain is None else f"{found.ratio_to_plain:.2f}"
+            for split, scores in found.scores.items():
+                cells = [score_cell(scores[metric]), *difference_cells(found.difference_to_plain.get(split))]
+                cells += slot_cells(found.slots.get(split))
+                rate = f"{found.throughput.instances_per_second:.0f}"
+                rows.append([run, name, n, split, *cells, rate, ratio])
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plot_runs(path: Path, runs: dict[str, RunResult]) -> None:
+    """Draws runs of one task: the metric of the last split against N, learning curves, and the metric of each slot."""
+    metric = next(iter(runs.values())).metric
+    figure, (against, curves, slots) = new_figure(1, 3, figsize=(14.4, 4.0))
+    by_variant: dict[str, dict[int, list[float]]] = {}
+    for run, result in runs.items():
+        n = result.settings["recipe"]["num_instances"]
+        for name, found in result.variants.items():
+            split = list(found.scores)[-1]
+            score = found.scores[split][metric].mean
+            by_variant.setdefault(name, {}).setdefault(1 if name in ALONE else n, []).append(score)
+            log = found.stages["task"].log if "task" in found.stages else []
+            points = [(entry["step"], entry[f"eval_{metric}"]) for entry in log if f"eval_{metric}" in entry]
+            if points:
+                curves.plot(*zip(*points, strict=True), marker=".", label=f"{run}: {name}")
+            if own := found.slots.get(split):
+                places, means = range(1, len(own) + 1), [slot.mean for slot in own]
+                slots.errorbar(places, means, [slot.std for slot in own], marker="o", capsize=3, label=f"{run}: {name}")
+    for name, scores in by_variant.items():
+        places = sorted(scores)
+        spread = [statistics.stdev(scores[n]) if len(scores[n]) > 1 else 0.0 for n in places]
+        means = [statistics.fmean(scores[n]) for n in places]
+        against.errorbar(places, means, spread, marker="o", capsize=3, label=name)
+    for axis, title, label in (
+        (against, f"{metric} against N", "N"),
+        (curves, f"{metric} (held-out) in the task stage", "task step"),
+        (slots, f"{metric} of each slot", "slot"),
+    ):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend(fontsize=6, framealpha=0.6)
+        else:
+            axis.set_axis_off()
+    against.xaxis.get_major_locator().set_params(integer=True)
+    slots.xaxis.get_major_locator().set_params(integer=True)
+    save_figure(figure, path)
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Writes the report of several runs; returns its path.
+
+    Raises:
+        ValueError: a run that is none, or a folder that holds one.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its metrics.json")
+    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="folder to write (report)")
+    options = parser.parse_args(argv)
+    runs = read_runs(options.runs)
+    if RunFolder(options.output_dir).settings.exists():
+        raise ValueError(f"--output_dir {options.output_dir} holds a run; give another folder")
+    parts = ["# Report"]
+    for task in dict.fromkeys(result.task for result in runs.values()):
+        own = {name: result for name, result in runs.items() if result.task == task}
+        plot_runs(options.output_dir / f"{task}.png", own)
+        parts += [f"## {task}", comparison(own), f"![{task}]({task}.png)"]
+    report = options.output_dir / "report.md"
+    with replacing(report) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("\n\n".join(parts) + f"\n\nwritten: {report}")
+    return report
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

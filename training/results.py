@@ -32,6 +32,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A score less the plain encoder's on the same rows.
+
+    Attributes:
+        mean: the difference; of a multiplexed model, of the mean over its groupings.
+        low, high: its 95 % interval over draws of rows, see `training.scoring.difference`.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class StageResult:
     """A finished stage.
 
@@ -56,6 +70,11 @@ class Evaluation:
         parameters: of the task model.
         groupings: over which the scores are; 1 for the plain encoder.
         scores: by evaluation split and name of the score.
+        slots: by evaluation split, the task's metric of the rows that had the first slot of their groups, the second,
+            and so on; none for a model without slots.
+        thresholds: of each label, where any of them may hold, the probability above which it is said to: chosen on the
+            first split, whose own scores are those of 0.5, and used for the others. None where there is nothing to
+            choose.
         retrieval_accuracy_after_warm_up, retrieval_accuracy: on held-out text, after that stage and at the end; None
             where there was no warm-up, or no retrieval loss beside the task's.
     """
@@ -63,16 +82,20 @@ class Evaluation:
     parameters: int
     groupings: int
     scores: dict[str, dict[str, Score]]
+    slots: dict[str, list[Score]]
+    thresholds: dict[str, float] | None
     retrieval_accuracy_after_warm_up: Score | None
     retrieval_accuracy: Score | None
 
     @classmethod
     def from_dict(cls, values: dict) -> Evaluation:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `dataclasses.asdict`; what results that are kept elsewhere may lack is empty."""
+        values = {"thresholds": None, "slots": {}, **values}
         scores = {split: {k: Score(**v) for k, v in found.items()} for split, found in values["scores"].items()}
+        slots = {split: [Score(**v) for v in found] for split, found in values["slots"].items()}
         when = ("retrieval_accuracy_after_warm_up", "retrieval_accuracy")
         retrieval = {key: values[key] and Score(**values[key]) for key in when}
-        return cls(**{**values, **retrieval, "scores": scores})
+        return cls(**{**values, **retrieval, "scores": scores, "slots": slots})
 
 
 @dataclass(frozen=True)
@@ -99,12 +122,27 @@ class VariantResult(Evaluation):
         throughput: beside the other variants, in turn.
         ratio_to_plain: of instances per second; None where the plain encoder is no variant of the run.
         limit: the same, if nothing but the encoder cost.
+        difference_to_plain: of the task's metric, by evaluation split; empty where the plain encoder is no variant.
     """
 
     stages: dict[str, StageResult]
     throughput: Throughput
     ratio_to_plain: float | None
     limit: float
+    difference_to_plain: dict[str, Difference]
+
+    @classmethod
+    def from_dict(cls, values: dict) -> VariantResult:
+        """As `Evaluation.from_dict`."""
+        differences = values.get("difference_to_plain", {}).items()
+        return super().from_dict(
+            {
+                **values,
+                "stages": {name: StageResult(**{"log": [], **stage}) for name, stage in values["stages"].items()},
+                "throughput": Throughput(**values["throughput"]),
+                "difference_to_plain": {split: Difference(**own) for split, own in differences},
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -129,6 +167,16 @@ class RunResult:
     variants: dict[str, VariantResult]
     sentences: list[str]
     seconds: float
+
+    @classmethod
+    def from_dict(cls, values: dict) -> RunResult:
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            KeyError, TypeError: it is not what a run wrote.
+        """
+        variants = {name: VariantResult.from_dict(own) for name, own in values["variants"].items()}
+        return cls(**{"sentences": [], **values, "variants": variants})
 
 
 def environment() -> dict[str, object]:

@@ -6,21 +6,23 @@ import time
 from dataclasses import asdict, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 import fastmux
-from fastmux.files import read_json, write_json
+from fastmux.files import read_json, replacing, write_json
 from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
 from training.folders import RunFolder
 from training.inputs import Inputs
-from training.metrics import accuracy, scores_of
+from training.metrics import accuracy, best_thresholds, multi_label, scores_of
 from training.models import ALONE, PLAIN, RIVALS, ModelFactory
 from training.report import what_it_bought
-from training.results import Evaluation, RunResult, Score, StageResult, VariantResult, environment
+from training.results import Difference, Evaluation, RunResult, Score, StageResult, VariantResult, environment
+from training.scoring import SplitScores, difference, score_split
 from training.stages import Stage
 from training.throughput import arithmetic_limit, instances_per_second
 
@@ -65,7 +67,13 @@ class Run:
         say("throughput")
         speeds = self.speeds()
         variants = {
-            name: VariantResult(**vars(trained[name][1]), stages=trained[name][0], **speeds[name]) for name in names
+            name: VariantResult(
+                **vars(trained[name][1]),
+                stages=trained[name][0],
+                **speeds[name],
+                difference_to_plain=self.differences(name),
+            )
+            for name in names
         }
         task = self.inputs.task
         return RunResult(
@@ -105,19 +113,22 @@ class Run:
 
     def evaluate(self, name: str) -> Evaluation:
         """Scores a trained variant, or reads its scores."""
-        path = self.folder.scores(name)
+        path, counts = self.folder.scores(name), self.folder.counts(name)
         groupings = 1 if name in ALONE else self.settings.options.groupings
-        if path.is_file():
+        if path.is_file() and counts.is_file():
             former = Evaluation.from_dict(read_json(path))
             if former.groupings == groupings:
                 return former
         say(f"{name}: evaluation" + (f" on {groupings} groupings" if groupings > 1 else ""))
         task = self.task_stage(name)
         model = self.models.load(name, task.model_dir)
+        splits, thresholds = self._scored(name, task, model, groupings)
         found = Evaluation(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             groupings=groupings,
-            scores={split: task.score(model, rows, groupings) for split, rows in self.inputs.evaluation.items()},
+            scores={split: own.scores for split, own in splits.items()},
+            slots={split: own.slots for split, own in splits.items()},
+            thresholds=thresholds,
             retrieval_accuracy_after_warm_up=(
                 self._retrieval_accuracy(name, "retrieval") if self.retrieval_steps(name) > 0 else None
             ),
@@ -128,14 +139,46 @@ class Run:
             ),
         )
         if PartialState().is_main_process:
+            with replacing(counts) as temporary, temporary.open("wb") as file:
+                np.savez(file, **{split: own.counts for split, own in splits.items()})
             write_json(path, asdict(found))
         PartialState().wait_for_everyone()
         return found
 
+    def _scored(
+        self, name: str, task: Stage, model: PreTrainedModel, groupings: int
+    ) -> tuple[dict[str, SplitScores], dict[str, float] | None]:
+        """The scores of every split, and the thresholds by which all but the first are scored."""
+        measure, metric = task.metrics, self.inputs.task.metric
+        slots = 1 if name in ALONE else self.settings.recipe.num_instances
+        choose = self.inputs.task.kind == "multi_label" and len(self.inputs.evaluation) > 1
+        splits, thresholds = {}, None
+        for split, rows in self.inputs.evaluation.items():
+            predicted = task.predict(model, rows, groupings)
+            splits[split] = score_split(measure, metric, rows, predicted, slots)
+            if choose and thresholds is None:
+                logits, labels = (
+                    np.concatenate([getattr(own.prediction, which) for own in predicted])
+                    for which in ("predictions", "label_ids")
+                )
+                thresholds = dict(zip(self.inputs.labels, best_thresholds(logits, labels), strict=True))
+                measure = multi_label(self.inputs.labels, list(thresholds.values()))
+        return splits, thresholds
+
+    def differences(self, name: str) -> dict[str, Difference]:
+        """A trained variant's metric less the plain encoder's, by evaluation split."""
+        if name == PLAIN or PLAIN not in self.settings.options.variants:
+            return {}
+        measure, metric = self.task_stage(name).metrics, self.inputs.task.metric
+        with np.load(self.folder.counts(name)) as own, np.load(self.folder.counts(PLAIN)) as plain:
+            return {split: difference(measure, metric, own[split], plain[split]) for split in own.files}
+
     def _retrieval_accuracy(self, name: str, stage: str) -> Score:
         model = fastmux.TMuxForRetrieval.from_pretrained(self.folder.model(name, stage))
         groupings = self.settings.options.groupings
-        return self.retrieval_stage(name).score(model, self.inputs.held_out_text, groupings)["accuracy"]
+        rows = self.inputs.held_out_text
+        predicted = self.retrieval_stage(name).predict(model, rows, groupings)
+        return score_split(accuracy, "accuracy", rows, predicted, 1).scores["accuracy"]
 
     def speeds(self) -> dict[str, dict[str, object]]:
         """``throughput``, ``ratio_to_plain`` and ``limit`` of every variant."""

@@ -17,6 +17,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -25,8 +26,9 @@ from transformers import (
 
 from fastmux.files import read_json, remove, replacing, write_json
 from training.distillation import TEACHER, Distillation, TeacherCollator
-from training.metrics import to_ids
-from training.results import Score, StageResult
+from training.metrics import Measure, to_ids
+from training.results import StageResult
+from training.scoring import Predicted
 
 #: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.
 EVALUATIONS = 6
@@ -77,7 +79,7 @@ class Stage:
         folder: of the stage: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
         arguments: of `TrainingArguments`, without the folder and the intervals.
         tokenizer: is saved with the model.
-        metrics: predictions and labels, and the rows they belong to, in their order, to scores.
+        metrics: how predictions are scored.
         per_position: whether labels are a sequence, to be padded along with the ids.
         train, evaluation: columns input_ids, labels and, where rows differ in length, attention_mask.
         distillation: how to learn from the logits of a teacher; training rows then have them in a column of their own.
@@ -86,7 +88,7 @@ class Stage:
     folder: Path
     arguments: dict[str, object]
     tokenizer: PreTrainedTokenizerBase
-    metrics: Callable
+    metrics: Measure
     per_position: bool
     train: Dataset
     evaluation: Dataset
@@ -140,18 +142,18 @@ class Stage:
             write_json(self.folder / _RESULT, asdict(result))
         return result
 
-    def score(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> dict[str, Score]:
-        """Scores a model, by name of the score, on all rows in several random orders, which are as many groupings of a
-        multiplexed model."""
+    def predict(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> list[Predicted]:
+        """What a model says of all rows in several random orders, which are as many groupings of a multiplexed one."""
         trainer = self.trainer(model)
-        runs = []
+        trainer.compute_metrics = None
+        batch = trainer.args.per_device_eval_batch_size
+        found = []
         for grouping in range(groupings):
-            shuffled = rows.shuffle(seed=1000 + grouping)
-            trainer.compute_metrics = partial(self.metrics, rows=shuffled)
-            runs.append(trainer.predict(shuffled, metric_key_prefix="score").metrics)
-        timings = ("runtime", "per_second", "preparation_time")
-        names = [name for name in runs[0] if name.startswith("score_") and not name.endswith(timings)]
-        return {name.removeprefix("score_"): Score.of([run[name] for run in runs]) for name in names}
+            order = np.random.default_rng(1000 + grouping).permutation(len(rows))
+            said = trainer.predict(rows.select(order))
+            prediction = EvalPrediction(said.predictions, said.label_ids)
+            found.append(Predicted(order, prediction, said.metrics["test_loss"], batch))
+        return found
 
     def logits(self, model: PreTrainedModel, rows: Dataset) -> np.ndarray:
         """A model's logits of all rows, in their order: (rows, C), or (rows, longest, C), padded."""

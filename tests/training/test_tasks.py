@@ -8,6 +8,7 @@ from datasets import Dataset
 from training.tasks.base import Task, TaskData
 
 SEQUENCE = {"text": ["good", "bad"], "label": [1, 0]}
+MULTI_LABEL = {"text": ["good", "bad"], "label": [[1, 1], [0, 0]]}
 TOKEN = {"tokens": [["a", "b"], ["c"]], "tags": [[0, -100], [1]]}
 
 
@@ -18,7 +19,7 @@ def made(rows: dict, evaluation: dict | None = None, **attributes) -> Task:
     return type("Mine", (Task,), {"load": lambda self, data_dir: data, **attributes})()
 
 
-@pytest.mark.parametrize(("rows", "kind"), [(SEQUENCE, "sequence"), (TOKEN, "token")])
+@pytest.mark.parametrize(("rows", "kind"), [(SEQUENCE, "sequence"), (MULTI_LABEL, "multi_label"), (TOKEN, "token")])
 def test_what_is_right_is_let_through(rows, kind):
     data = made(rows, kind=kind).checked(None)
     assert data.train.to_dict() == rows
@@ -27,7 +28,7 @@ def test_what_is_right_is_let_through(rows, kind):
 @pytest.mark.parametrize(
     ("rows", "attributes", "message"),
     [
-        (SEQUENCE, {"kind": "tokens"}, "Mine.kind is 'tokens', expected one of 'sequence', 'token'"),
+        (SEQUENCE, {"kind": "tokens"}, "Mine.kind is 'tokens', expected one of 'sequence', 'multi_label', 'token'"),
         (SEQUENCE, {"metric": "acc"}, "Mine.metric is 'acc', expected one of 'accuracy'"),
         (TOKEN, {"kind": "token", "metric": "acc"}, "Mine.metric is 'acc', expected one of 'f1', 'accuracy'"),
         (SEQUENCE, {"evaluation": {}}, "Mine has no evaluation split"),
@@ -40,6 +41,12 @@ def test_what_is_right_is_let_through(rows, kind):
             {"tokens": [["a"], ["b", "c"]], "tags": [[0], [1]]},
             {"kind": "token"},
             "Mine: train: row 2 has 2 tokens and 1 tags, expected one each",
+        ),
+        (SEQUENCE, {"kind": "multi_label"}, r"Mine: train: row 1 has the label 1, expected 2 numbers, 0 or 1"),
+        (
+            {"text": ["a"], "label": [[0, 2]]},
+            {"kind": "multi_label"},
+            r"row 1 has the label \[0, 2\], expected 2 numbers, 0 or 1",
         ),
         (SEQUENCE, {"evaluation": {"test": {"text": ["a"], "label": [7]}}}, "Mine: test: row 1 has the label 7"),
     ],

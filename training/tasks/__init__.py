@@ -7,6 +7,7 @@ from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
 from training.tasks.own_files import OwnFiles
 from training.tasks.pairs import MnliTask, QnliTask, QqpTask
+from training.tasks.research_articles import ResearchArticlesTask
 from training.tasks.sst2 import Sst2Task
 from training.tasks.statements import StatementsTask
 from training.tasks.stdlib import StdlibTask
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
         MnliTask,
         QnliTask,
         QqpTask,
+        ResearchArticlesTask,
         Conll2003Task,
     )
 }

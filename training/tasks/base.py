@@ -10,7 +10,11 @@ from datasets import Dataset
 from fastmux.modules.retrieval import IGNORE_INDEX
 
 #: Kind of head -> the columns of its rows, and the metrics that a report can show.
-KINDS = {"sequence": (("text", "label"), ("accuracy",)), "token": (("tokens", "tags"), ("f1", "accuracy"))}
+KINDS = {
+    "sequence": (("text", "label"), ("accuracy",)),
+    "multi_label": (("text", "label"), ("accuracy", "micro_f1", "macro_f1")),
+    "token": (("tokens", "tags"), ("f1", "accuracy")),
+}
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,10 @@ class TaskData:
 
     Attributes:
         train: columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
-            (token tasks); labels are ids, -100 for words that are not asked for.
-        evaluation: the same, by split name; at least one, of which the first gives the learning curves.
+            (token tasks); labels are ids, -100 for words that are not asked for. In multi-label tasks ``label`` is a
+            list, a 0 or 1 for each label.
+        evaluation: the same, by split name; at least one, of which the first gives the learning curves, and in
+            multi-label tasks the thresholds by which the others are scored.
         labels: names by id.
         text: what the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
     """
@@ -38,7 +44,7 @@ class Task(ABC):
         name: on the command line.
         recipe: its name.
         files: the names that each split's local file may have; none if the task has no files.
-        kind: of head, "sequence" or "token".
+        kind: of head, "sequence", "multi_label" or "token".
         metric: the score that the report shows.
         variants: what is trained if nothing is said.
     """
@@ -89,6 +95,10 @@ class Task(ABC):
                 raise ValueError(
                     f"{where}: row {number} has {len(given)} {inputs} and {len(own)} {targets}, expected one each"
                 )
+            if self.kind == "multi_label":
+                if not isinstance(own, list) or len(own) != labels or not set(own) <= {0, 1}:
+                    raise ValueError(f"{where}: row {number} has the label {own!r}, expected {labels} numbers, 0 or 1")
+                continue
             for label in own if tokens else (own,):
                 if not isinstance(label, int) or not (0 <= label < labels or label == IGNORE_INDEX):
                     raise ValueError(

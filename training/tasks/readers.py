@@ -90,6 +90,23 @@ class Table:
         columns = {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
         return Dataset.from_dict({**columns, "label": self.label_ids(label, known)})
 
+    def multi_label_rows(self, *texts: str, labels: list[str]) -> Dataset:
+        """The same with several columns of labels: ``label`` has a 0 or 1 for each.
+
+        Raises:
+            ValueError: names the first row that has something else in one of them.
+        """
+        columns = {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
+        return Dataset.from_dict({**columns, "label": list(map(list, zip(*map(self._holds, labels), strict=True)))})
+
+    def _holds(self, column: str) -> list[int]:
+        said = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+        values = self.labels(column)
+        for place, value in zip(self.places, values, strict=True):
+            if value.lower() not in said:
+                raise ValueError(f"{self.path}: {place}: {column!r} must be 0 or 1, got {value!r}")
+        return [said[value.lower()] for value in values]
+
     def label_ids(self, column: str, known: list[str]) -> list[int]:
         """A column of labels as their places in ``known``.
 
