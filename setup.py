@@ -57,7 +57,6 @@ SERVE = [
     "python-json-logger>=3.1",
     "starlette",
     "uvicorn>=0.30",
-    "uvloop",
 ]
 TEST = [
     *SERVE,

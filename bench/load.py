@@ -1,13 +1,10 @@
-"""Requests to a server of `fastmux serve`, from one process: an open loop, or a crowd. Run by bench/serve.py.
+"""Requests to a server of `fastmux serve`, from one process, in an open loop. Run by bench/serve.py.
 
     python bench/load.py http://127.0.0.1:8000 --texts rows.txt --rate 50 --seconds 20
     python bench/load.py http://127.0.0.1:8000 --texts rows.txt --crowd 5000 --seconds 30
 
-``--rate``: one row a request, at moments drawn from a Poisson process, whatever the server does. A latency counts from
-the moment that was drawn, so that a request that is sent late, as the server holds up the client, is not forgiven.
-
-``--crowd``: so many clients at once, each with a connection of its own. Each asks, and where it is refused asks again
-after as many seconds as it was told to wait, and some, until it has an answer or time is up.
+One row a request, at moments drawn from a Poisson process, whatever the server does. A latency counts from the moment
+that was drawn, so that a request that is sent late, as the server holds up the client, is not forgiven.
 
 Prints JSON: of every request the second it was due at, its status (0: no answer) and its latency.
 """
@@ -24,14 +21,14 @@ from pathlib import Path
 import aiohttp
 
 
-async def ask(session: aiohttp.ClientSession, url: str, text: str, due: float) -> tuple[int, float, float]:
-    """Status, latency and how many seconds to stay away."""
+async def ask(session: aiohttp.ClientSession, url: str, text: str, due: float) -> tuple[int, float]:
+    """Status and latency."""
     try:
         async with session.post(url, json={"inputs": text}) as answer:
             await answer.read()
-            return answer.status, time.perf_counter() - due, float(answer.headers.get("Retry-After", 0))
+            return answer.status, time.perf_counter() - due
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-        return 0, time.perf_counter() - due, 0.0
+        return 0, time.perf_counter() - due
 
 
 async def open_loop(
@@ -41,7 +38,7 @@ async def open_loop(
     start, due, tasks, found = time.perf_counter(), 0.0, set(), []
 
     async def one(at: float, text: str) -> None:
-        status, latency, _ = await ask(session, url, text, start + at)
+        status, latency = await ask(session, url, text, start + at)
         found.append((at, status, latency))
 
     while (due := due + draw.expovariate(rate)) < seconds:
@@ -54,33 +51,12 @@ async def open_loop(
     return found
 
 
-async def crowd(
-    session: aiohttp.ClientSession, url: str, texts: list[str], clients: int, seconds: float, draw: random.Random
-) -> list[tuple[float, int, float]]:
-    """Clients that come within a second and stay until they are answered."""
-    start, found = time.perf_counter(), []
-
-    async def one(wait: float, text: str) -> None:
-        while (at := time.perf_counter() + wait - start) < seconds:
-            await asyncio.sleep(wait)
-            status, latency, away = await ask(session, url, text, time.perf_counter())
-            found.append((at, status, latency))
-            if status == 200:
-                return
-            wait = max(1.0, away) * draw.uniform(1.0, 1.5)
-
-    await asyncio.gather(*(one(draw.uniform(0.0, 1.0), draw.choice(texts)) for _ in range(clients)))
-    return found
-
-
 async def run(args: argparse.Namespace) -> list[tuple[float, int, float]]:
     texts, draw = args.texts.read_text(encoding="utf-8").splitlines(), random.Random(args.seed)
     connector = aiohttp.TCPConnector(limit=0, force_close=False)
     timeout = aiohttp.ClientTimeout(total=args.timeout)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         url = f"{args.url}/predict"
-        if args.crowd:
-            return await crowd(session, url, texts, args.crowd, args.seconds, draw)
         return await open_loop(session, url, texts, args.rate, args.seconds, draw)
 
 
@@ -88,9 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("--texts", type=Path, required=True, help="a row a line")
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rate", type=float, help="requests a second")
-    how.add_argument("--crowd", type=int, help="clients")
+    parser.add_argument("--rate", type=float, required=True, help="requests a second")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--timeout", type=float, default=60.0, help="of a request, in seconds")
     parser.add_argument("--seed", type=int, default=0)

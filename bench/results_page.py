@@ -234,18 +234,25 @@ def serving(result: dict) -> Iterator[str]:
 def crowd(result: dict) -> Iterator[str]:
     """Output of ``bench/serve.py --crowd``."""
     yield (
-        f"{result['clients']:,} clients at once, N = {result['num_instances']}, a model of "
-        f"{result['encoder']['num_hidden_layers']} layers, d = {result['encoder']['hidden_size']}. "
+        f"{result['clients']:,} clients who come within {result['arrive_seconds']:g} s, N = {result['num_instances']}, "
+        f"a model of {result['encoder']['num_hidden_layers']} layers, d = {result['encoder']['hidden_size']}. Refusals "
+        "as a probe beside the crowd sees them, and how late it wakes from its pauses, ms, p50 / p99. "
         f"`python bench/serve.py --crowd {result['clients']}`."
     )
+
+    def both(found: dict) -> str:
+        return f"{found['p50']:.1f} / {found['p99']:.1f}" if found["requests"] else "-"
+
     rows = []
-    for number, (r, left) in enumerate(zip(result["rounds"], result["left"][1:], strict=True), 1):
+    for r, left in zip(result["rounds"], result["left"][1:], strict=True):
         counts = [f"{r[name]:,}" for name in ("requests", "answered", "refused", "lost")]
-        late = f"{r['refused_ms']['p50'] / 1000:.1f}" if r["refused_ms"]["requests"] else "-"
+        come, stand = r["probe_while_they_come"], r["probe_while_they_stand"]
+        seen = [both(come["refused_ms"]), both(stand["refused_ms"]), both(stand["woke_late_ms"])]
         after = [f"{left['queued_rows'] + left['in_flight']:.0f}", f"{left['open_files']:.0f}"]
-        rows.append([str(number), *counts, late, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
-    names = ["requests", "answered", "told to return", "lost", "told after, s", "left over", "open files", "MiB"]
-    yield markdown(["round", *names], rows)
+        who = "ask again at once" if r["impatient"] else "wait as told"
+        rows.append([who, *counts, *seen, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
+    names = ["requests", "answered", "refused", "lost", "refused while they come", "while they stand", "woke late"]
+    yield markdown(["clients", *names, "left over", "open files", "MiB"], rows)
 
 
 def audit(result: dict) -> Iterator[str]:

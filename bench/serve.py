@@ -9,8 +9,10 @@ do. A rate is sustained where every request is answered with 200 and the 99th pe
 that a request was due, is within ``--p99_ms``; the highest such rate is searched for. The first fifth of every run is
 for the queue to find its length, and does not count.
 
-``--crowd`` measures overload: so many clients at once, all of them answered in the end; how fast 429 comes; and what is
-left of it in the server. The server runs with ``--threads`` for the model.
+``--crowd`` measures overload (bench/crowd.py): so many clients, who come within ``--arrive_seconds`` and ask again when
+they were told to, and in a second round clients who ask again after a second or two whatever they were told. How fast
+429 comes is seen by a probe, a client in a process of its own; how late the probe woke from its pauses says how much of
+that is the machine's. And what the crowd leaves behind in the server. The server runs with ``--threads`` for the model.
 """
 
 from __future__ import annotations
@@ -44,9 +46,7 @@ from bench.machine import default_device, machine_info, results_folder
 from bench.predict import stored_tokenizer, texts_of
 from fastmux.files import write_json
 
-_LOAD = Path(__file__).with_name("load.py")
-#: Seconds until a crowd that comes at once is refused or taken.
-_BURST = 3.0
+_LOAD, _CROWD = (Path(__file__).with_name(name) for name in ("load.py", "crowd.py"))
 #: Where a rate is too much, the latency is to say so.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]
 
@@ -110,19 +110,23 @@ class Server:
 
 
 class Clients:
-    """Processes that ask, bounded in number and time."""
+    """Processes that ask, bounded in number and time; ``how`` are the options of their program."""
 
-    def __init__(self, url: str, texts: Path, seconds: float, processes: int, seed: int, **how: float):
+    def __init__(self, program: Path, address: str, texts: Path, seconds: float, processes: int, seed: int, **how):
         self.seconds = seconds
-        share = [part for name, value in how.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, str(_LOAD), url, "--texts", str(texts), "--seconds", str(seconds), *share]
+        options = [
+            part
+            for name, value in how.items()
+            for part in ([f"--{name}", str(value)] if value is not True else [f"--{name}"])
+        ]
+        command = [sys.executable, str(program), address, "--texts", str(texts), "--seconds", str(seconds), *options]
         self.running = [
             subprocess.Popen([*command, "--seed", str(seed + number)], stdout=subprocess.PIPE, text=True)
             for number in range(processes)
         ]
 
-    def found(self) -> list[tuple[float, int, float]]:
-        """What they saw: (second it was due, status, latency) of every request."""
+    def found(self) -> list[tuple]:
+        """What they saw: (second it was due, status, latency, ...) of every request."""
         try:
             outputs = [process.communicate(timeout=self.seconds + 120)[0] for process in self.running]
         finally:
@@ -161,9 +165,8 @@ class Search:
         args, rate = self.args, self.next
         seconds = min(args.max_seconds, max(args.seconds, args.requests / rate))
         filled, groups = self.server.group_fill()
-        clients = Clients(
-            self.server.url, self.texts, seconds, args.processes, len(self.runs), rate=rate / args.processes
-        )
+        share = rate / args.processes
+        clients = Clients(_LOAD, self.server.url, self.texts, seconds, args.processes, len(self.runs), rate=share)
         run = {"rate": rate, **summary(clients.found(), seconds)}
         now_filled, now_groups = self.server.group_fill()
         run |= {"group_fill": (now_filled - filled) / max(1.0, now_groups - groups)}
@@ -183,37 +186,53 @@ class Search:
 
 
 def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
-    """A crowd of clients, twice: who is answered, how fast the others are refused, what is left.
-
-    One process of five thousand clients is slower than the server, and they come within a second. How fast 429 comes
-    while the model is overloaded is seen by another client, which asks now and then once that second is over.
-    """
-    Clients(one.url, texts, 5.0, 1, 1, rate=50.0).found()
+    """A crowd of clients, twice: who is answered, how fast a probe beside it is refused, what is left."""
+    Clients(_LOAD, one.url, texts, 5.0, 1, 1, rate=50.0).found()
+    address = one.url.removeprefix("http://")
     left, rounds = [one.left()], []
-    for seed in range(2):
-        crowd = Clients(one.url, texts, args.max_seconds, 1, seed, crowd=args.crowd)
-        time.sleep(_BURST)
-        other = Clients(one.url, texts, args.seconds, 1, seed, rate=20.0)
-        found, seen = crowd.found(), other.found()
+    for impatient in (False, True):
+        probe = Clients(_CROWD, address, texts, args.max_seconds, 1, 0, probe=True)
+        how = {"clients": args.crowd, "arrive_seconds": args.arrive_seconds} | (
+            {"impatient": True} if impatient else {}
+        )
+        found = Clients(_CROWD, address, texts, args.max_seconds, 1, len(rounds), **how).found()
+        seen = probe.found()
         time.sleep(2.0)
         left.append(one.left())
         statuses = [status for _, status, _ in found]
+        last, here = max(due for due, _, _ in found), args.arrive_seconds + 1.0
         rounds.append(
             {
+                "impatient": impatient,
                 "requests": len(found),
                 "answered": statuses.count(200),
                 "refused": statuses.count(429),
                 "lost": len(found) - statuses.count(200) - statuses.count(429),
+                "seconds": last,
                 "refused_ms": _latencies(found, 429),
-                "another_client_refused_ms": _latencies(seen, 429),
-                "another_client_answered_ms": _latencies(seen, 200),
+                "server_cpu_seconds": left[-1]["cpu_seconds"] - left[-2]["cpu_seconds"],
+                "probe_while_they_come": _probed([row for row in seen if row[0] < here]),
+                "probe_while_they_stand": _probed([row for row in seen if here <= row[0] < last]),
             }
         )
-    return {"clients": args.crowd, "rounds": rounds, "left": left}
+    return {"clients": args.crowd, "arrive_seconds": args.arrive_seconds, "rounds": rounds, "left": left}
+
+
+def _probed(seen: list[tuple]) -> dict[str, dict[str, float]]:
+    """What a probe saw, in milliseconds."""
+    return {
+        "refused_ms": _latencies(seen, 429),
+        "answered_ms": _latencies(seen, 200),
+        "connected_ms": _percentiles([1000 * row[3] for row in seen]),
+        "woke_late_ms": _percentiles([1000 * row[4] for row in seen]),
+    }
 
 
 def _latencies(found: Iterable[tuple], wanted: int) -> dict[str, float]:
-    milliseconds = [1000 * latency for _, status, latency in found if status == wanted]
+    return _percentiles([1000 * row[2] for row in found if row[1] == wanted])
+
+
+def _percentiles(milliseconds: list[float]) -> dict[str, float]:
     if not milliseconds:
         return {"requests": 0}
     p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99]).tolist()
@@ -245,6 +264,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--first_rate", type=float, default=8.0, help="of the plain encoder, N times it of others (default: 8)"
     )
     parser.add_argument("--crowd", type=int, default=0, help="measure overload by so many clients, not rates")
+    parser.add_argument("--arrive_seconds", type=float, default=2.0, help="in which a crowd comes (default: 2)")
+    parser.add_argument(
+        "--max_concurrent_requests", type=positive, default=512, help="of a crowd's server (default: 512)"
+    )
     parser.add_argument(
         "--output", type=Path, help="JSON file; default: serve.json, or crowd.json, in the results folder"
     )
@@ -278,6 +301,9 @@ def main(argv: list[str] | None = None) -> dict:
             return store(model, tokenizer, work / f"{n}")
 
         if args.crowd:
+            taken = args.max_concurrent_requests
+            options += ["--max_concurrent_requests", str(taken)]
+            result["max_concurrent_requests"] = taken
             with server(stored(args.num_instances[0]), args.threads, options) as one:
                 result |= {"num_instances": args.num_instances[0], **overload(one, texts, args)}
             print(json.dumps({name: result[name] for name in ("clients", "rounds", "left")}, indent=1))

@@ -13,6 +13,7 @@ import transformers
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import fastmux
@@ -27,6 +28,7 @@ Text in, labels out. Rows of many requests share passes of the model, and of a m
 group influence one another a little. Rows of different values of the header `X-Tenant` never share a group, and with
 `copies` = N a row has a group for itself."""
 
+_PREDICT = "/predict"
 _PAGE = Path(__file__).with_name("page.html")
 
 _PROBLEMS = {
@@ -37,6 +39,20 @@ _PROBLEMS = {
     500: "The model failed on every row.",
     503: "The server is warming up, or ends.",
 }
+
+
+class _App(FastAPI):
+    """Turns away at the door what cannot be taken."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["method"] == "POST"
+        if not asked or scope["path"].removeprefix(scope.get("root_path", "")) != _PREDICT:
+            return await super().__call__(scope, receive, send)
+        service: Service = self.state.service
+        if (refusal := service.refusal()) is not None:
+            return await refusal(scope, receive, send)
+        async with service.place():
+            await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -87,11 +103,11 @@ def create_app(
         yield
         await service.close()
 
-    app = FastAPI(title="fastmux", description=_DESCRIPTION, version=fastmux.__version__, lifespan=lifespan)
+    app = _App(title="fastmux", description=_DESCRIPTION, version=fastmux.__version__, lifespan=lifespan)
     app.state.service = service
 
     @app.post(
-        "/predict",
+        _PREDICT,
         summary="Labels of a row, or of every row of a list",
         response_model=None,
         responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},

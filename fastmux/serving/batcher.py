@@ -103,7 +103,7 @@ class Batcher:
         Raises:
             QueueFull: there is no room for all of them.
         """
-        if len(self._waiting) + len(rows) > self.max_queued_rows:
+        if not self.has_room(len(rows)):
             raise QueueFull
         loop = asyncio.get_running_loop()
         taken = [Waiting(row, tenant, copies, all_scores, loop.time(), loop.create_future()) for row in rows]
@@ -112,6 +112,10 @@ class Batcher:
             self._waiting[waiting] = None
         self._arrived.set()
         return [waiting.answer for waiting in taken]
+
+    def has_room(self, more: int) -> bool:
+        """Whether so many more rows may wait."""
+        return len(self._waiting) + more <= self.max_queued_rows
 
     def seconds_for(self, more: int) -> float:
         """Until all rows that wait now are answered, and so many more, by the rate of the latest passes."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import logging.config
 import os
+import socket
+import sys
 import time
 from types import FrameType
 
@@ -15,6 +17,14 @@ from fastmux.serving.logs import log_config
 
 #: Of a connection on which nothing happens; longer than load balancers usually keep theirs.
 _KEEP_ALIVE_SECONDS = 75
+#: Connections that are accepted in one round of the event loop, before what is connected already is looked at again.
+_ACCEPTED = 32
+#: Connections that the kernel holds until they are accepted, as far as it allows so many (net.core.somaxconn). A client
+#: for whom there is no room tries again after a second, and then after two.
+_BACKLOG = 16384
+#: Seconds that a thread keeps the interpreter while another one waits for it. The model's thread and the one that
+#: answers clients share it: at Python's 5 ms, a refusal, which needs it several times, would take as many of them.
+_SWITCH_SECONDS = 0.0005
 
 
 class _Server(uvicorn.Server):
@@ -31,6 +41,14 @@ class _Server(uvicorn.Server):
             self.force_exit = self.should_exit = True
         else:
             self._last_moment = time.monotonic() + self.shutdown_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                # asyncio takes one number for the connections that wait and for those that it accepts in a round.
+                with socket.socket(fileno=os.dup(listener.fileno())) as same:
+                    same.listen(_BACKLOG)
 
     async def on_tick(self, counter: int) -> bool:
         if self._last_moment is not None:
@@ -54,13 +72,18 @@ def run(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> None:
         port=port,
         log_config=None,
         access_log=False,  # the app says more of each request
+        loop="asyncio",  # uvloop accepts a single connection a round, and lets the others of a crowd wait
+        backlog=_ACCEPTED,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=1,
     )
     # A model with its library is a million objects; to look through them all would hold up every request.
     gc.collect()
     gc.freeze()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         _Server(app, config, shutdown_seconds).run()
     finally:
+        sys.setswitchinterval(before)
         gc.unfreeze()

@@ -29,7 +29,7 @@ def test_the_search_ends_near_the_highest_rate(monkeypatch, tmp_path, capacity, 
     asked = []
 
     class Clients:
-        def __init__(self, url, texts, seconds, processes, seed, rate):
+        def __init__(self, program, url, texts, seconds, processes, seed, rate):
             asked.append((rate, seconds))
             self.slow = rate * processes > capacity
 
@@ -67,7 +67,7 @@ def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
     assert json.loads(output.read_text())["rounds"] == json.loads(json.dumps(result["rounds"]))
     for one in result["rounds"]:
         assert one["answered"] == 30 and one["lost"] == 0
-        assert one["another_client_answered_ms"]["requests"] > 0
+        assert one["probe_while_they_come"]["answered_ms"]["requests"] > 0
     assert result["left"][0]["queued_rows"] == result["left"][-1]["in_flight"] == 0
     assert result["left"][-1]["open_files"] == result["left"][0]["open_files"]
     assert '"clients": 30' in capsys.readouterr().out

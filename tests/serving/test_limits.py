@@ -157,6 +157,43 @@ def test_overload_is_refused_at_once(serve, texts):
     serve(test, max_concurrent_requests=4)
 
 
+def test_what_is_refused_is_not_looked_at(serve, texts, caplog):
+    async def test(server):
+        server.passes.gate.clear()
+        taken = [asyncio.create_task(server.ask(text)) for text in texts[:2]]
+        await server.until(lambda: len(server.service.batcher) + len(server.passes.slots) > 1)
+
+        async def never():
+            raise AssertionError("the body was read")
+            yield b""
+
+        server.service.labeller.tokenise = None
+        for _ in range(3):
+            answer = await server.client.post("/predict", content=never())
+            assert answer.status_code == 429 and "as many rows wait as there is room for" in answer.json()["detail"]
+        assert "refused" not in caplog.messages
+        server.service._tell()
+        assert [line.requests for line in caplog.records if line.message == "refused"] == [3], "one line for all"
+        server.passes.gate.set()
+        await asyncio.gather(*taken)
+
+    with caplog.at_level("INFO", "fastmux"):
+        serve(test, max_queued_rows=1, max_rows_per_request=1, name="plain")
+
+
+def test_a_crowd_is_refused_while_those_that_were_taken_have_still_to_be_read(serve, texts):
+    async def test(server):
+        answers = []
+
+        async def ask():
+            answers.append((await server.client.post("/predict", json={"inputs": texts[0]})).status_code)
+
+        await asyncio.gather(*(ask() for _ in range(100)))
+        assert answers == [429] * 60 + [200] * 40
+
+    serve(test, max_concurrent_requests=40)
+
+
 def test_no_more_rows_wait_than_are_allowed(serve, texts):
     async def test(server):
         server.passes.gate.clear()
