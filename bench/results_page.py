@@ -132,9 +132,10 @@ def throughput(result: dict) -> Iterator[str]:
     encoder, options = result["encoder"], result["options"]
     yield (
         f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, L = {options['length']}, "
-        f"{options['dtype']}, {options['attn_implementation']}{', compiled' if options['compile'] else ''}; "
-        f"{options['clock']} clock, medians of {options['repeats']}, each beside plain passes at their best batch "
-        "size. `python bench/throughput.py`."
+        f"{options['dtype']}, {options['attn_implementation']}, {options.get('execution', 'eager')}; "
+        f"{options['clock']} clock, medians of {options['repeats']}, each beside plain "
+        f"{'steps of training' if options.get('training') else 'passes'} at their best batch size. "
+        f"`python bench/throughput.py{' --training' if options.get('training') else ''}`."
     )
     rows = []
     for r in result["rows"]:

@@ -1,4 +1,4 @@
-"""Forward passes of whole models, eager, captured or compiled, timed in turns with the plain encoder."""
+"""Passes of whole models, eager, captured or compiled, and steps of training, timed in turns with the plain encoder."""
 
 from __future__ import annotations
 
@@ -84,6 +84,31 @@ class Runner:
         for i in range(self.passes):
             ids, mask = self.inputs[i % INPUT_SETS]
             self.model(input_ids=ids, attention_mask=mask)
+        synchronize(self.device)
+        return self.clock() - start
+
+
+class TrainingRunner(Runner):
+    """The same, timed over whole steps of training: forward with the labels' loss, backward, AdamW.
+
+    Args:
+        per_position: whether labels are (rows, length) or (rows).
+    """
+
+    def __init__(self, *args, per_position: bool, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
+        ids, _ = self.inputs[0]
+        self.labels = torch.randint(2, ids.shape if per_position else ids.shape[:1], device=self.device)
+
+    def _seconds(self) -> float:
+        synchronize(self.device)
+        start = self.clock()
+        for i in range(self.passes):
+            ids, mask = self.inputs[i % INPUT_SETS]
+            self.model(input_ids=ids, attention_mask=mask, labels=self.labels).loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         synchronize(self.device)
         return self.clock() - start
 

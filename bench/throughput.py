@@ -2,6 +2,7 @@
 
     python bench/throughput.py                                     # base-size encoder, both tasks, index and unbind
     python bench/throughput.py --preset small --num_instances 2 10 # a quick look
+    python bench/throughput.py --training --num_instances 10 40    # steps of training in place of forward passes
     python bench/throughput.py --compiled_plain --every_group      # on a GPU: see below
 
 Both sides run the same encoder (random weights from one config) in eval mode under `torch.inference_mode`, on random
@@ -37,6 +38,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,7 +58,7 @@ import fastmux
 from bench import encoders
 from bench.encoders import positive
 from bench.machine import default_device, machine_info, results_folder
-from bench.runner import Runner, fastest, measure
+from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.throughput_report import DEMULTIPLEXERS, Row, plot, table
 from fastmux.files import replacing, write_json
 
@@ -100,12 +102,13 @@ def sweep(args: argparse.Namespace, report: Callable[[list[Row]], object] = lamb
             config.num_labels = num_labels
             progress.set_description(f"{task}, plain")
             model = _ready(plain_class.from_config(config, attn_implementation=args.attn_implementation), args)
-            sizes = [Runner(model, b, b, args, args.execution) for b in args.batch_sizes]
+            make = partial(TrainingRunner, per_position=task == "token") if args.training else Runner
+            sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
             plain = fastest(sizes, args.tune_repeats, progress)
             del sizes
             beside = {}
             if args.compiled_plain:
-                beside["plain"] = Runner(model, plain.rows, plain.rows, args, "compiled")
+                beside["plain"] = make(model, plain.rows, plain.rows, args, "compiled")
                 beside["plain"].warm_up()
             for demultiplexer, n in cases:
                 if time.perf_counter() > end:
@@ -115,9 +118,10 @@ def sweep(args: argparse.Namespace, report: Callable[[list[Row]], object] = lamb
                 # From a config of its own, and not around the plain encoder: no state of one side reaches the other.
                 config = copy.deepcopy(args.config)
                 config._attn_implementation = args.attn_implementation
-                model = tmux_class.from_backbone(config, n, demultiplexer=demultiplexer, num_labels=num_labels)
+                options = {"num_labels": num_labels, "retrieval_loss_weight": 0.0}  # as the plain one: the task's loss
+                model = tmux_class.from_backbone(config, n, demultiplexer=demultiplexer, **options)
                 model = _ready(model, args)
-                runners = [Runner(model, g * n, g, args, args.execution) for g in args.group_counts]
+                runners = [make(model, g * n, g, args, args.execution) for g in args.group_counts]
                 if args.every_group:
                     for runner in runners:
                         runner.warm_up()
@@ -144,7 +148,7 @@ def _ready(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
         raise RuntimeError(
             f"the encoder of {type(model).__name__} runs attention {attention!r}, expected {args.attn_implementation!r}"
         )
-    return model.to(args.device, args.torch_dtype).eval()
+    return model.to(args.device, args.torch_dtype).train(args.training)
 
 
 def _row(task, demultiplexer, n, runner, plain, samples, compiled, args) -> Row:
@@ -177,6 +181,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
     what.add_argument("--num_instances", nargs="+", type=positive, default=[1, 2, 5, 10, 20, 40], metavar="N")
     what.add_argument("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
+    what.add_argument("--training", action="store_true", help="steps of training, with the task's loss alone")
     encoders.add_arguments(parser, preset="base", vocab_size=30522)
     how = parser.add_argument_group("how")
     how.add_argument(
@@ -237,7 +242,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.min_seconds is None:
         args.min_seconds = 0.2 if gpu else 0.0
     args.output_dir = args.output_dir or results_folder(args.device)
-    args.execution = args.execution or ("graphed" if gpu else "eager")
+    args.execution = args.execution or ("graphed" if gpu and not args.training else "eager")
+    if args.training and args.execution == "graphed":
+        parser.error("--execution graphed captures forward passes; give eager or compiled with --training")
     if args.execution == "graphed" and not gpu:
         parser.error("--execution graphed needs a GPU, whose graphs it is about")
     args.dtype = args.dtype or ("bfloat16" if gpu else "float32")
@@ -256,6 +263,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     machine = machine_info(args.device)
     encoder = encoders.sizes(args.config)
     options = (
+        "training",
         "length",
         "dtype",
         "execution",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from amount import on_request
 from transformers import BertConfig
 
 from bench import throughput, throughput_report
+from bench.runner import fastest
 from bench.throughput import encoder_flops, limit
 
 BASE = BertConfig()  # 12 layers, d = 768, f = 3072
@@ -68,9 +70,31 @@ def test_every_group_has_a_row_beside_the_compiled_encoder(tmp_path, monkeypatch
     assert throughput.main([*options, *sizes, *how, "--budget", "0"]) == []
 
 
+@pytest.mark.parametrize("task", ["sequence", "token"])
+def test_a_training_step_moves_the_model(task, tmp_path, monkeypatch):
+    made = []
+    ready = throughput._ready
+    monkeypatch.setattr(throughput, "_ready", lambda model, args: made.append(ready(model, args)) or made[-1])
+    options = ["--preset", "tiny", "--tasks", task, "--demultiplexers", "unbind", "--num_instances", "2", "--training"]
+    sizes = ["--length", "8", "--batch_sizes", "2", "--group_counts", "1", "--repeats", "1", "--device", "cpu"]
+    starts = []
+    monkeypatch.setattr(
+        throughput,
+        "fastest",
+        lambda runners, *how: starts.append(copy.deepcopy(runners[0].model.state_dict())) or fastest(runners, *how),
+    )
+    rows = throughput.main([*options, *sizes, "--disable_tqdm", "--output_dir", str(tmp_path)])
+    assert [(r.task, r.demultiplexer, r.num_instances) for r in rows] == [(task, "unbind", 2)] and rows[0].ratio > 0
+    assert json.loads((tmp_path / "throughput.json").read_text())["options"]["training"] is True
+    assert len(made) == 2 and all(model.training for model in made)
+    for model, start in zip(made, starts, strict=True):
+        assert any(not torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--training", "--execution", "graphed"], "captures forward passes; give eager or compiled with --training"),
         (["--num_instances", "0"], "0, expected an integer of at least 1"),
         (["--num_attention_heads", "5"], "no multiple of --num_attention_heads 5"),
         (["--clock", "cpu", "--num_threads", "2"], "--clock cpu is for one thread"),
