@@ -203,7 +203,7 @@ def test_rivals_that_are_none_are_refused(arguments, message):
 def test_what_multiplexing_bought_is_said_beside_the_plain_encoder_of_its_speed():
     def variant(accuracy: float, speed: float) -> VariantResult:
         scores = {"validation": {"accuracy": Score.of([accuracy])}}
-        return VariantResult(1, 1, scores, None, None, {}, Throughput(speed, 8, 0.0), None, 1.0)
+        return VariantResult(1, 1, scores, {}, {}, None, None, {}, Throughput(speed, 8, 0.0), None, 1.0, {})
 
     variants = {"plain": variant(0.8, 100), "shallow": variant(0.7, 190), "narrow": variant(0.6, 420)}
     variants |= {"joined": variant(0.75, 200), "unbind": variant(0.55, 400)}
