@@ -23,6 +23,7 @@ EPILOG = """\
 examples:
   fastmux serve my-model
   fastmux serve my-model --host 0.0.0.0 --port 80 --truncation --max_wait_ms 5
+  fastmux serve my-fast-model --fallback my-model --min_confidence 0.9
   curl localhost:8000/predict -d '{"inputs": "a fine film"}'
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
   curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
@@ -33,6 +34,7 @@ _HELP = HELP | {
     "truncation": "cut rows that are too long; otherwise they are an error",
     "max_length": "tokens of a row (default: what the model has room for, at most --batch_tokens)",
     "copies": "slots of a multiplexed model that each row takes, unless its request says otherwise (default: 1)",
+    "min_confidence": "rows of which the model is less sure go through the one that --fallback names",
     "max_wait_ms": "milliseconds that a row waits for others to fill its group, while the model is idle (default: 10)",
     "max_concurrent_requests": "more are refused at once, with status 429 and Retry-After (default: 512)",
     "max_rows_per_request": "a list of more rows is refused (default: 512)",
@@ -40,7 +42,7 @@ _HELP = HELP | {
     "max_payload_bytes": "of a request (default: 2,000,000)",
     "read_timeout": "seconds that a client may take to send its request (default: 10)",
 }
-_FLOATS = ("max_wait_ms", "read_timeout")
+_FLOATS = ("min_confidence", "max_wait_ms", "read_timeout")
 _LIMITS = ("max_concurrent_requests", "max_rows_per_request", "max_queued_rows", "max_payload_bytes")
 _INTEGERS = ("max_length", "copies", "batch_tokens", *_LIMITS)
 _TYPES: dict[str, type] = dict.fromkeys(_FLOATS, float) | dict.fromkeys(_INTEGERS, int)
@@ -56,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--fallback", metavar="MODEL", help="for rows below --min_confidence: usually the original")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     add_settings(parser, ServingSettings, _HELP, _TYPES, {"dtype": DTYPES})
@@ -79,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
             raise
         raise ValueError(f"{error.name} is not installed: pip install 'fastmux[serve]'") from error
     server.run(
-        app.create_app(options.model, settings=settings),
+        app.create_app(options.model, settings=settings, fallback=options.fallback),
         options.host,
         options.port,
         options.shutdown_seconds,

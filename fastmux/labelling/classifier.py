@@ -163,7 +163,9 @@ class Classifier:
 
 
 def check_same_labels(model: Classifier, fallback: Classifier) -> None:
-    """Raises ValueError for a fallback that has other labels or tokens than the model before it."""
+    """Raises ValueError for a fallback that has other labels or tokens than the model before it, or a regression."""
+    if not model.per_token and problem_of(model.model) == "regression":
+        raise ValueError("fallback is given, but the model is a regression, whose output says not how sure it is")
     if fallback.per_token != model.per_token:
         raise ValueError("the fallback labels tokens and the model sequences, or the other way round")
     if fallback.names != model.names:

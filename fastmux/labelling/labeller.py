@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.labelling.checks import check_text, check_words, length_problem
-from fastmux.labelling.classifier import Classifier
-from fastmux.labelling.passes import check_finite, flat_logits, shard_logits
+from fastmux.labelling.classifier import Classifier, check_same_labels
+from fastmux.labelling.passes import Passes, check_finite, flat_logits, shard_logits, unsure
 from fastmux.labelling.placement import Placement
+from fastmux.labelling.settings import check_cascade
 from fastmux.labelling.tokens import Encoder, Input, Tokens, joined, select
 
 #: What a row may be, by the kind of model.
@@ -51,6 +52,7 @@ class Labeller:
         tokenizer: of the model; comes with ``model`` if that is a name or a folder.
         max_length: tokens of a row; what the model has room for, at most ``batch_tokens``, if None.
         truncation: cut longer rows there; otherwise they are refused.
+        fallback: the model that rows go through of which this one is less sure than ``min_confidence``.
         batch_tokens, dtype, device, torch_compile: as in `fastmux.LabellingSettings`.
 
     Raises:
@@ -78,13 +80,16 @@ class Labeller:
         *,
         max_length: int | None = None,
         truncation: bool = False,
+        fallback: str | os.PathLike | PreTrainedModel | None = None,
+        min_confidence: float | None = None,
         batch_tokens: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
     ):
+        check_cascade(fallback, min_confidence)
         classifier = Classifier.of(model, tokenizer)
-        self.name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+        self.name = _name(model)
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
         self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
@@ -111,6 +116,13 @@ class Labeller:
             for every in (False, True)
         }
         self.passes = classifier.passes(self.placement)
+        self.fallback: Passes | None = None
+        self.fallback_name, self.min_confidence = None, min_confidence
+        if fallback is not None:
+            behind = Classifier.of(fallback, tokenizer, "fallback")
+            check_same_labels(classifier, behind)
+            behind.max_length(self.max_length, "fallback")
+            self.fallback, self.fallback_name = behind.passes(self.placement), _name(fallback)
 
     @property
     def num_instances(self) -> int:
@@ -139,7 +151,7 @@ class Labeller:
         answers: list[dict] = []
         if good:
             tokens = joined([row.tokens for row in good])
-            logits, _ = shard_logits(tokens, passes, self.per_token)
+            logits, _ = shard_logits(tokens, passes, self.per_token, self.fallback, self.min_confidence or 0.0)
             answers = self._written(logits, tokens, good, [all_scores] * len(good))
         left = iter(answers)
         return [next(left) if isinstance(row, Tokenised) else {"error": str(row)} for row in found]
@@ -186,21 +198,34 @@ class Labeller:
         raise ValueError(f"a row must be {_ROWS[self.per_token]}, got {str(row)[:100]!r}")
 
     @torch.inference_mode()
-    def label(self, rows: Sequence[Tokenised], slots: Tensor, all_scores: Sequence[bool]) -> list[dict]:
+    def label(
+        self, rows: Sequence[Tokenised], slots: Tensor, all_scores: Sequence[bool], again: bool = False
+    ) -> list[dict | None]:
         """The answers of rows that go through the model together, in one pass.
 
         Args:
             slots: (G, N), the place of the row in every slot; a row that is in several is averaged over them.
             all_scores: for each row.
+            again: through the fallback.
+
+        Returns:
+            None in the place of a row of which the model is less sure than ``min_confidence``.
 
         Raises:
             ValueError: the model returns NaN or infinity.
         """
         tokens = joined([row.tokens for row in rows])
         places = np.arange(len(rows))
-        logits = flat_logits(self.passes.logits(tokens, places, slots), tokens, places)
-        check_finite(logits)
-        return self._written(logits, tokens, rows, all_scores)
+        passes = self.fallback if again and self.fallback is not None else self.passes
+        logits = passes.logits(tokens, places, slots)
+        flat = flat_logits(logits, tokens, places)
+        check_finite(flat)
+        answers: list[dict | None] = [*self._written(flat, tokens, rows, all_scores)]
+        if self.min_confidence is not None and not again:
+            problem = passes.problem(self.per_token)
+            for place in np.flatnonzero(unsure(logits, tokens, places, problem, self.min_confidence)):
+                answers[place] = None
+        return answers
 
     def _written(
         self, logits: Tensor, tokens: Tokens, rows: Sequence[Tokenised], all_scores: Sequence[bool]
@@ -216,3 +241,7 @@ class Labeller:
             for place, *values in zip(places.tolist(), *columns.values(), strict=True):
                 written[place] = dict(zip(columns, values, strict=True))
         return [written[place] for place in range(len(rows))]
+
+
+def _name(model: str | os.PathLike | PreTrainedModel) -> str:
+    return str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__

@@ -44,6 +44,10 @@ class Passes:
         # What joins rows in its deeper layers alone runs the others on every row.
         self.shared = 1 if isinstance(config, JoinedConfig) else self.slots // self.copies
 
+    def problem(self, per_token: bool) -> str:
+        """What kind of labels it gives, as in Hugging Face's ``problem_type``."""
+        return "single_label_classification" if per_token else problem_of(self.model)
+
     def batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of every pass."""
         together = self.slots // self.copies
@@ -85,23 +89,27 @@ def shard_logits(
     """
     rows, labels = len(tokens.lengths), passes.model.config.num_labels
     out = torch.zeros((len(tokens.ids) if per_token else rows, labels), device=passes.device)
-    problem = "single_label_classification" if per_token else problem_of(passes.model)
-    unsure = []
+    problem = passes.problem(per_token)
+    doubtful = []
     with predicting(passes.model):
         for batch in passes.batches(tokens.lengths):
             logits = passes.logits(tokens, batch)
             _put(out, logits, tokens, batch)
             if fallback is not None:
-                inside = _inside(logits, tokens, batch) if per_token else None
-                sure = confidence(logits, problem, inside)
-                unsure.append(batch[(sure < min_confidence).cpu().numpy()])
-    again = np.sort(np.concatenate(unsure)) if unsure else np.zeros(0, np.int64)
+                doubtful.append(batch[unsure(logits, tokens, batch, problem, min_confidence)])
+    again = np.sort(np.concatenate(doubtful)) if doubtful else np.zeros(0, np.int64)
     if len(again):
         with predicting(fallback.model):
             for batch in fallback.batches(tokens.lengths[again]):
                 _put(out, fallback.logits(tokens, again[batch]), tokens, again[batch])
     check_finite(out)
     return out, len(again)
+
+
+def unsure(logits: Tensor, tokens: Tokens, rows: np.ndarray, problem: str, min_confidence: float) -> np.ndarray:
+    """Which rows of a batch a model is less sure of than that, (B): logits (B, C), or (B, L, C)."""
+    inside = _inside(logits, tokens, rows) if logits.dim() == 3 else None
+    return (confidence(logits, problem, inside) < min_confidence).cpu().numpy()
 
 
 def check_finite(logits: Tensor) -> None:

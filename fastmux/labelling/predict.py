@@ -25,7 +25,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
-from fastmux.labelling.settings import LabellingSettings, settings_of
+from fastmux.labelling.settings import LabellingSettings, check_cascade, settings_of
 from fastmux.labelling.shard import RawShard
 from fastmux.labelling.sharing import Share
 from fastmux.labelling.sources import Source, open_source
@@ -109,8 +109,7 @@ def predict(
         (['text', 'label', 'score'], 2, "column 'text' is empty")
     """
     settings = settings_of(LabellingSettings, settings, options, "predict")
-    if (fallback is None) != (settings.min_confidence is None):
-        raise ValueError("fallback and min_confidence go together, but only one of them was given")
+    check_cascade(fallback, settings.min_confidence)
     if output is None and process_group is not None:
         raise ValueError("process_group is given without an output, in which its processes put their shards together")
     target, share = None if output is None else Path(output), Share.of(process_group)

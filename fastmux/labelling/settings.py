@@ -66,8 +66,7 @@ class LabellingSettings:
         check_integer("num_workers", self.num_workers, 0)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
-        if self.min_confidence is not None and not 0.0 <= self.min_confidence <= 1.0:
-            raise ValueError(f"min_confidence is {self.min_confidence!r}, expected a number from 0 to 1")
+        check_confidence(self.min_confidence)
 
 
 def settings_of(kind: type[T], settings: T | None, options: Mapping[str, object], caller: str) -> T:
@@ -92,6 +91,20 @@ def check_integer(name: str, value: object, least: int, optional: bool = False) 
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+
+
+def check_confidence(value: object) -> None:
+    """Raises ValueError for what is not None and no probability."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+    if value is not None and not known:
+        raise ValueError(f"min_confidence is {value!r}, expected a number from 0 to 1")
+
+
+def check_cascade(fallback: object, min_confidence: float | None) -> None:
+    """Raises ValueError for a fallback without a confidence, or the other way round, and for what is no confidence."""
+    check_confidence(min_confidence)
+    if (fallback is None) != (min_confidence is None):
+        raise ValueError("fallback and min_confidence go together, but only one of them was given")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -59,6 +59,8 @@ def create_app(
     model: str | os.PathLike | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     settings: ServingSettings | None = None,
+    *,
+    fallback: str | os.PathLike | PreTrainedModel | None = None,
     **options,
 ) -> FastAPI:
     """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
@@ -66,6 +68,7 @@ def create_app(
     Args:
         model: a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
         tokenizer: of the model; comes with ``model`` if that is a name or a folder.
+        fallback: the model that rows go through of which the first one is less sure than ``min_confidence``.
         settings: how; or, in place of it, ``options``: the fields of `ServingSettings`.
 
     Returns:
@@ -93,8 +96,8 @@ def create_app(
         (200, [['label', 'score'], ['label', 'score']])
     """
     settings = settings_of(ServingSettings, settings, options, "create_app")
-    names = ("max_length", "truncation", "batch_tokens", "dtype", "device", "torch_compile")
-    labeller = Labeller(model, tokenizer, **{name: getattr(settings, name) for name in names})
+    names = ("max_length", "truncation", "min_confidence", "batch_tokens", "dtype", "device", "torch_compile")
+    labeller = Labeller(model, tokenizer, fallback=fallback, **{name: getattr(settings, name) for name in names})
     service = Service(labeller, settings)
 
     @contextlib.asynccontextmanager
@@ -148,7 +151,7 @@ def create_app(
     @app.get("/info")
     async def info() -> dict:
         """The model, its labels, the limits and the versions."""
-        return _info(labeller, settings)
+        return _info(service)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -157,7 +160,8 @@ def create_app(
     return app
 
 
-def _info(labeller: Labeller, settings: ServingSettings) -> dict:
+def _info(service: Service) -> dict:
+    labeller, settings = service.labeller, service.settings
     placement = labeller.placement
     limits = vars(settings) | {"max_length": labeller.max_length, "batch_tokens": placement.batch_tokens}
     where = {"device": str(placement.device), "dtype": str(placement.dtype).removeprefix("torch.")}
@@ -165,6 +169,7 @@ def _info(labeller: Labeller, settings: ServingSettings) -> dict:
         "model": labeller.name,
         "model_class": labeller.model_class,
         "num_instances": labeller.num_instances,
+        "fallback": service.fallback(),
         "labels": labeller.labels,
         "labels_of": "tokens" if labeller.per_token else "rows",
         "settings": limits | where,

@@ -1,7 +1,8 @@
 """Rows of many requests through one model: groups are filled as rows come, and one pass runs at a time.
 
 While a pass runs in the worker thread, rows gather; then those that wait longest, and others of like length, go next.
-An idle model waits for a group to be full, but no longer than ``max_wait`` from the arrival of its first row.
+An idle model waits for a group to be full, but no longer than ``max_wait`` from the arrival of its first row. Rows that
+the model is unsure of wait once more, for a pass of the fallback; those that it is sure of do not wait for them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,10 +20,14 @@ import torch
 from torch import Tensor
 
 from fastmux.labelling.labeller import Labeller, Tokenised
+from fastmux.labelling.passes import Passes
 from fastmux.models.grouping import group_rows
 from fastmux.models.prediction import predicting
 from fastmux.serving.groups import Answer, Group, Waiting, choose_groups
 from fastmux.serving.metrics import Metrics
+
+#: Passes by which the rate is told.
+_RECENT = 20
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ class Batcher:
         self._arrived = asyncio.Event()
         self._hurrying = self._closing = False
         self._rate = 0.0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
 
     def __len__(self) -> int:
         """Rows that wait."""
@@ -62,7 +69,8 @@ class Batcher:
         threads = torch.get_num_threads()
         self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._held = contextlib.ExitStack()
-        self._held.enter_context(predicting(self.labeller.passes.model))
+        for passes in self._models():
+            self._held.enter_context(predicting(passes.model))
         self._task = asyncio.create_task(self._serve())
 
     async def warm_up(self, lengths: Sequence[int]) -> None:
@@ -74,13 +82,18 @@ class Batcher:
         """
         await asyncio.get_running_loop().run_in_executor(self._worker, self._warm_up, lengths)
 
+    def _models(self) -> list[Passes]:
+        fallback = self.labeller.fallback
+        return [self.labeller.passes] + ([] if fallback is None else [fallback])
+
     def _warm_up(self, lengths: Sequence[int]) -> None:
-        passes = self.labeller.passes
-        for length in lengths:
-            rows = self.labeller.of_length(length)
-            for groups in (1, max(1, passes.batch_tokens // (length + passes.prefix))):
-                count = groups * passes.slots
-                self.labeller.label([rows] * count, group_rows(torch.arange(count), passes.slots), [False] * count)
+        for again, passes in enumerate(self._models()):
+            for length in lengths:
+                row = self.labeller.of_length(length)
+                for groups in (1, max(1, passes.batch_tokens // (length + passes.prefix))):
+                    count = groups * passes.slots
+                    slots = group_rows(torch.arange(count), passes.slots)
+                    self.labeller.label([row] * count, slots, [False] * count, bool(again))
 
     def hurry(self) -> None:
         """From now on no row waits for others."""
@@ -140,7 +153,7 @@ class Batcher:
         self._arrived.clear()
         loop = asyncio.get_running_loop()
         due = math.inf if self._hurrying else loop.time() - self.max_wait
-        groups = choose_groups(self._waiting, due, self.labeller.passes)
+        groups = self._next_groups(due)
         if not groups:
             first = next(iter(self._waiting), None)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -153,14 +166,32 @@ class Batcher:
                 del self._waiting[waiting]
         start = time.perf_counter()
         found = await loop.run_in_executor(self._worker, self._answers, groups)
+        self._recent.append((sum(outcome is not None for outcome in found), time.perf_counter() - start))
+        answered, seconds = map(sum, zip(*self._recent, strict=True))
+        self._rate = answered / max(1e-9, seconds)
         rows = [(waiting, group) for group in groups for waiting in group.rows]
-        rate = len(rows) / max(1e-9, time.perf_counter() - start)
-        self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate
         for (waiting, group), outcome in zip(rows, found, strict=True):
-            if isinstance(outcome, ModelError):
+            if outcome is None:
+                self._wait_again(waiting)
+            elif isinstance(outcome, ModelError):
                 self._finish(waiting, outcome)
             else:
-                self._finish(waiting, Answer(outcome, len(group.rows), group.room))
+                self._finish(waiting, Answer(outcome, len(group.rows), group.room, waiting.unsure))
+
+    def _next_groups(self, due: float) -> list[Group]:
+        """Of the model, or of the fallback: whichever has a row that has waited longer."""
+        fresh = [waiting for waiting in self._waiting if not waiting.unsure]
+        chosen = [choose_groups(fresh, due, self.labeller.passes)]
+        if self.labeller.fallback is not None:
+            again = [waiting for waiting in self._waiting if waiting.unsure]
+            chosen.append(choose_groups(again, math.inf, self.labeller.fallback))
+        return min(filter(None, chosen), key=lambda groups: min(group.oldest for group in groups), default=[])
+
+    def _wait_again(self, waiting: Waiting) -> None:
+        """For the fallback; alone in its group, should that be multiplexed too."""
+        if not waiting.answer.done():
+            waiting.unsure, waiting.copies = True, self.labeller.fallback.slots
+            self._waiting[waiting] = None
 
     def _finish(self, waiting: Waiting, outcome: Answer | Exception) -> None:
         self._waiting.pop(waiting, None)
@@ -171,16 +202,17 @@ class Batcher:
             waiting.answer.set_exception(outcome)
         else:
             self.metrics.rows.labels("answered").inc()
+            self.metrics.fallback_rows.inc(outcome.fallback)
             waiting.answer.set_result(outcome)
 
-    def _answers(self, groups: list[Group]) -> Sequence[dict | ModelError]:
-        """The columns of every row of some groups, or its error. In the worker thread."""
+    def _answers(self, groups: list[Group]) -> Sequence[dict | ModelError | None]:
+        """The columns of every row of some groups, its error, or None where the fallback is needed. In the worker
+        thread."""
         rows = [waiting for group in groups for waiting in group.rows]
         try:
             with self.metrics.pass_seconds.time():
-                return self.labeller.label(
-                    [waiting.row for waiting in rows], self._slots(groups), [waiting.all_scores for waiting in rows]
-                )
+                slots, every = self._slots(groups), [waiting.all_scores for waiting in rows]
+                return self.labeller.label([waiting.row for waiting in rows], slots, every, rows[0].unsure)
         except Exception as error:
             if len(rows) == 1:
                 failed = ModelError(f"the model failed: {type(error).__name__}: {error}")
@@ -195,9 +227,9 @@ class Batcher:
     def _slots(self, groups: list[Group]) -> Tensor:
         """(G, N), the place of the row in every slot."""
         slots, start = [], 0
+        passes = self._models()[groups[0].rows[0].unsure]
         for group in groups:
             count = len(group.rows)
-            own = group_rows(torch.arange(start, start + count), self.labeller.num_instances, group.rows[0].copies)
-            slots.append(own)
+            slots.append(group_rows(torch.arange(start, start + count), passes.slots, group.rows[0].copies))
             start += count
         return torch.cat(slots)

@@ -22,6 +22,7 @@ class Waiting:
         copies: slots that it takes; rows that take another number never share its group.
         all_scores: its answer has every label's score.
         arrived: seconds, on the clock of the event loop.
+        unsure: the model has seen it, and was not sure enough: it waits for the fallback.
         answer: gets an `Answer`, or the error of this row alone; is cancelled when nobody waits for it any more.
     """
 
@@ -31,6 +32,7 @@ class Waiting:
     all_scores: bool
     arrived: float
     answer: asyncio.Future
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of a row, and how full its group was."""
+    """What the model says of a row, how full its group was, and whether the model was the fallback."""
 
     columns: dict
     rows: int
     room: int
+    fallback: bool
 
 
 def choose_groups(waiting: Iterable[Waiting], due: float, passes: Passes) -> list[Group]:

@@ -21,6 +21,9 @@ class Metrics:
         self.rows = Counter(
             "fastmux_rows", "Rows: answered, malformed, failed in the model, dropped", ["outcome"], registry=registry
         )
+        self.fallback_rows = Counter(
+            "fastmux_fallback_rows", "Answered rows that went through the fallback model", registry=registry
+        )
         self.request_seconds = Histogram(
             "fastmux_request_seconds", "Seconds of answered requests", buckets=_SECONDS, registry=registry
         )
@@ -36,3 +39,8 @@ class Metrics:
         self.queued_rows = Gauge("fastmux_queued_rows", "Rows that wait for the model", registry=registry)
         self.requests_in_flight = Gauge("fastmux_requests_in_flight", "Requests taken, not answered", registry=registry)
         ProcessCollector(registry=registry)
+
+    def rows_so_far(self) -> tuple[float, float]:
+        """How many were answered, and how many of them by the fallback."""
+        answered = self.registry.get_sample_value("fastmux_rows_total", {"outcome": "answered"})
+        return answered or 0.0, self.registry.get_sample_value("fastmux_fallback_rows_total") or 0.0

@@ -35,7 +35,11 @@ class PredictRequest(BaseModel):
         "group, and its answer depends on no other row. The server's setting if null.",
     )
     all_scores: StrictBool = Field(False, description="Every label's score, not the best one alone.")
-    details: StrictBool = Field(False, description="How full the row's group was, as `group`: {rows, room}.")
+    details: StrictBool = Field(
+        False,
+        description="How full the row's group was, as `group`: {rows, room}; and, where the server has a fallback, "
+        "whether that has answered the row, as `fallback`.",
+    )
 
 
 class Problem(BaseModel):

@@ -127,6 +127,15 @@ class Service:
         finally:
             self.in_flight -= 1
 
+    def fallback(self) -> dict | None:
+        """The fallback, from which confidence on it is spared, and the share of the rows that it has answered."""
+        if self.labeller.fallback is None:
+            return None
+        answered, rows = self.metrics.rows_so_far()
+        share = rows / answered if answered else None
+        limit = self.labeller.min_confidence
+        return {"model": self.labeller.fallback_name, "min_confidence": limit, "rows": int(rows), "share": share}
+
     def _tell(self) -> None:
         """Log how many requests were refused at the door since it was logged last."""
         if self._untold:
@@ -140,7 +149,7 @@ class Service:
         try:
             asked, answers = await self._answers(request)
             rows = len(answers)
-            response = _response(asked, answers)
+            response = _response(asked, answers, self.labeller.fallback is not None)
             status = response.status_code
             self.metrics.request_seconds.observe(time.perf_counter() - start)
             self._turned_away = max(0, self._turned_away - 1)
@@ -252,7 +261,7 @@ async def _until_left(request: Request) -> None:
         pass
 
 
-def _response(asked: PredictRequest, answers: list[Answer | Exception]) -> Response:
+def _response(asked: PredictRequest, answers: list[Answer | Exception], cascade: bool) -> Response:
     """One object, or a list of as many as there were rows; of a row that failed its error.
 
     The status is that of a failure only where no row has an answer: a list answers all that can be answered.
@@ -260,8 +269,10 @@ def _response(asked: PredictRequest, answers: list[Answer | Exception]) -> Respo
     rows, statuses = [], []
     for answer in answers:
         if isinstance(answer, Answer):
-            group = {"group": {"rows": answer.rows, "room": answer.room}} if asked.details else {}
-            rows.append(answer.columns | group)
+            details: dict = {"group": {"rows": answer.rows, "room": answer.room}}
+            if cascade:
+                details["fallback"] = answer.fallback
+            rows.append(answer.columns | (details if asked.details else {}))
             statuses.append(200)
         else:
             rows.append({"error": str(answer)})

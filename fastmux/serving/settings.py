@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.labelling.settings import DTYPES, check_choice, check_integer
+from fastmux.labelling.settings import DTYPES, check_choice, check_confidence, check_integer
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class ServingSettings:
         max_length: tokens of a row; what the model has room for, at most ``batch_tokens``, if None.
         truncation: cut rows that are longer than ``max_length``; otherwise they are an error.
         copies: slots of a multiplexed model that a row takes, where its request says nothing else.
+        min_confidence: rows below it go through the fallback model.
         max_wait_ms: milliseconds that a row waits, at most, for others to fill its group while the model is idle.
         batch_tokens: positions, padding counted, that a pass of the encoder takes at most; 1024 on a CPU, 65536 on a
             GPU if None.
@@ -31,6 +32,7 @@ class ServingSettings:
     max_length: int | None = None
     truncation: bool = False
     copies: int = 1
+    min_confidence: float | None = None
     max_wait_ms: float = 10.0
     batch_tokens: int | None = None
     max_concurrent_requests: int = 512
@@ -48,6 +50,7 @@ class ServingSettings:
         limits = ("max_concurrent_requests", "max_rows_per_request", "max_queued_rows", "max_payload_bytes")
         for name in ("copies", *limits):
             check_integer(name, getattr(self, name), 1)
+        check_confidence(self.min_confidence)
         check_choice("dtype", self.dtype, DTYPES)
         for name, least in (("max_wait_ms", "0"), ("read_timeout", "more than 0")):
             value = getattr(self, name)

@@ -30,13 +30,13 @@ class Passes:
     def watch(self, service: Service) -> None:
         label = service.labeller.label
 
-        def watched(rows, slots, all_scores):
+        def watched(rows, slots, all_scores, again):
             self.slots.append(slots.tolist())
             self.lengths.append([row.length for row in rows])
             assert self.gate.wait(20)
             if self.broken & {row.length for row in rows}:
                 raise RuntimeError("broken on purpose")
-            return label(rows, slots, all_scores)
+            return label(rows, slots, all_scores, again)
 
         service.labeller.label = watched
         self.gate.set()
