@@ -110,8 +110,9 @@ def choose_folder(output_dir: str | None, recipe: Recipe) -> Path:
         before, now = read_json(settings), recipe.identity()
         changed = [name for name in ("experiment", "groupings") if before.get(name) != now[name]]
         pairs = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed]
-        for variant, own in now["variants"].items():
-            former = before.get("variants", {}).get(variant, own)
+        made = {m.result.variant for m in map(cells.finished, folder.iterdir()) if m}
+        for variant in sorted(made & now["variants"].keys()):
+            former, own = before["variants"].get(variant, {}), now["variants"][variant]
             for key in {**former, **own}:
                 if former.get(key) != own.get(key):
                     pairs.append(f"{variant}: {key} was {former.get(key)!r}, is {own.get(key)!r}")
@@ -138,8 +139,11 @@ def main(argv: list[str] | None = None) -> list[Entry]:
         cells.load(cell, options.data_dir)
         cells.make_model(cell)
         cells.training_arguments(cell, folder)
-    # Only now, when all input is known to be good, is anything written.
-    write_json(folder / "settings.json", recipe.identity())
+    # Only now, when all input is known to be good, is anything written. Cells that the recipe has no longer stay.
+    settings = recipe.identity()
+    if (folder / "settings.json").is_file():
+        settings["variants"] = {**read_json(folder / "settings.json")["variants"], **settings["variants"]}
+    write_json(folder / "settings.json", settings)
     print(f"{recipe.name}: {len(chosen)} cells, {len(waiting)} to train; writing to {folder}", flush=True)
     for done, cell in enumerate(waiting, 1):
         found = cells.run(cell, folder / cell.name, options.data_dir, recipe.groupings).result

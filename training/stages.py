@@ -205,8 +205,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def write_errors(folder: Path) -> Iterator[None]:
-    """Gives a failed write of a checkpoint or model an `OSError` that says what is left to do.
+def write_errors(folder: Path, way_on: str = "--resume") -> Iterator[None]:
+    """Gives a failed write of a checkpoint or model an `OSError` that says what is left to do, ``way_on``.
 
     Python's own writes raise one; the writers of safetensors, tokenizers and torch raise errors of their own kinds,
     which name no file.
@@ -217,6 +217,6 @@ def write_errors(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) or "(os error" in str(error) or "inline_container.cc" in str(error):
             raise OSError(
                 f"writing to {folder} failed: {error}. Is the disk full? What was whole before still is; "
-                "--resume goes on from there"
+                f"{way_on} goes on from there"
             ) from error
         raise

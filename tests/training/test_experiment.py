@@ -149,7 +149,7 @@ def test_regression_several_seeds_and_stages(files, monkeypatch):
 
 def measured(variant, values, seed=0):
     """A finished cell whose rows were measured so."""
-    result = CellResult(variant, 1, seed, {}, 0, 0, 0.0, 0.0, {"accuracy": Score.of([0.0])}, {"accuracy": [0.0]}, [])
+    result = CellResult(variant, 1, seed, {}, 0, 0, 0, 0.0, 0.0, {"accuracy": Score.of([0.0])}, {"accuracy": [0.0]}, [])
     return Measured(result, {"accuracy": np.array(values, np.float32)})
 
 

@@ -61,12 +61,15 @@ class Experiment(ABC):
         metrics: what `measure` measures; the first is what tables and plots show.
         splits_by_seed: whether a seed draws the split into training and test rows, as where rows are few; otherwise
             the test rows are the same for every seed.
+        slots: whether the rows of a batch share passes, N neighbours each; otherwise a row has its companions in
+            itself.
     """
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     splits_by_seed: ClassVar[bool] = False
+    slots: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
@@ -94,7 +97,8 @@ class Experiment(ABC):
 
     @abstractmethod
     def measure(self, outputs, rows: Rows) -> Rows:
-        """For each of `metrics`, by name, the value of each row: (B,), e.g. 1 where it is right."""
+        """For each of `metrics`, by name, the value of each row: (B,), e.g. 1 where it is right. All but the first may
+        be left out where they mean nothing."""
 
     def references(self, train: Rows, test: Rows) -> dict[str, Rows]:
         """Figures to beat that need no training, by name: what `measure` says of, e.g., always the median."""

@@ -34,7 +34,7 @@ class Mnist(Experiment):
     """Attributes:
     network: "mlp", two hidden layers on the flattened image; "cnn", two convolutions and a hidden layer, as a
         multiplexer of images or of pixels is put before; "stem", one wide convolution a row, behind which rows are
-        bound channel by channel, and three convolutions on what they share.
+        bound channel by channel, and two convolutions on what they share.
     hidden_size: of the MLP, and of the hidden layer behind convolutions.
     channels: of the CNN's second convolution, the first has half; of the stem.
     """
@@ -55,6 +55,10 @@ class Mnist(Experiment):
         return read_mnist(data_dir)
 
     def model(self, multiplexing: Multiplexing) -> nn.Module:
+        # Features last in memory: convolutions on a CPU are a third faster, and binding needs no copy.
+        return self._model(multiplexing).to(memory_format=torch.channels_last)
+
+    def _model(self, multiplexing: Multiplexing) -> nn.Module:
         head = nn.Linear(self.hidden_size, CLASSES)
         if self.network == "stem":
             stem, body = stem_and_body(self.channels, self.hidden_size)
@@ -92,16 +96,17 @@ class Mnist(Experiment):
 
 
 def stem_and_body(channels: int, hidden_size: int) -> tuple[nn.Module, nn.Module]:
-    """What every row goes through, (B, 1, 28, 28) -> (B, channels, 14, 14), and what rows share, -> (G, hidden)."""
-    stem = nn.Sequential(nn.Conv2d(1, channels, 5, stride=2, padding=2), nn.BatchNorm2d(channels), nn.ReLU())
+    """What every row goes through, (B, 1, 28, 28) -> (B, channels, 14, 14), and what rows share, -> (G, hidden_size).
+
+    Normalisation comes behind the binding, where it costs one row in N.
+    """
+    stem = nn.Sequential(nn.Conv2d(1, channels, 5, stride=2, padding=2), nn.ReLU())
     body = nn.Sequential(
+        nn.BatchNorm2d(channels),
         nn.Conv2d(channels, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, padding=1),
         nn.BatchNorm2d(channels),
         nn.ReLU(),
         nn.Flatten(),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from fastmux.files import read_json, replacing, write_json
@@ -31,9 +32,11 @@ class CellResult:
         variant, num_instances, seed: which cell.
         settings: of the experiment, the multiplexing and the Trainer.
         parameters: of the network, those of the demultiplexer included.
+        multiply_adds: of convolutions and matrix products in a forward pass, for each row.
         steps, seconds, cpu_seconds: of training, by the clock on the wall and by this process's.
         scores: of the test rows, by name of the metric, over the groupings.
-        slots: the same, for each place in a group: over the rows that stood there, in any grouping.
+        slots: the same, for each place in a group: over the rows that stood there, in any grouping. Empty if rows do
+            not share passes.
         losses: training losses by step.
     """
 
@@ -42,6 +45,7 @@ class CellResult:
     seed: int
     settings: dict[str, object]
     parameters: int
+    multiply_adds: int
     steps: int
     seconds: float
     cpu_seconds: float
@@ -162,20 +166,22 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
     orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
     orders = orders if cell.num_instances > 1 else orders[:1]
     measured = score(trainer, test, orders)
+    metrics = [metric for metric in experiment.metrics if metric.name in measured]
     result = CellResult(
         cell.variant,
         cell.num_instances,
         cell.seed,
         {**vars(experiment), **asdict(cell.multiplexing), **cell.trainer},
         sum(p.numel() for p in model.parameters()),
+        multiply_adds(trainer, test),
         steps,
         round(seconds, 2),
         round(cpu_seconds, 2),
-        {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in experiment.metrics},
-        {m.name: [m.of_mean(v) for v in slots(measured[m.name], orders, cell)] for m in experiment.metrics},
+        {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in metrics},
+        {m.name: [m.of_mean(v) for v in slots(measured[m.name], orders, cell)] for m in metrics if experiment.slots},
         losses,
     )
-    with write_errors(folder):
+    with write_errors(folder, "the same command"):
         with replacing(folder / _MODEL) as temporary:
             save_model(model, str(temporary))
         with replacing(folder / _ROWS) as temporary:
@@ -205,15 +211,26 @@ def score(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[
     group: (orders, rows), the rows in the data's own order."""
     experiment, args = trainer.experiment, trainer.args
     model = trainer.model.eval()
-    measured = {m.name: np.empty((len(orders), count(test)), np.float32) for m in experiment.metrics}
+    measured: dict[str, np.ndarray] = {}
     for number, order in enumerate(orders):
         for index in order.split(args.per_device_eval_batch_size):
             rows = {name: column[index].to(args.device) for name, column in test.items()}
             with trainer.accelerator.autocast():
                 outputs = model(*(rows[name] for name in experiment.inputs))
             for name, values in experiment.measure(outputs, rows).items():
-                measured[name][number, index.numpy()] = values.float().cpu().numpy()
+                whole = measured.setdefault(name, np.empty((len(orders), count(test)), np.float32))
+                whole[number, index.numpy()] = values.float().cpu().numpy()
     return measured
+
+
+@torch.inference_mode()
+def multiply_adds(trainer: ExperimentTrainer, test: Rows) -> int:
+    """Of convolutions and matrix products in a forward pass, for each row of a batch of whole groups."""
+    size = min(trainer.args.per_device_eval_batch_size, count(test))
+    rows = {name: column[:size].to(trainer.args.device) for name, column in test.items()}
+    with FlopCounterMode(display=False) as counter:
+        trainer.model(*(rows[name] for name in trainer.experiment.inputs))
+    return counter.get_total_flops() // (2 * size)
 
 
 def slots(values: np.ndarray, orders: list[Tensor], cell: Cell) -> list[float]:

@@ -24,12 +24,14 @@ class Entry:
         variant, num_instances: which; N is 0 for a reference, which is no network.
         seeds: of the cells.
         scores: by name of the metric, over seeds and groupings.
-        slots: lowest and highest score among the places in a group, of the first metric; None where N is below 2.
+        slots: lowest and highest score among the places in a group, of the first metric; None where N is below 2 or
+            rows do not share passes.
         against: the entry that `difference` is to: the same variant at N = 1, else the variant "plain"; None if
             neither is there.
         difference: of the first metric, own less the other's; and the interval that 95 % of the bootstrap samples of
             the test rows are in, the same rows of both.
-        parameters, cpu_seconds: of a network, and of its training; means over the seeds.
+        parameters, multiply_adds, cpu_seconds: of a network, of a forward pass for each row, and of training, the mean
+            over the seeds.
     """
 
     variant: str
@@ -40,6 +42,7 @@ class Entry:
     against: str | None = None
     difference: list[float] | None = None
     parameters: int | None = None
+    multiply_adds: int | None = None
     cpu_seconds: float | None = None
 
 
@@ -52,7 +55,7 @@ def entries(cells: list[Measured], metrics: tuple[Metric, ...], splits_by_seed: 
     for (variant, num_instances), own in groups.items():
         results = [cell.result for cell in own]
         first = metrics[0]
-        places = np.mean([result.slots[first.name] for result in results], axis=0)
+        places = np.mean([result.slots.get(first.name, []) for result in results], axis=0)
         rival = next(
             (key for key in ((variant, 1), (PLAIN, 1)) if key in groups and key != (variant, num_instances)), None
         )
@@ -64,11 +67,16 @@ def entries(cells: list[Measured], metrics: tuple[Metric, ...], splits_by_seed: 
                 variant,
                 num_instances,
                 [result.seed for result in results],
-                {m.name: Score.of([v for r in results for v in r.scores[m.name].values]) for m in metrics},
-                [float(places.min()), float(places.max())] if num_instances > 1 else None,
+                {
+                    m.name: Score.of([v for r in results for v in r.scores[m.name].values])
+                    for m in metrics
+                    if all(m.name in r.scores for r in results)
+                },
+                [float(places.min()), float(places.max())] if len(places) > 1 else None,
                 f"{rival[0]}, N = {rival[1]}" if difference else None,
                 difference,
                 results[0].parameters,
+                results[0].multiply_adds,
                 round(float(np.mean([result.cpu_seconds for result in results])), 1),
             )
         )
@@ -103,10 +111,17 @@ def number(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
 
 
+def measured(score: Score | None) -> str:
+    """A mean, with its spread where there is one."""
+    if score is None:
+        return "-"
+    return number(score.mean) + (f" ± {number(score.std)}" if score.std else "")
+
+
 def table(lines: list[Entry]) -> str:
     """The table, for a terminal."""
-    names = list(lines[0].scores)
-    header = ["", "N", *names, f"{names[0]} by slot", "less plain, 95 %", "parameters", "CPU-s"]
+    names = list(dict.fromkeys(name for line in lines for name in line.scores))
+    header = ["", "N", *names, f"{names[0]} by slot", "less plain, 95 %", "parameters", "multiply-adds a row", "CPU-s"]
     rows = []
     for line in lines:
         difference = "-"
@@ -117,10 +132,10 @@ def table(lines: list[Entry]) -> str:
             [
                 line.variant,
                 str(line.num_instances or "-"),
-                *(number(s.mean) + (f" ± {number(s.std)}" if s.std else "") for s in line.scores.values()),
+                *(measured(line.scores.get(name)) for name in names),
                 " to ".join(map(number, line.slots)) if line.slots else "-",
                 difference,
-                "-" if line.parameters is None else f"{line.parameters:,}",
+                *("-" if n is None else f"{n:,}" for n in (line.parameters, line.multiply_adds)),
                 "-" if line.cpu_seconds is None else f"{line.cpu_seconds:.0f}",
             ]
         )
