@@ -3,7 +3,7 @@
     python bench/results_page.py            # write the page
     python bench/results_page.py --check    # say whether it is up to date
 
-Each kind of file has one renderer here, found by what the file holds.
+Each kind of file has one renderer, here or in `bench/training_results.py`, found by what the file holds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+if not __package__:
+    # Run as a file: the repository root, and not this folder, on the path.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from bench.training_results import copies, experiment, front, markdown, training_run
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
 INTRODUCTION = """\
@@ -22,22 +28,6 @@ INTRODUCTION = """\
 Made by `python bench/results_page.py` from the JSON files in `bench/results/`, one folder a device. What is not here
 has not been measured. A ± is the standard deviation over random groupings of the evaluation rows.
 """
-
-Table = tuple[list[str], list[list[str]]]
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table, the columns behind the first one aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def measured(score: dict | None, digits: int = 4) -> str:
-    """A mean, with its spread where there is one."""
-    if score is None:
-        return "-"
-    spread = f" ± {score['std']:.{digits}f}" if score["std"] else ""
-    return f"{score['mean']:.{digits}f}{spread}"
 
 
 def environment(result: dict) -> str:
@@ -48,83 +38,6 @@ def environment(result: dict) -> str:
     parts += [f"{name} {e[name]}" for name in ("python", "torch", "triton", "transformers") if name in e]
     commit = f" Commit `{e['commit']}`." if e.get("commit") else ""
     return ", ".join(part for part in parts if part) + "." + commit
-
-
-def training_run(result: dict) -> Iterator[str]:
-    """``metrics.json`` of a run of ``training/train.py``."""
-    recipe, metric = result["settings"]["recipe"], result["metric"]
-    splits = list(result["data"]["evaluation_rows"])
-    size = f"{recipe['num_layers']} layers × {recipe['hidden_size']}"
-    encoder = result["settings"].get("encoder") or f"an encoder of {size}, from scratch"
-    seed = f"; seed {result['settings']['trainer']['seed']}" if "seed" in result["settings"]["trainer"] else ""
-    yield (
-        f"Task `{result['task']}`, N = {recipe['num_instances']}, L = {recipe['max_length']}, {encoder}; "
-        f"{result['data']['train_rows']:,} training rows{seed}; {result['seconds']:.0f} s in all."
-    )
-    smaller = {"shallow": "{shallow_layers} × {hidden_size}", "narrow": "{narrow_layers} × {narrow_size}"}
-    if present := [f"`{name}` {size.format(**recipe)}" for name, size in smaller.items() if name in result["variants"]]:
-        yield f"Smaller plain encoders: {', '.join(present)}."
-    header = ["", "retrieval, warmed up", "at the end", *(f"{split} {metric}" for split in splits)]
-    rows = []
-    for name, variant in result["variants"].items():
-        ratio = variant["ratio_to_plain"]
-        rows.append(
-            [
-                f"`{name}`" if name != "plain" else name,
-                *(measured(variant[f"retrieval_accuracy{when}"]) for when in ("_after_warm_up", "")),
-                *(measured(variant["scores"][split][metric]) for split in splits),
-                f"{variant['throughput']['instances_per_second']:,.0f}",
-                "-" if ratio is None else f"{ratio:.2f}",
-                f"{variant['limit']:.2f}",
-            ]
-        )
-    yield markdown([*header, "instances/s", "x plain", "limit"], rows)
-    rows = [
-        [
-            f"`{name}`",
-            split,
-            f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})",
-            " / ".join(f"{slot['mean']:.4f}" for slot in variant["slots"].get(split, [])) or "-",
-        ]
-        for name, variant in result["variants"].items()
-        for split, difference in variant.get("difference_to_plain", {}).items()
-    ]
-    if rows:
-        yield markdown(["", "split", f"{metric} less plain's (95 %, rows drawn anew)", "slot by slot"], rows)
-    yield from labels(result, splits[-1])
-    if result.get("sentences"):
-        yield "\n".join(f"- {sentence}" for sentence in result["sentences"])
-
-
-def labels(result: dict, split: str) -> Iterator[str]:
-    """Of a run of a multi-label task, accuracy and F1 of each label."""
-    scores = {name: variant["scores"][split] for name, variant in result["variants"].items()}
-    if not all("micro_f1" in own for own in scores.values()):
-        return
-    yield f"Accuracy / F1 of each label on the split `{split}`, at thresholds that were chosen on the first split:"
-    wanted = [(label, f"accuracy: {label}", f"f1: {label}") for label in result["data"]["labels"]]
-    wanted += [("mean", "accuracy", "macro_f1"), ("micro F1", "micro_f1")]
-    rows = [
-        [title, *(" / ".join(measured(own[name]) for name in names) for own in scores.values())]
-        for title, *names in wanted
-    ]
-    yield markdown(["", *(f"`{name}`" if name != "plain" else name for name in scores)], rows)
-
-
-def copies(result: dict) -> Iterator[str]:
-    """Output of ``training/copies.py``."""
-    yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."
-    rows = [
-        [
-            f"`{r['variant']}`",
-            str(r["copies"]),
-            str(r["rows_per_group"]),
-            measured({"mean": r["accuracy"], "std": r["accuracy_std"]}),
-            f"{r['instances_per_second']:,.0f}",
-        ]
-        for r in result["records"]
-    ]
-    yield markdown(["", "copies", "rows a pass", "accuracy", "instances/s"], rows)
 
 
 def throughput(result: dict) -> Iterator[str]:
@@ -176,20 +89,6 @@ def loading(result: dict) -> Iterator[str]:
     rows = [[f"`{name}`" if "import" in name else name, f"{s:.3f}"] for name, s in result["imports"].items()]
     rows += [[f"load a checkpoint: {name}", f"{seconds:.3f}"] for name, seconds in result["loading"].items()]
     yield markdown(["", "s"], rows)
-
-
-def front(result: dict) -> Iterator[str]:
-    """Output of ``training/front.py``."""
-    settings, rows = result["settings"], result["rows"]
-    given = " ".join(f"--{name} {value}" for name, value in settings.items() if value is not None)
-    yield (
-        f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
-        f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
-        f"{settings['target_agreement']:.0%} agreement with the original; {settings['clock']} clock. "
-        f"`python training/front.py {given}`, of files and folders the names."
-    )
-    yield result["table"]
-    yield f"**{result['sentence']}**"
 
 
 def prediction(result: dict) -> Iterator[str]:
@@ -277,6 +176,7 @@ def audit(result: dict) -> Iterator[str]:
 #: (what such a file has at its top, heading, renderer); the first that fits.
 KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"task", "variants"}, "Training run", training_run),
+    ({"experiment", "cells", "table"}, "Experiment", experiment),
     ({"task", "entries", "sentence"}, "Accuracy against speed", front),
     ({"records"}, "One checkpoint, several speeds", copies),
     ({"encoder", "options", "rows"}, "Throughput", throughput),

@@ -158,7 +158,7 @@ def write_report(recipe: Recipe, folder: Path, data_dir: str, seconds: float) ->
     experiment, order = recipe.experiment, list(recipe.variants)
     found = [m for m in map(cells.finished, folder.iterdir()) if m and m.result.variant in order]
     found.sort(key=lambda m: (order.index(m.result.variant), m.result.num_instances, m.result.seed))
-    lines = entries(found, experiment.metrics, experiment.splits_by_seed)
+    lines = entries(found, experiment.metrics, experiment.splits_by_seed, recipe.published)
     lines += references(recipe, found, data_dir)
     result = {
         "experiment": experiment.name,

@@ -23,6 +23,7 @@ RECIPE = """
 experiment: mnist
 groupings: 2
 defaults: {hidden_size: 8, channels: 4, max_steps: 4, per_device_train_batch_size: 12, demultiplexer: mlp}
+published: {rotation: {2: 0.9285}}
 variants:
   plain: {network: cnn}
   rotation: {num_instances: [2, 3], multiplexer: rotation}
@@ -76,6 +77,7 @@ def test_a_table_and_its_cells(files, capsys):
     plain, rotation = lines[:2]
     assert len(plain.scores["accuracy"].values) == 1
     assert rotation.against == "plain, N = 1"
+    assert (plain.published, rotation.published, lines[2].published) == (None, 0.9285, None)
     difference, low, high = rotation.difference
     assert difference == pytest.approx(rotation.scores["accuracy"].mean - plain.scores["accuracy"].mean)
     assert low <= difference <= high
@@ -233,6 +235,7 @@ def test_bad_files(files, change, message):
             "experiment: mnist\nvariants: {a: {chanels: 3}}",
             "a: there is no 'chanels' in a variant; the closest is 'channels'",
         ),
+        ("experiment: mnist\nvariants: {a: {}}\npublished: {b: {2: 0.5}}", "published: there is no 'b'"),
         ("[1]", "must have lines 'key: value'"),
     ],
 )

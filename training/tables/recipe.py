@@ -66,6 +66,7 @@ class Recipe:
         experiment: its class.
         seeds: of which each cell is trained with every one.
         groupings: random orders of the test rows over which a multiplexed model is scored.
+        published: what others have reported of the first metric, by variant and N, to stand beside.
         variants: settings by name, one dict each, of the experiment's options, of `Multiplexing` and of
             `TrainingArguments`; ``num_instances`` is a list.
     """
@@ -74,6 +75,7 @@ class Recipe:
     experiment: type[Experiment]
     seeds: list[int]
     groupings: int
+    published: dict[str, dict[int, float]]
     variants: dict[str, dict[str, Any]]
 
     def identity(self) -> dict[str, object]:
@@ -132,7 +134,7 @@ def read_recipe(name: str, given: Mapping[str, Any]) -> Recipe:
     where = str(path)
     if not isinstance(values, dict):
         raise ValueError(f"{where} must have lines 'key: value', got {values!r}")
-    check_keys(values, ("experiment", "seeds", "groupings", "defaults", "variants"), where, "recipe")
+    check_keys(values, ("experiment", "seeds", "groupings", "defaults", "published", "variants"), where, "recipe")
     check_keys([values.get("experiment")], EXPERIMENTS, where, "list of experiments")
     experiment = EXPERIMENTS[values["experiment"]]
     variants = values.get("variants")
@@ -156,7 +158,11 @@ def read_recipe(name: str, given: Mapping[str, Any]) -> Recipe:
         for value in top[name] if name == "seeds" else [top[name]]:
             if typed(where, name, value, int) < least:
                 raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
-    return Recipe(path.stem, experiment, top["seeds"], top["groupings"], merged)
+    published = values.get("published", {})
+    if not isinstance(published, dict) or not all(isinstance(own, dict) for own in published.values()):
+        raise ValueError(f"{where}: published must be lines 'variant: {{N: score}}', got {published!r}")
+    check_keys(published, merged, f"{where}: published", "recipe's variants")
+    return Recipe(path.stem, experiment, top["seeds"], top["groupings"], published, merged)
 
 
 def _settings(values: object, kinds: dict[str, tuple[type, ...]], where: str) -> dict[str, Any]:

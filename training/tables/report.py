@@ -30,6 +30,7 @@ class Entry:
             neither is there.
         difference: of the first metric, own less the other's; and the interval that 95 % of the bootstrap samples of
             the test rows are in, the same rows of both.
+        published: what others have reported of the first metric; None if the recipe has nothing.
         parameters, multiply_adds, cpu_seconds: of a network, of a forward pass for each row, and of training, the mean
             over the seeds.
     """
@@ -41,12 +42,18 @@ class Entry:
     slots: list[float] | None = None
     against: str | None = None
     difference: list[float] | None = None
+    published: float | None = None
     parameters: int | None = None
     multiply_adds: int | None = None
     cpu_seconds: float | None = None
 
 
-def entries(cells: list[Measured], metrics: tuple[Metric, ...], splits_by_seed: bool) -> list[Entry]:
+def entries(
+    cells: list[Measured],
+    metrics: tuple[Metric, ...],
+    splits_by_seed: bool,
+    published: dict[str, dict[int, float]] | None = None,
+) -> list[Entry]:
     """The lines of a table, in the order of the cells."""
     groups: dict[tuple[str, int], list[Measured]] = {}
     for cell in cells:
@@ -75,6 +82,7 @@ def entries(cells: list[Measured], metrics: tuple[Metric, ...], splits_by_seed: 
                 [float(places.min()), float(places.max())] if len(places) > 1 else None,
                 f"{rival[0]}, N = {rival[1]}" if difference else None,
                 difference,
+                (published or {}).get(variant, {}).get(num_instances),
                 results[0].parameters,
                 results[0].multiply_adds,
                 round(float(np.mean([result.cpu_seconds for result in results])), 1),
@@ -121,7 +129,17 @@ def measured(score: Score | None) -> str:
 def table(lines: list[Entry]) -> str:
     """The table, for a terminal."""
     names = list(dict.fromkeys(name for line in lines for name in line.scores))
-    header = ["", "N", *names, f"{names[0]} by slot", "less plain, 95 %", "parameters", "multiply-adds a row", "CPU-s"]
+    header = [
+        "",
+        "N",
+        *names,
+        "published",
+        f"{names[0]} by slot",
+        "less plain, 95 %",
+        "parameters",
+        "multiply-adds a row",
+        "CPU-s",
+    ]
     rows = []
     for line in lines:
         difference = "-"
@@ -133,6 +151,7 @@ def table(lines: list[Entry]) -> str:
                 line.variant,
                 str(line.num_instances or "-"),
                 *(measured(line.scores.get(name)) for name in names),
+                "-" if line.published is None else number(line.published),
                 " to ".join(map(number, line.slots)) if line.slots else "-",
                 difference,
                 *("-" if n is None else f"{n:,}" for n in (line.parameters, line.multiply_adds)),
