@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from training import experiment
 from training.experiments import EXPERIMENTS, Experiment, Metric
 from training.experiments.mnist import read_mnist
+from training.experiments.pruning import Pruning
 from training.results import Score
 from training.tables import recipe as recipes
 from training.tables.cell import CellResult, Measured
@@ -130,7 +132,9 @@ class Line(Experiment):
 
     def train(self, model, fit):
         fit()
+        before = fit.score()["mae"]
         fit(max_steps=2)
+        return {"before": before, "gain": before - fit.score()["mae"]}
 
 
 def test_regression_several_seeds_and_stages(files, monkeypatch):
@@ -145,6 +149,8 @@ def test_regression_several_seeds_and_stages(files, monkeypatch):
     assert lines[1].difference == [0.0, 0.0, 0.0]  # the same network with the same seeds
     mae, rmse = lines[0].scores["mae"], lines[0].scores["rmse"]
     assert len(mae.values) == 2 and rmse.mean >= mae.mean
+    before, gain = lines[0].scores["before"].mean, lines[0].scores["gain"].mean
+    assert before - gain == pytest.approx(mae.mean)
     cell = json.loads((files / "out" / "plain-1-0" / "cell.json").read_text())
     assert cell["steps"] == 5
 
@@ -259,3 +265,27 @@ def test_folders_of_others_are_refused(files):
 def test_recipes_that_come_along(path):
     recipe = recipes.read_recipe(path.stem, {})
     assert recipe.cells()
+
+
+def test_pruning(files):
+    """Every layer but the first loses its share of weights, for good; the record has each step, beside a picture."""
+    text = (
+        "experiment: pruning\ndefaults: {channels: 2, hidden_size: 8, max_steps: 2, per_device_train_batch_size: 12}\n"
+    )
+    (files / "small.yaml").write_text(text + "variants: {pruned: {num_instances: 2, fine_tuning_epochs: 1}}\n")
+    (line,) = call(files)
+    assert list(line.scores) == ["accuracy", "before pruning", "pruned", "weights left"]
+    folder = files / "out" / "pruned-2-0"
+    weights = load_file(folder / "model.safetensors")
+    for name, sparsity in {1: 0.7, 4: 0.7625, 8: 0.825, 11: 0.8875, 16: 0.95}.items():
+        weight = weights[f"network.{name}.weight"]
+        assert (weight == 0).sum() == round(sparsity * weight.numel()), name
+    assert (weights["stem.0.weight"] != 0).all()
+    assert (folder / "weights.png").stat().st_size > 1000
+    left = sum(int((w != 0).sum()) for name, w in weights.items() if "running" not in name and "transforms" not in name)
+    assert line.scores["weights left"].mean == pytest.approx(left / line.parameters, abs=0.01)
+
+
+def test_pruning_refuses_shares_out_of_order():
+    with pytest.raises(ValueError, match=r"least_sparsity is 0\.9 and most_sparsity 0\.5, expected"):
+        Pruning(least_sparsity=0.9, most_sparsity=0.5)

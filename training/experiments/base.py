@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,23 @@ class Multiplexing:
     def wrap(self, network: nn.Module, width: int, **shape) -> Multiplexed:
         """The network on N rows at once; ``shape`` are the other arguments: stem, head, out_width, feature_dim."""
         return Multiplexed(network, width=width, **vars(self), **shape)
+
+
+class Fit(Protocol):
+    """What `Experiment.train` trains with.
+
+    Attributes:
+        folder: of the cell, for pictures.
+    """
+
+    folder: Path
+
+    def __call__(self, **arguments: object) -> None:
+        """Trains on all training rows; ``arguments`` are `TrainingArguments` in place of the recipe's."""
+
+    def score(self) -> dict[str, float]:
+        """The scores of the test rows as things stand, in one grouping, by name of the metric: to be reported, not to
+        choose by."""
 
 
 class Experiment(ABC):
@@ -104,10 +122,14 @@ class Experiment(ABC):
         """Figures to beat that need no training, by name: what `measure` says of, e.g., always the median."""
         return {}
 
-    def train(self, model: nn.Module, fit: Callable[..., None]) -> None:
-        """Trains the model; by default once, ``fit()``. ``fit`` takes `TrainingArguments` in place of the recipe's, for
-        an experiment that trains in several stages."""
+    def train(self, model: nn.Module, fit: Fit) -> Mapping[str, float]:
+        """Trains the model; by default once, ``fit()``. An experiment that trains in several stages calls it as often.
+
+        Returns:
+            Figures of its own, by name, that stand in the table beside the metrics.
+        """
         fit()
+        return {}
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:

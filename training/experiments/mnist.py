@@ -7,6 +7,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ FILES = {
 }
 #: Of the training images' pixels, from 0 to 1.
 MEAN, DEVIATION = 0.1307, 0.3081
-NETWORKS = ("mlp", "cnn", "stem")
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ class Mnist(Experiment):
     name = "mnist"
     inputs = ("image",)
     metrics = (Metric("accuracy"),)
+    networks: ClassVar[tuple[str, ...]] = ("mlp", "cnn", "stem")
 
     def __post_init__(self):
-        if self.network not in NETWORKS:
-            raise ValueError(f"network is {self.network!r}, expected one of {', '.join(map(repr, NETWORKS))}")
+        if self.network not in self.networks:
+            raise ValueError(f"network is {self.network!r}, expected one of {', '.join(map(repr, self.networks))}")
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         return read_mnist(data_dir)

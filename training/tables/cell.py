@@ -34,7 +34,7 @@ class CellResult:
         parameters: of the network, those of the demultiplexer included.
         multiply_adds: of convolutions and matrix products in a forward pass, for each row.
         steps, seconds, cpu_seconds: of training, by the clock on the wall and by this process's.
-        scores: of the test rows, by name of the metric, over the groupings.
+        scores: of the test rows, by name of the metric, over the groupings; and the experiment's own figures.
         slots: the same, for each place in a group: over the rows that stood there, in any grouping. Empty if rows do
             not share passes.
         losses: training losses by step.
@@ -149,37 +149,29 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
     experiment = cell.experiment
     train, test = load(cell, data_dir)
     model = make_model(cell)
-    steps, losses = 0, []
-    trainer = None
-
-    def fit(**arguments: object) -> None:
-        nonlocal steps, trainer
-        args = training_arguments(cell, folder, **arguments)
-        trainer = ExperimentTrainer(model=model, args=args, train_dataset=Columns(train), experiment=experiment)
-        trainer.train()
-        losses.extend((steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e)
-        steps += trainer.state.global_step
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    experiment.train(model, fit)
-    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
     orders = orders if cell.num_instances > 1 else orders[:1]
-    measured = score(trainer, test, orders)
+    fit = Training(cell, model, train, test, folder, orders[:1])
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    own = experiment.train(model, fit)
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    measured = score(fit.trainer, test, orders)
     metrics = [metric for metric in experiment.metrics if metric.name in measured]
+    scores = {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in metrics}
     result = CellResult(
         cell.variant,
         cell.num_instances,
         cell.seed,
         {**vars(experiment), **asdict(cell.multiplexing), **cell.trainer},
         sum(p.numel() for p in model.parameters()),
-        multiply_adds(trainer, test),
-        steps,
+        multiply_adds(fit.trainer, test),
+        fit.steps,
         round(seconds, 2),
         round(cpu_seconds, 2),
-        {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in metrics},
+        {**scores, **{name: Score.of([float(value)]) for name, value in own.items()}},
         {m.name: [m.of_mean(v) for v in slots(measured[m.name], orders, cell)] for m in metrics if experiment.slots},
-        losses,
+        fit.losses,
     )
     with write_errors(folder, "the same command"):
         with replacing(folder / _MODEL) as temporary:
@@ -188,6 +180,44 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
             np.savez_compressed(temporary, **measured)
         write_json(folder / _RESULT, asdict(result))
     return Measured(result, measured)
+
+
+class Training:
+    """A cell's `training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
+
+    Attributes:
+        trainer: of the last call.
+        steps, losses: of all calls.
+    """
+
+    def __init__(self, cell: Cell, model: nn.Module, train: Rows, test: Rows, folder: Path, orders: list[Tensor]):
+        self.cell, self.model, self.train, self.test, self.folder, self.orders = (
+            cell,
+            model,
+            train,
+            test,
+            folder,
+            orders,
+        )
+        self.trainer: ExperimentTrainer | None = None
+        self.steps = 0
+        self.losses: list[tuple[int, float]] = []
+
+    def __call__(self, **arguments: object) -> None:
+        self.trainer = trainer = ExperimentTrainer(
+            model=self.model,
+            args=training_arguments(self.cell, self.folder, **arguments),
+            train_dataset=Columns(self.train),
+            experiment=self.cell.experiment,
+        )
+        trainer.train()
+        self.losses += [(self.steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+        self.steps += trainer.state.global_step
+
+    def score(self) -> dict[str, float]:
+        metrics = {metric.name: metric for metric in self.cell.experiment.metrics}
+        measured = score(self.trainer, self.test, self.orders)
+        return {name: metrics[name].of_mean(float(values.mean())) for name, values in measured.items()}
 
 
 def training_arguments(cell: Cell, folder: Path, **arguments: object) -> TrainingArguments:

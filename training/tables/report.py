@@ -75,9 +75,9 @@ def entries(
                 num_instances,
                 [result.seed for result in results],
                 {
-                    m.name: Score.of([v for r in results for v in r.scores[m.name].values])
-                    for m in metrics
-                    if all(m.name in r.scores for r in results)
+                    name: Score.of([v for r in results for v in r.scores[name].values])
+                    for name in results[0].scores
+                    if all(name in r.scores for r in results)
                 },
                 [float(places.min()), float(places.max())] if len(places) > 1 else None,
                 f"{rival[0]}, N = {rival[1]}" if difference else None,
