@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass, field, fields
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 import fastmux
-from training.models import ALONE, RIVALS
+from fastmux.models.loading import read_pretrained
+from training.models import ALONE, RIVALS, config_path
 from training.recipe import Recipe, read_recipe
 from training.tasks import TASKS, OwnFiles, StatementsTask, make_task
 
@@ -117,6 +118,10 @@ class Options:
     encoder: str | None = option(
         "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
         "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
+    )
+    config_name: str | None = option(
+        "The config of an encoder to make anew in place of that BERT: a name in training/encoders (of a .json file), a "
+        "hub name, a folder or a file. The recipe's sizes are then its own business."
     )
     start_from: str = option(
         "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
@@ -254,6 +259,14 @@ def _check(options: Options) -> None:
             f"--variants {rivals[0]} is trained from scratch, --encoder {options.encoder} is not: training/front.py "
             "compares smaller and joined encoders that start from a pretrained one"
         )
+    if options.config_name is not None:
+        if options.encoder is not None:
+            raise ValueError("--config_name and --encoder exclude each other: an encoder comes with its config")
+        if rivals:
+            raise ValueError(
+                f"--variants {rivals[0]} is a BERT of the recipe's sizes, --config_name makes another encoder"
+            )
+        read_pretrained(AutoConfig, config_path(options.config_name), "--config_name")
     if options.throughput_seconds <= 0:
         raise ValueError(f"--throughput_seconds must be above 0, got {options.throughput_seconds}")
     if options.groupings < 1:

@@ -88,7 +88,8 @@ token_accuracy = Measure(_words, _accuracy)
 
 
 def entity_f1(names: list[str]) -> Measure:
-    """Precision, recall and F1 of whole entities, as seqeval counts them, and token accuracy.
+    """Precision, recall and F1 of whole entities, as seqeval counts them, token accuracy, and the mean F1 of the tags
+    of single words, "O" among them, each weighted by how often it occurs.
 
     Every word of the data counts. Where a row was cut, nothing was predicted for what was cut off: its entities, and
     the one that the cut goes through, are missed, and its words are wrong.
@@ -96,18 +97,25 @@ def entity_f1(names: list[str]) -> Measure:
 
     def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
         predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        counts = []
+        counts, tags = [], np.arange(len(names))
         for own, gold, missed in zip(predictions, labels, rows["missed"], strict=True):
             own, gold = own[gold != IGNORE_INDEX], gold[gold != IGNORE_INDEX]
             said = set(get_entities([names[label] for label in own] + ["O"] * len(missed)))
             true = set(get_entities([names[label] for label in (*gold, *missed)]))
-            counts.append([(own == gold).sum(), len(gold) + len(missed), len(said & true), len(said), len(true)])
+            entities = [len(said & true), len(said), len(true)]
+            by_tag = [(own == gold) & (gold == tags[:, None]), own == tags[:, None]]
+            occurs = np.bincount([*gold, *missed], minlength=len(names))
+            words = [*(hits.sum(1) for hits in by_tag), occurs]
+            counts.append([(own == gold).sum(), len(gold) + len(missed), *entities, *np.concatenate(words)])
         return np.array(counts, float)
 
     def score(sums: np.ndarray) -> dict[str, np.ndarray]:
         right, said, true = (sums[..., place] for place in (2, 3, 4))
         found = {"f1": _f1(right, said, true), "precision": _share(right, said), "recall": _share(right, true)}
-        return {**found, **_accuracy(sums)}
+        by_tag = sums[..., 5:].reshape(*sums.shape[:-1], 3, len(names))
+        own = _f1(*(by_tag[..., place, :] for place in range(3)))
+        weighted = _share((own * by_tag[..., 2, :]).sum(-1), by_tag[..., 2, :].sum(-1))
+        return {**found, "weighted_f1": weighted, **_accuracy(sums)}
 
     return Measure(count, score)
 

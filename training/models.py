@@ -19,9 +19,12 @@ from transformers import (
 )
 
 import fastmux
+import training.encoders
 from training.recipe import Recipe
 from training.starts import start_from_averages, start_from_neighbours
 
+#: Configs that have a name.
+ENCODERS = Path(training.encoders.__file__).parent
 PLAIN = "plain"
 #: Variants that learn from the task's labels alone, without a warm-up and without a teacher: the encoder that is
 #: multiplexed, what one would use in place of a T-MUX (it with fewer layers, or with less width), and it with all but
@@ -56,6 +59,7 @@ class ModelFactory:
         kind: "sequence", "multi_label" or "token".
         labels: names by id.
         encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
+        config_name: of an encoder to make anew in place of that BERT, see `config_path`.
         start: folder of the model whose encoder the multiplexed ones start from; None: as the plain one starts.
     """
 
@@ -67,12 +71,14 @@ class ModelFactory:
         labels: list[str],
         *,
         encoder: str | None,
+        config_name: str | None = None,
         start: Path | None,
     ):
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.kind = kind
         self.encoder = encoder
+        self.config_name = config_name
         self.start = start
         self.labels = label_options(labels, kind)
 
@@ -147,6 +153,8 @@ class ModelFactory:
         return self._start(AutoModel.from_config(config))
 
     def _start(self, model: PreTrainedModel) -> PreTrainedModel:
+        if self.config_name is not None:
+            return model
         start_from_averages(model)
         if self.recipe.start_from_neighbours:
             start_from_neighbours(model)
@@ -155,6 +163,9 @@ class ModelFactory:
     def _encoder_config(self, dropout: float, **options) -> PreTrainedConfig:
         if self.encoder is not None:
             config = AutoConfig.from_pretrained(self.encoder, **options)
+        elif self.config_name is not None:
+            words = {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
+            config = AutoConfig.from_pretrained(config_path(self.config_name), **words, **options)
         else:
             recipe = self.recipe
             config = BertConfig(
@@ -170,6 +181,12 @@ class ModelFactory:
             )
         set_dropout(config, dropout)
         return config
+
+
+def config_path(name: str) -> str:
+    """What to read a config from: a file of `training.encoders` by its name, or what the name is itself."""
+    own = ENCODERS / f"{name}.json"
+    return str(own) if own.is_file() else name
 
 
 def label_options(labels: list[str], kind: str = "sequence") -> dict[str, object]:

@@ -50,6 +50,7 @@ class Run:
             inputs.task.kind,
             inputs.labels,
             encoder=options.encoder,
+            config_name=options.config_name,
             start=folder.model(PLAIN) if starts_from_plain else None,
         )
 

@@ -100,7 +100,7 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ValueError: if transformers has no encoder for this config.
     """
-    if isinstance(config, ModuleEncoderConfig):
+    if type(config) is ModuleEncoderConfig:  # a subclass has a class that it builds
         raise ValueError(
             "the encoder of this model is a module of its author's, which a config cannot build: give it, "
             "from_pretrained(..., encoder=fastmux.ModuleEncoder(...))"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 from seqeval.metrics import f1_score, precision_score, recall_score
+from sklearn.metrics import f1_score as word_f1
 from transformers import EvalPrediction
 
 from training.metrics import accuracy, entity_f1
@@ -66,6 +67,8 @@ def test_entities_are_counted_as_seqeval_counts_them():
     tags = [[[names[tag] for tag in row] for row in table] for table in (gold, said)]
     for name, seqeval in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
         assert scores[name] == pytest.approx(seqeval(*tags))
+    words = [[tag for row in rows for tag in row] for rows in tags]
+    assert scores["weighted_f1"] == pytest.approx(word_f1(*words, average="weighted", zero_division=0))
 
 
 @pytest.fixture
