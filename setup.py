@@ -74,6 +74,8 @@ TEST = [
 BENCH = [*SERVE, "aiohttp", "pytest>=8"]
 # What examples/ray_*.py import beside fastmux[serve].
 RAY = ["pandas", "ray[data,serve]>=2.55"]
+# What training/experiments/molecules.py imports.
+GRAPHS = ["rdkit", "torch_geometric>=2.5"]
 # Others' code that bench/ times beside fastmux's, where it is there.
 PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
@@ -100,6 +102,7 @@ setup(
         "serve": SERVE,
         "test": TEST,
         "bench": BENCH,
+        "graphs": GRAPHS,
         "peers": PEERS,
         "ray": [*SERVE, *RAY],
         "dev": sorted({*TEST, *BENCH, "build", "coverage>=7.10", "mypy>=1.18", "pre-commit", "ruff"}),

@@ -46,6 +46,7 @@ LATE = {
     "fastmux.kernels": "needs triton",
     "accelerate": "offloaded weights alone need it",
     "onnxruntime": "an extra, `test`",
+    "torch_geometric": "an extra, `graphs`",
     "liger_kernel": "an extra, `peers`",
     "fast_hadamard_transform": "an extra, `peers`",
     "matplotlib": "its backend is chosen first",

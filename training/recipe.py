@@ -134,17 +134,22 @@ class Recipe:
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a YAML file with a value for each field of `Recipe`.
+    """A recipe by name, or from a YAML file with a value for each field of `Recipe`; or with some values and ``base``,
+    the name of a recipe that has the others.
 
     Raises:
         ValueError: there is no such recipe; a key is unknown (the message has the closest known one), missing, or has a
-            value of another type.
+            value of another type; a base has a base of its own.
     """
-    path, values = read_yaml(RECIPES, name, "recipe")
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must have lines 'key: value', got {values!r}")
+    path, values = _read_values(name)
     kinds = {key: get_args(kind)[0] for key, kind in get_type_hints(Recipe).items()}
-    check_keys(values, kinds, str(path), "recipe")
+    check_keys(values, ("base", *kinds), str(path), "recipe")
+    if (base := values.pop("base", None)) is not None:
+        base_path, inherited = _read_values(typed(str(path), "base", base, str))
+        if "base" in inherited:
+            raise ValueError(f"{path}: base {base!r} has a base of its own, {inherited['base']!r}: name that one")
+        check_keys(inherited, kinds, str(base_path), "recipe")
+        values = {**inherited, **values}
     missing = [key for key in kinds if values.get(key) is None]
     if missing:
         raise ValueError(f"{path}: no value for {', '.join(missing)}")
@@ -154,3 +159,10 @@ def read_recipe(name: str) -> Recipe:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe
+
+
+def _read_values(name: str) -> tuple[Path, dict]:
+    path, values = read_yaml(RECIPES, name, "recipe")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must have lines 'key: value', got {values!r}")
+    return path, values

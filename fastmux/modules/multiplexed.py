@@ -99,14 +99,15 @@ class Multiplexed(nn.Module):
                     f"{type(self.multiplexer).__name__} has none. Use 'key' or 'mlp' with it"
                 )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, ...), any B -> (B, ...), what the head makes of each row."""
+    def forward(self, x: Tensor, *more) -> Tensor:
+        """x (B, ...), any B -> (B, ...), what the head makes of each row. ``more`` goes to the network as it is, behind
+        the G rows: a mask of groups, or the edges of a graph."""
         rows = x.shape[0]
         x = x if self.stem is None else self.stem(x)
         if self.num_instances == 1:
-            z = self.network(x)
+            z = self.network(x, *more)
         else:
-            y = self.network(self._bound(group(x, self.num_instances)))
+            y = self.network(self._bound(group(x, self.num_instances)), *more)
             h, shape = self._positions(y, 1, self.out_width, "the network's output")
             transforms = None if self.unbinding is None else self.unbinding.transforms
             z = self._back(self.demultiplexer(h, None, transforms), shape).flatten(0, 1)[:rows]

@@ -18,7 +18,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -301,6 +301,29 @@ def test_stdlib_task_starts(tmp_path):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         parse(arguments)
+
+
+def test_recipes_of_ablations_change_what_they_say():
+    base = read_recipe("ablations/base")
+    changes = {}
+    for path in (RECIPES / "ablations").glob("*.yaml"):
+        own = asdict(read_recipe(f"ablations/{path.stem}"))
+        changes[path.stem] = {key: value for key, value in own.items() if value != getattr(base, key)}
+    assert changes.pop("base") == {} and all(changes.values())
+    assert changes["identity"] == {"multiplexer": "identity"}
+    assert changes["no_warm_up"] == {"retrieval_steps": 0, "unbind_retrieval_steps": 0}
+
+
+def test_a_recipe_with_a_base(tmp_path):
+    (tmp_path / "my.yaml").write_text("base: sst2\nnum_layers: 3\n")
+    mine = read_recipe(str(tmp_path / "my.yaml"))
+    assert mine == replace(read_recipe("sst2"), num_layers=3)
+    (tmp_path / "my.yaml").write_text("base: ablations/one_layer\n")
+    with pytest.raises(ValueError, match="has a base of its own, 'ablations/base': name that one"):
+        read_recipe(str(tmp_path / "my.yaml"))
+    (tmp_path / "my.yaml").write_text("base: sst\n")
+    with pytest.raises(ValueError, match=r"recipe 'sst' is neither one of .*sst2"):
+        read_recipe(str(tmp_path / "my.yaml"))
 
 
 def test_every_task_has_a_recipe():

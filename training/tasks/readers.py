@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,22 @@ class Table:
         if "" in labels:
             raise ValueError(f"{self.path}: {self.places[labels.index('')]}: {column!r} has no label")
         return labels
+
+    def numbers(self, column: str) -> list[float]:
+        """A column that must be numbers.
+
+        Raises:
+            ValueError: names the first row where it is not one, or is not finite.
+        """
+        found = []
+        for place, value in zip(self.places, self.columns[column], strict=True):
+            try:
+                found.append(float(value))
+            except (TypeError, ValueError):
+                found.append(math.nan)
+            if not math.isfinite(found[-1]):
+                raise ValueError(f"{self.path}: {place}: {column!r} must be a number, got {value!r}")
+        return found
 
     def rows(self, *texts: str, label: str, known: list[str]) -> Dataset:
         """Columns ``text`` and, if two are named, ``text_pair``; and ``label``, as places in ``known``."""

@@ -1,0 +1,183 @@
+"""Prices of houses from four photographs and four numbers (Ahmed and Moustafa, 2016, "House price estimation from
+visual and textual features"): a CNN and an MLP, each on N houses at once, whose outputs meet house by house."""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows
+from training.tasks.readers import find_files
+
+PHOTOS, SIDE = 4, 64
+#: Photographs are averaged over squares of so many pixels: with some hundred houses, detail is noise.
+SQUARE = 2
+#: Columns of the file's features.
+FEATURES = ("bedrooms", "bathrooms", "area", "zip code")
+SEES = ("photos and numbers", "photos", "numbers")
+#: Of the houses are for testing; which ones, the seed draws.
+TEST_SHARE = 0.25
+#: So many zip codes, those of most houses to train on and of at least so many, are categories; 0 is every other one.
+ZIP_CODES, LEAST_HOUSES = 32, 3
+
+
+@dataclass(frozen=True)
+class Houses(Experiment):
+    """Attributes:
+    sees: "photos and numbers", "photos" or "numbers".
+    channels: of the convolutions; the first one is each house's own, behind it N houses share a pass.
+    hidden_size: of the MLP, and of what either branch gives the last layer.
+    zip_size: of a zip code's embedding.
+    dropout: of whole channels behind the first convolution, and before the last layer.
+    """
+
+    sees: str = SEES[0]
+    channels: int = 32
+    hidden_size: int = 64
+    zip_size: int = 8
+    dropout: float = 0.3
+
+    name = "houses"
+    inputs = ("photos", "numbers", "zip")
+    metrics = (Metric("MAE", higher_is_better=False), Metric("MAPE", higher_is_better=False))
+    splits_by_seed = True
+
+    def __post_init__(self):
+        if self.sees not in SEES:
+            raise ValueError(f"sees is {self.sees!r}, expected one of {', '.join(map(repr, SEES))}")
+
+    def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
+        return prepare(*read_houses(data_dir), seed)
+
+    def model(self, multiplexing: Multiplexing) -> nn.Module:
+        return HouseNetwork(self, multiplexing)
+
+    def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
+        return nn.functional.smooth_l1_loss(outputs, (rows["price"].log() - rows["center"]) / rows["scale"])
+
+    def measure(self, outputs: Tensor, rows: Rows) -> Rows:
+        return errors((outputs.float() * rows["scale"] + rows["center"]).exp(), rows["price"])
+
+    def references(self, train: Rows, test: Rows) -> dict[str, Rows]:
+        return {"always the median": errors(train["price"].median(), test["price"])}
+
+
+class HouseNetwork(nn.Module):
+    """photos (B, 12, 32, 32), numbers (B, 3), zip (B) of ids -> (B), the price's logarithm, standardised."""
+
+    def __init__(self, experiment: Houses, multiplexing: Multiplexing):
+        super().__init__()
+        channels, hidden, sees = experiment.channels, experiment.hidden_size, experiment.sees
+        self.photos = self.numbers = None
+        if "photos" in sees:
+            body = nn.Sequential(
+                *(
+                    layer
+                    for _ in range(2)
+                    for layer in (
+                        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+                        nn.BatchNorm2d(channels),
+                        nn.ReLU(),
+                    )
+                ),
+                nn.Flatten(),
+                nn.Linear(channels * (SIDE // SQUARE // 8) ** 2, hidden),
+                nn.ReLU(),
+            )
+            stem = nn.Sequential(
+                nn.Conv2d(3 * PHOTOS, channels, 5, stride=2, padding=2),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+                nn.Dropout2d(experiment.dropout),
+            )
+            self.photos = multiplexing.wrap(body, channels, out_width=hidden, stem=stem)
+        if "numbers" in sees:
+            self.zip = nn.Embedding(1 + ZIP_CODES, experiment.zip_size)
+            stem = nn.Sequential(nn.Linear(len(FEATURES) - 1 + experiment.zip_size, hidden), nn.ReLU())
+            body = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
+            self.numbers = multiplexing.wrap(body, hidden, stem=stem)
+        branches = (self.photos is not None) + (self.numbers is not None)
+        self.last = nn.Sequential(nn.Dropout(experiment.dropout), nn.Linear(branches * hidden, 1))
+
+    def forward(self, photos: Tensor, numbers: Tensor, zip: Tensor) -> Tensor:
+        found = []
+        if self.photos is not None:
+            if self.training:  # a room is worth as much in a mirror
+                mirrored = torch.rand(len(photos), 1, 1, 1, device=photos.device) < 0.5
+                photos = torch.where(mirrored, photos.flip(-1), photos)
+            found.append(self.photos(photos))
+        if self.numbers is not None:
+            found.append(self.numbers(torch.cat([numbers, self.zip(zip)], -1)))
+        return self.last(torch.cat(found, -1)).squeeze(-1)
+
+
+def errors(price: Tensor, true: Tensor) -> Rows:
+    """Of each house, (B): by how many dollars the price is off, and by what share of the true one."""
+    off = (price - true).abs()
+    return {"MAE": off, "MAPE": off / true}
+
+
+def prepare(images: np.ndarray, features: np.ndarray, price: np.ndarray, seed: int) -> tuple[Rows, Rows]:
+    """Training and test rows of a split that the seed draws; everything is scaled by the training rows alone."""
+    order = np.random.default_rng(seed).permutation(len(price))
+    tests = max(1, round(TEST_SHARE * len(price)))
+    test, train = order[:tests], order[tests:]
+
+    photos = torch.from_numpy(images).to(torch.float32).permute(0, 1, 4, 2, 3).flatten(1, 2)
+    photos = nn.functional.avg_pool2d(photos, SQUARE)
+    # Rooms are counted, areas are told apart by ratios.
+    numbers = torch.from_numpy(np.column_stack([features[:, :2], np.log(features[:, 2])]).astype(np.float32))
+    codes, houses = np.unique(features[train, 3], return_counts=True)
+    most = sorted(zip(codes, houses, strict=True), key=lambda found: -found[1])[:ZIP_CODES]
+    kept = [code for code, number in most if number >= LEAST_HOUSES]
+    places = {code: place for place, code in enumerate(kept, 1)}
+    zips = torch.tensor([places.get(code, 0) for code in features[:, 3]])
+    logarithm = torch.from_numpy(np.log(price))
+    scales = {"center": logarithm[train].mean(), "scale": logarithm[train].std()}
+    rows = {
+        "photos": (photos - photos[train].mean((0, 2, 3), keepdim=True)) / photos[train].std((0, 2, 3), keepdim=True),
+        "numbers": (numbers - numbers[train].mean(0)) / numbers[train].std(0).clamp(min=1e-6),
+        "zip": zips,
+        "price": torch.from_numpy(price),
+        **{name: value.expand(len(price)) for name, value in scales.items()},
+    }
+    return tuple({name: column[torch.from_numpy(part)] for name, column in rows.items()} for part in (train, test))
+
+
+@functools.lru_cache(maxsize=1)
+def read_houses(data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """images uint8 (houses, 4, 64, 64, 3), features float32 (houses, 4): `FEATURES`, price float32 (houses).
+
+    Raises:
+        ValueError: the file is missing or damaged; an array is, or has another shape; a price or an area is not above
+            0; there are too few houses.
+    """
+    layout = "arrays images (houses, 4, 64, 64, 3), features (houses, 4), price (houses)"
+    path = find_files("houses", data_dir, {"images": ("images.npz",)}, layout)["images"]
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in ("images", "features", "price") if name in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if missing := {"images", "features", "price"} - arrays.keys():
+        raise ValueError(f"{path} has no array {', '.join(sorted(missing))}; expected {layout}")
+    images, features, price = arrays["images"], arrays["features"], arrays["price"].astype(np.float32)
+    houses = len(price)
+    for name, array, shape in (
+        ("images", images, (houses, PHOTOS, SIDE, SIDE, 3)),
+        ("features", features, (houses, len(FEATURES))),
+        ("price", price, (houses,)),
+    ):
+        if array.shape != shape:
+            raise ValueError(f"{path}: {name} has shape {array.shape}, expected {shape}")
+    for what, column in (("price", price), ("area", features[:, 2])):
+        if len(bad := np.flatnonzero(~(column > 0))):
+            raise ValueError(f"{path}: the {what} of house {bad[0]} is {column[bad[0]]}, expected a number above 0")
+    if houses < 8:
+        raise ValueError(f"{path}: {houses} houses, expected at least 8, to train on and to test")
+    return images, features, price
