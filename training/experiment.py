@@ -110,12 +110,13 @@ def choose_folder(output_dir: str | None, recipe: Recipe) -> Path:
         before, now = read_json(settings), recipe.identity()
         changed = [name for name in ("experiment", "groupings") if before.get(name) != now[name]]
         pairs = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed]
-        made = {m.result.variant for m in map(cells.finished, folder.iterdir()) if m}
-        for variant in sorted(made & now["variants"].keys()):
-            former, own = before["variants"].get(variant, {}), now["variants"][variant]
-            for key in {**former, **own}:
-                if former.get(key) != own.get(key):
-                    pairs.append(f"{variant}: {key} was {former.get(key)!r}, is {own.get(key)!r}")
+        for found in filter(None, map(cells.finished, folder.iterdir())):
+            was = found.result
+            if was.variant in recipe.variants:
+                own = recipe.cell(was.variant, was.num_instances, was.seed)
+                for key in {**was.settings, **own.settings}:
+                    if was.settings.get(key) != own.settings.get(key):
+                        pairs.append(f"{own.name}: {key} was {was.settings.get(key)!r}, is {own.settings.get(key)!r}")
         if pairs:
             raise ValueError(
                 f"--output_dir {folder} holds a table with other settings: {'; '.join(pairs)}. Give another folder"
@@ -139,11 +140,8 @@ def main(argv: list[str] | None = None) -> list[Entry]:
         cells.load(cell, options.data_dir)
         cells.make_model(cell)
         cells.training_arguments(cell, folder)
-    # Only now, when all input is known to be good, is anything written. Cells that the recipe has no longer stay.
-    settings = recipe.identity()
-    if (folder / "settings.json").is_file():
-        settings["variants"] = {**read_json(folder / "settings.json")["variants"], **settings["variants"]}
-    write_json(folder / "settings.json", settings)
+    # Only now, when all input is known to be good, is anything written.
+    write_json(folder / "settings.json", recipe.identity())
     print(f"{recipe.name}: {len(chosen)} cells, {len(waiting)} to train; writing to {folder}", flush=True)
     for done, cell in enumerate(waiting, 1):
         found = cells.run(cell, folder / cell.name, options.data_dir, recipe.groupings).result

@@ -85,12 +85,13 @@ class ConvolutionMultiplexer(ImageMultiplexer):
         torch.Size([2, 1, 28, 28])
     """
 
+    #: (C, N C, k, k): every K_i, side by side.
     kernels: Tensor
 
     def __init__(self, num_instances: int, width: int, *, kernel_size: int = 3, learnable: bool = False):
         super().__init__(num_instances, width)
         _check_kernel_size(kernel_size)
-        kernels = torch.empty(num_instances, width, width, kernel_size, kernel_size)
+        kernels = torch.empty(width, num_instances * width, kernel_size, kernel_size)
         if learnable:
             self.kernels = nn.Parameter(kernels)
         else:
@@ -100,11 +101,10 @@ class ConvolutionMultiplexer(ImageMultiplexer):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         # K_i x_i has the scale of x_i.
-        nn.init.normal_(self.kernels, std=self.kernels[0, 0].numel() ** -0.5)
+        nn.init.normal_(self.kernels, std=(self.kernels[0].numel() / self.num_instances) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.kernels.movedim(0, 1).flatten(1, 2)  # (C, N C, k, k)
-        return nn.functional.conv2d(x.flatten(1, 2), weight, padding="same") / self.num_instances
+        return nn.functional.conv2d(x.flatten(1, 2), self.kernels, padding="same") / self.num_instances
 
 
 @IMAGE_MULTIPLEXERS.register("nonlinear")

@@ -253,7 +253,7 @@ def test_bad_recipes(files, text, message):
 
 def test_folders_of_others_are_refused(files):
     call(files, "--variants", "plain")
-    with pytest.raises(ValueError, match=r"plain: learning_rate was None, is 0\.5"):
+    with pytest.raises(ValueError, match=r"plain-1-0: learning_rate was None, is 0\.5"):
         call(files, "--learning_rate", "0.5")
     (files / "other").mkdir()
     (files / "other" / "letter.txt").write_text("mine")
@@ -289,3 +289,15 @@ def test_pruning(files):
 def test_pruning_refuses_shares_out_of_order():
     with pytest.raises(ValueError, match=r"least_sparsity is 0\.9 and most_sparsity 0\.5, expected"):
         Pruning(least_sparsity=0.9, most_sparsity=0.5)
+
+
+def test_settings_at_one_n(files):
+    text = RECIPE.replace("multiplexer: rotation}", "multiplexer: rotation, at: {3: {max_steps: 7}}}")
+    (files / "small.yaml").write_text(text)
+    recipe = recipes.read_recipe(str(files / "small.yaml"), {})
+    assert [recipe.cell("rotation", n, 0).trainer["max_steps"] for n in (2, 3)] == [4, 7]
+    given = recipes.read_recipe(str(files / "small.yaml"), {"max_steps": 5})
+    assert given.cell("rotation", 3, 0).trainer["max_steps"] == 5
+    (files / "small.yaml").write_text(text.replace("{max_steps: 7}", "{num_instances: 7}"))
+    with pytest.raises(ValueError, match="rotation, N = 3: there is no 'num_instances' in a variant"):
+        recipes.read_recipe(str(files / "small.yaml"), {})

@@ -163,7 +163,7 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
         cell.variant,
         cell.num_instances,
         cell.seed,
-        {**vars(experiment), **asdict(cell.multiplexing), **cell.trainer},
+        cell.settings,
         sum(p.numel() for p in model.parameters()),
         multiply_adds(fit.trainer, test),
         fit.steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -53,6 +53,11 @@ class Cell:
         return self.multiplexing.num_instances
 
     @property
+    def settings(self) -> dict[str, object]:
+        """All that was set: what must be the same for a finished cell to be this one."""
+        return {**vars(self.experiment), **asdict(self.multiplexing), **self.trainer}
+
+    @property
     def name(self) -> str:
         return f"{self.variant}-{self.num_instances}-{self.seed}"
 
@@ -68,7 +73,7 @@ class Recipe:
         groupings: random orders of the test rows over which a multiplexed model is scored.
         published: what others have reported of the first metric, by variant and N, to stand beside.
         variants: settings by name, one dict each, of the experiment's options, of `Multiplexing` and of
-            `TrainingArguments`; ``num_instances`` is a list.
+            `TrainingArguments`; ``num_instances`` is a list, and ``at`` has settings for one N alone, by N.
     """
 
     name: str
@@ -79,12 +84,8 @@ class Recipe:
     variants: dict[str, dict[str, Any]]
 
     def identity(self) -> dict[str, object]:
-        """What must be the same for cells of two calls to stand in one table."""
-        variants = {
-            name: {key: value for key, value in settings.items() if key != "num_instances"}
-            for name, settings in self.variants.items()
-        }
-        return {"experiment": self.experiment.name, "groupings": self.groupings, "variants": variants}
+        """What must be the same for cells of two calls to stand in one table, beside what each was made with."""
+        return {"experiment": self.experiment.name, "groupings": self.groupings}
 
     def cells(self, variants: list[str] | None = None) -> list[Cell]:
         """The cells of these variants, or of all, in the table's order.
@@ -94,14 +95,18 @@ class Recipe:
         """
         check_keys(variants or [], self.variants, "--variants", "recipe's variants")
         return [
-            self._cell(name, settings, num_instances, seed)
+            self.cell(name, num_instances, seed)
             for name, settings in self.variants.items()
             if variants is None or name in variants
             for num_instances in settings["num_instances"]
             for seed in self.seeds
         ]
 
-    def _cell(self, name: str, settings: dict[str, Any], num_instances: int, seed: int) -> Cell:
+    def cell(self, name: str, num_instances: int, seed: int) -> Cell:
+        """One cell of a variant, with any N. Raises ValueError as `cells`."""
+        settings = self.variants[name]
+        settings = {**settings, **settings["at"].get(num_instances, {})}
+
         def part(kind: type) -> dict[str, Any]:
             return {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
 
@@ -148,9 +153,13 @@ def read_recipe(name: str, given: Mapping[str, Any]) -> Recipe:
     override = _settings({key: v for key, v in given.items() if key not in top}, kinds, "the command line")
     merged = {}
     for variant, own in variants.items():
-        settings = {"num_instances": [1], **defaults, **_settings(own, kinds, f"{where}: {variant}")}
+        settings = {"num_instances": [1], "at": {}, **defaults, **_settings(own, kinds, f"{where}: {variant}")}
         alone = settings["num_instances"] == [1]
         settings |= {key: value for key, value in override.items() if key != "num_instances" or not alone}
+        settings["at"] = {
+            number: {key: value for key, value in own.items() if key not in override}
+            for number, own in settings["at"].items()
+        }
         settings.setdefault("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
         settings.setdefault("per_device_eval_batch_size", settings["per_device_train_batch_size"])
         merged[str(variant)] = settings
@@ -170,10 +179,15 @@ def _settings(values: object, kinds: dict[str, tuple[type, ...]], where: str) ->
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be lines 'key: value', got {values!r}")
-    check_keys(values, [*kinds, *REFUSED], where, "variant")
+    inner = {key: kind for key, kind in kinds.items() if key != "num_instances"}
+    check_keys(values, [*kinds, *REFUSED, *(["at"] if len(inner) < len(kinds) else [])], where, "variant")
     for key in REFUSED.keys() & values.keys():
         raise ValueError(f"{where}: {key} is not a variant's: {REFUSED[key]}")
-    checked = {key: typed(where, key, value, *kinds[key]) for key, value in values.items() if key != "num_instances"}
+    checked = {key: typed(where, key, value, *inner[key]) for key, value in values.items() if key in inner}
+    if "at" in values:
+        if not isinstance(values["at"], dict):
+            raise ValueError(f"{where}: at must be lines 'N: {{key: value}}', got {values['at']!r}")
+        checked["at"] = {n: _settings(own, inner, f"{where}, N = {n}") for n, own in values["at"].items()}
     if "num_instances" in values:
         numbers = values["num_instances"]
         checked["num_instances"] = numbers if isinstance(numbers, list) else [numbers]
