@@ -35,7 +35,7 @@ _HELP = HELP | {
     "prefix": "of the new columns' names, where the input has columns of these names",
     "all_scores": "every label's score, not the best one alone",
     "min_confidence": "rows below it go through the model that --fallback names",
-    "rows_per_shard": "rows that are written together (default: 8192 on a CPU, 65536 on a GPU)",
+    "rows_per_shard": "rows that are written together (default: 65536 on a GPU, 8192 x N up to 32768 on a CPU)",
     "num_workers": "processes that tokenise ahead of the model; 0 for a thread (default: 1)",
     "input_format": "what INPUT is (default: by its ending)",
     "dataset_name": "configuration of a data set of the hub",

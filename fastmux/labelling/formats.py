@@ -20,6 +20,9 @@ import pyarrow.parquet
 
 from fastmux.labelling.rows import Row
 
+#: Made once: with an argument `json.dumps` makes one for every row.
+_ENCODER, _STRICT = json.JSONEncoder(ensure_ascii=False), json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
 
 class Format:
     """How rows are written.
@@ -68,7 +71,7 @@ class JsonLines(Format):
         text = row.source
         if text is None:
             try:
-                text = json.dumps(row.values, ensure_ascii=False, allow_nan=False)
+                text = _STRICT.encode(row.values)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"cannot be written as JSON: {error}") from error
         return text.rstrip().removesuffix("}").rstrip()
@@ -77,7 +80,7 @@ class JsonLines(Format):
         names = list(answers)
         with open(path, "w", encoding="utf-8", newline="\n") as file:
             for head, *values in zip(heads, *answers.values(), strict=True):
-                said = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
+                said = _ENCODER.encode(dict(zip(names, values, strict=True)))
                 file.write(f"{head}, {said[1:]}\n")
 
 
@@ -169,7 +172,7 @@ def _field(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"cannot be written as text: {error}") from error
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+#: A batch of rows of like length ends early where rows are this much shorter than its longest, ...
+_ALIKE = 0.9
+#: ... once it has this share of its budget: a pass costs something for itself. In groups of 40 short rows a batch of
+#: 1024 positions holds a third of 8192 rows; without this nearly a third of its positions are padding.
+_LEAST = 0.25
+
 
 def length_batches(
     lengths: np.ndarray, batch_tokens: int, multiple: int = 1, *, shared: int = 1, prefix: int = 0
 ) -> list[np.ndarray]:
     """Rows of like length together, as many as ``batch_tokens`` hold with padding, the longest first.
+
+    A batch that is a quarter full ends where rows are a tenth shorter than its longest one.
 
     Args:
         lengths: (rows), tokens of each.
@@ -23,10 +31,17 @@ def length_batches(
         [array([1, 3]), array([2, 0])]
     """
     order = np.argsort(-lengths, kind="stable")
+    positions = np.maximum(1, lengths[order]) + prefix
+    ascending = -positions
     batches, begin = [], 0
     while begin < len(order):
-        sequences = batch_tokens // (max(1, int(lengths[order[begin]])) + prefix)
-        rows = order[begin : begin + max(multiple, sequences * shared // multiple * multiple)]
-        batches.append(rows)
-        begin += len(rows)
+        longest = int(positions[begin])
+        most, least = (
+            max(multiple, budget // longest * shared // multiple * multiple)
+            for budget in (batch_tokens, int(batch_tokens * _LEAST))
+        )
+        alike = int(np.searchsorted(ascending, -_ALIKE * longest, side="right")) - begin
+        count = min(most, max(least, -(-alike // multiple) * multiple))
+        batches.append(order[begin : begin + count])
+        begin += count
     return batches

@@ -31,8 +31,8 @@ from fastmux.labelling.sharing import Share
 from fastmux.labelling.sources import Source, open_source
 from fastmux.labelling.work import Work, check_output
 
-#: On a CPU, and on anything else.
-_ROWS_PER_SHARD = (8192, 65536)
+#: On a CPU, where a multiplexed model gets as many more as it labels in the same time, up to a limit; on anything else.
+_ROWS_PER_SHARD, _MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD_ELSEWHERE = 8192, 32768, 65536
 #: Rows from the start of an input by which columns are known where no header or schema says them.
 _SAMPLE = 100
 #: Settings that say where rows come from or how fast they go, and nothing of what comes out.
@@ -150,7 +150,6 @@ class _Job:
         words = column.words
         length = classifier.max_length(settings.max_length)
         fingerprint = classifier.fingerprint()
-        rows_per_shard = settings.rows_per_shard or _ROWS_PER_SHARD[placement.device.type != "cpu"]
         second = None
         if fallback is not None:
             behind = Classifier.of(fallback, tokenizer, "fallback")
@@ -172,6 +171,7 @@ class _Job:
             source.kind, source.columns, column.name, settings.pair_column, new, column.split, encoder, form
         )
         passes = classifier.passes(placement, settings.copies)
+        rows_per_shard = settings.rows_per_shard or _rows_per_shard(passes)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.name, "max_length": length, "batch_tokens": placement.batch_tokens}
         options |= {"rows_per_shard": rows_per_shard, "dtype": str(placement.dtype).removeprefix("torch.")}
@@ -269,6 +269,13 @@ class _Job:
                     bar.total = round((report.resumed + done) / shard.share)
                 bar.update(report.resumed + done - bar.n)
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
+
+
+def _rows_per_shard(passes: Passes) -> int:
+    if passes.device.type != "cpu":
+        return _ROWS_PER_SHARD_ELSEWHERE
+    # Of few rows many groups would be padded to the length of their longest.
+    return min(_MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD * (passes.slots // passes.copies))
 
 
 def _counts(shard: PreparedShard, fallback: int) -> dict[str, int]:

@@ -99,7 +99,7 @@ def _lines(text: str) -> list[str]:
 
 def _json_object(line: str) -> dict:
     try:
-        values = json.loads(line, parse_constant=_no_json)
+        values = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
@@ -109,6 +109,10 @@ def _json_object(line: str) -> dict:
 
 def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+#: Made once: with an argument `json.loads` makes one for every row.
+_DECODER = json.JSONDecoder(parse_constant=_no_json)
 
 
 def _table_rows(table: pyarrow.Table, numbers: Sequence[int]) -> Iterator[Row | Reject]:

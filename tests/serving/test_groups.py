@@ -59,7 +59,7 @@ def test_a_plain_model_waits_for_nobody(waiting):
 
 
 def test_a_pass_holds_no_more_than_its_budget_and_always_the_oldest(waiting):
-    assert lengths(choose_groups(waiting([3, 9, 9, 9, 3]), -1.0, Shape(1, 18))) == [[9], [3]]
+    assert lengths(choose_groups(waiting([3, 9, 9, 9, 3]), -1.0, Shape(1, 18))) == [[3], [3]]
     assert lengths(choose_groups(waiting([9, 3, 9, 9, 3]), -1.0, Shape(1, 18))) == [[9], [9]]
     assert lengths(choose_groups(waiting([9, 3, 9, 9, 3]), -1.0, Shape(1, 18, prefix=5))) == [[9]]
     assert lengths(choose_groups(waiting([40, 3]), -1.0, Shape(1, 18))) == [[40]]  # longer than the budget: alone
