@@ -256,6 +256,7 @@ class _Job:
                 times.waiting += time.perf_counter() - start
                 if shard is None:
                     break
+                times.starting = times.starting or time.perf_counter() - begin
                 start = time.perf_counter()
                 logits, fallback = shard_logits(
                     shard.tokens, self.passes, self.answers.per_token, self.fallback, self.settings.min_confidence

@@ -13,7 +13,9 @@ class Times:
 
     Attributes:
         preparing: parsing and tokenising, ahead of the model, in all processes that do it.
-        waiting: until rows were ready.
+        starting: from the first row read until the first rows were ready for the model, the start of other processes
+            included.
+        waiting: until rows were ready, the first ones included.
         model: in the model.
         writing: to the disk, the joining of the shards included.
         total: from the first row read to the end; loading the model is not in it.
@@ -21,6 +23,7 @@ class Times:
     """
 
     preparing: float = 0.0
+    starting: float = 0.0
     waiting: float = 0.0
     model: float = 0.0
     writing: float = 0.0
@@ -80,7 +83,8 @@ class Report:
         share = times.model / max(times.total, 1e-9)
         out.append(
             f"seconds          {times.total:.1f}: model {times.model:.1f} ({share:.0%}), waiting for rows "
-            f"{times.waiting:.1f}, writing {times.writing:.1f}; beside them, tokenising {times.preparing:.1f}"
+            f"{times.waiting:.1f} (for the first {times.starting:.1f}), writing {times.writing:.1f}; beside them, "
+            f"tokenising {times.preparing:.1f}"
         )
         if self.output:
             out.append(f"written          {self.output}")
