@@ -1,6 +1,8 @@
 """Text in, labels out: rows a second of `fastmux.predict`, plain encoder and T-MUX, beside the model alone and peers.
 
-    python bench/predict.py                                        # base size, 200 rows a slot, a few minutes a model
+    python bench/predict.py --data_dir DATA                        # base size, 200 rows a slot, a few minutes a model
+    python bench/predict.py --data_dir DATA --rows_a_slot 120 --repeats 1 --onnx --clock cpu --num_workers 0
+                                                                   # both tasks, all N and the peers, within 10 minutes
     python bench/predict.py --rows 200000 --rows_a_slot 0          # every model on the same 200,000 rows: days on a CPU
     python bench/predict.py --preset tiny --num_instances 2 4      # a quick look
 
@@ -13,7 +15,9 @@ have random weights, which cost what trained ones do. For every model, in turns:
 - ``onnx int8``: ONNX Runtime, weights quantised to 8 bits, of the plain encoder, in batches of rows of like length; for
   labels of rows, where onnxruntime is installed (``--onnx``).
 
-On a machine that others use too, ``--clock cpu --num_workers 0`` with OMP_NUM_THREADS=1 counts processor time.
+On a machine that others use too, ``--clock cpu --num_workers 0`` with OMP_NUM_THREADS=1 counts processor time, that of
+tokenising included. Every row of the table is stored as soon as it is known. The seconds say when the first rows were
+ready (``starting``), which a short run spends a good part of its time on and a long one does not.
 
 A model that serves N rows a pass gets N times ``--rows_a_slot`` rows, at most ``--rows``, so that all take about as
 long. Ratios are to the plain encoder through the same pipeline.
@@ -51,7 +55,7 @@ from bench.encoders import positive
 from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
-from fastmux.labelling.passes import shard_logits
+from fastmux.labelling.passes import shard_logits, slots_of
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.plan import length_batches
 from fastmux.labelling.report import processor_seconds
@@ -136,16 +140,17 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
 
 
 def best_pipeline(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> tuple[int, Callable[[], dict]]:
-    """Hugging Face's pipeline at its best batch size."""
+    """Hugging Face's pipeline at its best batch size, by a quarter of the rows."""
     pipe = pipeline(_PIPELINES[args.task], model=model, tokenizer=tokenizer, device=args.device)
     options = {"truncation": True, "max_length": args.max_length} if args.task == "sequence" else {}
 
-    def run(size: int) -> dict:
-        took = seconds(lambda: sum(1 for _ in pipe((text for text in texts), batch_size=size, **options)), args.clock)
-        return {"rows_per_second": len(texts) / took}
+    def run(size: int, rows: Sequence[str]) -> dict:
+        took = seconds(lambda: sum(1 for _ in pipe((text for text in rows), batch_size=size, **options)), args.clock)
+        return {"rows_per_second": len(rows) / took}
 
-    best = max(args.batch_sizes, key=lambda size: run(size)["rows_per_second"])
-    return best, lambda: run(best)
+    few = some(texts, -(-len(texts) // 4))
+    best = max(args.batch_sizes, key=lambda size: run(size, few)["rows_per_second"])
+    return best, lambda: run(best, texts)
 
 
 def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, folder: Path) -> Callable[[], dict]:
@@ -193,32 +198,34 @@ def measure(calls: dict[str, Callable[[], dict]], repeats: int) -> dict[str, dic
     return middle
 
 
-def compare(task: str, tokenizer: PreTrainedTokenizerBase, args) -> list[dict]:
-    """Plain encoder, peers and every T-MUX of a task."""
+def compare(task: str, tokenizer: PreTrainedTokenizerBase, args, found: Callable[[dict], None]) -> None:
+    """Plain encoder, peers and every T-MUX of a task; each is ``found`` as soon as it is measured."""
     args.task = task
     plain_class, tmux_class, labels = TASKS[task]
     texts = texts_of(task, args.data_dir)
-    out: list[dict] = []
+    plain_rate = 0.0
 
-    def row(kind: str, instances: int, found: dict[str, dict], rows: int, **more) -> None:
-        rates = {name: run["rows_per_second"] for name, run in found.items()}
-        plain = out[0]["rows_per_second"] if out else rates["text to label"]
+    def row(kind: str, instances: int, runs: dict[str, dict], rows: int, **more) -> None:
+        nonlocal plain_rate
+        rates = {name: run["rows_per_second"] for name, run in runs.items()}
         rate = rates["text to label"]
+        plain_rate = plain_rate or rate
         entry = {"task": task, "model": kind, "num_instances": instances, "rows": rows, "rows_per_second": rate}
-        entry |= {"x_plain": rate / plain, **more}
+        entry |= {"x_plain": rate / plain_rate, **more}
         if "model only" in rates:
-            stages = {k: round(v, 3) for k, v in found["text to label"].items() if k != "rows_per_second"}
+            stages = {k: round(v, 3) for k, v in runs["text to label"].items() if k != "rows_per_second"}
             entry |= {"model_only": rates["model only"], "of_model_only": rate / rates["model only"], "seconds": stages}
-        out.append(entry)
         only = f"{entry['of_model_only']:.2f} of the model alone" if "model_only" in entry else ""
         print(
-            f"{task:8} {kind:12} {instances:3} {rows:7} rows {rate:9.1f} /s {rate / plain:6.2f} x  {only}", flush=True
+            f"{task:8} {kind:12} {instances:3} {rows:7} rows {rate:9.1f} /s {entry['x_plain']:6.2f} x  {only}",
+            flush=True,
         )
+        found(entry)
 
     def both(model, some_texts) -> dict[str, dict]:
         calls = {"model only": model_only(model, tokenizer, some_texts, args)}
         calls["text to label"] = text_to_label(model, tokenizer, some_texts, args)
-        calls["model only"]()  # warm-up
+        model_only(model, tokenizer, some(some_texts, 8 * slots_of(model)), args)()  # warm-up
         return measure(calls, args.repeats)
 
     args.config.num_labels = labels
@@ -237,7 +244,6 @@ def compare(task: str, tokenizer: PreTrainedTokenizerBase, args) -> list[dict]:
         model = tmux_class.from_backbone(args.config, n, demultiplexer=demultiplexer, num_labels=labels).eval()
         many = some(texts, min(args.rows, n * wanted))
         row(demultiplexer, n, both(model, many), len(many))
-    return out
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -277,13 +283,16 @@ def main(argv: list[str] | None = None) -> list[dict]:
     torch.manual_seed(0)
     tokenizer = stored_tokenizer(args.data_dir)
     rows: list[dict] = []
-    for task in args.tasks:
-        rows += compare(task, tokenizer, args)
-        settings = {
-            name: getattr(args, name) for name in ("max_length", "batch_tokens", "num_workers", "clock", "repeats")
-        }
-        result = {"machine": machine_info(args.device), "encoder": encoders.sizes(args.config), **settings}
+    names = ("max_length", "batch_tokens", "num_workers", "clock", "repeats")
+    result = {"machine": machine_info(args.device), "encoder": encoders.sizes(args.config)}
+    result |= {name: getattr(args, name) for name in names}
+
+    def found(row: dict) -> None:
+        rows.append(row)
         write_json(args.output or results_folder(args.device) / "predict.json", result | {"rows": rows})
+
+    for task in args.tasks:
+        compare(task, tokenizer, args, found)
     shares = [row["of_model_only"] for row in rows if "of_model_only" in row]
     mean = statistics.mean(shares)
     print(f"text to label at {min(shares):.2f} to {max(shares):.2f} of the model alone, {mean:.2f} on average")

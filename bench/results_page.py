@@ -113,6 +113,18 @@ def prediction(result: dict) -> Iterator[str]:
     yield markdown(["", "N", "rows", "rows/s", "x plain", "of the model alone"], rows)
 
 
+def many_rows(result: dict) -> Iterator[str]:
+    """Output of ``bench/rows.py``."""
+    many, quarters = result["many"], [f"{size / 2**20:.0f}" for size in result["many"]["bytes_by_quarter"]]
+    yield (
+        f"A file of {many['rows']:,} short rows through a model of 2 layers, d = 16, N = {result['num_instances']}: "
+        f"{many['rows_per_second']:,.0f} rows/s, the first ready after {many['until_first_rows_seconds']:.1f} s; "
+        f"{result['beyond_the_model_bytes'] / 2**20:.0f} MiB more, in all processes, than {result['few']['rows']:,} "
+        f"rows take; in the quarters of the run the first process held at most {', '.join(quarters)} MiB. "
+        "`python bench/rows.py`."
+    )
+
+
 def serving(result: dict) -> Iterator[str]:
     """Output of ``bench/serve.py``."""
     encoder = result["encoder"]
@@ -180,6 +192,7 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"task", "entries", "sentence"}, "Accuracy against speed", front),
     ({"records"}, "One checkpoint, several speeds", copies),
     ({"encoder", "options", "rows"}, "Throughput", throughput),
+    ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", many_rows),
     ({"encoder", "clients", "rounds"}, "A crowd of clients", crowd),
     ({"encoder", "p99_ms", "rows"}, "Serving", serving),
     ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", prediction),
