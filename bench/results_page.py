@@ -18,7 +18,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.training_results import copies, experiment, front, markdown, training_run
+from bench.training_results import copies, experiment, front, markdown, runs, training_run
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -188,6 +188,7 @@ def audit(result: dict) -> Iterator[str]:
 #: (what such a file has at its top, heading, renderer); the first that fits.
 KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"task", "variants"}, "Training run", training_run),
+    ({"environment", "tasks"}, "Training runs beside each other", runs),
     ({"experiment", "cells", "table"}, "Experiment", experiment),
     ({"task", "entries", "sentence"}, "Accuracy against speed", front),
     ({"records"}, "One checkpoint, several speeds", copies),

@@ -80,6 +80,13 @@ def training_run(result: dict) -> Iterator[str]:
         yield "\n".join(f"- {sentence}" for sentence in result["sentences"])
 
 
+def runs(result: dict) -> Iterator[str]:
+    """``report.json`` of ``training/report.py``."""
+    for task in result["tasks"]:
+        yield f"Runs of the task `{task['task']}`, `python training/report.py RUN...`."
+        yield task["table"]
+
+
 def copies(result: dict) -> Iterator[str]:
     """Output of ``training/copies.py``."""
     yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."

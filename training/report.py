@@ -2,8 +2,8 @@
 
     python training/report.py runs/sst2 runs/sst2-2 runs/sst2-3      # several runs beside each other, in report/
 
-writes report.md, with a table for each task, and TASK.png: accuracy against N, learning curves, accuracy of each
-slot. A RUN is the folder of a finished run of train.py, or its metrics.json under another name.
+writes report.md and report.json, with a table for each task, and TASK.png: accuracy against N, learning curves,
+accuracy of each slot. A RUN is the folder of a finished run of train.py, or its metrics.json under another name.
 """
 
 from __future__ import annotations
@@ -208,22 +208,52 @@ def read_runs(paths: list[str]) -> dict[str, RunResult]:
     return runs
 
 
-def comparison(runs: dict[str, RunResult]) -> str:
-    """A Markdown table of runs of one task: a row for each run, variant and split."""
+def comparison(runs: dict[str, RunResult]) -> list[dict[str, object]]:
+    """Of runs of one task, a record for each run, variant and split."""
     metric = next(iter(runs.values())).metric
-    header = ["run", "variant", "N", "split", metric, "less plain's", "95 % interval", "lowest slot", "highest slot"]
-    rows = [[*header, "instances/s", "x plain"]]
-    for run, result in runs.items():
-        for name, found in result.variants.items():
-            n = "1" if name in ALONE else str(result.settings["recipe"]["num_instances"])
-            ratio = "-" if found.ratio_to_plain is None else f"{found.ratio_to_plain:.2f}"
-            for split, scores in found.scores.items():
-                cells = [score_cell(scores[metric]), *difference_cells(found.difference_to_plain.get(split))]
-                cells += slot_cells(found.slots.get(split))
-                rate = f"{found.throughput.instances_per_second:.0f}"
-                rows.append([run, name, n, split, *cells, rate, ratio])
-    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return [
+        {
+            "run": run,
+            "variant": name,
+            "num_instances": 1 if name in ALONE else result.settings["recipe"]["num_instances"],
+            "split": split,
+            "score": asdict(scores[metric]),
+            "difference_to_plain": asdict(found.difference_to_plain[split])
+            if split in found.difference_to_plain
+            else None,
+            "slots": [slot.mean for slot in found.slots.get(split, [])],
+            "retrieval": found.retrieval_accuracy.mean if found.retrieval_accuracy else None,
+            "instances_per_second": found.throughput.instances_per_second,
+            "ratio_to_plain": found.ratio_to_plain,
+        }
+        for run, result in runs.items()
+        for name, found in result.variants.items()
+        for split, scores in found.scores.items()
+    ]
+
+
+def comparison_table(records: list[dict], metric: str) -> str:
+    """The records of `comparison` as a Markdown table."""
+    header = ["run", "variant", "N", "split", metric, "less plain's (95 % interval)", "slots", "retrieval"]
+    lines = [[*header, "instances/s", "x plain"]]
+    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    for r in records:
+        difference = r["difference_to_plain"] and Difference(**r["difference_to_plain"])
+        lines.append(
+            [
+                r["run"],
+                r["variant"],
+                str(r["num_instances"]),
+                r["split"],
+                score_cell(Score(**r["score"])),
+                "{} ({})".format(*difference_cells(difference)) if difference else "-",
+                f"{min(r['slots']):.4f} to {max(r['slots']):.4f}" if r["slots"] else "-",
+                "-" if r["retrieval"] is None else f"{r['retrieval']:.4f}",
+                f"{r['instances_per_second']:.0f}",
+                "-" if r["ratio_to_plain"] is None else f"{r['ratio_to_plain']:.2f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plot_runs(path: Path, runs: dict[str, RunResult]) -> None:
@@ -279,11 +309,17 @@ def main(argv: list[str] | None = None) -> Path:
     runs = read_runs(options.runs)
     if RunFolder(options.output_dir).settings.exists():
         raise ValueError(f"--output_dir {options.output_dir} holds a run; give another folder")
-    parts = ["# Report"]
+    parts, tasks = ["# Report"], []
     for task in dict.fromkeys(result.task for result in runs.values()):
         own = {name: result for name, result in runs.items() if result.task == task}
+        metric = next(iter(own.values())).metric
         plot_runs(options.output_dir / f"{task}.png", own)
-        parts += [f"## {task}", comparison(own), f"![{task}]({task}.png)"]
+        records = comparison(own)
+        compared = comparison_table(records, metric)
+        tasks.append({"task": task, "metric": metric, "records": records, "table": compared})
+        parts += [f"## {task}", compared, f"![{task}]({task}.png)"]
+    environment = next(iter(runs.values())).environment
+    write_json(options.output_dir / "report.json", {"environment": environment, "tasks": tasks})
     report = options.output_dir / "report.md"
     with replacing(report) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -54,6 +54,17 @@ def test_computes_the_formula(kind):
     assert relative_error(ours, states) < 1e-12
 
 
+@pytest.mark.parametrize("n", [1, N])
+def test_what_else_the_network_takes_it_gets(n):
+    class Masked(nn.Module):
+        def forward(self, x, mask):
+            return x * mask
+
+    model, x = Multiplexed(Masked(), n, WIDTH), torch.randn(2 * N, WIDTH)
+    hidden, seen = torch.zeros(2 * N // n, 1), torch.ones(2 * N // n, 1)
+    assert torch.equal(model(x, hidden), model(-x, hidden)) and not torch.equal(model(x, seen), model(-x, seen))
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 7])
 def test_any_number_of_rows(kind, rows):
     shape, options, network = kind
