@@ -40,11 +40,11 @@ _KIND_OF = {node: kind for kind, nodes in _STATEMENTS.items() for node in nodes}
 #: The label of space, which is not asked for, as in `torch.nn.functional.cross_entropy`.
 NO_LABEL = -100
 #: Characters of a passage.
-CHARACTERS = 126
+CHARACTERS = 254
 #: One file in so many is for validation.
 VALIDATION_SHARE = 8
 #: Passages to train on and for validation; files are read, in random order, until there are as many.
-TRAIN_PASSAGES, VALIDATION_PASSAGES = 12000, 1000
+TRAIN_PASSAGES, VALIDATION_PASSAGES = 6000, 500
 
 
 class StatementsTask(Task):
