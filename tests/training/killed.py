@@ -30,7 +30,9 @@ def check(folder: Path) -> None:
     for stage in {path.parent for path in folder.rglob("stage.json")}:
         assert (stage / "model").is_dir(), f"{stage} is finished and has no model"
     models = [path for path in folder.rglob("model") if path.is_dir()]
-    models += [path for path in (last_checkpoint(events.parent) for events in folder.rglob("runs")) if path]
+    # A finished stage's checkpoint is removed, file by file: a process may have been killed meanwhile.
+    unfinished = [events.parent for events in folder.rglob("runs") if not (events.parent / "stage.json").is_file()]
+    models += [path for path in map(last_checkpoint, unfinished) if path]
     for path in models:
         AutoModel.from_pretrained(path)
         AutoTokenizer.from_pretrained(path)
