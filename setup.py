@@ -69,6 +69,7 @@ TEST = [
     "peft>=0.18",
     "pytest>=8",
     "pytest-xdist",
+    "scikit-learn",
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = [*SERVE, "aiohttp", "pytest>=8"]

@@ -242,16 +242,21 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
     assert result == {"shape": [1, 3, 4], "kernels": shared}
 
 
+#: What is there for an extra, and the extras that bring what it imports.
+OPTIONAL = {"fastmux.serving": {"serve", "test"}, "training.experiments.molecules": {"graphs"}}
+
+
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
         (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
         (("fastmux.serving",), ("serve",)),
+        (("training.experiments.molecules",), ("graphs",)),
         (("bench",), ("bench", "peers")),
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),
     ],
-    ids=["plain", "serve", "bench", "test", "dev"],
+    ids=["plain", "serve", "graphs", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
     metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]
@@ -262,8 +267,8 @@ def test_what_is_imported_is_declared(
         if only_for is None or only_for[1] in extras:
             declared.add(re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_"))
     files = [(module, file) for module, file in python_files() if within(module, *folders)]
-    if "serve" not in extras and "test" not in extras:
-        files = [(module, file) for module, file in files if not within(module, "fastmux.serving")]
+    elsewhere = [module for module, theirs in OPTIONAL.items() if theirs.isdisjoint(extras)]
+    files = [(module, file) for module, file in files if not within(module, *elsewhere)]
     # Scripts and tests import their neighbours by bare names.
     known = {
         *sys.stdlib_module_names,
