@@ -186,8 +186,9 @@ class Stage:
     def total_steps(self) -> int:
         """Optimizer steps of the stage in one process, from which the intervals follow."""
         arguments = self.arguments
-        if arguments.get("max_steps", -1) > 0:
-            return arguments["max_steps"]
+        steps = arguments.get("max_steps", -1)
+        if steps > 0 or "num_train_epochs" not in arguments:
+            return max(0, steps)  # a warm-up that is left out has none; what was learnt without it is still measured
         rows = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
         return math.ceil(arguments["num_train_epochs"] * len(self.train) / rows)
 

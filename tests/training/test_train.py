@@ -303,6 +303,13 @@ def test_bad_arguments_are_refused(arguments, message):
         parse(arguments)
 
 
+def test_a_run_without_warm_up_still_measures_retrieval(data_dir, tmp_path):
+    steps = ("--variants", "unbind", "--unbind_retrieval_steps", "0", "--mux_task_epochs", "0.1")
+    found = main(command(data_dir, tmp_path / "run", *steps)).variants["unbind"]
+    assert list(found.stages) == ["task"] and found.retrieval_accuracy_after_warm_up is None
+    assert 0 <= found.retrieval_accuracy.mean <= 1
+
+
 def test_recipes_of_ablations_change_what_they_say():
     base = read_recipe("ablations/base")
     changes = {}
