@@ -105,7 +105,8 @@ def test_every_published_layout_agrees_with_the_independent_implementation(seed,
     with torch.no_grad():
         out = model(**inputs, retrieval_instances=drawn)
     logits = out.logits[batch["labels"] != -100] if published.task == "mlm" else out.logits
-    torch.testing.assert_close(logits, expected["logits"], rtol=0, atol=2e-5)
+    # Both are float32, of random weights: processors round their products apart by up to 5e-5.
+    torch.testing.assert_close(logits, expected["logits"], rtol=0, atol=2e-4)
     for loss in ("task_loss", "retrieval_loss", "loss"):
         torch.testing.assert_close(out[loss], expected[loss], rtol=1e-4, atol=0)
 

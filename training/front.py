@@ -25,6 +25,7 @@ from training.fronts.candidates import read_candidates
 from training.fronts.measure import CLOCKS
 from training.fronts.models import FrontModels
 from training.fronts.report import plot, sentence, table
+from training.models import JOINED_HEADS
 from training.results import environment
 from training.tasks import TASKS
 
@@ -55,7 +56,9 @@ class FrontOptions:
     """The program's arguments."""
 
     task: str = option(
-        "What to train on and score.", "sst2", choices=[name for name, task in TASKS.items() if task.files]
+        "What to train on and score.",
+        "sst2",
+        choices=[name for name, task in TASKS.items() if task.files and task.kind in JOINED_HEADS],
     )
     data_dir: str | None = option("Folder with the task's files, as for train.py; without it, the hub's.")
     encoder: str | None = option("The pretrained encoder, with its tokenizer: a hub name or a folder. Required.")
