@@ -46,7 +46,8 @@ if __name__ == "__main__":
     killed = 0
     while True:
         resume = ["--resume"] if (folder / "settings.json").is_file() else []
-        moment = (rng.randint(1, 60), rng.uniform(1e-6, 5e-3)) if killed < kills else None
+        # The more kills, the sooner each: a run that goes on where it was would end before the last of them.
+        moment = (rng.randint(1, min(60, 240 // kills)), rng.uniform(1e-6, 5e-3)) if killed < kills else None
 
         def train(resume=resume, moment=moment):
             if moment:
