@@ -21,11 +21,10 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.files import changes, read_json, write_json
 from fastmux.models.loading import read_pretrained
 from training.arguments import option
-from training.fronts.candidates import read_candidates
+from training.fronts.candidates import has_candidates, read_candidates
 from training.fronts.measure import CLOCKS
 from training.fronts.models import FrontModels
 from training.fronts.report import plot, sentence, table
-from training.models import JOINED_HEADS
 from training.results import environment
 from training.tasks import TASKS
 
@@ -58,7 +57,7 @@ class FrontOptions:
     task: str = option(
         "What to train on and score.",
         "sst2",
-        choices=[name for name, task in TASKS.items() if task.files and task.kind in JOINED_HEADS],
+        choices=[name for name, task in TASKS.items() if task.files and has_candidates(task.kind)],
     )
     data_dir: str | None = option("Folder with the task's files, as for train.py; without it, the hub's.")
     encoder: str | None = option("The pretrained encoder, with its tokenizer: a hub name or a folder. Required.")

@@ -106,6 +106,14 @@ def test_what_is_wrong_is_said_before_anything_is_written(given, message, files,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_task_without_candidates_is_not_offered(files, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        front.main(arguments(files, "research_articles", tmp_path / "out"))
+    said = capsys.readouterr().err
+    assert "invalid choice: 'research_articles'" in said and "'qnli'" in said and "'conll2003'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ValueError, match="holds something else"):

@@ -112,6 +112,11 @@ def _narrower(model: PreTrainedModel, hidden_size: int) -> PreTrainedModel:
     return type(model)(config)
 
 
+def has_candidates(kind: str) -> bool:
+    """Whether there is a front of tasks with that kind of head: a file of candidates that has its name."""
+    return (CANDIDATES / f"{kind}.yaml").is_file()
+
+
 def read_candidates(name: str, layers: int) -> list[Candidate]:
     """The candidates of a file: of that name in ``training/fronts``, or one's own.
 
