@@ -18,7 +18,8 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.training_results import copies, experiment, front, markdown, runs, training_run
+from bench.training_results import copies, experiment, front, runs, training_run
+from training.figures import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"

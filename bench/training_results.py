@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table, the columns behind the first one aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+from training.figures import markdown, measured, number
 
 
-def measured(score: dict | None, digits: int = 4) -> str:
-    """A mean, with its spread where there is one."""
-    if score is None:
-        return "-"
-    spread = f" ± {score['std']:.{digits}f}" if score["std"] else ""
-    return f"{score['mean']:.{digits}f}{spread}"
+def score(found: dict | None) -> str:
+    """A score's mean, with its spread where there is one."""
+    return "-" if found is None else measured(found["mean"], found["std"])
 
 
 def labels(result: dict, split: str) -> Iterator[str]:
@@ -28,7 +21,7 @@ def labels(result: dict, split: str) -> Iterator[str]:
     wanted = [(label, f"accuracy: {label}", f"f1: {label}") for label in result["data"]["labels"]]
     wanted += [("mean", "accuracy", "macro_f1"), ("micro F1", "micro_f1")]
     rows = [
-        [title, *(" / ".join(measured(own[name]) for name in names) for own in scores.values())]
+        [title, *(" / ".join(score(own[name]) for name in names) for own in scores.values())]
         for title, *names in wanted
     ]
     yield markdown(["", *(f"`{name}`" if name != "plain" else name for name in scores)], rows)
@@ -55,8 +48,8 @@ def training_run(result: dict) -> Iterator[str]:
         rows.append(
             [
                 f"`{name}`" if name != "plain" else name,
-                *(measured(variant[f"retrieval_accuracy{when}"]) for when in ("_after_warm_up", "")),
-                *(measured(variant["scores"][split][metric]) for split in splits),
+                *(score(variant[f"retrieval_accuracy{when}"]) for when in ("_after_warm_up", "")),
+                *(score(variant["scores"][split][metric]) for split in splits),
                 f"{variant['throughput']['instances_per_second']:,.0f}",
                 "-" if ratio is None else f"{ratio:.2f}",
                 f"{variant['limit']:.2f}",
@@ -95,7 +88,7 @@ def copies(result: dict) -> Iterator[str]:
             f"`{r['variant']}`",
             str(r["copies"]),
             str(r["rows_per_group"]),
-            measured({"mean": r["accuracy"], "std": r["accuracy_std"]}),
+            measured(r["accuracy"], r["accuracy_std"]),
             f"{r['instances_per_second']:,.0f}",
         ]
         for r in result["records"]
@@ -120,16 +113,6 @@ def front(result: dict) -> Iterator[str]:
 def experiment(result: dict) -> Iterator[str]:
     """``results.json`` of ``training/experiment.py``."""
 
-    def number(value: float | None, sign: str = "") -> str:
-        if value is None:
-            return "-"
-        return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
-
-    def mean(score: dict | None) -> str:
-        if score is None:
-            return "-"
-        return number(score["mean"]) + (f" ± {number(score['std'])}" if score["std"] else "")
-
     lines = result["table"]
     names = list(dict.fromkeys(name for line in lines for name in line["scores"]))
     seeds = sorted({seed for line in lines for seed in line["seeds"]})
@@ -145,7 +128,7 @@ def experiment(result: dict) -> Iterator[str]:
             [
                 f"`{line['variant']}`",
                 str(line["num_instances"] or "-"),
-                *(mean(line["scores"].get(name)) for name in names),
+                *(score(line["scores"].get(name)) for name in names),
                 number(line["published"]),
                 " to ".join(map(number, line["slots"])) if line["slots"] else "-",
                 f"{own} ({' to '.join(interval)})" if line["difference"] else "-",

@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import fastmux
 from fastmux.files import read_json, write_json
 from training.features import encode_sequences
+from training.figures import measured
 from training.folders import RunFolder
 from training.models import PLAIN
 from training.report import new_figure, save_figure
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     first = records[0]["instances_per_second"]
     print(f"{'':10}{'copies':>7}{'rows/group':>12}{'accuracy':>18}{'instances/s':>13}{'x plain':>9}")
     for r in records:
-        accuracy = f"{r['accuracy']:.4f}" + (f" ± {r['accuracy_std']:.4f}" if r["accuracy_std"] else "")
+        accuracy = measured(r["accuracy"], r["accuracy_std"])
         rate = r["instances_per_second"]
         print(
             f"{r['variant']:10}{r['copies']:>7}{r['rows_per_group']:>12}{accuracy:>18}{rate:>13.0f}{rate / first:>9.2f}"

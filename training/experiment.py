@@ -17,10 +17,11 @@ import transformers
 import yaml
 
 from fastmux.files import read_json, write_json
+from training.figures import number
 from training.results import Score, environment
 from training.tables import cell as cells
 from training.tables.recipe import RECIPES, Recipe, read_recipe
-from training.tables.report import Entry, entries, number, plot, table
+from training.tables.report import Entry, entries, plot, table
 
 DESCRIPTION = """\
 Train networks on N rows at once beside the plain one, and print a table: one command a table, or one a cell.

@@ -20,6 +20,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from fastmux.files import read_json, replacing, write_json
+from training.figures import markdown, measured
 from training.folders import RunFolder
 from training.models import ALONE, PLAIN, SMALLER
 from training.results import Difference, RunResult, Score, VariantResult
@@ -116,7 +117,7 @@ def by_label(result: RunResult) -> str:
 
 
 def score_cell(score: Score) -> str:
-    return f"{score.mean:.4f}" + (f" ± {score.std:.4f}" if score.std else "")
+    return measured(score.mean, score.std)
 
 
 def difference_cells(difference: Difference | None) -> list[str]:
@@ -235,8 +236,7 @@ def comparison(runs: dict[str, RunResult]) -> list[dict[str, object]]:
 def comparison_table(records: list[dict], metric: str) -> str:
     """The records of `comparison` as a Markdown table."""
     header = ["run", "variant", "N", "split", metric, "less plain's (95 % interval)", "slots", "retrieval"]
-    lines = [[*header, "instances/s", "x plain"]]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    lines = []
     for r in records:
         difference = r["difference_to_plain"] and Difference(**r["difference_to_plain"])
         lines.append(
@@ -253,7 +253,7 @@ def comparison_table(records: list[dict], metric: str) -> str:
                 "-" if r["ratio_to_plain"] is None else f"{r['ratio_to_plain']:.2f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown([*header, "instances/s", "x plain"], lines)
 
 
 def plot_runs(path: Path, runs: dict[str, RunResult]) -> None:

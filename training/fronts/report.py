@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.figures import measured
 from training.fronts.measure import Entry
 from training.report import new_figure, save_figure
 
@@ -63,7 +64,7 @@ def table(entries: Sequence[Entry], metric: str) -> str:
         cells = [
             "*" if on_front(entry, entries) else "",
             entry.name + (" (T-MUX)" if entry.multiplexed else ""),
-            f"{entry.score.mean:.4f}" + (f" ± {entry.score.std:.4f}" if entry.score.std else ""),
+            measured(entry.score.mean, entry.score.std),
             f"{entry.agreement:.4f}",
             f"{entry.rows_per_second:.0f}",
             f"{entry.speed_up:.2f}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from training.experiments import Metric
+from training.figures import measured, number
 from training.report import aligned, new_figure, save_figure
 from training.results import Score
 from training.tables.cell import Measured
@@ -123,16 +124,9 @@ def resamples(rows: int) -> np.ndarray:
     )
 
 
-def number(value: float, sign: str = "") -> str:
-    """A score, or a difference with ``sign`` "+": shares have digits, prices none."""
-    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
-
-
-def measured(score: Score | None) -> str:
-    """A mean, with its spread where there is one."""
-    if score is None:
-        return "-"
-    return number(score.mean) + (f" ± {number(score.std)}" if score.std else "")
+def score(found: Score | None) -> str:
+    """A score's mean, with its spread where there is one."""
+    return "-" if found is None else measured(found.mean, found.std)
 
 
 def table(lines: list[Entry]) -> str:
@@ -159,8 +153,8 @@ def table(lines: list[Entry]) -> str:
             [
                 line.variant,
                 str(line.num_instances or "-"),
-                *(measured(line.scores.get(name)) for name in names),
-                "-" if line.published is None else number(line.published),
+                *(score(line.scores.get(name)) for name in names),
+                number(line.published),
                 " to ".join(map(number, line.slots)) if line.slots else "-",
                 difference,
                 *("-" if n is None else f"{n:,}" for n in (line.parameters, line.multiply_adds)),
