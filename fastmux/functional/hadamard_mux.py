@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
-from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional._instance_sums import weighted_sum, weighted_sum_dv
 from fastmux.functional._ops import kernel_op
 from fastmux.kernels.common.tensors import accumulator_dtype
 
@@ -77,18 +77,7 @@ def hadamard_mux_dv(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> 
 
 
 def _forward_torch(x: Tensor, v: Tensor, scale: float) -> Tensor:
-    # Instance by instance into one accumulator, of as many groups as the cache holds: the product (G, N, L, d) is never
-    # written.
-    acc = accumulator_dtype(x, v)
-    groups, num_instances, length, width = x.shape
-    vectors = (v.to(acc) * scale).unbind(0)
-    y = x.new_empty((groups, length, width), dtype=acc)
-    for g, _ in blocks(x, groups, 1, length * width):
-        rows, total = x[g].unbind(1), y[g]
-        torch.mul(rows[0].to(acc), vectors[0], out=total)
-        for i in range(1, num_instances):
-            total.addcmul_(rows[i].to(acc), vectors[i])
-    return y.to(x.dtype)
+    return weighted_sum(x, v.to(accumulator_dtype(x, v)) * scale).to(x.dtype)
 
 
 def _dx_torch(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
@@ -97,9 +86,7 @@ def _dx_torch(dy: Tensor, v: Tensor, scale: float, dtype: torch.dtype) -> Tensor
 
 
 def _dv_torch(dy: Tensor, x: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    acc = accumulator_dtype(dy, x)
-    dy = dy.to(acc) * scale
-    return torch.stack([(rows.to(acc) * dy).sum((0, 1)) for rows in x.unbind(1)]).to(dtype)
+    return weighted_sum_dv(x, dy.to(accumulator_dtype(dy, x)) * scale).to(dtype)
 
 
 _FORWARD = {"torch": _forward_torch, "triton": hadamard_mux_forward}
