@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 
 from fastmux.functional._checks import Shapes, check_floating
 
-# Logits in memory at a time: on a CPU 1 MiB of float32, which its cache holds, elsewhere 512 MiB, over which some 15
-# launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows than a
-# matrix product needs to run at nearly full rate.
-CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 27}
+# Logits in memory at a time: on a CPU 4 MiB of float32, of which caches hold much, elsewhere 512 MiB, over which some
+# 15 launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows
+# than a matrix product needs to run at nearly full rate.
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
 MIN_ROWS = 64
 
 
@@ -67,7 +67,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         need_h, need_w, need_b = (differentiable and need for need in ctx.needs_input_grad[:3])
         dhidden = torch.zeros_like(hidden) if need_h else None
-        dweight = torch.zeros_like(weight, dtype=wide) if need_w else None
+        dweight = None
         dbias = torch.zeros_like(bias, dtype=wide) if need_b else None
         counted = target != ignore_index
         share = counted.to(wide) / counted.sum().clamp(min=1)
@@ -76,30 +76,31 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            # From logits to probabilities to gradients in one buffer.
             logits = F.linear(hidden[part], weight, bias)
             low = logits.dtype  # autocast's, where it is on
-            logits = logits.to(wide)
-            logits -= logits.amax(-1, keepdim=True)
+            log_p = torch.log_softmax(logits, -1, dtype=wide)
+            del logits
             index, weights = target[part, None], share[part, None]
-            chosen = logits.gather(1, index)
-            p = logits.exp_()
-            total = p.sum(-1, keepdim=True)
-            loss = loss + ((total.log() - chosen) * weights).sum()
+            loss = loss - (log_p.gather(1, index) * weights).sum()
             if not (need_h or need_w or need_b):
                 continue
-            dlogits = p.div_(total).scatter_add_(1, index, -torch.ones_like(weights)).mul_(weights)
+            # From log-probabilities to gradients in one buffer.
+            dlogits = log_p.exp_().scatter_add_(1, index, -torch.ones_like(weights)).mul_(weights)
             if need_b:
                 dbias += dlogits.sum(0)
             dlogits = dlogits.to(low)
             if need_h:
                 dhidden[part] = dlogits @ weight.to(low)
             if need_w:
-                if low == wide:
+                if dweight is None:
+                    dweight = (dlogits.T @ hidden[part].to(low)).to(wide)
+                elif low == wide:
                     dweight.addmm_(dlogits.T, hidden[part])
                 else:
                     dweight += dlogits.T @ hidden[part].to(low)
-            del logits, p, dlogits  # or two chunks would be alive while the next one is made
+            del log_p, dlogits  # or two chunks would be alive while the next one is made
+        if need_w and dweight is None:  # no row at all
+            dweight = torch.zeros_like(weight, dtype=wide)
         ctx.save_for_backward(dhidden, dweight, dbias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return loss
