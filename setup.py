@@ -77,6 +77,8 @@ BENCH = [*SERVE, "aiohttp", "pytest>=8"]
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.
 GRAPHS = ["rdkit", "torch_geometric>=2.5"]
+# What training/experiments/prumux.py imports.
+PRUNING = ["torch-pruning>=1.6"]
 # Others' code that bench/ times beside fastmux's, where it is there.
 PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
@@ -104,6 +106,7 @@ setup(
         "test": TEST,
         "bench": BENCH,
         "graphs": GRAPHS,
+        "pruning": PRUNING,
         "peers": PEERS,
         "ray": [*SERVE, *RAY],
         "dev": sorted({*TEST, *BENCH, "build", "coverage>=7.10", "mypy>=1.18", "pre-commit", "ruff"}),

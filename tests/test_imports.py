@@ -47,6 +47,7 @@ LATE = {
     "accelerate": "offloaded weights alone need it",
     "onnxruntime": "an extra, `test`",
     "torch_geometric": "an extra, `graphs`",
+    "torch_pruning": "an extra, `pruning`",
     "liger_kernel": "an extra, `peers`",
     "fast_hadamard_transform": "an extra, `peers`",
     "matplotlib": "its backend is chosen first",

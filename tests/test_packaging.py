@@ -243,7 +243,11 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
 
 
 #: What is there for an extra, and the extras that bring what it imports.
-OPTIONAL = {"fastmux.serving": {"serve", "test"}, "training.experiments.molecules": {"graphs"}}
+OPTIONAL = {
+    "fastmux.serving": {"serve", "test"},
+    "training.experiments.molecules": {"graphs"},
+    "training.experiments.prumux": {"pruning"},
+}
 
 
 @pytest.mark.parametrize(
@@ -252,11 +256,12 @@ OPTIONAL = {"fastmux.serving": {"serve", "test"}, "training.experiments.molecule
         (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
         (("fastmux.serving",), ("serve",)),
         (("training.experiments.molecules",), ("graphs",)),
+        (("training.experiments.prumux",), ("pruning",)),
         (("bench",), ("bench", "peers")),
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),
     ],
-    ids=["plain", "serve", "graphs", "bench", "test", "dev"],
+    ids=["plain", "serve", "graphs", "pruning", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
     metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Trains the cells of a table that is not about text: images, numbers, graphs; ``--help`` explains."""
+"""Trains the cells of a table that train.py does not make: images, numbers, graphs, pruning; ``--help`` explains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if not __package__:
     # Run as a file: put the repository root, and not this folder, on the path, as in train.py.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import datasets
 import transformers
 import yaml
 
@@ -170,7 +171,7 @@ def write_report(recipe: Recipe, folder: Path, data_dir: str, seconds: float) ->
     }
     write_json(folder / "results.json", result)
     title = f"{recipe.name}, {result['environment']['device']}"
-    plot(folder / "results.png", lines, experiment.metrics[0], title)
+    plot(folder / "results.png", lines, experiment.metrics[0], title, experiment.over)
     print(f"\n{title}, {seconds:.0f} s in this call\n{table(lines)}\n\nwritten: {folder / 'results.json'}, results.png")
     return lines
 
@@ -192,6 +193,7 @@ def references(recipe: Recipe, found: list[cells.Measured], data_dir: str) -> li
 
 
 if __name__ == "__main__":
+    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     try:
         main()

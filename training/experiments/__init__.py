@@ -6,11 +6,12 @@ from training.experiments.houses import Houses
 from training.experiments.mnist import Mnist
 from training.experiments.molecules import Molecules
 from training.experiments.paired_digits import PairedDigits
+from training.experiments.prumux import Prumux
 from training.experiments.pruning import Pruning
 
 __all__ = ["EXPERIMENTS", "Experiment", "Fit", "Metric", "Multiplexing", "Rows"]
 
 #: Every experiment by name.
 EXPERIMENTS: dict[str, type[Experiment]] = {
-    experiment.name: experiment for experiment in (Mnist, PairedDigits, Pruning, Houses, Molecules)
+    experiment.name: experiment for experiment in (Mnist, PairedDigits, Pruning, Prumux, Houses, Molecules)
 }

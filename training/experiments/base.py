@@ -57,9 +57,12 @@ class Fit(Protocol):
 
     Attributes:
         folder: of the cell, for pictures.
+        train, test: the rows; the test rows to time a network on, or the like, and never to choose by.
     """
 
     folder: Path
+    train: Rows
+    test: Rows
 
     def __call__(self, **arguments: object) -> None:
         """Trains on all training rows; ``arguments`` are `TrainingArguments` in place of the recipe's."""
@@ -80,7 +83,9 @@ class Experiment(ABC):
         splits_by_seed: whether a seed draws the split into training and test rows, as where rows are few; otherwise
             the test rows are the same for every seed.
         slots: whether the rows of a batch share passes, N neighbours each; otherwise a row has its companions in
-            itself.
+            itself, and one order of the test rows is enough.
+        over: a figure that `train` returns, such as speed, to stand on the plot's horizontal axis, where a line is an N
+            and a point a variant; by default that axis is N, and a line is a variant.
     """
 
     name: ClassVar[str]
@@ -88,6 +93,7 @@ class Experiment(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     splits_by_seed: ClassVar[bool] = False
     slots: ClassVar[bool] = True
+    over: ClassVar[str | None] = None
 
     @abstractmethod
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from fastmux.files import read_json, replacing, write_json
 from training.experiments import Experiment, Rows
@@ -21,6 +22,7 @@ from training.results import Score
 from training.stages import write_errors
 from training.tables.recipe import Cell
 
+GROUP_BY_LENGTH = "group_by_length"
 _RESULT, _ROWS, _MODEL = "cell.json", "rows.npz", "model.safetensors"
 
 
@@ -91,6 +93,13 @@ class ExperimentTrainer(Trainer):
         # The losses are means over a batch, whatever keywords a network takes.
         self.model_accepts_loss_kwargs = False
 
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != GROUP_BY_LENGTH:
+            return super()._get_train_sampler(train_dataset)
+        # The Trainer would take the padded columns' length.
+        lengths = self.train_dataset.rows[self.args.length_column_name].tolist()
+        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
+
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         outputs = model(*(inputs[name] for name in self.experiment.inputs))
         loss = self.experiment.loss(outputs, inputs)
@@ -106,7 +115,8 @@ def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
     """A cell's training and test rows, once they are known to fit.
 
     Raises:
-        ValueError: as `Experiment.load`; or fewer rows than one group has, or columns of several lengths.
+        ValueError: as `Experiment.load`; or fewer rows than one group has, columns of several lengths, or rows that are
+            to be grouped by a length that they do not have.
     """
     parts = cell.experiment.load(data_dir, cell.seed)
     for split, rows in zip(("training", "test"), parts, strict=True):
@@ -117,6 +127,11 @@ def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
             raise ValueError(
                 f"{cell.name}: {count(rows)} {split} rows, fewer than one group of num_instances={cell.num_instances}"
             )
+    names = cell.trainer.get("length_column_name", "length")
+    if cell.trainer.get("train_sampling_strategy") == GROUP_BY_LENGTH and names not in parts[0]:
+        raise ValueError(
+            f"{cell.name}: train_sampling_strategy is 'group_by_length', and rows have no column {names!r}"
+        )
     return parts
 
 
@@ -150,7 +165,7 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
     train, test = load(cell, data_dir)
     model = make_model(cell)
     orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
-    orders = orders if cell.num_instances > 1 else orders[:1]
+    orders = orders if cell.num_instances > 1 and experiment.slots else orders[:1]
     fit = Training(cell, model, train, test, folder, orders[:1])
 
     wall, cpu = time.perf_counter(), time.process_time()
@@ -186,7 +201,7 @@ class Training:
     """A cell's `training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
 
     Attributes:
-        trainer: of the last call.
+        trainer: of the last call, or one that has not trained yet.
         steps, losses: of all calls.
     """
 
@@ -199,20 +214,23 @@ class Training:
             folder,
             orders,
         )
-        self.trainer: ExperimentTrainer | None = None
+        self.trainer = self._trainer()
         self.steps = 0
         self.losses: list[tuple[int, float]] = []
 
     def __call__(self, **arguments: object) -> None:
-        self.trainer = trainer = ExperimentTrainer(
+        self.trainer = trainer = self._trainer(**arguments)
+        trainer.train()
+        self.losses += [(self.steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
+        self.steps += trainer.state.global_step
+
+    def _trainer(self, **arguments: object) -> ExperimentTrainer:
+        return ExperimentTrainer(
             model=self.model,
             args=training_arguments(self.cell, self.folder, **arguments),
             train_dataset=Columns(self.train),
             experiment=self.cell.experiment,
         )
-        trainer.train()
-        self.losses += [(self.steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
-        self.steps += trainer.state.global_step
 
     def score(self) -> dict[str, float]:
         metrics = {metric.name: metric for metric in self.cell.experiment.metrics}

@@ -164,9 +164,22 @@ def table(lines: list[Entry]) -> str:
     return aligned([header, *rows])
 
 
-def plot(path: Path, lines: list[Entry], metric: Metric, title: str) -> None:
-    """Draws the first metric of every variant over N, as a PNG; what has one N alone is a level line."""
-    figure, axis = new_figure(1, 1, figsize=(6, 4))
+def plot(path: Path, lines: list[Entry], metric: Metric, title: str, over: str | None = None) -> None:
+    """Draws the first metric, as a PNG: of every variant over N, where what has one N alone is a level line; or, of
+    every N, over the figure ``over``, a point a variant."""
+    figure, axis = new_figure(1, 1, figsize=(6, 4) if over is None else (7, 4.5))
+    if over is None:
+        _draw_over_instances(axis, lines, metric)
+    else:
+        _draw_over(axis, [line for line in lines if over in line.scores], metric, over)
+    axis.set_ylabel(metric.name)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    save_figure(figure, path)
+
+
+def _draw_over_instances(axis, lines: list[Entry], metric: Metric) -> None:
     for color, variant in enumerate(dict.fromkeys(line.variant for line in lines)):
         own = [line for line in lines if line.variant == variant]
         scores = [line.scores[metric.name] for line in own]
@@ -180,8 +193,15 @@ def plot(path: Path, lines: list[Entry], metric: Metric, title: str) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(numbers, [str(n) for n in numbers])
     axis.set_xlabel("N, rows a pass")
-    axis.set_ylabel(metric.name)
-    axis.set_title(title, fontsize=10)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    save_figure(figure, path)
+
+
+def _draw_over(axis, lines: list[Entry], metric: Metric, over: str) -> None:
+    for color, n in enumerate(sorted({line.num_instances for line in lines})):
+        own = [line for line in lines if line.num_instances == n]
+        places = [(line.scores[over].mean, line.scores[metric.name].mean) for line in own]
+        spreads = [line.scores[metric.name].std for line in own]
+        style = {"color": f"C{color % 10}", "label": f"N = {n}", "marker": ".", "capsize": 2}
+        axis.errorbar(*zip(*places, strict=True), spreads, **style)
+        for line, place in zip(own, places, strict=True):
+            axis.annotate(line.variant, place, xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axis.set_xlabel(over)

@@ -1,0 +1,253 @@
+"""SST-2 by a text classifier that is pruned, multiplexed, or both: fewer heads and feed-forward units, N states in one
+(PruMUX, Su et al., 2023).
+
+Needs Torch-Pruning: ``pip install "fastmux[pruning]"``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from fastmux import JoinedForSequenceClassification
+from fastmux.distillation.speed import rows_per_second
+from fastmux.distillation.teacher import captured_states
+from fastmux.distillation.trainer import distillation_loss
+from fastmux.models.loading import read_pretrained, read_tokenizer
+from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right
+from training.features import encode_sequences
+from training.fronts.measure import CLOCKS
+from training.tasks.sst2 import Sst2Task
+
+#: Rows of a pass while the original is asked, and while gradients are summed up.
+PASS_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Prumux(Experiment):
+    """The original loses heads and units, N of its states are joined, and what is left is distilled from the original,
+    all cells on the same rows for as long; then it is timed beside the original, in turns.
+
+    Attributes:
+        original: folder or name of a trained classifier of SST-2, with its tokenizer, of a kind that
+            `fastmux.JoinedForSequenceClassification` takes. There is no default.
+        sparsity: share of the heads, and of the units of the feed-forward networks, that go from every layer; about
+            that share of the layers' weights. 0 leaves all.
+        join, row_layers, last_layers: as in `fastmux.JoinedConfig`; N is the multiplexing's.
+        importance_rows: training rows whose gradients say which heads and units matter.
+        train_rows: of the training set, drawn by the seed.
+        max_length: tokens of a row; longer ones are cut.
+        timed_rows: test rows on which speed is measured, at their own lengths.
+        clock: "wall"; or "cpu", the time that the process had, for one thread of a machine with other work to do.
+    """
+
+    original: str | None = None
+    sparsity: float = 0.0
+    join: str = "positions"
+    row_layers: int = 1
+    last_layers: int = 1
+    importance_rows: int = 512
+    train_rows: int = 16000
+    max_length: int = 64
+    timed_rows: int = 128
+    clock: str = "wall"
+
+    name = "prumux"
+    inputs = ("input_ids", "attention_mask")
+    metrics = (Metric("accuracy"),)
+    over = "x original"
+
+    def __post_init__(self):
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity is {self.sparsity}, expected 0 <= sparsity < 1")
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock is {self.clock!r}, expected one of {', '.join(map(repr, CLOCKS))}")
+        for name in ("importance_rows", "train_rows", "max_length", "timed_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    @property
+    def slots(self) -> bool:  # of joined positions, each row has its own
+        return self.join == "rows"
+
+    def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
+        if self.original is None:
+            raise ValueError(
+                "original is needed, a trained classifier of SST-2 as training/front.py leaves it: --original "
+                "runs/front/original/model"
+            )
+        if self.sparsity:
+            torch_pruning()
+        return read_reviews(data_dir, self.original, self.max_length, self.train_rows, seed)
+
+    def model(self, multiplexing: Multiplexing) -> nn.Module:
+        if multiplexing != Multiplexing(multiplexing.num_instances):
+            raise ValueError("multiplexers and demultiplexers are not for joined layers; give join and row_layers")
+        # Dense for the time being: what does not fit the original is said before anything is trained.
+        return Classifier(self._joined(read_original(self.original), multiplexing.num_instances))
+
+    def _joined(self, original: PreTrainedModel, num_instances: int) -> JoinedForSequenceClassification:
+        structure = {"join": self.join, "row_layers": self.row_layers, "last_layers": self.last_layers}
+        return JoinedForSequenceClassification.from_backbone(original, num_instances, **structure)
+
+    def loss(self, outputs: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+        logits, states = outputs
+        return distillation_loss(
+            states[:, None],
+            rows["teacher_states"][:, None],
+            logits,
+            rows["teacher_logits"],
+            None,
+            state_variance=float(rows["teacher_states"].var()),
+        )
+
+    def measure(self, outputs: tuple[Tensor, Tensor], rows: Rows) -> Rows:
+        return {"accuracy": right(outputs[0], rows["label"])}
+
+    def train(self, model: nn.Module, fit: Fit) -> Mapping[str, float]:
+        number, device = model.model.config.num_instances, model.model.device
+        original = read_original(self.original).to(device)
+        # The original's answers, its last layer at the one position that is read: what all others have, too.
+        plain = self._joined(original, 1).eval()
+        dense = layer_weights(original)
+        if self.sparsity:
+            prune(original, {name: column[: self.importance_rows] for name, column in fit.train.items()}, self.sparsity)
+            model.model = self._joined(original, number)
+        if self.sparsity or number > 1:
+            fit()
+        timed = ragged({name: column[: self.timed_rows] for name, column in fit.test.items()})
+        rates = rows_per_second(
+            {"original": [(plain, timed)], "own": [(model.model.eval(), timed)]},
+            read_tokenizer(self.original),
+            len(timed),
+            multiple=number,
+            clock=CLOCKS[self.clock],
+        )
+        return {
+            "layer weights left": layer_weights(original) / dense,
+            "instances/s": rates["own"],
+            self.over: rates["own"] / rates["original"],
+        }
+
+
+class Classifier(nn.Module):
+    """input_ids, attention_mask (B, L) -> logits (B, 2) and the last hidden states at the first position (B, d)."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        longest = int(attention_mask.sum(1).max())  # the columns have room for the longest row of all
+        with captured_states(self.model) as states:
+            said = self.model(input_ids=input_ids[:, :longest], attention_mask=attention_mask[:, :longest])
+        return said.logits, states[-1][:, 0]
+
+
+def prune(model: PreTrainedModel, rows: Rows, sparsity: float) -> None:
+    """Takes that share of heads and of feed-forward units from every layer of a BERT-like classifier, in place.
+
+    It is those whose going changes the loss of these rows least, to first order (Molchanov et al., CVPR 2019).
+    """
+    tp = torch_pruning()
+    layers = model.base_model.encoder.layer
+    model.eval().zero_grad()
+    for start in range(0, len(rows["label"]), PASS_ROWS):
+        part = {name: column[start : start + PASS_ROWS].to(model.device) for name, column in rows.items()}
+        logits, _ = Classifier(model)(part["input_ids"], part["attention_mask"])
+        nn.functional.cross_entropy(logits, part["label"], reduction="sum").backward()
+    attentions = [layer.attention.self for layer in layers]
+    states = [block.output for layer in layers for block in (layer.attention, layer)]  # their width stays
+    pruner = tp.pruner.BasePruner(
+        # The layers alone: what goes lies within each of them.
+        nn.Sequential(*layers),
+        torch.randn(1, 4, attentions[0].query.in_features, device=model.device),
+        importance=tp.importance.GroupTaylorImportance(),
+        pruning_ratio=sparsity,
+        head_pruning_ratio=sparsity,
+        num_heads={getattr(a, name): a.num_attention_heads for a in attentions for name in ("query", "key", "value")},
+        prune_num_heads=True,
+        prune_head_dims=False,
+        ignored_layers=[part for output in states for part in output.children()],
+    )
+    pruner.step()
+    for attention in attentions:
+        attention.all_head_size = attention.query.out_features
+        attention.num_attention_heads = attention.all_head_size // attention.attention_head_size
+    model.zero_grad()
+
+
+def layer_weights(model: PreTrainedModel) -> int:
+    """Parameters of a plain encoder's layers, without embeddings and head."""
+    return sum(p.numel() for p in model.base_model.encoder.layer.parameters())
+
+
+def torch_pruning():
+    """The package. Raises ValueError where it is not installed."""
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise ValueError(f'Torch-Pruning is needed, pip install "fastmux[pruning]": {error}') from error
+    return torch_pruning
+
+
+def read_original(name: str) -> PreTrainedModel:
+    """The classifier, in eval mode. Raises ValueError for another number of labels, or where there is none."""
+    original = read_pretrained(AutoModelForSequenceClassification, name, "original").eval()
+    if original.config.num_labels != 2:
+        raise ValueError(f"original {name!r} has {original.config.num_labels} labels, expected SST-2's 2")
+    return original
+
+
+@functools.lru_cache(maxsize=1)
+def read_reviews(data_dir: str, original: str, max_length: int, train_rows: int, seed: int) -> tuple[Rows, Rows]:
+    """Training and development rows of SST-2: input_ids, attention_mask, int64 (rows, L), padded; label and length,
+    int64 (rows). Training rows have what the original says of them: teacher_logits (rows, 2), teacher_states (rows, d).
+
+    Raises:
+        ValueError: a file, the tokenizer or the original is missing or malformed.
+    """
+    tokenizer, model = read_tokenizer(original), Classifier(read_original(original))
+    data = Sst2Task().checked(data_dir)
+    order = np.random.default_rng(seed).permutation(len(data.train))[:train_rows]
+    parts = (data.train.select(order), data.evaluation["validation"])
+    train, test = (columns(encode_sequences(tokenizer, part, max_length), tokenizer) for part in parts)
+    return {**train, **asked(model, train)}, test
+
+
+def columns(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """Encoded rows as tensors, padded to the longest."""
+    ids = [torch.tensor(row) for row in rows["input_ids"]]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "label": torch.tensor(rows["labels"]),
+        "length": torch.tensor([len(row) for row in ids]),
+    }
+
+
+@torch.no_grad()
+def asked(model: Classifier, rows: Rows) -> Rows:
+    """What the original says of each row, rows of like length in a pass."""
+    order = rows["length"].argsort()
+    parts = [model(*(rows[name][part] for name in Prumux.inputs)) for part in order.split(PASS_ROWS)]
+    back = order.argsort()
+    named = zip(("teacher_logits", "teacher_states"), zip(*parts, strict=True), strict=True)
+    return {name: torch.cat(own)[back] for name, own in named}
+
+
+def ragged(rows: Rows) -> Dataset:
+    """Rows at their own lengths, as a tokenizer gives them."""
+    lengths = rows["length"].tolist()
+    cut = {
+        name: [row[:length].tolist() for row, length in zip(rows[name], lengths, strict=True)] for name in Prumux.inputs
+    }
+    return Dataset.from_dict({**cut, "length": lengths})
