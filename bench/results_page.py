@@ -92,6 +92,25 @@ def loading(result: dict) -> Iterator[str]:
     yield markdown(["", "s"], rows)
 
 
+def to_compiled(result: dict) -> Iterator[str]:
+    """``ratios.json`` of ``python -m bench.ops``."""
+    losing = sum(r["speed_to_compiled"][1] < 1 for r in result["to_compiled"])
+    yield (
+        "Each op beside the plain formula of `fastmux.reference`, eager and by `torch.compile`, all in turns in one "
+        f"run; medians, {result['clock']} clock. Slower than the compiled formula: {losing} of "
+        f"{len(result['to_compiled'])}. `python -m bench.ops`."
+    )
+    rows = []
+    for r in result["to_compiled"]:
+        low, ratio, high = r["speed_to_compiled"]
+        times = (r["microseconds"], r["reference_microseconds"], r["reference_compiled_microseconds"])
+        sizes = " ".join(f"{letter}={r[letter]}" for letter in "GNLRVd" if letter in r)
+        cells = [f"`{r['op']}`, {r['direction']}", f"{sizes}, {r['dtype']}", r["implementation"]]
+        cells += ["-" if t is None else f"{t:,.0f}" for t in times]
+        rows.append([*cells, f"{ratio:.2f} ({low:.2f} to {high:.2f})"])
+    yield markdown(["", "shape", "backend", "us", "eager us", "compiled us", "x compiled"], rows)
+
+
 def prediction(result: dict) -> Iterator[str]:
     """Output of ``bench/predict.py``."""
     encoder = result["encoder"]
@@ -199,6 +218,7 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"encoder", "p99_ms", "rows"}, "Serving", serving),
     ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", prediction),
     ({"encoder", "rows"}, "Memory", memory),
+    ({"to_compiled", "clock"}, "Ops beside the compiled reference", to_compiled),
     ({"imports", "loading"}, "Start-up", loading),
     ({"findings", "triton"}, "Kernels, compiled for GPUs that are not there", audit),
 ]

@@ -113,14 +113,23 @@ class TrainingRunner(Runner):
         return self.clock() - start
 
 
-def fastest(runners: list[Runner], repeats: int, progress: tqdm) -> Runner:
-    """The runner with the least time for an instance; measured in turns, the best of ``repeats`` each."""
+def fastest(runners: list[Runner], repeats: int, progress: tqdm, end: float = float("inf")) -> Runner:
+    """The runner with the least time for an instance; measured in turns, the best of ``repeats`` each.
+
+    What has not been tried at ``end``, of `time.perf_counter`, is passed over, but for the first.
+    """
+    tried = []
     for runner in runners:
+        if tried and time.perf_counter() > end:
+            break
         runner.warm_up()
+        tried.append(runner)
         progress.update()
-    best = dict.fromkeys(range(len(runners)), float("inf"))
+    best = dict.fromkeys(range(len(tried)), float("inf"))
     for _ in range(repeats):
-        for i, runner in enumerate(runners):
+        for i, runner in enumerate(tried):
+            if time.perf_counter() > end:
+                break
             best[i] = min(best[i], runner.seconds_per_instance())
             progress.update()
     return runners[min(best, key=best.get)]

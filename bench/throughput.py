@@ -104,7 +104,9 @@ def sweep(args: argparse.Namespace, report: Callable[[list[Row]], object] = lamb
             model = _ready(plain_class.from_config(config, attn_implementation=args.attn_implementation), args)
             make = partial(TrainingRunner, per_position=task == "token") if args.training else Runner
             sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
-            plain = fastest(sizes, args.tune_repeats, progress)
+            # Of the time that is left, no more than half: what it is for is the models beside it.
+            half = (time.perf_counter() + end) / 2
+            plain = fastest(sizes, args.tune_repeats, progress, half)
             del sizes
             beside = {}
             if args.compiled_plain:
@@ -127,7 +129,7 @@ def sweep(args: argparse.Namespace, report: Callable[[list[Row]], object] = lamb
                         runner.warm_up()
                         progress.update()
                 else:
-                    runners = [fastest(runners, args.tune_repeats, progress)]
+                    runners = [fastest(runners, args.tune_repeats, progress, end)]
                 samples = measure(plain, dict(enumerate(runners)) | beside, args.repeats, progress)
                 for i, runner in enumerate(runners):
                     rows.append(_row(task, demultiplexer, n, runner, plain, samples[i], samples.get("plain"), args))

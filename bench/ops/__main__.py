@@ -17,12 +17,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.machine import default_device
+from bench.harness import REFERENCES
+from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
 from bench.timing import CLOCKS
 from fastmux.files import read_json, write_json
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
+TIMES = {f"{who.replace('-', '_')}_microseconds": who for who in REFERENCES}
 #: Of the budget, at most, for compiling.
 COMPILING = 0.4
 
@@ -42,30 +44,47 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def ratios(folder: Path) -> list[dict]:
-    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest backend."""
+    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest backend, with the
+    median microseconds of it and of the reference, eager and compiled."""
     best: dict[tuple, dict] = {}
     for file in sorted(folder.glob("*.json")):
         result = read_json(file)
-        for row in result["rows"] if "rows" in result and "op" in result else []:
+        rows = result["rows"] if "rows" in result and "op" in result else []
+        cases = [(result["op"], row["direction"], row["dtype"], *_sizes(row).items()) for row in rows]
+        times: dict[tuple, dict[str, float]] = {}
+        for key, row in zip(cases, rows, strict=True):
+            times.setdefault(key, {})[row["implementation"]] = _microseconds(row)
+        for key, row in zip(cases, rows, strict=True):
             if row["implementation"] not in ("torch", "triton") or "speed_to_compiled" not in row:
                 continue
-            sizes = {letter: row[letter] for letter in "GNLRVd" if letter in row}
-            key = (result["op"], row["direction"], row["dtype"], *sizes.items())
-            own = {"op": result["op"], "direction": row["direction"], "dtype": row["dtype"], **sizes}
-            own |= {"implementation": row["implementation"], "speed_to_compiled": row["speed_to_compiled"]}
+            own = {"op": result["op"], "direction": row["direction"], "dtype": row["dtype"], **_sizes(row)}
+            own |= {"implementation": row["implementation"], "microseconds": _microseconds(row)}
+            own |= {name: times[key].get(who) for name, who in TIMES.items()}
+            own["speed_to_compiled"] = row["speed_to_compiled"]
             if key not in best or own["speed_to_compiled"][1] > best[key]["speed_to_compiled"][1]:
                 best[key] = own
     return sorted(best.values(), key=lambda row: row["speed_to_compiled"][1])
 
 
+def _sizes(row: dict) -> dict[str, int]:
+    return {letter: row[letter] for letter in "GNLRVd" if letter in row}
+
+
+def _microseconds(row: dict) -> float:
+    """The median: on the device alone where that is known."""
+    return (row["device_us"] or row["wall_us"])[1]
+
+
 def table(rows: list[dict]) -> str:
-    lines = ["", f"{'op':22}{'direction':18}{'by':8}{'times as fast as compiled':>26}{'quartiles':>13}  sizes"]
+    head = f"{'us':>11}{'eager us':>11}{'compiled us':>13}{'times compiled':>16}{'quartiles':>13}"
+    lines = ["", f"{'op':22}{'direction':18}{'by':8}{head}  sizes"]
     for row in rows:
         low, median, high = row["speed_to_compiled"]
-        sizes = " ".join(f"{letter}={row[letter]}" for letter in "GNLRVd" if letter in row)
+        sizes = " ".join(f"{letter}={size}" for letter, size in _sizes(row).items())
+        eager, compiled = ("-" if row[name] is None else f"{row[name]:.1f}" for name in TIMES)
         lines.append(
-            f"{row['op']:22}{row['direction']:18}{row['implementation']:8}{median:>26.2f}{f'{low:.2f}-{high:.2f}':>13}"
-            f"  {sizes} {row['dtype']}"
+            f"{row['op']:22}{row['direction']:18}{row['implementation']:8}{row['microseconds']:>11.1f}{eager:>11}"
+            f"{compiled:>13}{median:>16.2f}{f'{low:.2f}-{high:.2f}':>13}  {sizes} {row['dtype']}"
         )
     losing = sum(row["speed_to_compiled"][1] < 1 for row in rows)
     return "\n".join([*lines, f"{losing} of {len(rows)} slower than the compiled reference"])
@@ -107,8 +126,12 @@ def main(argv: list[str] | None = None) -> int:
             own = [file for name, file in zip(args.ops, files, strict=True) if name in left]
             # Less grace than whoever runs this gives, and cases end a little before the command.
             budget = ["--budget", str(0.9 * seconds)]
+            asked = [*command, *own, *chosen, *options, *budget]
             with open(os.devnull, "wb") as nowhere:
-                status, _ = run([*command, *own, *chosen, *options, *budget], seconds, nowhere, env, grace=GRACE / 2)
+                try:
+                    status, _ = run(asked, seconds, nowhere, env, grace=GRACE / 2)
+                except KeyboardInterrupt:  # whoever runs this has no more time: of what was measured, the ratios
+                    status = None
             done = {file.stem for file in output.glob("*.json") if file.stat().st_mtime >= began}
             if status == 0:
                 left = []
@@ -121,7 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         rows = ratios(output)
         print(table(rows))
         if args.output:
-            write_json(args.output / "ratios.json", {"clock": args.clock, "rows": rows})
+            result = {"machine": machine_info(default_device()), "clock": args.clock, "to_compiled": rows}
+            write_json(args.output / "ratios.json", result)
     if failed or left:
         print(f"not all was measured, or was right: {' '.join(failed + left)}")
     return 1 if failed or left else 0

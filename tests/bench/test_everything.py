@@ -132,13 +132,17 @@ def test_tests_of_a_device_leave_out_what_trains():
             assert any(fnmatch(str(relative), pattern) for pattern in everything.ELSEWHERE), relative
 
 
+COMPILED = "reference-compiled"
+
+
 def test_ratios_take_the_faster_backend_of_each_case(tmp_path):
     def row(who, ratio, **more):
         own = {"direction": "forward", "dtype": "bfloat16", "G": 1, "N": 2, "implementation": who}
-        return own | {"speed_to_compiled": [ratio - 0.1, ratio, ratio + 0.1]} | more
+        times = {"device_us": None, "wall_us": [5 / ratio, 6 / ratio, 7 / ratio]}
+        return own | times | {"speed_to_compiled": [ratio - 0.1, ratio, ratio + 0.1]} | more
 
-    slow = [row("triton", 0.9, G=2), row("torch", 0.8, G=2)]
-    rows = [row("torch", 1.5), row("triton", 3.0), row("reference", 9.0), *slow]
+    slow = [row("triton", 0.9, G=2), row("torch", 0.8, G=2), row("reference", 0.2, G=2), row(COMPILED, 1.0, G=2)]
+    rows = [row("torch", 1.5), row("triton", 3.0), row("reference", 0.1), row(COMPILED, 1.0), *slow]
     write_json(tmp_path / "hadamard_mux.json", {"op": "hadamard_mux", "rows": rows})
     write_json(tmp_path / "ratios.json", {"rows": []})
     found = ops.ratios(tmp_path)
@@ -146,6 +150,7 @@ def test_ratios_take_the_faster_backend_of_each_case(tmp_path):
         (2, "triton", 0.9),
         (1, "triton", 3.0),
     ]
+    assert [found[1][f"{who}microseconds"] for who in ("", "reference_", "reference_compiled_")] == [2.0, 60.0, 6.0]
     assert ops.table(found).endswith("1 of 2 slower than the compiled reference")
 
 
