@@ -134,10 +134,14 @@ class NonlinearMultiplexer(ImageMultiplexer):
         n, options = num_instances, {"padding": "same", "groups": num_instances}
         self.inner = nn.Conv2d(n * width, n * hidden_channels, kernel_size, **options)
         self.outer = nn.Conv2d(n * hidden_channels, n * width, kernel_size, **options)
+        self.reset_parameters()
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        self.inner.reset_parameters()
-        self.outer.reset_parameters()
+        # Each image starts as loud as tanh lets it be: of quiet ones, training makes a few louder and the rest are lost.
+        for convolution in (self.inner, self.outer):
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="tanh")
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         bound = self.outer(self.inner(x.flatten(1, 2)).tanh()).tanh()
