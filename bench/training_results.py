@@ -27,6 +27,16 @@ def labels(result: dict, split: str) -> Iterator[str]:
     yield markdown(["", *(f"`{name}`" if name != "plain" else name for name in scores)], rows)
 
 
+def weighted(result: dict, splits: list[str]) -> Iterator[str]:
+    """Of a run on entities, F1 by tokens: reports that do not say how they score may mean it."""
+    scores = {name: variant["scores"] for name, variant in result["variants"].items()}
+    if not all("weighted_f1" in own[split] for own in scores.values() for split in splits):
+        return
+    yield "F1 of the tokens' tags, weighted by how often each tag occurs:"
+    rows = [[name, *(score(own[split]["weighted_f1"]) for split in splits)] for name, own in scores.items()]
+    yield markdown(["", *splits], rows)
+
+
 def training_run(result: dict) -> Iterator[str]:
     """``metrics.json`` of a run of ``training/train.py``."""
     recipe, metric = result["settings"]["recipe"], result["metric"]
@@ -69,6 +79,7 @@ def training_run(result: dict) -> Iterator[str]:
     if rows:
         yield markdown(["", "split", f"{metric} less plain's (95 %, rows drawn anew)", "slot by slot"], rows)
     yield from labels(result, splits[-1])
+    yield from weighted(result, splits)
     if result.get("sentences"):
         yield "\n".join(f"- {sentence}" for sentence in result["sentences"])
 
