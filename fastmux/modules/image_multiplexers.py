@@ -138,7 +138,7 @@ class NonlinearMultiplexer(ImageMultiplexer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        # Each image starts as loud as tanh lets it be: of quiet ones, training makes a few louder and the rest are lost.
+        # Each image starts as loud as tanh lets it be: of quiet ones, training makes some louder and loses the rest.
         for convolution in (self.inner, self.outer):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="tanh")
             nn.init.zeros_(convolution.bias)
