@@ -51,14 +51,15 @@ def test_drawn_instances_are_those_of_the_whole(backend, device):
     assert relative_error(index_demux(**inputs, instances=instances), whole.gather(1, index)[:, 0].cpu()) < 1e-12
 
 
-def test_only_the_two_summands_are_saved(backend, device):
-    """Backward forms GELU and statistics again: nothing of size (G, N, L, d) is kept."""
+def test_the_two_summands_are_saved_and_at_most_the_statistics(backend, device):
+    """Backward forms GELU again: nothing of size (G, N, L, d) is kept."""
     a, b = torch.randn(2, 7, 16, device=device), torch.randn(2, 5, 16, device=device)
     weight, bias = torch.ones(16, device=device), torch.zeros(16, device=device)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         pair_norm(a.requires_grad_(), b, weight, bias)
-    assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16
+    statistics = 0 if backend == "triton" else 2 * 2 * 5 * 7
+    assert max(saved) == a.numel() and sum(saved) <= a.numel() + b.numel() + 2 * 16 + statistics
 
 
 def with_head(inputs, labels):
