@@ -134,12 +134,12 @@ class PairNorm(torch.autograd.Function):
     def forward(ctx, a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps, backend, product) -> Tensor:
         inputs = (a, b, instances, ln_weight, ln_bias, head_weight, head_bias)
         ctx.eps, ctx.backend, ctx.product = eps, backend, product
-        statistics = (None, None)
+        mean, rstd = None, None
         if backend == "triton":
             y = pair_norm_forward(a, b, instances, ln_weight, ln_bias, eps, product)
         else:
-            y, *statistics = _forward_torch(*inputs, eps)
-        ctx.save_for_backward(*inputs, *statistics)
+            y, mean, rstd = _forward_torch(*inputs, eps)
+        ctx.save_for_backward(*inputs, mean, rstd)
         return y
 
     @staticmethod
@@ -277,14 +277,14 @@ def _forward_torch(
                 x, width, ln_weight, ln_bias, eps, out0=out[g, n], out1=mean[g, n], out2=rstd[g, n]
             )
             continue
-        z, *statistics = torch.native_layer_norm(x, width, ln_weight, ln_bias, eps)
+        z, mean_block, rstd_block = torch.native_layer_norm(x, width, ln_weight, ln_bias, eps)
         z = z.to(a.dtype)
         if head_weight is not None:
             z = F.linear(z, head_weight, head_bias)
         if len(parts) == 1:
-            return z, *statistics
+            return z, mean_block, rstd_block
         out = z.new_empty((*shape, columns)) if out is None else out
-        out[g, n], mean[g, n], rstd[g, n] = z, *statistics
+        out[g, n], mean[g, n], rstd[g, n] = z, mean_block, rstd_block
     if out is None:
         return a.new_empty((*shape, columns)), None, None
     return out, mean, rstd
