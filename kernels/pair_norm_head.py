@@ -265,7 +265,7 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameter
     acc = accumulator(a, b)
     parts = 0 if acc == tl.float64 else {torch.bfloat16: 1, torch.float16: 2}.get(a.dtype, 3)
     columns, stages = (
-        (chosen["columns"] // 2, max(1, chosen["stages"] - 1)) if parts > 1 else (chosen["columns"], chosen["stages"])
+        (chosen["columns"] // 2, max(1, chosen["stages"] - 1)) if parts != 1 else (chosen["columns"], chosen["stages"])
     )
     return {
         "PRODUCT": product, "LABELS": labels, "PARTS": parts, "OPERAND": tl.float32 if interpreted else tl.bfloat16,

@@ -8,9 +8,10 @@ Exit status 1 if a kernel spills, has no access of 16 bytes a thread or multipli
 two are read from NVIDIA's instructions only), does not compile for one group, instance or position, or moves more
 than 1.1 times the bytes that it must.
 
-Bytes and operations are counted by `bench.audit.traffic`, under the interpreter; the times predicted from them are
-those of the slower of memory and float32 arithmetic at a device's datasheet rates, for 2^26 elements G * N * L * d with
-N = 4 in bf16: floors, not measurements.
+Bytes are counted by `bench.audit.traffic`, under the interpreter, instructions by `bench.audit.instructions`, in what
+was compiled as it would be launched for 2^26 elements G * N * L * d with N = 4, L = 128, d = 768 in bf16. Both make the
+predicted times (`bench.audit.predict`), beside them what of its floor, the bytes that must move, a kernel reaches, and
+the bytes that `torch.compile` would move for the same op's specification: predictions, not measurements.
 
 The launchers of `fastmux.kernels` are run on small CPU tensors with their kernels replaced by recorders: what is
 compiled is the code that ships, with the tiles, warps and argument types that it would be launched with.
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined; the interpreter compiles nothing
@@ -40,8 +42,10 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from bench.audit.compiled import beside, table
+from bench.audit.instructions import executed, turns
 from bench.audit.launches import calls
-from bench.audit.predict import DEVICES, seconds
+from bench.audit.predict import DEVICES, limits, seconds
 from fastmux.files import write_json
 
 TARGETS = {
@@ -61,7 +65,10 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, 
 #: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one. The first
 #: target, dtype and width stand for all.
 ONES = (1, 1, 1)
-REPORTED = 2**26  # G * N * L * d of predicted times
+REPORTED = (171, 4, 128)  # G, N, L of predicted times
+REPORTED_WIDTH = 768
+#: Multiprocessors that such launches are planned for.
+MULTIPROCESSORS = 132
 TRAFFIC_LIMIT = 1.1
 _TYPES = {
     torch.bfloat16: "*bf16",
@@ -81,6 +88,13 @@ class Launch:
     kernel: object
     arguments: tuple
     options: dict
+    programs: int
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The arguments by name, constexprs among them."""
+        names = self.kernel.arg_names
+        return dict(zip(names, self.arguments, strict=False)) | {k: v for k, v in self.options.items() if k in names}
 
 
 @dataclass
@@ -106,18 +120,20 @@ class Recorder:
         self.name, self.kernel, self.launches = name, kernel, launches
 
     def __getitem__(self, grid) -> Callable:
-        return lambda *arguments, **options: self.launches.append(Launch(self.name, self.kernel, arguments, options))
+        programs = math.prod(grid)
+        return lambda *args, **options: self.launches.append(Launch(self.name, self.kernel, args, options, programs))
 
 
-def record(module, calls: list[tuple], lanes: int = 32) -> list[Launch]:
+def record(module, calls: list[tuple], lanes: int = 32, multiprocessors: int = 1) -> list[Launch]:
     """The launches that ``calls``, (launcher name, arguments), of a module of `fastmux.kernels` would make on a GPU
-    whose warps have so many lanes."""
+    of so many multiprocessors, whose warps have so many lanes."""
     launches: list[Launch] = []
-    former = {n: k for n, k in vars(module).items() if n.endswith("_kernel") or n == "lanes"}
+    device = {"lanes": lambda: lanes, "multiprocessors": lambda _: multiprocessors}
+    former = {n: k for n, k in vars(module).items() if n.endswith("_kernel") or n in device}
     basename = module.__name__.rpartition(".")[2]
     try:
         for name, kernel in former.items():
-            setattr(module, name, (lambda: lanes) if name == "lanes" else Recorder(basename + name, kernel, launches))
+            setattr(module, name, device.get(name) or Recorder(basename + name, kernel, launches))
         for launcher, arguments in calls:
             getattr(module, launcher)(*arguments)
     finally:
@@ -139,11 +155,9 @@ def launches(
 
 def compile_for(launch: Launch, target: GPUTarget):
     """Compile a recorded launch as Triton would at run time: same types, same divisibility hints, same constants."""
-    names = launch.kernel.arg_names
-    values = dict(zip(names, launch.arguments, strict=False)) | {k: v for k, v in launch.options.items() if k in names}
     signature, constants, hints = {}, {}, {}
-    for position, name in enumerate(names):
-        value = values[name]
+    for position, name in enumerate(launch.kernel.arg_names):
+        value = launch.values[name]
         if isinstance(value, torch.Tensor):
             signature[name] = _TYPES[value.dtype]
             hints[(position,)] = [["tt.divisibility", 16]]  # as from PyTorch's allocator
@@ -167,7 +181,7 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         usage, sass = _cuobjdump(compiled.asm["cubin"])
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         accesses = sorted(set(re.findall(r"(?:LDG|LDGSTS|STG)\.E[.\w]*", sass)))
-        tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None
+        tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None or dtype == "fp64"
         if not any("128" in a for a in accesses):
             problem = "no access of 16 bytes"
         elif launch.name.startswith(MATRIX_KERNELS) and not tensor_cores:
@@ -177,7 +191,7 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
         stack = int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1]) * 4
         accesses = sorted(set(re.findall(r"(?:global|buffer)_(?:load|store)_\w+", text)))
-    if stack > TOLERATED_STACK:
+    if stack > TOLERATED_STACK and dtype != "fp64":
         problem = f"spills {stack} bytes"
     shared = compiled.metadata.shared
     occupied = occupancy(target_name, registers, shared, compiled.metadata.num_warps)
@@ -200,16 +214,44 @@ def traffic() -> list[dict]:
     done = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"bench.audit.traffic failed:\n{done.stderr}")
-    counted = json.loads(done.stdout)
-    for entry in counted:
+    return json.loads(done.stdout)
+
+
+def predict(counted: list[dict], targets: list[str]) -> None:
+    """Adds to what was counted of each call its instructions an element, by target, and the predicted times."""
+    with torch.device("meta"):
+        listed = calls(torch.bfloat16, REPORTED_WIDTH, *REPORTED)
+        recorded = [
+            record(call.module, [(call.launcher, call.arguments)], multiprocessors=MULTIPROCESSORS)[0]
+            for call in listed
+        ]
+    elements = math.prod(REPORTED) * REPORTED_WIDTH
+    for entry, call, launch in zip(counted, listed, recorded, strict=True):
         entry["ratio"] = entry["bytes"] / entry["minimal_bytes"]
-        entry["predicted_us"] = predicted(entry)
-    return counted
+        entry["instructions"] = {t: instructions(launch, t, elements) for t in targets if t.startswith("sm")}
+        # Of this size the least bytes are known, and how many times as many move.
+        sized = entry | {"bytes": entry["ratio"] * call.minimal_bytes, "elements": elements}
+        sized["flops"] = entry["flops"] * elements / entry["elements"]
+        entry["predicted_us"] = {name: 1e6 * seconds(sized, d, elements) for name, d in DEVICES.items()}
+        entry["floor"] = {
+            name: 1e6 * call.minimal_bytes / d.bandwidth / entry["predicted_us"][name] for name, d in DEVICES.items()
+        }
+        bounds = {name: limits(sized, d, elements) for name, d in DEVICES.items()}
+        entry["bound"] = {name: max(times, key=times.get) for name, times in bounds.items()}
 
 
-def predicted(entry: dict) -> dict[str, float]:
-    """Microseconds for `REPORTED` elements on each device."""
-    return {name: 1e6 * seconds(entry, device, REPORTED) for name, device in DEVICES.items()}
+def instructions(launch: Launch, target: str, elements: int) -> dict[str, float]:
+    """What is executed an element of G * N * L * d, and the resident warps of a multiprocessor."""
+    compiled = compile_for(launch, TARGETS[target])
+    usage, sass = _cuobjdump(compiled.asm["cubin"])
+    warps = compiled.metadata.num_warps
+    threads = launch.programs * warps * TARGETS[target].warp_size
+    counted = executed(sass, turns(launch.name, launch.values))
+    registers = int(re.search(r"REG:(\d+)", usage)[1])
+    resident = occupancy(target, registers, compiled.metadata.shared, warps)
+    device = next(d for d in DEVICES.values() if d.target == target)
+    per_element = {kind: round(number * threads / elements, 2) for kind, number in counted.items()}
+    return per_element | {"warps": resident * device.warps}
 
 
 def _cuobjdump(cubin: bytes) -> tuple[str, str]:
@@ -235,6 +277,18 @@ def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[
                     yield inspect(recorded[TARGETS[target].warp_size][i], target, dtype, width)
 
 
+def worst(findings: list[Finding]) -> list[dict]:
+    """Of each kernel and target: most registers, stack and shared memory, least occupancy, all problems."""
+    rows = {}
+    for f in findings:
+        row = rows.setdefault((f.kernel, f.target), {"kernel": f.kernel, "target": f.target, "occupancy": 1.0})
+        row["occupancy"] = min(row["occupancy"], f.occupancy)
+        for name in ("registers", "stack_bytes", "shared_bytes"):
+            row[name] = max(row.get(name, 0), getattr(f, name))
+        row.setdefault("problems", []).extend([f"{f.dtype}, {f.hidden_size}: {f.problem}"] if f.problem else [])
+    return list(rows.values())
+
+
 def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) -> dict[str, str]:
     """Kernel -> why it does not compile at these sizes."""
     reasons = {}
@@ -249,7 +303,7 @@ def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) ->
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096])
     parser.add_argument("--skip_traffic", action="store_true", help="compile only; counting takes most of the time")
     parser.add_argument("--output", type=Path, help="write the findings as JSON to this file")
@@ -267,18 +321,28 @@ def main() -> int:
         print(f"{kernel} does not compile for one group, instance and position: {reason}")
     counted = [] if args.skip_traffic else traffic()
     if counted:
-        print(
-            f"\n{'launcher':32}{'moved / minimum':>16}{'flops':>7}" + "".join(f"{name + ' us':>10}" for name in DEVICES)
-        )
+        predict(counted, args.targets)
+        head = f"{'launcher':28}{'moved / minimum':>16}{'instructions':>13}"
+        print(f"\n{head}" + "".join(f"{name + ' us, of floor':>20}" for name in DEVICES))
     for entry in counted:
-        times = "".join(f"{us:>10.1f}" for us in entry["predicted_us"].values())
+        of_floor = [
+            f"{entry['predicted_us'][d]:.1f} {entry['floor'][d]:.2f} {entry['bound'][d][:6]:>6}" for d in DEVICES
+        ]
+        executed = next((f"{i['all']:.1f}" for i in entry["instructions"].values()), "")
         excess = "  <- moves too much" if entry["ratio"] > TRAFFIC_LIMIT else ""
-        per_element = entry["flops"] / entry["elements"]
-        print(f"{entry['launcher']:32}{entry['ratio']:>16.3f}{per_element:>7.1f}{times}{excess}")
-    if args.output:
-        results = {"triton": triton.__version__, "findings": [asdict(f) for f in findings], "traffic": counted}
-        write_json(args.output, results)
+        times = "".join(f"{text:>20}" for text in of_floor)
+        print(f"{entry['launcher']:28}{entry['ratio']:>16.3f}{executed:>13}{times}{excess}")
+    sizes = dict(zip("GNLd", (*REPORTED, REPORTED_WIDTH), strict=True))
+    compared = beside(counted, sizes) if counted else []
+    if compared:
+        print(f"\nbeside the compiled reference, at least as its bytes take:\n{table(compared)}")
     problems = [f for f in findings if f.problem]
+    if args.output:
+        results = {"triton": triton.__version__, "compiled": len(findings), "problems": len(problems)}
+        results |= {"dtypes": args.dtypes, "hidden_sizes": args.hidden_sizes, "findings": worst(findings)}
+        if counted:
+            results |= {"traffic": counted, "compared": compared}
+        write_json(args.output, results)
     excessive = [entry for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
     print(
         f"{len(findings)} kernels compiled, {len(problems)} with a problem; {len(uncompiled)} fail at sizes of 1; "

@@ -32,7 +32,8 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     all_x, all_y, all_p = s * x.numel(), s * y.numel(), s * p.numel()
 
     signs = torch.ones(n, d, dtype=torch.int8)
-    factors = [kernel_factors(d, transpose, dtype, torch.device("cpu")) for transpose in (False, True)]
+    with torch.device("cpu"):  # also where the others are on no device, but meta
+        factors = [kernel_factors(d, transpose, dtype, torch.device("cpu")) for transpose in (False, True)]
     listed = [
         (hadamard_mux, "hadamard_mux_forward", (x, v, 0.25), all_x + all_y),
         (hadamard_mux, "hadamard_mux_dx", (y, v, 0.25, dtype), all_y + all_x),

@@ -1,7 +1,13 @@
 """How long the kernels of an op should take on a device, by what the audit counted: to stand beside what is measured.
 
-The counts (bytes and operations of every launcher) are those that ``python -m bench.audit.kernels --output`` wrote to
-``bench/results/kernel_audit.json``; a device that has no datasheet here has no predictions.
+A kernel takes as long as the slowest of: its bytes at the memory's bandwidth; its instructions, where a multiprocessor
+issues one for each of its four schedulers a clock if `BUSY` warps or more are resident, proportionally fewer if less;
+of them the float32 operations and special functions at their own units' rates; and `LAUNCH`. Clocks are those of
+datasheets. What waits for memory or for other warps is not in it, nor is what L2 moves: predictions are on the fast
+side.
+
+The counts (bytes, instructions and operations of every launcher) are those that ``python -m bench.audit.kernels
+--output`` wrote to ``bench/results/kernel_audit.json``; a device that has no datasheet here has no predictions.
 """
 
 from __future__ import annotations
@@ -30,15 +36,25 @@ class Device:
     registers: int  # of 32 bits, in one register file; AMD has one for each of 4 SIMDs
     shared: int
     warps: int
+    multiprocessors: int
+    clock: float
 
+
+#: Resident warps of a multiprocessor that keep its four schedulers busy: what depends on the instruction before waits
+#: for four clocks.
+BUSY = 16
+#: Seconds between launches in a captured graph.
+LAUNCH = 2e-6
+#: Special functions a clock and multiprocessor.
+SPECIAL = 16
 
 # A100 80GB SXM, H100 SXM, H200 SXM, HGX B200 (a GPU of eight) and Instinct MI300X.
 DEVICES = {
-    "A100": Device("sm_80", 2.039e12, 19.5e12, 312e12, 65536, 164 << 10, 64),
-    "H100": Device("sm_90", 3.35e12, 67e12, 989e12, 65536, 228 << 10, 64),
-    "H200": Device("sm_90", 4.8e12, 67e12, 989e12, 65536, 228 << 10, 64),
-    "B200": Device("sm_100", 8.0e12, 75e12, 2250e12, 65536, 228 << 10, 64),
-    "MI300X": Device("gfx942", 5.3e12, 163.4e12, 1307e12, 4 * 64 * 512, 64 << 10, 32),
+    "A100": Device("sm_80", 2.039e12, 19.5e12, 312e12, 65536, 164 << 10, 64, 108, 1.41e9),
+    "H100": Device("sm_90", 3.35e12, 67e12, 989e12, 65536, 228 << 10, 64, 132, 1.98e9),
+    "H200": Device("sm_90", 4.8e12, 67e12, 989e12, 65536, 228 << 10, 64, 132, 1.98e9),
+    "B200": Device("sm_100", 8.0e12, 75e12, 2250e12, 65536, 228 << 10, 64, 148, 1.98e9),
+    "MI300X": Device("gfx942", 5.3e12, 163.4e12, 1307e12, 4 * 64 * 512, 64 << 10, 32, 304, 2.1e9),
 }
 
 #: Op -> its launchers forward and backward, each with the number of its variant in `bench.audit.launches`. Ops whose
@@ -54,14 +70,27 @@ LAUNCHERS = {
 
 
 def seconds(entry: dict, device: Device, elements: int, width: float = 1.0) -> float:
-    """Of a launcher for so many elements G * N * L * d: the slower of the bytes moved and the operations done.
+    """Of a launcher for so many elements G * N * L * d.
 
     Args:
-        entry: of `bench.audit.traffic`.
+        entry: of `bench.audit.traffic`, with the ``instructions`` an element where they were counted.
         width: bytes of an element over those of the dtype that was counted.
     """
-    scale = elements / entry["elements"]
-    return scale * max(width * entry["bytes"] / device.bandwidth, entry["flops"] / device.flops)
+    return max(LAUNCH, *limits(entry, device, elements, width).values())
+
+
+def limits(entry: dict, device: Device, elements: int, width: float = 1.0) -> dict[str, float]:
+    """Seconds that each of the device's units takes."""
+    times = {"memory": width * entry["bytes"] / entry["elements"] * elements / device.bandwidth}
+    counted = entry.get("instructions", {}).get(device.target)
+    if counted is None:  # operations as the interpreter counts them, erf and exp as one each
+        return times | {"float": entry["flops"] / entry["elements"] * elements / device.flops}
+    slots = device.multiprocessors * device.clock
+    times["issue"] = elements * counted["all"] / (128 * slots * min(1.0, counted["warps"] / BUSY))
+    times["float"] = elements * counted["float"] / (device.flops / 2)
+    times["special"] = elements * counted["special"] / (SPECIAL * slots)
+    times["matrix"] = 2 * elements * counted["matrix"] / device.matrix_flops
+    return times
 
 
 @functools.cache

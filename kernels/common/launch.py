@@ -32,8 +32,8 @@ def column_block(width: int, limit: int) -> int:
 
 
 def whole_rows(length: int, width: int, elements: int, per_thread: int, cut: bool = True) -> dict[str, int]:
-    """Options of a tile that holds whole rows, about ``elements`` elements, ``per_thread`` a thread: BLOCK_R rows of
-    BLOCKS blocks of BLOCK_D columns, EXACT if none of these are padding.
+    """Options of a tile that holds whole rows, about ``elements`` elements, at most ``per_thread`` a thread if 16 warps
+    are enough: BLOCK_R rows of BLOCKS blocks of BLOCK_D columns, EXACT if none of these are padding.
 
     A row is ``cut`` into blocks of a power of two of at least 128 columns where up to seven of them are the row; else
     it is one block, padded.
@@ -48,7 +48,7 @@ def whole_rows(length: int, width: int, elements: int, per_thread: int, cut: boo
     if cut and divisor >= 128 and width // divisor < 8:
         blocks, columns = width // divisor, divisor
     rows = max(1, min(elements // padded, triton.next_power_of_2(length)))
-    warps = triton.next_power_of_2(max(1, min(16, rows * padded // (32 * per_thread))))
+    warps = triton.next_power_of_2(min(16, triton.cdiv(rows * blocks * columns, 32 * per_thread)))
     exact = blocks * columns == width
     return {"BLOCK_R": rows, "BLOCKS": blocks, "BLOCK_D": columns, "EXACT": exact, "num_warps": warps}
 

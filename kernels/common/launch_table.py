@@ -29,14 +29,17 @@ DEFAULTS: dict[str, Parameters] = {
     "hadamard_mux_dv": {"rows": 64, "columns": 128, "warps": 8},
     "walsh_hadamard_mux_forward": {"per_warp": 1024, "warps": 8},
     "walsh_hadamard_mux_dx": {"per_warp": 1024, "warps": 8},
-    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids. Backward fills the
-    # registers: on NVIDIA's chips tiles of 2048 leave room for two programs, these for four.
-    "embedding_mux_forward": {"elements": 2048, "per_thread": 16},
+    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids; forward one row on two warps
+    # of 16 elements a thread, which talk less than four. Backward fills the registers: on NVIDIA's chips tiles of 2048
+    # leave room for two programs, these for four.
+    "embedding_mux_forward": {"elements": 1024, "per_thread": 16},
     "embedding_mux_backward": {"elements": 1024, "per_thread": 8, "programs": 4},
-    # One live tile forward. Some eight backward: fewer elements a thread, and talk from thread to thread outweighs the
-    # work (by instructions counted at d = 768: 82 an element at 8 a thread, 61 at 16); more, and they spill.
-    "pair_norm_forward": {"elements": 4096, "per_thread": 32, "programs": 4},
-    "pair_norm_backward": {"elements": 2048, "per_thread": 32, "programs": 4},
+    # One live tile forward: at d = 768, 24 elements a thread are the fewest that are read 16 bytes at a time. Backward
+    # has some eight: as many elements a thread as 128 registers hold, for a quarter of the warps that a multiprocessor
+    # of NVIDIA's takes. With fewer warps nothing else runs while one waits; with fewer elements a thread, talk from
+    # thread to thread outweighs the work: at d = 768 it executes 46 instructions an element at 12 a thread, 58 at 6.
+    "pair_norm_forward": {"elements": 2048, "per_thread": 24, "programs": 4},
+    "pair_norm_backward": {"elements": 1024, "per_thread": 12, "programs": 8},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
     # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
     # that the other does not take; of its programs one or two are resident.
@@ -55,7 +58,7 @@ LIMITS = {
     "warps": (1, 16),
     "stages": (1, 6),
 }
-_COUNTS = ("programs", "stages")
+_COUNTS = ("programs", "stages", "per_thread")
 
 FOLDER = Path(__file__).resolve().parents[1] / "tuned"
 
