@@ -190,19 +190,41 @@ def crowd(result: dict) -> Iterator[str]:
 def audit(result: dict) -> Iterator[str]:
     """Output of ``bench/audit/kernels.py``."""
     findings = result["findings"]
-    problems = [f for f in findings if f["problem"]]
     targets = list(dict.fromkeys(f["target"] for f in findings))
-    widths = sorted({f["hidden_size"] for f in findings})
     yield (
-        f"{len(findings)} kernels compiled for {', '.join(targets)} with triton {result['triton']} at d = "
-        f"{', '.join(map(str, widths))}: {len(problems)} with a problem. Compiled, never run there."
+        f"{result['compiled']} kernels compiled for {', '.join(targets)} with triton {result['triton']}, in "
+        f"{', '.join(result['dtypes'])}, at d = {', '.join(map(str, result['hidden_sizes']))}: {result['problems']} "
+        "with a problem. Compiled, never run there."
     )
     rows = []
     for kernel in dict.fromkeys(f["kernel"] for f in findings):
-        own = [f for f in findings if f["kernel"] == kernel]
-        occupancy = [min(f["occupancy"] for f in own if f["target"] == t) for t in targets]
-        rows.append([f"`{kernel}`", *(f"{o:.0%}" for o in occupancy), str(max(f["stack_bytes"] for f in own))])
+        own = {f["target"]: f for f in findings if f["kernel"] == kernel}
+        occupancy = [f"{own[t]['occupancy']:.0%}" for t in targets]
+        rows.append([f"`{kernel}`", *occupancy, str(max(f["stack_bytes"] for f in own.values()))])
     yield markdown(["least predicted occupancy", *targets, "stack, bytes"], rows)
+    if "traffic" not in result:
+        return
+    yield (
+        "Predicted for 2^26 elements, N = 4, bf16: what of its floor, the bytes that must move, a kernel reaches, and "
+        "what bounds it. Waiting for memory is not in it; a head's floor is a few logits."
+    )
+    devices = list(result["traffic"][0]["floor"])
+    rows = []
+    for entry in result["traffic"]:
+        executed = next((f"{i['all']:.1f}" for i in entry["instructions"].values()), "-")
+        reached = [f"{entry['floor'][d]:.2f} {entry['bound'][d]}" for d in devices]
+        rows.append([f"`{entry['launcher']}`", executed, *reached])
+    yield markdown(["launcher, each variant", "instructions an element", *devices], rows)
+    yield (
+        "Beside `torch.compile` of the specification, whose time is at least that of its bytes and launches: how many "
+        "times as fast our kernels are predicted to be. Below 1 they may lose."
+    )
+    rows = []
+    for row in result["compared"]:
+        ratios = [f"{row['compiled_least_us'][d] / us:.2f}" for d, us in row["ours_us"].items()]
+        moved = [str(row["kernels"]), f"{row['bytes_per_element']:.1f}"]
+        rows.append([f"`{row['op']}`", row["direction"], *moved, *ratios])
+    yield markdown(["op", "direction", "its kernels", "its bytes an element", *devices], rows)
 
 
 #: (what such a file has at its top, heading, renderer); the first that fits.
