@@ -206,7 +206,8 @@ def audit(result: dict) -> Iterator[str]:
         return
     yield (
         "Predicted for 2^26 elements, N = 4, bf16: what of its floor, the bytes that must move, a kernel reaches, and "
-        "what bounds it. Waiting for memory is not in it; a head's floor is a few logits."
+        "what bounds it. Waiting for memory is not in it; a head's floor is a few logits. In B200's "
+        "code the loop of `pair_norm_head_forward` is not found: it looks better there than it is."
     )
     devices = list(result["traffic"][0]["floor"])
     rows = []
