@@ -33,10 +33,10 @@ AUDITED = """
 import sys
 import bad
 import torch
-from bench.audit import kernels as audit
+from bench.audit import kernels as audit, recording
 from bench.audit.launches import Call
 
-audit.calls = lambda dtype, width, g, n, l: [Call(bad, "launcher", (torch.ones(8, dtype=dtype), l), 0)]
+recording.calls = lambda dtype, width, g, n, l: [Call(bad, "launcher", (torch.ones(8, dtype=dtype), l), 0)]
 assert audit.failing((2, 4, 128), "sm_90", "bf16", 64) == {}
 ((kernel, reason),) = audit.failing(audit.ONES, "sm_90", "bf16", 64).items()
 assert kernel == "bad_wide_kernel", kernel
