@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+import fastmux
 from fastmux import reference
 from fastmux.functional import index_demux, pair_norm, unbind_demux
 from fastmux.testing import TOLERANCE, assert_meets, relative_error
@@ -207,3 +210,24 @@ def test_more_elements_than_32_bits_count(room):
         plain = reference.index_demux(**{k: t.bfloat16() for k, t in one.items()})[0]
         allowed = max(TOLERANCE[torch.bfloat16], 2 * relative_error(plain, expected.cpu()))
         assert relative_error(z[group], expected.cpu()) < allowed
+
+
+@pytest.mark.parametrize("labels", [0, 3])
+def test_blocks_give_what_one_block_gives(monkeypatch, labels):
+    """On a CPU; tensors as small as these are one block otherwise."""
+    kind = {"dtype": torch.float64, "requires_grad": True}
+    sizes = {"a": (3, 5, 16), "b": (3, 4, 16), "ln_weight": (16,), "ln_bias": (16,)}
+    inputs = {name: torch.randn(size, **kind) for name, size in sizes.items()}
+    if labels:
+        inputs |= {"head_weight": torch.randn(labels, 16, **kind), "head_bias": torch.randn(labels, **kind)}
+
+    def run():
+        with fastmux.backend("torch"):
+            y = pair_norm(**inputs)
+        return y, *torch.autograd.grad(y, inputs.values(), torch.ones_like(y).cumsum(-1))
+
+    whole = run()
+    monkeypatch.setattr(sys.modules["fastmux.functional.pair_norm"], "ONE_BLOCK_ELEMENTS", 0)
+    monkeypatch.setattr(sys.modules["fastmux.functional.pair_norm"], "BLOCK_ELEMENTS", 2 * 5 * 16)
+    for blocks, one in zip(run(), whole, strict=True):
+        torch.testing.assert_close(blocks, one)
