@@ -69,7 +69,11 @@ def throughput(result: dict) -> Iterator[str]:
 
 def memory(result: dict) -> Iterator[str]:
     """Output of ``bench/memory.py``."""
-    yield "Peak memory of a training step, bytes of live tensors: `python bench/memory.py`."
+    encoder = result["encoder"]
+    yield (
+        f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}. Peak memory of a training step, "
+        "bytes of live tensors: `python bench/memory.py`."
+    )
     rows = [
         [
             r["model"] if r["model"] == "plain" else f"`{r['model']}`",
@@ -97,8 +101,8 @@ def to_compiled(result: dict) -> Iterator[str]:
     losing = sum(r["speed_to_compiled"][1] < 1 for r in result["to_compiled"])
     yield (
         "Each op beside the plain formula of `fastmux.reference`, eager and by `torch.compile`, all in turns in one "
-        f"run; medians, {result['clock']} clock. Slower than the compiled formula: {losing} of "
-        f"{len(result['to_compiled'])}. `python -m bench.ops`."
+        f"run; medians. Slower than the compiled formula: {losing} of {len(result['to_compiled'])}. "
+        f"`python -m bench.ops --clock {result['clock']}`."
     )
     rows = []
     for r in result["to_compiled"]:
