@@ -24,16 +24,30 @@ import triton.language as tl
 from torch import Tensor
 
 from .common.launch import accumulator, index_type, multiprocessors, on_device, whole_rows
-from .common.launch_table import Parameters, launch_parameters
-from .common.rows import dropout_keep, standardise, standardise_backward
+from .common.launch_table import launch_parameters
+from .common.rows import (
+    add_blocks,
+    column_sums,
+    columns,
+    drop_blocks,
+    full_blocks,
+    load_blocks,
+    multiply_blocks,
+    standardise,
+    standardise_backward,
+    store_blocks,
+)
 from .common.tensors import accumulator_dtype, rowwise
 
 
 @triton.jit
-def _gather(table_ptr, ids_ptr, at, stride, live, cols, mask, ACC: tl.constexpr):
-    """Rows ``ids[at]`` of a table -> (R, D)."""
+def _add_rows(
+    xs, table_ptr, ids_ptr, at, stride, live, cols, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """xs and rows ``ids[at]`` of a table."""
     ids = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
-    return tl.load(table_ptr + ids[:, None] * stride + cols[None, :], mask=mask, other=0.0).to(ACC)
+    rows = load_blocks(table_ptr + ids[:, None] * stride + cols, mask, ACC, BLOCKS, BLOCK_D)
+    return add_blocks(xs, rows, BLOCKS)
 
 
 @triton.jit
@@ -51,14 +65,15 @@ def _shared_rows(
     TYPE_SHARED: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
     """What all instances add to their word rows: looked up once a program."""
-    x = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    x = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     if POSITION_SHARED:
-        x += _gather(position_ptr, position_ids_ptr, l, width, live, cols, mask, ACC)
+        x = _add_rows(x, position_ptr, position_ids_ptr, l, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     if TYPE_SHARED:
-        x += _gather(type_ptr, type_ids_ptr, l, width, live, cols, mask, ACC)
+        x = _add_rows(x, type_ptr, type_ids_ptr, l, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     return x
 
 
@@ -80,14 +95,32 @@ def _own_rows(
     POSITION_SHARED: tl.constexpr,
     TYPE_SHARED: tl.constexpr,
     ACC: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):
     """The embeddings of one instance, whose words are in rows ``row`` (R), before LayerNorm."""
-    x = shared + tl.load(word_ptr + row[:, None] * word_stride + cols[None, :], mask=mask, other=0.0).to(ACC)
+    words = load_blocks(word_ptr + row[:, None] * word_stride + cols, mask, ACC, BLOCKS, BLOCK_D)
+    x = add_blocks(shared, words, BLOCKS)
     if position_ptr is not None and not POSITION_SHARED:
-        x += _gather(position_ptr, position_ids_ptr, at, width, live, cols, mask, ACC)
+        x = _add_rows(x, position_ptr, position_ids_ptr, at, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     if type_ptr is not None and not TYPE_SHARED:
-        x += _gather(type_ptr, type_ids_ptr, at, width, live, cols, mask, ACC)
+        x = _add_rows(x, type_ptr, type_ids_ptr, at, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     return x
+
+
+@triton.jit
+def _affine(
+    weight_ptr, bias_ptr, cols, in_row, FACTOR: tl.constexpr, ACC: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm's weight and bias, times FACTOR: blocks (1, D), or numbers where there is no LayerNorm."""
+    factor = full_blocks((1, BLOCK_D), FACTOR, ACC, BLOCKS)
+    weight = factor
+    bias = full_blocks((1, BLOCK_D), 0.0, ACC, BLOCKS)
+    if weight_ptr is not None:
+        weight = multiply_blocks(load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D), factor, BLOCKS)
+        bias = multiply_blocks(load_blocks(bias_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D), factor, BLOCKS)
+    return weight, bias
 
 
 # Seeds differ from call to call: specialised on their value, a kernel would be compiled anew for one in sixteen.
@@ -117,24 +150,27 @@ def _forward_kernel(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EXACT: tl.constexpr,
 ):
+    FACTOR: tl.constexpr = SCALE / (1.0 - DROPOUT)
     rows = tl.program_id(0).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
     live = rows < num_rows
     g = (rows // length).to(tl.int64)
     l = rows - g * length
     rows = rows.to(tl.int64)
-    cols = tl.arange(0, BLOCK_D)
-    in_row = cols < width
-    mask = live[:, None] & in_row[None, :]
+    cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
+    mask = live[:, None] & in_row
     shared = _shared_rows(
         position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
-        TYPE_SHARED, ACC, BLOCK_R, BLOCK_D,
+        TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
-    if weight_ptr is not None:
-        weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
-        bias = tl.load(bias_ptr + cols, mask=in_row, other=0.0).to(ACC)
-    acc = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    if v_ptr is None:
+        weight, bias = _affine(weight_ptr, bias_ptr, cols, in_row, FACTOR, ACC, BLOCKS, BLOCK_D)
+    # With vectors y = weight * sum_i v_i * x_i + bias * sum_i v_i, of what is not dropped: weight and bias come last.
+    along = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
+    total = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     at = g * num_instances * length + l
     following = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
     for n in tl.range(0, num_instances):
@@ -144,22 +180,35 @@ def _forward_kernel(
         following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
         x = _own_rows(
             shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
-            word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
+            word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
         )  # fmt: skip
         if weight_ptr is not None:
-            x_hat, _rstd = standardise((x,), in_row, width, EPS, False, 1)
-            x = x_hat[0] * weight[None, :] + bias[None, :]
-        if DROPOUT > 0.0:
-            x = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), x, 0.0)
+            x, _rstd = standardise(x, in_row, width, EPS, EXACT, BLOCKS)
         if v_ptr is not None:
-            acc += tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)[None, :] * x
+            v = load_blocks(v_ptr + n * width + cols, in_row, ACC, BLOCKS, BLOCK_D)
+            if DROPOUT > 0.0:
+                v = drop_blocks(v, seed, at, DROPOUT, BLOCK_R, BLOCKS, BLOCK_D)
+            along = add_blocks(along, multiply_blocks(v, x, BLOCKS), BLOCKS)
+            total = add_blocks(total, v, BLOCKS)
         else:
-            y = (x * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
-            tl.store(y_ptr + (rows * num_instances + n)[:, None] * width + cols[None, :], y, mask=mask)
+            y = add_blocks(multiply_blocks(x, weight, BLOCKS), bias, BLOCKS)
+            if DROPOUT > 0.0:
+                y = drop_blocks(y, seed, at, DROPOUT, BLOCK_R, BLOCKS, BLOCK_D)
+            store_blocks(y_ptr + (rows * num_instances + n)[:, None] * width + cols, y, mask, BLOCKS, BLOCK_D)
         at += length
     if v_ptr is not None:
-        y = (acc * (SCALE / (1.0 - DROPOUT))).to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + rows[:, None] * width + cols[None, :], y, mask=mask)
+        weight, bias = _affine(weight_ptr, bias_ptr, cols, in_row, FACTOR, ACC, BLOCKS, BLOCK_D)
+        y = add_blocks(multiply_blocks(along, weight, BLOCKS), multiply_blocks(total, bias, BLOCKS), BLOCKS)
+        store_blocks(y_ptr + rows[:, None] * width + cols, y, mask, BLOCKS, BLOCK_D)
+
+
+@triton.jit
+def _scatter(table_ptr, xs, row, padding, width, cols, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Adds xs (R, D) to rows ``row`` (R) of a table, but to row ``padding``."""
+    wanted = mask & (row != padding)[:, None]
+    ptrs = table_ptr + row[:, None] * width + cols
+    for i in tl.static_range(BLOCKS):
+        tl.atomic_add(ptrs + i * BLOCK_D, xs[i], mask=wanted, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -201,7 +250,9 @@ def _backward_kernel(
     DROPOUT: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EXACT: tl.constexpr,
 ):
     # Compile-time: with fixed vectors, or fixed tables, the other half of the work is not compiled at all.
     NEED_TABLES: tl.constexpr = (
@@ -211,97 +262,98 @@ def _backward_kernel(
         or (dshared_ptr is not None)
         or (dtoken_type_ptr is not None)
     )
+    FACTOR: tl.constexpr = SCALE / (1.0 - DROPOUT)
     blocks_l = tl.cdiv(length, BLOCK_R)
-    pid = tl.program_id(0).to(tl.int64)
-    chunk = pid // blocks_l
-    l = (pid % blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R)
-    live = l < length
-    cols = tl.arange(0, BLOCK_D)
-    in_row = cols < width
-    mask = live[:, None] & in_row[None, :]
-    first = chunk * groups_per_chunk
+    pid = tl.program_id(0)
+    first = (pid // blocks_l) * groups_per_chunk
     last = tl.minimum(first + groups_per_chunk, groups)
+    tl.assume(first < last)
+    # Divided in 32 bits; 64 for whatever offsets grow from.
+    pid, chunk = pid.to(tl.int64), (pid // blocks_l).to(tl.int64)
+    l = (pid - chunk * blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R)
+    live = l < length
+    cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
+    mask = live[:, None] & in_row
 
     shared = _shared_rows(
         position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
-        TYPE_SHARED, ACC, BLOCK_R, BLOCK_D,
+        TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
-    if weight_ptr is not None:
-        weight = tl.load(weight_ptr + cols, mask=in_row, other=0.0).to(ACC)
-    dshared = tl.zeros((BLOCK_R, BLOCK_D), dtype=ACC)
+    dshared = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     # Instances outside, groups inside: an instance's sums stay in registers, and dy comes from the cache after the
     # first instance.
     for n in tl.range(0, num_instances):
-        factor = tl.full((BLOCK_D,), 1.0, dtype=ACC)
+        factor = full_blocks((1, BLOCK_D), FACTOR, ACC, BLOCKS)
         if v_ptr is not None:
-            factor = tl.load(v_ptr + n * width + cols, mask=in_row, other=0.0).to(ACC)
+            v = load_blocks(v_ptr + n * width + cols, in_row, ACC, BLOCKS, BLOCK_D)
+            factor = multiply_blocks(factor, v, BLOCKS)
         if weight_ptr is not None:
-            factor *= weight
-        along = tl.zeros((BLOCK_D,), dtype=ACC)
-        total = tl.zeros((BLOCK_D,), dtype=ACC)
-        following = tl.load(ids_ptr + (first * num_instances + n) * length + l, mask=live, other=0).to(tl.int64)
+            weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
+            factor = multiply_blocks(factor, weight, BLOCKS)
+        # Row by row to the end: sums over rows go from thread to thread.
+        along = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
+        total = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
+        at = (tl.cast(first, tl.int64) * num_instances + n) * length + l
+        following = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
+        dy_ptrs = dy_ptr + tl.cast(first, tl.int64) * dy_stride_g + tl.cast(n, tl.int64) * dy_stride_n
+        dy_ptrs = dy_ptrs + l[:, None] * dy_stride_l + cols
         for g in tl.range(first, last):
-            at = (g * num_instances + n) * length + l
             row = following
             ahead = tl.where(g + 1 < last, num_instances * length, 0)
             following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
-            dy_ptrs = (
-                dy_ptr + g * dy_stride_g + tl.cast(n, tl.int64) * dy_stride_n + l[:, None] * dy_stride_l + cols[None, :]
-            )
-            dy = tl.load(dy_ptrs, mask=mask, other=0.0).to(ACC) * (SCALE / (1.0 - DROPOUT))
+            dy = load_blocks(dy_ptrs, mask, ACC, BLOCKS, BLOCK_D)
             if DROPOUT > 0.0:
-                dy = tl.where(dropout_keep(seed, at, DROPOUT, BLOCK_R, BLOCK_D), dy, 0.0)
+                dy = drop_blocks(dy, seed, at, DROPOUT, BLOCK_R, BLOCKS, BLOCK_D)
             x = _own_rows(
                 shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols,
-                mask, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC,
+                mask, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
             )  # fmt: skip
             if weight_ptr is not None:
-                x_hat, rstd = standardise((x,), in_row, width, EPS, False, 1)
-                x = x_hat[0]
+                x, rstd = standardise(x, in_row, width, EPS, EXACT, BLOCKS)
             if along_ptr is not None:
-                along += tl.sum(dy * x, axis=0)
+                along = add_blocks(along, multiply_blocks(dy, x, BLOCKS), BLOCKS)
             if total_ptr is not None:
-                total += tl.sum(dy, axis=0)
-            dx = dy * factor[None, :]
+                total = add_blocks(total, dy, BLOCKS)
+            dx = multiply_blocks(dy, factor, BLOCKS)
             if weight_ptr is not None and NEED_TABLES:
-                dx = standardise_backward((dx,), (x,), rstd, width, 1)[0]
+                dx = standardise_backward(dx, x, rstd, width, BLOCKS)
             if dx_ptr is not None:
-                tl.store(dx_ptr + at[:, None] * width + cols[None, :], dx, mask=mask)
+                store_blocks(dx_ptr + at[:, None] * width + cols, dx, mask, BLOCKS, BLOCK_D)
             if dword_ptr is not None:
                 # Padding is the commonest word of all, and its row gets no gradient: no queue for it here.
-                wanted = mask & (row != padding_idx)[:, None]
-                tl.atomic_add(dword_ptr + row[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
+                _scatter(dword_ptr, dx, row, padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
             if dposition_ptr is not None:
                 position = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
-                wanted = mask & (position != position_padding_idx)[:, None]
-                tl.atomic_add(dposition_ptr + position[:, None] * width + cols[None, :], dx, mask=wanted, sem="relaxed")
+                _scatter(dposition_ptr, dx, position, position_padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
             if dtoken_type_ptr is not None:
                 # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
                 kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
                 for t in tl.range(0, num_types):
                     ptrs = dtoken_type_ptr + (pid * num_types + t) * width + cols
-                    seen = tl.load(ptrs, mask=in_row, other=0.0)
-                    of_type = tl.sum(tl.where((kind == t)[:, None], dx, 0.0), axis=0)
-                    tl.store(ptrs, seen + of_type, mask=in_row)
+                    seen = load_blocks(ptrs, in_row, ACC, BLOCKS, BLOCK_D)
+                    for i in tl.static_range(BLOCKS):
+                        of_type = tl.sum(tl.where((kind == t)[:, None], dx[i], 0.0), axis=0, keep_dims=True)
+                        tl.store(ptrs + i * BLOCK_D, seen[i] + of_type, mask=in_row)
                 # One thread may store the partial that another loads at the next tile.
                 tl.debug_barrier()
             if dshared_ptr is not None:
-                dshared += dx
+                dshared = add_blocks(dshared, dx, BLOCKS)
+            at += num_instances * length
+            dy_ptrs += dy_stride_g
+        sums_at = (pid * num_instances + n) * width + cols
+        factor = full_blocks((1, BLOCK_D), FACTOR, ACC, BLOCKS)
         if along_ptr is not None:
-            tl.store(along_ptr + (pid * num_instances + n) * width + cols, along, mask=in_row)
+            along = multiply_blocks(column_sums(along, BLOCKS), factor, BLOCKS)
+            store_blocks(along_ptr + sums_at, along, in_row, BLOCKS, BLOCK_D)
         if total_ptr is not None:
-            tl.store(total_ptr + (pid * num_instances + n) * width + cols, total, mask=in_row)
+            total = multiply_blocks(column_sums(total, BLOCKS), factor, BLOCKS)
+            store_blocks(total_ptr + sums_at, total, in_row, BLOCKS, BLOCK_D)
     if dshared_ptr is not None:
-        tl.store(dshared_ptr + (chunk * length + l)[:, None] * width + cols[None, :], dshared, mask=mask)
+        dshared_ptrs = dshared_ptr + (chunk * length + l)[:, None] * width + cols
+        store_blocks(dshared_ptrs, dshared, mask, BLOCKS, BLOCK_D)
 
 
 _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
-
-
-def _options(chosen: Parameters, length: int, width: int) -> dict[str, int]:
-    tile = whole_rows(length, width, chosen["elements"], chosen["per_thread"], cut=False)
-    # Dropout draws four columns at a time.
-    return {"BLOCK_R": tile["BLOCK_R"], "BLOCK_D": max(4, tile["BLOCK_D"]), "num_warps": tile["num_warps"]}
 
 
 def _is_shared(ids: Tensor | None) -> bool:
@@ -337,7 +389,8 @@ def embedding_mux_forward(
     out = y if v is not None else y.transpose(1, 2)
     if y.numel() == 0:
         return out
-    options = _options(launch_parameters("embedding_mux_forward", word), groups * length, width)
+    chosen = launch_parameters("embedding_mux_forward", word)
+    options = whole_rows(groups * length, width, chosen["elements"], chosen["per_thread"])
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
     )
@@ -385,10 +438,11 @@ def embedding_mux_backward(
     need_word, need_position, need_type, need_weight, need_bias, need_v = need
     need_sums = need_weight or need_bias or need_v
     chosen = launch_parameters("embedding_mux_backward", dy)
-    options = _options(chosen, length, width)
+    options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     blocks_l = triton.cdiv(length, options["BLOCK_R"])
     # Fewer, longer chunks leave fewer partials; as many as are resident at a time, and no second wave of a few.
-    chunks = min(groups, max(1, chosen["programs"] * multiprocessors(dy) // blocks_l))
+    wave = max(1, chosen["resident"] // options["num_warps"]) * multiprocessors(dy)
+    chunks = min(groups, max(1, wave // blocks_l))
     per_chunk = triton.cdiv(groups, chunks)
     chunks = triton.cdiv(groups, per_chunk)
     programs = chunks * blocks_l

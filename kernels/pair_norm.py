@@ -29,7 +29,17 @@ from torch import Tensor
 
 from .common.launch import accumulator, multiprocessors, on_device, whole_rows
 from .common.launch_table import launch_parameters
-from .common.rows import gelu, load_blocks, standardise, standardise_backward, store_blocks, zero_blocks
+from .common.rows import (
+    add_blocks,
+    column_sums,
+    columns,
+    full_blocks,
+    gelu,
+    load_blocks,
+    standardise,
+    standardise_backward,
+    store_blocks,
+)
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
 
 
@@ -46,8 +56,9 @@ def pair(a, b, PRODUCT: tl.constexpr):
 
 @triton.jit
 def group_start(g, inner, stride_g, stride_i):
-    """Where group g of a (G / inner, inner, ...) begins."""
-    return (g // inner) * stride_g + (g % inner) * stride_i
+    """Where group g of a (G / inner, inner, ...) begins: divided in g's 32 bits, multiplied in 64."""
+    outer = g // inner
+    return outer.to(tl.int64) * stride_g + (g - outer * inner).to(tl.int64) * stride_i
 
 
 @triton.jit
@@ -63,14 +74,6 @@ def _pairs(a, b, PRODUCT: tl.constexpr, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def _as_rows(vectors, BLOCKS: tl.constexpr):
-    rows = ()
-    for i in tl.static_range(BLOCKS):
-        rows = rows + (vectors[i][None, :],)
-    return rows
-
-
-@triton.jit
 def _normalised(
     a, b, weight, bias, in_row, width, PRODUCT: tl.constexpr, EPS: tl.constexpr, EXACT: tl.constexpr,
     BLOCKS: tl.constexpr,
@@ -79,7 +82,7 @@ def _normalised(
     x_hat, _rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
     z = ()
     for i in tl.static_range(BLOCKS):
-        z = z + (x_hat[i] * weight[i][None, :] + bias[i][None, :],)
+        z = z + (x_hat[i] * weight[i] + bias[i],)
     return z
 
 
@@ -112,15 +115,15 @@ def _forward_kernel(
     blocks_l = tl.cdiv(length, BLOCK_R)
     blocks_n = 1 if instances_ptr is not None else tl.cdiv(num_instances, instances_per_program)
     pid = tl.program_id(0)
-    g = (pid // (blocks_l * blocks_n)).to(tl.int64)
+    group = pid // (blocks_l * blocks_n)
+    g = group.to(tl.int64)
     block_n = (pid // blocks_l) % blocks_n
     l = (pid % blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
-    cols = tl.arange(0, BLOCK_D)
+    cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
     live = l < length
-    in_row = cols < width - (BLOCKS - 1) * BLOCK_D
-    mask = live[:, None] & in_row[None, :]
+    mask = live[:, None] & in_row
 
-    a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
+    a_ptrs = a_ptr + group_start(group, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols
     a = load_blocks(a_ptrs, mask, ACC, BLOCKS, BLOCK_D)
     weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
     bias = load_blocks(bias_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
@@ -128,17 +131,17 @@ def _forward_kernel(
 
     if instances_ptr is not None:
         n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-        b = load_blocks(b_ptrs[None, :] + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
+        b = load_blocks(b_ptrs + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
         z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
-        store_blocks(z_ptr + (g * length + l)[:, None] * width + cols[None, :], z, mask, BLOCKS, BLOCK_D)
+        store_blocks(z_ptr + (g * length + l)[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
     else:
         first = block_n.to(tl.int64) * instances_per_program
         b_ptrs += first * b_stride_n
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
-            b = _as_rows(load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D), BLOCKS)
+            b = load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
             z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
-            store_blocks(z_ptr + rows[:, None] * width + cols[None, :], z, mask, BLOCKS, BLOCK_D)
+            store_blocks(z_ptr + rows[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
             b_ptrs += b_stride_n
             rows += length
 
@@ -172,7 +175,7 @@ def _row_gradient(
     for i in tl.static_range(BLOCKS):
         new_dz_x_hat = new_dz_x_hat + (dz_x_hat[i] + dz[i] * x_hat[i],)
         new_dz_sum = new_dz_sum + (dz_sum[i] + dz[i],)
-        dx_hat = dx_hat + (dz[i] * weight[i][None, :],)
+        dx_hat = dx_hat + (dz[i] * weight[i],)
     dx = standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS)
     da = ()
     db = ()
@@ -180,14 +183,6 @@ def _row_gradient(
         da = da + (dx[i] * (b[i] if PRODUCT else slopes[i]),)
         db = db + (dx[i] * (a[i] if PRODUCT else slopes[i]),)
     return da, db, new_dz_x_hat, new_dz_sum
-
-
-@triton.jit
-def _sum_blocks(xs, ys, BLOCKS: tl.constexpr):
-    total = ()
-    for i in tl.static_range(BLOCKS):
-        total = total + (xs[i] + ys[i],)
-    return total
 
 
 @triton.jit
@@ -226,58 +221,57 @@ def _backward_kernel(
     EXACT: tl.constexpr,
 ):
     chunks = tl.cdiv(length, BLOCK_R * tiles_per_chunk)
-    pid = tl.program_id(0).to(tl.int64)
-    g = pid // chunks
-    first_tile = (pid % chunks) * tiles_per_chunk
-    cols = tl.arange(0, BLOCK_D)
-    in_row = cols < width - (BLOCKS - 1) * BLOCK_D
+    pid = tl.program_id(0)
+    group = pid // chunks
+    first_tile = (pid % chunks).to(tl.int64) * tiles_per_chunk
+    g, pid = group.to(tl.int64), pid.to(tl.int64)
+    cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
     weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
     b_ptrs = b_ptr + g * b_stride_g + cols
     # Row by row to the end: sums over rows go from thread to thread.
-    dz_x_hat = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
-    dz_sum = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
+    dz_x_hat = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
+    dz_sum = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
 
     for t in tl.range(0, tiles_per_chunk):
         l = (first_tile + t) * BLOCK_R + tl.arange(0, BLOCK_R)
         live = l < length
-        mask = live[:, None] & in_row[None, :]
-        a_ptrs = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols[None, :]
+        mask = live[:, None] & in_row
+        a_ptrs = a_ptr + group_start(group, inner, a_stride_g, a_stride_i) + l[:, None] * a_stride_l + cols
         a = load_blocks(a_ptrs, mask, ACC, BLOCKS, BLOCK_D)
-        dz_ptrs = dz_ptr + g * dz_stride_g + l[:, None] * dz_stride_l + cols[None, :]
-        da_ptrs = da_ptr + group_start(g, inner, da_stride_g, da_stride_i)
-        da_ptrs = da_ptrs + l[:, None] * da_stride_l + cols[None, :]
+        dz_ptrs = dz_ptr + g * dz_stride_g + l[:, None] * dz_stride_l + cols
+        da_ptrs = da_ptr + group_start(group, inner, da_stride_g, da_stride_i)
+        da_ptrs = da_ptrs + l[:, None] * da_stride_l + cols
         if instances_ptr is not None:
             n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-            b = load_blocks(b_ptrs[None, :] + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
+            b = load_blocks(b_ptrs + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
             da, db, dz_x_hat, dz_sum = _row_gradient(
                 a, b, dz_ptrs, dz_x_hat, dz_sum, weight, mask, in_row, width, PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT
             )
             if db_ptr is not None:
-                store_blocks(db_ptr + (g * length + l)[:, None] * width + cols[None, :], db, mask, BLOCKS, BLOCK_D)
+                store_blocks(db_ptr + (g * length + l)[:, None] * width + cols, db, mask, BLOCKS, BLOCK_D)
         else:
-            da = zero_blocks((BLOCK_R, BLOCK_D), ACC, BLOCKS)
+            da = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
             for n in tl.range(0, num_instances):
                 b_row_ptrs = b_ptrs + tl.cast(n, tl.int64) * b_stride_n
-                b = _as_rows(load_blocks(b_row_ptrs, in_row, ACC, BLOCKS, BLOCK_D), BLOCKS)
+                b = load_blocks(b_row_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
                 da_n, db, dz_x_hat, dz_sum = _row_gradient(
                     a, b, dz_ptrs + tl.cast(n, tl.int64) * dz_stride_n, dz_x_hat, dz_sum, weight, mask, in_row, width,
                     PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT,
                 )  # fmt: skip
-                da = _sum_blocks(da, da_n, BLOCKS)
+                da = add_blocks(da, da_n, BLOCKS)
                 if db_ptr is not None:
                     # The program's own partial: read back from L2 at every tile but the first.
                     db_ptrs = db_ptr + (pid * num_instances + n) * width + cols
                     seen = load_blocks(db_ptrs, in_row & (t > 0), ACC, BLOCKS, BLOCK_D)
-                    for i in tl.static_range(BLOCKS):
-                        tl.store(db_ptrs + i * BLOCK_D, seen[i] + tl.sum(db[i], axis=0), mask=in_row)
+                    seen = add_blocks(seen, column_sums(db, BLOCKS), BLOCKS)
+                    store_blocks(db_ptrs, seen, in_row, BLOCKS, BLOCK_D)
             # One thread may store the partial that another loads at the next tile.
             tl.debug_barrier()
         store_blocks(da_ptrs, da, mask, BLOCKS, BLOCK_D)
     if sums_ptr is not None:
         sums_ptrs = sums_ptr + pid * 2 * width + cols
-        for i in tl.static_range(BLOCKS):
-            tl.store(sums_ptrs + i * BLOCK_D, tl.sum(dz_x_hat[i], axis=0), mask=in_row)
-            tl.store(sums_ptrs + width + i * BLOCK_D, tl.sum(dz_sum[i], axis=0), mask=in_row)
+        store_blocks(sums_ptrs, column_sums(dz_x_hat, BLOCKS), in_row, BLOCKS, BLOCK_D)
+        store_blocks(sums_ptrs + width, column_sums(dz_sum, BLOCKS), in_row, BLOCKS, BLOCK_D)
 
 
 def group_strides(a: Tensor) -> tuple[int, int, int, int]:
@@ -342,8 +336,9 @@ def pair_norm_backward(
     chosen = launch_parameters("pair_norm_backward", a)
     options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     tiles = triton.cdiv(length, options["BLOCK_R"])
-    # Fewer, longer chunks leave fewer partial rows; enough of them keep every multiprocessor busy.
-    chunks = min(tiles, triton.cdiv(chosen["programs"] * multiprocessors(a), groups))
+    # Fewer, longer chunks leave fewer partial rows; as many as are resident at a time, and no second wave of a few.
+    wave = max(1, chosen["resident"] // options["num_warps"]) * multiprocessors(a)
+    chunks = min(tiles, max(1, wave // groups))
     tiles_per_chunk = triton.cdiv(tiles, chunks)
     chunks = triton.cdiv(tiles, tiles_per_chunk)
     partial = {"dtype": accumulator_dtype(a, b), "device": a.device}

@@ -42,7 +42,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, lanes, multiprocessors, on_device
+from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
 from .pair_norm import group_start, group_strides, pair, present, zeros
@@ -96,17 +96,19 @@ def _forward_kernel(
     PARTS: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     # The instances of a position come one after another: they share a row of `a`.
-    i = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    n = i % num_instances
-    l = (i // num_instances) % length
-    g = i // num_instances // length
-    live = g < groups
-    a_rows = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l * a_stride_l
+    i = tl.program_id(0).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
+    position = i // num_instances
+    group = position // length
+    live = group < groups
+    n, l = (i - position * num_instances).to(tl.int64), (position - group * length).to(tl.int64)
+    g = group.to(tl.int64)
+    a_rows = a_ptr + group_start(group, inner, a_stride_g, a_stride_i) + l * a_stride_l
     b_rows = b_ptr + g * b_stride_g + n * b_stride_n
     labels = tl.arange(0, BLOCK_C)
 
@@ -205,7 +207,7 @@ def _backward_kernel(
             live = row < length - l
             mask = live[:, None] & in_row[None, :]
             label_mask = live[:, None] & is_label[None, :]
-            a_tile = a_ptr + group_start(g, inner, a_stride_g, a_stride_i) + l * a_stride_l
+            a_tile = a_ptr + group_start(group, inner, a_stride_g, a_stride_i) + l * a_stride_l
             a = tl.load(a_tile + (row * a_stride_l)[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
             # Adds nothing: it has the compiler lay out `a`, and all that is computed from it, as products come out, and
             # neither carry it from one layout to another nor compute it in both.
@@ -246,7 +248,7 @@ def _backward_kernel(
                 dlogits_tile += dlogits_stride_n
                 first_row += length
                 b_row += b_stride_n
-            da_tile = da_ptr + group_start(g, inner, da_stride_g, da_stride_i) + l * da_stride_l
+            da_tile = da_ptr + group_start(group, inner, da_stride_g, da_stride_i) + l * da_stride_l
             tl.store(da_tile + (row * da_stride_l)[:, None] + cols[None, :], da.to(da_ptr.dtype.element_ty), mask=mask)
             # One thread may store the partial that another loads at the next tile.
             tl.debug_barrier()
@@ -317,8 +319,8 @@ def pair_norm_head_forward(
         with on_device(a):
             _forward_kernel[(triton.cdiv(total, block_r),)](
                 a, b, *_fold(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *statistics,
-                *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps, BLOCK_R=block_r,
-                **_options(a, b, labels, product, chosen),
+                *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps,
+                INDEX=index_type(total), BLOCK_R=block_r, **_options(a, b, labels, product, chosen),
             )  # fmt: skip
     return logits, mean, rstd
 

@@ -50,6 +50,14 @@ def _transform(x, left, right, INV_A: tl.constexpr, INV_B: tl.constexpr, PARTS: 
 
 
 @triton.jit
+def _place(length):
+    """This program's row, its group and its position: divided in 32 bits, 64 for whatever offsets grow from."""
+    row = tl.program_id(0)
+    g = row // length
+    return row.to(tl.int64), g.to(tl.int64), (row - g * length).to(tl.int64)
+
+
+@triton.jit
 def _row_as_tile(A: tl.constexpr, B: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr):
     """Offsets of a row's elements as a tile, and which of them there are."""
     a, b = tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B)
@@ -85,10 +93,10 @@ def _forward_kernel(
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, g, l = _place(length)
     at, mask = _row_as_tile(A, B, BLOCK_A, BLOCK_B)
     left, right = _square(left_ptr, BLOCK_A), _square(right_ptr, BLOCK_B)
-    x_ptrs = x_ptr + (row // length) * x_stride_g + (row % length) * x_stride_l + at
+    x_ptrs = x_ptr + g * x_stride_g + l * x_stride_l + at
     sign_at = at
     acc = tl.zeros((BLOCK_A, BLOCK_B), dtype=ACC)
     for _ in tl.range(0, num_instances):
@@ -124,8 +132,7 @@ def _dx_kernel(
     BLOCK_A: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    g, l = row // length, row % length
+    _row, g, l = _place(length)
     at, mask = _row_as_tile(A, B, BLOCK_A, BLOCK_B)
     left, right = _square(left_ptr, BLOCK_A), _square(right_ptr, BLOCK_B)
     dy = tl.load(dy_ptr + g * dy_stride_g + l * dy_stride_l + at, mask=mask, other=0.0).to(ACC) * SCALE

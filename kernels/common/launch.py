@@ -31,21 +31,22 @@ def column_block(width: int, limit: int) -> int:
     return min(limit, divisor if divisor >= 64 else triton.next_power_of_2(width))
 
 
-def whole_rows(length: int, width: int, elements: int, per_thread: int, cut: bool = True) -> dict[str, int]:
+def whole_rows(length: int, width: int, elements: int, per_thread: int) -> dict[str, int]:
     """Options of a tile that holds whole rows, about ``elements`` elements, at most ``per_thread`` a thread if 16 warps
     are enough: BLOCK_R rows of BLOCKS blocks of BLOCK_D columns, EXACT if none of these are padding.
 
-    A row is ``cut`` into blocks of a power of two of at least 128 columns where up to seven of them are the row; else
-    it is one block, padded.
+    A row is cut into blocks of a power of two of at least 128 columns where up to seven of them are the row; else it is
+    one block, padded.
 
     Raises:
         ValueError: if one row has more than `MAX_ROW` features.
     """
     if width > MAX_ROW:
         raise ValueError(f"hidden_size is {width}, the triton kernels take at most {MAX_ROW}")
-    blocks, columns, padded = 1, triton.next_power_of_2(width), triton.next_power_of_2(width)
+    padded = max(8, triton.next_power_of_2(width))  # dropout draws eight columns at a time
+    blocks, columns = 1, padded
     divisor = width & -width
-    if cut and divisor >= 128 and width // divisor < 8:
+    if divisor >= 128 and width // divisor < 8:
         blocks, columns = width // divisor, divisor
     rows = max(1, min(elements // padded, triton.next_power_of_2(length)))
     warps = triton.next_power_of_2(min(16, triton.cdiv(rows * blocks * columns, 32 * per_thread)))

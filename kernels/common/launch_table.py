@@ -18,9 +18,9 @@ from torch import Tensor
 Parameters = Mapping[str, int]
 
 #: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
-#: the grid is free, enough ``programs`` a multiprocessor to keep it busy: more of them mean more partial sums. Of tiles
-#: of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are pipelined. Of one row a
-#: program: elements ``per_warp``, most ``warps``.
+#: the grid is free, the ``resident`` warps, or ``programs``, that keep a multiprocessor busy: more of them mean more
+#: partial sums. Of tiles of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are
+#: pipelined. Of one row a program: elements ``per_warp``, most ``warps``.
 DEFAULTS: dict[str, Parameters] = {
     # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
     "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
@@ -29,17 +29,17 @@ DEFAULTS: dict[str, Parameters] = {
     "hadamard_mux_dv": {"rows": 64, "columns": 128, "warps": 8},
     "walsh_hadamard_mux_forward": {"per_warp": 1024, "warps": 8},
     "walsh_hadamard_mux_dx": {"per_warp": 1024, "warps": 8},
-    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids; forward one row on two warps
-    # of 16 elements a thread, which talk less than four. Backward fills the registers: on NVIDIA's chips tiles of 2048
-    # leave room for two programs, these for four.
-    "embedding_mux_forward": {"elements": 1024, "per_thread": 16},
-    "embedding_mux_backward": {"elements": 1024, "per_thread": 8, "programs": 4},
+    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids. At d = 768 forward has a row
+    # on one warp, which talks to no other: 24 elements a thread, the fewest that are read 16 bytes at a time. Sums fill
+    # the registers of backward: with two warps a row 12 are resident on NVIDIA's chips, with one warp 8.
+    "embedding_mux_forward": {"elements": 1024, "per_thread": 24},
+    "embedding_mux_backward": {"elements": 1024, "per_thread": 12, "resident": 12},
     # One live tile forward: at d = 768, 24 elements a thread are the fewest that are read 16 bytes at a time. Backward
     # has some eight: as many elements a thread as 128 registers hold, for a quarter of the warps that a multiprocessor
     # of NVIDIA's takes. With fewer warps nothing else runs while one waits; with fewer elements a thread, talk from
     # thread to thread outweighs the work: at d = 768 it executes 46 instructions an element at 12 a thread, 58 at 6.
     "pair_norm_forward": {"elements": 2048, "per_thread": 24, "programs": 4},
-    "pair_norm_backward": {"elements": 1024, "per_thread": 12, "programs": 8},
+    "pair_norm_backward": {"elements": 1024, "per_thread": 12, "resident": 16},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
     # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
     # that the other does not take; of its programs one or two are resident.
@@ -52,13 +52,14 @@ LIMITS = {
     "elements": (256, 32768),
     "per_thread": (1, 128),
     "programs": (1, 64),
+    "resident": (1, 64),
     "rows": (1, 512),
     "columns": (64, 4096),
     "per_warp": (32, 8192),
     "warps": (1, 16),
     "stages": (1, 6),
 }
-_COUNTS = ("programs", "stages", "per_thread")
+_COUNTS = ("programs", "resident", "stages", "per_thread")
 
 FOLDER = Path(__file__).resolve().parents[1] / "tuned"
 

@@ -30,7 +30,13 @@ def gelu(u):
 
 
 # A row of 768 features is three blocks of 256 columns, not one of 1024 a quarter of which is idle: tuples of tiles.
-# ``in_row`` tells the last block's columns from padding.
+
+
+@triton.jit
+def columns(width, EXACT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The columns (1, D) of the first block, and which of the last block's are no padding: with ``EXACT`` all are."""
+    cols = tl.arange(0, BLOCK_D)[None, :]
+    return cols, (tl.full((1, BLOCK_D), True, tl.int1) if EXACT else cols < width - (BLOCKS - 1) * BLOCK_D)
 
 
 @triton.jit
@@ -49,11 +55,36 @@ def store_blocks(ptrs, xs, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def zero_blocks(shape: tl.constexpr, ACC: tl.constexpr, BLOCKS: tl.constexpr):
+def full_blocks(shape: tl.constexpr, value, ACC: tl.constexpr, BLOCKS: tl.constexpr):
     xs = ()
     for _ in tl.static_range(BLOCKS):
-        xs = xs + (tl.zeros(shape, dtype=ACC),)
+        xs = xs + (tl.full(shape, value, ACC),)
     return xs
+
+
+@triton.jit
+def add_blocks(xs, ys, BLOCKS: tl.constexpr):
+    sums = ()
+    for i in tl.static_range(BLOCKS):
+        sums = sums + (xs[i] + ys[i],)
+    return sums
+
+
+@triton.jit
+def multiply_blocks(xs, ys, BLOCKS: tl.constexpr):
+    products = ()
+    for i in tl.static_range(BLOCKS):
+        products = products + (xs[i] * ys[i],)
+    return products
+
+
+@triton.jit
+def column_sums(xs, BLOCKS: tl.constexpr):
+    """Blocks (R, D) -> (1, D), summed over rows."""
+    sums = ()
+    for i in tl.static_range(BLOCKS):
+        sums = sums + (tl.sum(xs[i], axis=0, keep_dims=True),)
+    return sums
 
 
 @triton.jit
@@ -68,17 +99,16 @@ def row_sums(xs, BLOCKS: tl.constexpr):
 @triton.jit
 def standardise(xs, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCKS: tl.constexpr):
     """Rows, 0 in padding, to mean 0 and variance 1 over their ``width`` columns -> (x_hat, rstd). Two passes over
-    registers, not sum and sum of squares: no cancellation when the mean is large. ``EXACT``: there is no padding."""
-    mean = row_sums(xs, BLOCKS) / width
+    registers, not sum and sum of squares: no cancellation when the mean is large."""
+    share = 1.0 / tl.cast(width, xs[0].dtype)
+    mean = row_sums(xs, BLOCKS) * share
     centred = ()
-    squares = ()
     for i in tl.static_range(BLOCKS):
         x = xs[i] - mean[:, None]
         if not EXACT:
-            x = tl.where(in_row[None, :], x, 0.0)
+            x = tl.where(in_row, x, 0.0)
         centred = centred + (x,)
-        squares = squares + (x * x,)
-    rstd = 1.0 / tl.sqrt(row_sums(squares, BLOCKS) / width + EPS)
+    rstd = tl.rsqrt(row_sums(multiply_blocks(centred, centred, BLOCKS), BLOCKS) * share + EPS)
     x_hat = ()
     for i in tl.static_range(BLOCKS):
         x_hat = x_hat + (centred[i] * rstd[:, None],)
@@ -88,28 +118,40 @@ def standardise(xs, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCK
 @triton.jit
 def standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS: tl.constexpr):
     """The gradient of `standardise`: dx_hat, 0 in padding, -> dx, whatever in padding."""
-    products = ()
-    for i in tl.static_range(BLOCKS):
-        products = products + (dx_hat[i] * x_hat[i],)
-    along = row_sums(products, BLOCKS) / width
-    mean = row_sums(dx_hat, BLOCKS) / width
+    share = rstd / tl.cast(width, rstd.dtype)
+    along = row_sums(multiply_blocks(dx_hat, x_hat, BLOCKS), BLOCKS) * share
+    mean = row_sums(dx_hat, BLOCKS) * share
     dx = ()
     for i in tl.static_range(BLOCKS):
-        dx = dx + ((dx_hat[i] - mean[:, None] - x_hat[i] * along[:, None]) * rstd[:, None],)
+        dx = dx + (dx_hat[i] * rstd[:, None] - (x_hat[i] * along[:, None] + mean[:, None]),)
     return dx
 
 
 @triton.jit
-def dropout_keep(seed, rows, P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Which elements of rows (R) int64 dropout with probability ``P`` keeps: (R, D) booleans, drawn from
-    (seed, row, column) and nothing else, so backward, with tiles of its own, draws them again.
+def dropout_keep(seed, rows, column, P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Which elements of rows (R) int64 and the BLOCK_D columns from ``column`` on, a multiple of 8, dropout with
+    probability ``P``, in steps of 2^-16, keeps: (R, D) booleans, drawn from (seed, row, column) and nothing else, so
+    backward, with tiles of its own, draws them again.
 
-    Philox gives four numbers a call, one each to four neighbouring columns: called once an element, as `tl.rand` does,
-    it would cost more than all the rest of a memory-bound kernel. Seven rounds are what its authors found enough.
+    Philox gives four numbers of 32 bits a call, of which eight neighbouring columns take half a one each: called once
+    an element, as `tl.rand` does, it would cost more than all the rest of a memory-bound kernel. Seven rounds are what
+    its authors found enough.
     """
-    column = tl.arange(0, BLOCK_D // 4).to(tl.uint32)[None, :] + tl.zeros((BLOCK_R, BLOCK_D // 4), dtype=tl.uint32)
-    low = (rows & 0xFFFFFFFF).to(tl.uint32)[:, None] + tl.zeros_like(column)
-    high = (rows >> 32).to(tl.uint32)[:, None] + tl.zeros_like(column)
-    r0, r1, r2, r3 = tl.philox(seed, column, low, high, tl.zeros_like(column), n_rounds=7)
-    bits = tl.join(tl.join(r0, r2), tl.join(r1, r3)).reshape(BLOCK_R, BLOCK_D)
-    return (bits >> 1).to(tl.int32) >= tl.full((), min(int(P * 2147483648.0), 2147483647), tl.int32)
+    eighth = (column // 8 + tl.arange(0, BLOCK_D // 8)).to(tl.uint32)[None, :]
+    eighth += tl.zeros((BLOCK_R, BLOCK_D // 8), dtype=tl.uint32)
+    low = (rows & 0xFFFFFFFF).to(tl.uint32)[:, None] + tl.zeros_like(eighth)
+    high = (rows >> 32).to(tl.uint32)[:, None] + tl.zeros_like(eighth)
+    r0, r1, r2, r3 = tl.philox(seed, eighth, low, high, tl.zeros_like(eighth), n_rounds=7)
+    bits = tl.join(tl.join(r0, r2), tl.join(r1, r3))
+    # The half that counts is the upper one, whatever the lower.
+    bits = tl.join(bits, bits << 16).reshape(BLOCK_R, BLOCK_D)
+    return bits >= tl.full((), min(int(P * 65536.0 + 0.5), 65535) * 65536, tl.uint32)
+
+
+@triton.jit
+def drop_blocks(xs, seed, rows, P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Blocks (R, D), or (1, D), of rows (R) with 0 for what is dropped."""
+    kept = ()
+    for i in tl.static_range(BLOCKS):
+        kept = kept + (tl.where(dropout_keep(seed, rows, i * BLOCK_D, P, BLOCK_R, BLOCK_D), xs[i], 0.0),)
+    return kept

@@ -83,8 +83,9 @@ def test_padding_rows_get_no_gradient(backend, device, monkeypatch, deterministi
     assert not positions.grad[0].any() and positions.grad[1].any()
 
 
-def test_dropout_is_drawn_anew_and_differentiated_with_its_own_mask(backend, device):
-    inputs = {k: t.to(device) for k, t in draw(3, 2, 4, 16).items()}
+@pytest.mark.parametrize("shape", [(3, 2, 4, 16), (1, 2, 2, 384)], ids=str)  # 384: three blocks of columns
+def test_dropout_is_drawn_anew_and_differentiated_with_its_own_mask(backend, device, shape):
+    inputs = {k: t.to(device) for k, t in draw(*shape).items()}
 
     def loss(seed, **changed):
         torch.manual_seed(seed)
@@ -115,15 +116,15 @@ def test_dropout_has_the_distribution_of_nn_dropout(backend, device, p):
             assert float((a * b).mean()) == pytest.approx(p * p, abs=0.01), shift
 
 
-def test_dropout_differs_between_instances_and_groups(backend, device):
+def test_dropout_differs_between_instances_groups_and_blocks_of_columns(backend, device):
     ids = torch.zeros(2, 2, 3, dtype=torch.long, device=device)
-    eye = torch.tensor([[1.0] * 64, [0.0] * 64], device=device)
+    eye = torch.tensor([[1.0] * 384, [0.0] * 384], device=device)
 
     def masks(v):
         torch.manual_seed(5)
-        return embedding_mux(ids, v, torch.ones(1, 64, device=device), dropout=0.5) != 0
+        return embedding_mux(ids, v, torch.ones(1, 384, device=device), dropout=0.5) != 0
 
-    rows = torch.stack([masks(eye), masks(eye.flip(0))]).view(-1, 64).float()
+    rows = torch.stack([masks(eye), masks(eye.flip(0))]).view(-1, 128).float()
     agreement = (rows[:, None] == rows[None]).float().mean(-1)
     agreement.fill_diagonal_(0.5)
     assert float(agreement.min()) > 0.2 and float(agreement.max()) < 0.8
