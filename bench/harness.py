@@ -10,8 +10,8 @@ of `fastmux.testing.OPS` unless it names others, and a test that runs its cases:
         measure(case)
 
 A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs). In
-it implementations take turns: each backend the machine has, the op's peers (others' code for it), ``reference`` in
-eager mode, and ``reference-compiled`` by `torch.compile`.
+it implementations take turns: each backend the machine has (on a CPU also as `torch.compile` makes it), the op's peers
+(others' code for it), ``reference`` in eager mode, and ``reference-compiled`` by `torch.compile`.
 
 On a GPU bfloat16 is measured at every shape, float32 at the first.
 """
@@ -36,7 +36,8 @@ Inputs = dict[str, Tensor]
 Drawn = tuple[Inputs, Tensor | None]
 
 DIRECTIONS = ("forward", "forward+backward")
-REFERENCES = ("reference", "reference-compiled")
+COMPILED = "-compiled"
+REFERENCES = ("reference", "reference" + COMPILED)
 
 #: So many shapes of an op, its first, are a first pass: one that fills the chip, one as wide as they come, and one
 #: group, for what a launch costs.
@@ -54,9 +55,10 @@ GROUPED = [
 ]
 
 
-def backends() -> tuple[str, ...]:
-    """Those of this machine; Triton's interpreter is no benchmark."""
-    return ("triton", "torch") if DEVICE.type == "cuda" else ("torch",)
+def ours() -> tuple[str, ...]:
+    """The backends of this machine, of which Triton's interpreter is none. On a CPU `torch.compile` makes one loop of
+    an op as of the reference; on a GPU a kernel stays what it is."""
+    return ("triton", "torch") if DEVICE.type == "cuda" else ("torch", "torch" + COMPILED)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Case:
 
     @property
     def implementations(self) -> tuple[str, ...]:
-        return (*backends(), *self.op.peers, *REFERENCES)
+        return (*ours(), *self.op.peers, *REFERENCES)
 
     def __str__(self) -> str:
         shape = "-".join(f"{letter}{size}" for letter, size in self.shape)
@@ -177,6 +179,7 @@ class Case:
             timed: False to compile and check alone.
         """
         torch.manual_seed(0)
+        torch.compiler.reset()  # what other cases compiled; not later, or what this one has compiled is gone
         first = self._draw()
         sets = [first, *(self._draw() for _ in range(self._copies(first) - 1))]
         report = Report(self)
@@ -204,18 +207,18 @@ class Case:
 
     def _row(self, who: str, times: dict, peak: int, clock: str) -> dict[str, object]:
         """What is recorded of one implementation: microseconds as (first quartile, median, third quartile)."""
-        ours, compiled = times[who], times.get("reference-compiled")
+        own, compiled = times[who], times.get("reference" + COMPILED)
         traffic = self.op.traffic(self.sizes, self.dtype, self.direction)
         flops = self.op.flops(self.sizes, self.direction)
-        median = quartiles(ours.best_known)[1]
+        median = quartiles(own.best_known)[1]
         row = {
             "direction": self.direction,
             "dtype": self.dtype_name,
             **self.sizes,
             "implementation": who,
-            "device_us": [1e6 * s for s in quartiles(ours.device)] if ours.device else None,
-            "wall_us": [1e6 * s for s in quartiles(ours.wall)],
-            "turns": len(ours.wall),
+            "device_us": [1e6 * s for s in quartiles(own.device)] if own.device else None,
+            "wall_us": [1e6 * s for s in quartiles(own.wall)],
+            "turns": len(own.wall),
             "minimal_bytes": traffic,
             "peak_bytes": peak,
             "gb_per_s": traffic / median / 1e9,
@@ -224,7 +227,7 @@ class Case:
         if flops is not None:
             row["gflop_per_s"] = flops / median / 1e9
         if compiled is not None:
-            ratios = [b / a for a, b in zip(ours.best_known, compiled.best_known, strict=True)]
+            ratios = [b / a for a, b in zip(own.best_known, compiled.best_known, strict=True)]
             row["speed_to_compiled"] = list(quartiles(ratios))
         if who == "triton":
             device = torch.cuda.get_device_name(DEVICE)
@@ -259,13 +262,15 @@ class Case:
     def _call(self, who: str) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
         """(inputs, upstream gradient) -> (output, gradient of each floating input)."""
         function = self.op.reference if who in REFERENCES else self.op.peers.get(who, self.op.function)
-        if who == "reference-compiled":
-            torch.compiler.reset()
+        name = who.removesuffix(COMPILED)
+        if name != who:
             function = torch.compile(function, dynamic=False)
-        forced = who in fastmux.backends.BACKENDS
+        # The machine's own choice needs no word, which the host would say at every call.
+        chosen = fastmux.backends.choose_backend(torch.empty(0, device=DEVICE))
+        forced = name in fastmux.backends.BACKENDS and name != chosen
 
         def call(inputs: Inputs, dy: Tensor | None) -> tuple[Tensor, ...]:
-            with fastmux.backend(who) if forced else nullcontext():
+            with fastmux.backend(name) if forced else nullcontext():
                 if dy is None:
                     with torch.no_grad():
                         return (function(**inputs),)

@@ -17,14 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.harness import REFERENCES
+from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
 from bench.timing import CLOCKS
+from fastmux.backends import BACKENDS
 from fastmux.files import read_json, write_json
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
-TIMES = {f"{who.replace('-', '_')}_microseconds": who for who in REFERENCES}
+#: Beside an implementation's own microseconds, those that these took.
+TIMES = {f"{who.replace('-', '_')}_microseconds": who for who in ("torch", *REFERENCES)}
 #: Of the budget, at most, for compiling.
 COMPILING = 0.4
 
@@ -44,8 +46,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def ratios(folder: Path) -> list[dict]:
-    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest backend, with the
-    median microseconds of it and of the reference, eager and compiled."""
+    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest implementation,
+    with the median microseconds of it, of the torch backend and of the reference, eager and compiled."""
     best: dict[tuple, dict] = {}
     for file in sorted(folder.glob("*.json")):
         result = read_json(file)
@@ -55,7 +57,7 @@ def ratios(folder: Path) -> list[dict]:
         for key, row in zip(cases, rows, strict=True):
             times.setdefault(key, {})[row["implementation"]] = _microseconds(row)
         for key, row in zip(cases, rows, strict=True):
-            if row["implementation"] not in ("torch", "triton") or "speed_to_compiled" not in row:
+            if row["implementation"].removesuffix(COMPILED) not in BACKENDS or "speed_to_compiled" not in row:
                 continue
             own = {"op": result["op"], "direction": row["direction"], "dtype": row["dtype"], **_sizes(row)}
             own |= {"implementation": row["implementation"], "microseconds": _microseconds(row)}
@@ -76,15 +78,15 @@ def _microseconds(row: dict) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    head = f"{'us':>11}{'eager us':>11}{'compiled us':>13}{'times compiled':>16}{'quartiles':>13}"
-    lines = ["", f"{'op':22}{'direction':18}{'by':8}{head}  sizes"]
+    head = f"{'us':>11}{'torch us':>11}{'eager us':>11}{'compiled us':>13}{'times compiled':>16}{'quartiles':>13}"
+    lines = ["", f"{'op':22}{'direction':18}{'by':16}{head}  sizes"]
     for row in rows:
         low, median, high = row["speed_to_compiled"]
         sizes = " ".join(f"{letter}={size}" for letter, size in _sizes(row).items())
-        eager, compiled = ("-" if row[name] is None else f"{row[name]:.1f}" for name in TIMES)
+        torch, eager, compiled = ("-" if row[name] is None else f"{row[name]:.1f}" for name in TIMES)
         lines.append(
-            f"{row['op']:22}{row['direction']:18}{row['implementation']:8}{row['microseconds']:>11.1f}{eager:>11}"
-            f"{compiled:>13}{median:>16.2f}{f'{low:.2f}-{high:.2f}':>13}  {sizes} {row['dtype']}"
+            f"{row['op']:22}{row['direction']:18}{row['implementation']:16}{row['microseconds']:>11.1f}{torch:>11}"
+            f"{eager:>11}{compiled:>13}{median:>16.2f}{f'{low:.2f}-{high:.2f}':>13}  {sizes} {row['dtype']}"
         )
     losing = sum(row["speed_to_compiled"][1] < 1 for row in rows)
     return "\n".join([*lines, f"{losing} of {len(rows)} slower than the compiled reference"])

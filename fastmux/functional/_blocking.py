@@ -10,14 +10,19 @@ import torch
 from torch import Tensor
 
 CACHE_ELEMENTS = 1 << 17  # 512 KiB of float32: a core's own cache
+#: Up to so many elements, 16 MiB of float32, a result is one block: to copy blocks into it costs more than the cache
+#: saves. What is larger than 32 MiB malloc fetches from the system anew each time, and every page is a fault.
+WHOLE_ELEMENTS = 1 << 22
 
 
 def blocks(
-    like: Tensor, groups: int, instances: int, elements: int, size: int = CACHE_ELEMENTS
+    like: Tensor, groups: int, instances: int, elements: int, size: int = CACHE_ELEMENTS, whole: int = 0
 ) -> list[tuple[slice, slice]]:
     """(group slice, instance slice) pairs that cover all, each of about ``size`` elements; ``elements`` are those of
-    one instance of one group. Group by group, so that what a group's instances share stays at hand."""
-    if like.device.type != "cpu" or torch.compiler.is_compiling():
+    one instance of one group. Group by group, so that what a group's instances share stays at hand. No more than
+    ``whole`` elements in all are one block."""
+    traced = torch.compiler.is_compiling()
+    if traced or like.device.type != "cpu" or groups * instances * elements <= whole:
         return [(slice(None), slice(None))]
     fit = max(1, size // max(1, elements))
     if fit >= instances:

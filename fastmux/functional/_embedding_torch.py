@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.functional._blocking import blocks
+from fastmux.functional._instance_sums import weighted_sum
+from fastmux.functional._layer_norm import layer_norm, once
 from fastmux.kernels.common.tensors import accumulator_dtype
 
 
@@ -47,77 +49,99 @@ def forward_torch(operands: Operands, options: Options) -> Tensor:
     if v is None:
         y = word.new_empty((groups, length, num_instances, width)).transpose(1, 2)
         for g, n in parts:
-            y[g, n] = embedder.embed(g, n).dropped
+            y[g, n] = embedder.embed(g, n, affine=True).kept()
         return y
-    scaled = (v * options.scale).to(embedder.dtype)
-    y = word.new_zeros((groups, length, width), dtype=embedder.dtype)
-    for g, n in parts:
-        e = embedder.embed(g, n).dropped
-        for i, weights in enumerate(scaled[n]):
-            y[g].addcmul_(e[:, i], weights)
-    return y.to(word.dtype)
+    # sum_i v_i * (w * x^_i + b) = sum_i (v_i * w) * x^_i + (sum_i v_i) * b, unless dropout stands in between.
+    factors, shift = (v * options.scale).to(embedder.dtype), None
+    folded = embedder.ln is not None and not options.dropout
+    if folded:
+        weight, bias = embedder.ln
+        factors, shift = factors * weight, factors.sum(0) * bias
+    if torch.compiler.is_compiling():
+        y = weighted_sum(embedder.embed(slice(None), slice(None), affine=not folded).kept(), factors)
+    else:
+        y = word.new_zeros((groups, length, width), dtype=embedder.dtype)
+        for g, n in parts:
+            e = embedder.embed(g, n, affine=not folded).kept()
+            for i, factor in enumerate(factors[n]):
+                y[g].addcmul_(e[:, i], factor)
+    return (y if shift is None else y.add_(once(shift))).to(word.dtype)
 
 
 def backward_torch(
     dy: Tensor, operands: Operands, options: Options, need: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of word, position, token_type, ln_weight, ln_bias and v; None for those that ``need`` leaves out."""
+    """Gradients of word, position, token_type, ln_weight, ln_bias and v; None for those that ``need`` leaves out.
+
+    What LayerNorm hands to v and to its own weight and bias are two sums for each instance, along_i = sum dy * x^_i and
+    total_i = sum dy: dv_i = scale * (w * along_i + b * total_i), dw = scale * sum_i v_i * along_i, db = scale *
+    sum_i v_i * total_i.
+    """
     ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
     embedder = _Embedder(operands, options)
     dtype, width = embedder.dtype, word.shape[1]
     dy = dy.to(dtype)
-    scaled = None if v is None else (v * options.scale).to(dtype)
     tables = (
         _TableGradient(word, ids, need[0], options.padding_idx, dtype),
         _TableGradient(position, position_ids, need[1], options.position_padding_idx, dtype),
         _TableGradient(token_type, type_ids, need[2], None, dtype),
     )
-    need_x, need_ln, need_v = any(need[:3]), need[3] or need[4], need[5]
-    dln_weight = None if ln_weight is None else torch.zeros_like(ln_weight, dtype=dtype)
-    dln_bias = None if ln_weight is None else torch.zeros_like(dln_weight)
-    dv = torch.zeros_like(v, dtype=dtype) if need_v else None
     groups, num_instances, length = ids.shape
+    vectors = None if v is None else (v * options.scale).to(dtype)
+    factors = word.new_ones((num_instances, width), dtype=dtype) if vectors is None else vectors
+    if embedder.ln is not None:
+        factors = factors * embedder.ln[0]
+    need_x, need_sums = any(need[:3]), any(need[3:])
+    along, total = (word.new_zeros((num_instances, width), dtype=dtype) for _ in range(2))
+    if not options.dropout:
+        total = total + dy.sum((0, -2))
     for g, n in blocks(word, groups, num_instances, length * width):
-        state = embedder.embed(g, n)
-        dy_block = dy[g, n] if v is None else dy[g, None]
-        if need_v:
-            dv[n] += (dy_block * state.dropped).sum((0, 2)) * options.scale
-        if not (need_x or need_ln):
-            continue
-        dx = dy_block if v is None else dy_block * scaled[n][:, None]
+        state = embedder.embed(g, n, affine=False)
+        dz = dy[g, n] if v is None else dy[g, None]
         if options.dropout:
-            dx = dx * state.keep
-        if ln_weight is not None:
-            dx, dw, db = torch.ops.aten.native_layer_norm_backward(
-                dx, state.x, [width], state.mean, state.rstd, ln_weight.to(dtype), ln_bias.to(dtype),
-                [need_x, need_ln, need_ln],
-            )  # fmt: skip
-            if need_ln:
-                dln_weight += dw
-                dln_bias += db
-        if need_x:
-            for table in tables:
-                table.add(g, n, dx)
+            dz = dz * state.keep
+            total[n] += dz.sum((0, 2))
+        if need_sums:
+            along[n] += (dz * state.out).sum((0, 2))
+        if not need_x:
+            continue
+        dx = dz * factors[n][:, None]
+        if embedder.ln is not None:
+            dx, _, _ = torch.ops.aten.native_layer_norm_backward(
+                dx, state.x, [width], state.mean, state.rstd, embedder.plain[0], None, [True, False, False]
+            )
+        for table in tables:
+            table.add(g, n, dx)
     dword, dposition, dtoken_type = (table.result() for table in tables)
+    dv = along
+    if embedder.ln is not None:
+        weight, bias = embedder.ln
+        dv = weight * along + bias * total
+    if vectors is not None:
+        along, total = vectors * along, vectors * total
     return (
         dword,
         dposition,
         dtoken_type,
-        dln_weight.to(ln_weight.dtype) if need[3] else None,
-        dln_bias.to(ln_bias.dtype) if need[4] else None,
-        dv.to(v.dtype) if need_v else None,
+        along.sum(0).to(ln_weight.dtype) if need[3] else None,
+        total.sum(0).to(ln_bias.dtype) if need[4] else None,
+        (dv * options.scale).to(v.dtype) if need[5] else None,
     )
 
 
 class _State:
-    """One block of instances on its way through the embedding: x before LayerNorm, its statistics, what comes out."""
+    """One block of instances on its way through the embedding: x before LayerNorm, its statistics, what comes out, and
+    what dropout keeps of it, as factors."""
 
-    __slots__ = ("dropped", "keep", "mean", "rstd", "x")
-    dropped: Tensor
-    keep: Tensor
+    __slots__ = ("keep", "mean", "out", "rstd", "x")
+    x: Tensor
     mean: Tensor
     rstd: Tensor
-    x: Tensor
+    out: Tensor
+    keep: Tensor | None
+
+    def kept(self) -> Tensor:
+        return self.out if self.keep is None else self.out * self.keep
 
 
 class _Embedder:
@@ -127,27 +151,34 @@ class _Embedder:
         ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
         self.eps, self.dropout = options.eps, options.dropout
         self.dtype = accumulator_dtype(word, v)
-        self.ids, self.word = ids, word
+        self.ids, self.word, self.summed = ids, word, v is not None
         self.ln = None if ln_weight is None else (ln_weight.to(self.dtype), ln_bias.to(self.dtype))
+        # What leaves LayerNorm's result as it is: without tensors PyTorch's own loop is another one, and slower.
+        ones = torch.ones(word.shape[1], dtype=self.dtype, device=word.device)
+        self.plain = (None, None) if torch.compiler.is_compiling() else (ones, torch.zeros_like(ones))
         pairs = [(t, i) for t, i in ((position, position_ids), (token_type, type_ids)) if t is not None]
         # Rows that all instances share are looked up once.
-        self.shared = sum(F.embedding(i, t).to(self.dtype) for t, i in pairs if i.dim() == 1)
+        shared = [F.embedding(i, t).to(self.dtype) for t, i in pairs if i.dim() == 1]
+        self.shared = [once(sum(shared[1:], shared[0]))] if shared else []
         self.own = [(t, i) for t, i in pairs if i.dim() > 1]
         self.generator = torch.Generator(ids.device).manual_seed(options.seed) if self.dropout else None
 
-    def embed(self, g: slice, n: slice) -> _State:
+    def embed(self, g: slice, n: slice, affine: bool) -> _State:
+        """Without ``affine`` LayerNorm's weight and bias are left to the caller."""
         state = _State()
         x = F.embedding(self.ids[g, n], self.word).to(self.dtype)
         for table, ids in self.own:
             x += F.embedding(ids[g, n], table).to(self.dtype)
-        x += self.shared
-        state.x = state.dropped = x
+        for rows in self.shared:
+            x += rows
+        state.x = state.out = x
         if self.ln is not None:
-            state.dropped, state.mean, state.rstd = torch.native_layer_norm(x, [x.shape[-1]], *self.ln, self.eps)
+            parameters = self.ln if affine else self.plain
+            state.out, state.mean, state.rstd = layer_norm(x, *parameters, self.eps, summed=self.summed)
+        state.keep = None
         if self.dropout:
             keep = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.dropout
             state.keep = keep.to(self.dtype) / (1.0 - self.dropout)
-            state.dropped = state.dropped * state.keep
         return state
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.functional._blocking import blocks
+from fastmux.functional._layer_norm import once
 
 
 def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
@@ -16,6 +17,8 @@ def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
     and the sum its depthwise convolution with a kernel of N by 1 pixels: one pass, the accumulators in registers.
     """
     groups, _, length, width = x.shape
+    if torch.compiler.is_compiling():  # which makes one loop of it
+        return (x.to(vectors.dtype) * once(vectors)[:, None]).sum(1)
     if _has_convolution(x, vectors):
         return F.conv2d(x.permute(0, 3, 1, 2), _kernel(vectors), groups=width).permute(0, 2, 3, 1)[:, 0]
     y = x.new_empty((groups, length, width), dtype=vectors.dtype)
@@ -30,6 +33,8 @@ def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
 
 def weighted_sum_dv(x: Tensor, dy: Tensor) -> Tensor:
     """x (G, N, L, d), dy (G, L, d) -> (N, d) in the dtype of dy: ``dv[i] = sum_{g, l} dy[g, l] * x[g, i, l]``."""
+    if torch.compiler.is_compiling():
+        return (x.to(dy.dtype) * dy[:, None]).sum((0, 2))
     if _has_convolution(x, dy):
         image, upstream = x.permute(0, 3, 1, 2), dy[:, None].permute(0, 3, 1, 2)
         kernel = x.new_empty((x.shape[3], 1, x.shape[1], 1))  # of which the shape alone is read
@@ -45,9 +50,7 @@ def _kernel(vectors: Tensor) -> Tensor:
 
 
 def _has_convolution(x: Tensor, other: Tensor) -> bool:
-    """Whether oneDNN has one for these; a compiler that sees the products fuses them itself."""
-    if torch.compiler.is_compiling():
-        return False
+    """Whether oneDNN has one for these."""
     return (
         x.device.type == "cpu"
         and x.dtype == other.dtype == torch.float32

@@ -67,3 +67,25 @@ def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     rest = (None,) * (len(needs) - len(gradients))
     return (*[t if need else None for t, need in zip(gradients, needs, strict=False)], *rest)
+
+
+def needs_grad(*arguments) -> bool:
+    """Whether backward can follow; what is not a tensor is passed over."""
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
+
+
+def run(function: type[torch.autograd.Function], *arguments):
+    """``function.apply(*arguments)``, or where no backward can follow its forward alone: a call of autograd takes the
+    host as long as many an op's arithmetic. `torch.jit.trace` sees one graph with gradients and without."""
+    if torch.jit.is_tracing() or needs_grad(*arguments):
+        return function.apply(*arguments)
+    return function.forward(_NoBackward(), *arguments)
+
+
+class _NoBackward:
+    """Stands where `torch.autograd.function.FunctionCtx` stands."""
+
+    needs_input_grad = (False,) * 32
+
+    def save_for_backward(self, *_: Tensor | None) -> None:
+        pass

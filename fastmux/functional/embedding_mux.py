@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating, check_index
 from fastmux.functional._embedding_torch import Operands, Options, backward_torch, forward_torch
-from fastmux.functional._ops import asked_for, kernel_op
+from fastmux.functional._ops import asked_for, kernel_op, run
 from fastmux.kernels.common.tensors import needed
 
 
@@ -122,7 +122,7 @@ def embed(
         ln_bias, instance_vectors,
     )  # fmt: skip
     options = Options(float(eps), float(scale), float(dropout), seed, padding_idx, position_padding_idx)
-    return EmbeddingMux.apply(*operands, options, choose_backend(word_embeddings))
+    return run(EmbeddingMux, *operands, options, choose_backend(word_embeddings))
 
 
 class EmbeddingMux(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating
 from fastmux.functional._instance_sums import weighted_sum, weighted_sum_dv
-from fastmux.functional._ops import kernel_op
+from fastmux.functional._ops import kernel_op, run
 from fastmux.kernels.common.tensors import accumulator_dtype
 
 
@@ -39,7 +39,7 @@ def hadamard_mux(x: Tensor, instance_vectors: Tensor, *, scale: float | None = N
         raise ValueError(f"hadamard_mux: x has shape {tuple(x.shape)}, expected at least one instance (N >= 1)")
     if scale is None:
         scale = 1.0 / x.shape[1]
-    return HadamardMux.apply(x, instance_vectors, float(scale), choose_backend(x))
+    return run(HadamardMux, x, instance_vectors, float(scale), choose_backend(x))
 
 
 class HadamardMux(torch.autograd.Function):

@@ -6,12 +6,15 @@ float32) its chunked path took 3.8 s forward and backward, plain logits 0.44 s; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional._ops import run
 
 # Logits in memory at a time: on a CPU 4 MiB of float32, of which caches hold much, elsewhere 512 MiB, over which some
 # 15 launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows
@@ -55,7 +58,7 @@ def linear_cross_entropy(
     if bias is not None:
         shapes.bind(bias=(bias, "V"))
     check_floating("linear_cross_entropy", hidden=hidden, weight=weight, bias=bias)
-    return LinearCrossEntropy.apply(hidden, weight, bias, target.long(), ignore_index, torch.is_grad_enabled())
+    return run(LinearCrossEntropy, hidden, weight, bias, target.long(), ignore_index)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -63,29 +66,37 @@ class LinearCrossEntropy(torch.autograd.Function):
     forward and backward together take three GEMMs as without chunks, and not the four of recomputation."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, ignore_index: int, differentiable: bool) -> Tensor:
+    def forward(ctx, hidden, weight, bias, target, ignore_index: int) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        need_h, need_w, need_b = (differentiable and need for need in ctx.needs_input_grad[:3])
+        need_h, need_w, need_b = ctx.needs_input_grad[:3]
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        counted = target != ignore_index
+        count = counted.sum().clamp(min=1)
+        chunks = list(_chunks(hidden.shape[0], weight.shape[0], hidden.device.type))
+        loss = hidden.new_zeros((), dtype=wide)
+        if not (need_h or need_w or need_b):
+            for part in chunks:
+                logits = F.linear(hidden[part], weight, bias).to(wide)
+                loss = loss + F.cross_entropy(logits, target[part], ignore_index=ignore_index, reduction="sum")
+            return loss / count
+        share = counted.to(wide) / count
+        target = target.clamp(min=0).masked_fill(~counted, 0)
         dhidden = torch.zeros_like(hidden) if need_h else None
         dweight = None
         dbias = torch.zeros_like(bias, dtype=wide) if need_b else None
-        counted = target != ignore_index
-        share = counted.to(wide) / counted.sum().clamp(min=1)
-        target = target.clamp(min=0).masked_fill(~counted, 0)
-        loss = hidden.new_zeros((), dtype=wide)
-        rows = chunk_rows(hidden.shape[0], weight.shape[0], hidden.device.type)
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
+        for part in chunks:
             logits = F.linear(hidden[part], weight, bias)
             low = logits.dtype  # autocast's, where it is on
             log_p = torch.log_softmax(logits, -1, dtype=wide)
             del logits
             index, weights = target[part, None], share[part, None]
             loss = loss - (log_p.gather(1, index) * weights).sum()
-            if not (need_h or need_w or need_b):
-                continue
             # From log-probabilities to gradients in one buffer.
             dlogits = log_p.exp_().scatter_add_(1, index, -torch.ones_like(weights)).mul_(weights)
+            if need_w and low == wide and len(chunks) == 1 and hidden.shape[0] <= hidden.shape[1]:
+                # Fewer numbers than the weight's gradient: the products wait for dloss, which then costs no pass.
+                ctx.save_for_backward(dlogits, hidden, weight)
+                return loss
             if need_b:
                 dbias += dlogits.sum(0)
             dlogits = dlogits.to(low)
@@ -101,23 +112,35 @@ class LinearCrossEntropy(torch.autograd.Function):
             del log_p, dlogits  # or two chunks would be alive while the next one is made
         if need_w and dweight is None:  # no row at all
             dweight = torch.zeros_like(weight, dtype=wide)
-        ctx.save_for_backward(dhidden, dweight, dbias)
-        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        ctx.save_for_backward(None, dhidden, dweight, dbias)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss: Tensor):
-        dhidden, dweight, dbias = ctx.saved_tensors
         weight_dtype, bias_dtype = ctx.dtypes
+        need_h, need_w, need_b = ctx.needs_input_grad[:3]
+        dlogits, *saved = ctx.saved_tensors
+        if dlogits is not None:
+            hidden, weight = saved
+            dlogits = dlogits * dloss
+            dhidden = dlogits @ weight if need_h else None
+            dweight = dlogits.T @ hidden if need_w else None
+            dbias = dlogits.sum(0) if need_b else None
+        else:
+            dhidden, dweight, dbias = (None if t is None else t * dloss.to(t.dtype) for t in saved)
         return (
-            None if dhidden is None else dhidden * dloss.to(dhidden.dtype),
-            None if dweight is None else (dweight * dloss).to(weight_dtype),
-            None if dbias is None else (dbias * dloss).to(bias_dtype),
-            None,
+            dhidden,
+            None if dweight is None else dweight.to(weight_dtype),
+            None if dbias is None else dbias.to(bias_dtype),
             None,
             None,
         )
+
+
+def _chunks(rows: int, vocab_size: int, device_type: str) -> Iterator[slice]:
+    step = chunk_rows(rows, vocab_size, device_type)
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 @torch.no_grad()

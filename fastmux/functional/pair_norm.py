@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
-from fastmux.functional._blocking import blocks
+from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
-from fastmux.functional._ops import asked_for, kernel_op
+from fastmux.functional._layer_norm import layer_norm
+from fastmux.functional._ops import asked_for, kernel_op, needs_grad, run
 from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like, needed
 
-#: Elements of a block on a CPU, four times as many as by default, and of what is one block as it is: there the copies
-#: into the result, which blocks need, cost more than the cache saves. Found by timing both directions.
+#: Elements of a block on a CPU, four times as many as by default, and of what is one block as it is in backward.
+#: Found by timing both directions.
 BLOCK_ELEMENTS = 1 << 19
 ONE_BLOCK_ELEMENTS = 1 << 20
 TRITON_LABELS = 64  # a head of more labels gets z from the triton backend
@@ -111,17 +112,12 @@ def apply_pair_norm(
     labels = 0 if head.weight is None else head.weight.shape[0]
     if backend == "triton" and instances is None and 0 < labels <= TRITON_LABELS:
         parameters = (*norm[:2], *head)
-        return PairNormHead.apply(a, b, *parameters, norm.eps, product, needs_grad(a, b, *parameters))
+        return run(PairNormHead, a, b, *parameters, norm.eps, product, needs_grad(a, b, *parameters))
     # The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
     # product to PyTorch. Of drawn instances z is no larger than h.
     fused = head.weight is None or (backend == "torch" and not torch.is_autocast_enabled(a.device.type))
-    y = PairNorm.apply(a, b, instances, *norm[:2], *(head if fused else NO_HEAD), norm.eps, backend, product)
+    y = run(PairNorm, a, b, instances, *norm[:2], *(head if fused else NO_HEAD), norm.eps, backend, product)
     return y if fused else F.linear(y, *head)
-
-
-def needs_grad(*tensors) -> bool:
-    """Whether backward can follow; what is not a tensor is passed over."""
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 class PairNorm(torch.autograd.Function):
@@ -250,10 +246,10 @@ def _pair(a: Tensor, b: Tensor, instances: Tensor | None) -> Tensor:
     return a + b.gather(1, instances[..., None].expand(-1, -1, b.shape[-1]))
 
 
-def _blocks(a: Tensor, b: Tensor, instances: Tensor | None) -> list[tuple[slice, slice]]:
-    if instances is not None or a.numel() * b.shape[1] <= ONE_BLOCK_ELEMENTS:
-        return [(slice(None), slice(None))]  # of drawn instances no larger than a itself
-    return blocks(a, b.shape[0], b.shape[1], a.shape[1] * a.shape[2], BLOCK_ELEMENTS)
+def _blocks(a: Tensor, b: Tensor, instances: Tensor | None, whole: int) -> list[tuple[slice, slice]]:
+    if instances is not None:
+        return [(slice(None), slice(None))]  # no larger than a itself
+    return blocks(a, b.shape[0], b.shape[1], a.shape[1] * a.shape[2], BLOCK_ELEMENTS, whole)
 
 
 def _forward_torch(
@@ -265,12 +261,12 @@ def _forward_torch(
     shape = a.shape[:-1] if instances is not None else (a.shape[0], b.shape[1], a.shape[1])
     acc = accumulator_dtype(a)
     ln_weight, ln_bias = ln_weight.to(acc), ln_bias.to(acc)
-    parts = _blocks(a, b, instances)
+    parts = _blocks(a, b, instances, WHOLE_ELEMENTS)
     if len(parts) > 1:
         mean, rstd = (a.new_empty((*shape, 1), dtype=acc) for _ in range(2))
     for g, n in parts:
         x = F.gelu(_pair(a[g].to(acc), b[g, n], instances)).to(acc)
-        z, mean_block, rstd_block = torch.native_layer_norm(x, width, ln_weight, ln_bias, eps)
+        z, mean_block, rstd_block = layer_norm(x, ln_weight, ln_bias, eps)
         z = z.to(a.dtype)
         if head_weight is not None:
             z = F.linear(z, head_weight, head_bias)
@@ -291,7 +287,7 @@ def _backward_torch(dy, a, b, instances, ln_weight, ln_bias, head_weight, mean, 
     dhead = torch.zeros_like(head_weight, dtype=acc) if need_head else None
     ln_weight_acc, ln_bias_acc = ln_weight.to(acc), ln_bias.to(acc)
     head_acc = None if head_weight is None else head_weight.to(acc)
-    for g, n in _blocks(a, b, instances):
+    for g, n in _blocks(a, b, instances, ONE_BLOCK_ELEMENTS):
         u = _pair(a[g].to(acc), b[g, n], instances).to(acc)
         x = F.gelu(u)
         at = ... if instances is not None else (g, n)

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.backends import choose_backend
-from fastmux.functional._blocking import blocks
+from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
-from fastmux.functional.pair_norm import Head, Norm, apply_pair_norm, linear_gelu_norm, needs_grad
+from fastmux.functional._ops import needs_grad
+from fastmux.functional.pair_norm import Head, Norm, apply_pair_norm, linear_gelu_norm
 
 TILE_ELEMENTS = 1 << 19
 
@@ -81,12 +82,13 @@ def unbind_demux(
             return fused
     arguments = (weight, bias, norm, head)
     groups, num_instances = h.shape[0], transforms.shape[0]
+    if backend != "torch" or needs_grad(h, transforms, weight, bias, *norm, *head):
+        return _demux(_unbind(h, transforms, instances), *arguments)
     # Instance by instance, over as many groups as give the matrix product its best speed and still leave a tile that
     # GELU, LayerNorm and head find in the cache: tiles of one group take 1.4 times as long (L = 128, d = 768).
-    parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS)
-    whole = instances is not None or len(parts) < 2 or backend != "torch"
-    if whole or needs_grad(h, transforms, weight, bias, *norm, *head):
-        return _demux(_unbind(h, transforms, instances), *arguments)
+    parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS, WHOLE_ELEMENTS)
+    if instances is not None or len(parts) == 1:
+        return _infer(_unbind(h, transforms, instances), *arguments)
     out = None
     for n, g in parts:
         z = _infer(_unbind(h[g], transforms[n], None), *arguments)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating
-from fastmux.functional._ops import kernel_op
+from fastmux.functional._ops import kernel_op, run
 from fastmux.functional.hadamard_matrices import MATRICES, ODD_PART, check_order, sylvester
 from fastmux.functional.walsh_hadamard import transform
 from fastmux.kernels.common.tensors import accumulator_dtype
@@ -56,7 +56,7 @@ def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, *, s
             raise ValueError(f"{op}: {name} requires a gradient, expected fixed signs; use orthogonal_mux to learn")
     if scale is None:
         scale = x.shape[1] ** -0.5
-    return WalshHadamardMux.apply(x, inner_signs, outer_signs, float(scale), choose_backend(x))
+    return run(WalshHadamardMux, x, inner_signs, outer_signs, float(scale), choose_backend(x))
 
 
 class WalshHadamardMux(torch.autograd.Function):

@@ -148,7 +148,13 @@ def test_a_benchmark_writes_a_small_file_for_its_op(tmp_path):
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     result = json.loads((tmp_path / "orthogonal_mux.json").read_text())
-    assert [row["implementation"] for row in result["rows"]] == ["torch", "gemm", "reference", "reference-compiled"]
+    assert [row["implementation"] for row in result["rows"]] == [
+        "torch",
+        "torch-compiled",
+        "gemm",
+        "reference",
+        "reference-compiled",
+    ]
     assert all(len(row["speed_to_compiled"]) == 3 for row in result["rows"])
     assert result["machine"]["torch"] == torch.__version__ and result["clock"] == "cpu" and not result["refused"]
     assert "to compiled" in done.stdout and "reference-compiled" in done.stdout
