@@ -35,6 +35,7 @@ from .common.rows import (
     columns,
     full_blocks,
     gelu,
+    gelu_value,
     load_blocks,
     standardise,
     standardise_backward,
@@ -45,11 +46,16 @@ from .common.tensors import accumulator_dtype, gradient_like, rowwise
 
 @triton.jit
 def pair(a, b, PRODUCT: tl.constexpr):
-    """(value, slope): a * b, or GELU(a + b) and its derivative."""
-    if PRODUCT:
-        value = a * b
-        slope = value
-    else:
+    """a * b, or GELU(a + b)."""
+    return a * b if PRODUCT else gelu_value(a + b)
+
+
+@triton.jit
+def pair_and_slope(a, b, PRODUCT: tl.constexpr):
+    """`pair`, and GELU's derivative; of a product, which has two, nothing."""
+    value = a * b
+    slope = value
+    if not PRODUCT:
         value, slope = gelu(a + b)
     return value, slope
 
@@ -62,23 +68,13 @@ def group_start(g, inner, stride_g, stride_i):
 
 
 @triton.jit
-def _pairs(a, b, PRODUCT: tl.constexpr, BLOCKS: tl.constexpr):
-    """`pair` of all blocks; b of one row, or of as many as a."""
-    values = ()
-    slopes = ()
-    for i in tl.static_range(BLOCKS):
-        value, slope = pair(a[i], b[i], PRODUCT)
-        values = values + (value,)
-        slopes = slopes + (slope,)
-    return values, slopes
-
-
-@triton.jit
 def _normalised(
     a, b, weight, bias, in_row, width, PRODUCT: tl.constexpr, EPS: tl.constexpr, EXACT: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    values, _slopes = _pairs(a, b, PRODUCT, BLOCKS)
+    values = ()
+    for i in tl.static_range(BLOCKS):
+        values = values + (pair(a[i], b[i], PRODUCT),)
     x_hat, _rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
     z = ()
     for i in tl.static_range(BLOCKS):
@@ -103,6 +99,7 @@ def _forward_kernel(
     num_instances,
     length,
     width,
+    blocks_n,  # programs that share the instances of a tile
     instances_per_program,
     PRODUCT: tl.constexpr,
     EPS: tl.constexpr,
@@ -113,12 +110,11 @@ def _forward_kernel(
     EXACT: tl.constexpr,
 ):
     blocks_l = tl.cdiv(length, BLOCK_R)
-    blocks_n = 1 if instances_ptr is not None else tl.cdiv(num_instances, instances_per_program)
     pid = tl.program_id(0)
-    group = pid // (blocks_l * blocks_n)
+    block = pid // blocks_l
+    group = block // blocks_n
     g = group.to(tl.int64)
-    block_n = (pid // blocks_l) % blocks_n
-    l = (pid % blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
+    l = (pid - block * blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
     live = l < length
     mask = live[:, None] & in_row
@@ -135,11 +131,12 @@ def _forward_kernel(
         z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
         store_blocks(z_ptr + (g * length + l)[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
     else:
-        first = block_n.to(tl.int64) * instances_per_program
-        b_ptrs += first * b_stride_n
+        first = (block - group * blocks_n).to(tl.int64) * instances_per_program
+        # A copy of b's row for each row of a, from the cache: one for all would be passed through shared memory.
+        b_ptrs = b_ptrs + first * b_stride_n + tl.zeros((BLOCK_R, 1), dtype=tl.int32)
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
-            b = load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
+            b = load_blocks(b_ptrs, mask, ACC, BLOCKS, BLOCK_D)
             z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
             store_blocks(z_ptr + rows[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
             b_ptrs += b_stride_n
@@ -166,7 +163,12 @@ def _row_gradient(
 ):
     """Back through LayerNorm and GELU for whole rows -> the gradients of a and b, and the sums of dz * x_hat and of dz
     so far, which the parameters' gradients need. Rows that are not there have a dz of 0, and so gradients of 0."""
-    values, slopes = _pairs(a, b, PRODUCT, BLOCKS)
+    values = ()
+    slopes = ()
+    for i in tl.static_range(BLOCKS):
+        value, slope = pair_and_slope(a[i], b[i], PRODUCT)
+        values = values + (value,)
+        slopes = slopes + (slope,)
     x_hat, rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
     dz = load_blocks(dz_ptrs, mask, ACC, BLOCKS, BLOCK_D)
     dx_hat = ()
@@ -305,12 +307,12 @@ def pair_norm_forward(
     # A tile of `a` serves all instances, unless that leaves multiprocessors idle.
     splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
     per_program = triton.cdiv(num_instances, splits)
-    grid = (tiles * (1 if instances is not None else triton.cdiv(num_instances, per_program)),)
+    blocks_n = 1 if instances is not None else triton.cdiv(num_instances, per_program)
     with on_device(a):
-        _forward_kernel[grid](
+        _forward_kernel[(tiles * blocks_n,)](
             a, b, None if instances is None else instances.contiguous(), ln_weight.contiguous(), ln_bias.contiguous(),
-            z, *group_strides(a), b.stride(0), b.stride(1), num_instances, length, width, per_program, PRODUCT=product,
-            EPS=eps, ACC=accumulator(a, b), **options,
+            z, *group_strides(a), b.stride(0), b.stride(1), num_instances, length, width, blocks_n, per_program,
+            PRODUCT=product, EPS=eps, ACC=accumulator(a, b), **options,
         )  # fmt: skip
     return z
 

@@ -45,7 +45,7 @@ from torch import Tensor
 from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
-from .pair_norm import group_start, group_strides, pair, present, zeros
+from .pair_norm import group_start, group_strides, pair, pair_and_slope, present, zeros
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def _forward_kernel(
         b = tl.load(b_rows[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
         head_mask = (labels < LABELS)[:, None] & in_row[None, :]
         head = tl.load(head_ptr + labels[:, None] * width + cols[None, :], mask=head_mask, other=0.0)
-        value, _slope = pair(a, b, PRODUCT)
+        value = pair(a, b, PRODUCT)
         first = tl.where(start == 0, tl.sum(value, axis=1) / tl.minimum(BLOCK_D, width), first)
         value = tl.where(in_row[None, :], value - first[:, None], 0.0)
         total += tl.sum(value, axis=1)
@@ -229,7 +229,7 @@ def _backward_kernel(
                 rstd = tl.load(rstd_ptr + first_row + row, mask=live, other=0.0)
 
                 b = tl.load(b_row + cols, mask=in_row, other=0.0).to(ACC)[None, :]
-                value, slope = pair(a, b, PRODUCT)
+                value, slope = pair_and_slope(a, b, PRODUCT)
                 x_hat = (value - mean[:, None]) * rstd[:, None]
                 if sums_ptr is not None:
                     sums += _product(tl.trans(dlogits), x_hat, PARTS, OPERAND, ACC)

@@ -33,13 +33,13 @@ DEFAULTS: dict[str, Parameters] = {
     # on one warp, which talks to no other: 24 elements a thread, the fewest that are read 16 bytes at a time. Sums fill
     # the registers of backward: with two warps a row 12 are resident on NVIDIA's chips, with one warp 8.
     "embedding_mux_forward": {"elements": 1024, "per_thread": 24},
-    "embedding_mux_backward": {"elements": 1024, "per_thread": 12, "resident": 12},
-    # One live tile forward: at d = 768, 24 elements a thread are the fewest that are read 16 bytes at a time. Backward
-    # has some eight: as many elements a thread as 128 registers hold, for a quarter of the warps that a multiprocessor
-    # of NVIDIA's takes. With fewer warps nothing else runs while one waits; with fewer elements a thread, talk from
-    # thread to thread outweighs the work: at d = 768 it executes 46 instructions an element at 12 a thread, 58 at 6.
-    "pair_norm_forward": {"elements": 2048, "per_thread": 24, "programs": 4},
-    "pair_norm_backward": {"elements": 1024, "per_thread": 12, "resident": 16},
+    "embedding_mux_backward": {"elements": 256, "per_thread": 12, "resident": 12},
+    # Forward likewise. Backward has some eight live tiles: as many elements a thread as 128 registers hold, for a
+    # quarter of the warps that a multiprocessor of NVIDIA's takes; with fewer warps nothing else runs while one waits,
+    # with fewer elements a thread talk from thread to thread outweighs the work. Rows are one a program from d = 256
+    # on: sums over rows, one for each instance and tile, stay within a thread.
+    "pair_norm_forward": {"elements": 1024, "per_thread": 24, "programs": 4},
+    "pair_norm_backward": {"elements": 256, "per_thread": 12, "resident": 16},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
     # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
     # that the other does not take; of its programs one or two are resident.
