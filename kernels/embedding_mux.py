@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, index_type, multiprocessors, on_device, whole_rows
+from .common.launch import accumulator, index_type, multiprocessors, on_device, register_limit, whole_rows
 from .common.launch_table import launch_parameters
 from .common.rows import (
     add_blocks,
@@ -394,12 +394,13 @@ def embedding_mux_forward(
     ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v = _contiguous(
         ids, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v
     )
+    acc = accumulator(word, v)
     with on_device(word):
         _forward_kernel[(triton.cdiv(groups * length, options["BLOCK_R"]),)](
             ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y, word.stride(0), seed,
             groups * length, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
-            DROPOUT=dropout, ACC=accumulator(word, v), INDEX=index_type(groups * length), **options,
+            DROPOUT=dropout, ACC=acc, INDEX=index_type(groups * length), **options, **register_limit(acc),
         )  # fmt: skip
     return out
 
@@ -465,6 +466,7 @@ def embedding_mux_backward(
     dtoken_type = torch.zeros((programs, token_type.shape[0], width), **acc) if own_type and not many_types else None
     along = torch.empty((programs, num_instances, width), **acc) if need_sums else None
     total = torch.empty_like(along) if need_sums and ln_weight is not None else None
+    kernel_acc = accumulator(word, v)
     with on_device(dy):
         _backward_kernel[(programs,)](
             dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
@@ -472,7 +474,7 @@ def embedding_mux_backward(
             groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
             length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
-            DROPOUT=dropout, ACC=accumulator(word, v), **options,
+            DROPOUT=dropout, ACC=kernel_acc, **options, **register_limit(kernel_acc),
         )  # fmt: skip
 
     rows = dshared.sum(0) if shared else None

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, multiprocessors, on_device, whole_rows
+from .common.launch import accumulator, multiprocessors, on_device, register_limit, whole_rows
 from .common.launch_table import launch_parameters
 from .common.rows import (
     add_blocks,
@@ -136,7 +136,7 @@ def _forward_kernel(
         b_ptrs = b_ptrs + first * b_stride_n + tl.zeros((BLOCK_R, 1), dtype=tl.int32)
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
-            b = load_blocks(b_ptrs, mask, ACC, BLOCKS, BLOCK_D)
+            b = load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
             z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
             store_blocks(z_ptr + rows[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
             b_ptrs += b_stride_n
@@ -308,11 +308,12 @@ def pair_norm_forward(
     splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
     per_program = triton.cdiv(num_instances, splits)
     blocks_n = 1 if instances is not None else triton.cdiv(num_instances, per_program)
+    acc = accumulator(a, b)
     with on_device(a):
         _forward_kernel[(tiles * blocks_n,)](
             a, b, None if instances is None else instances.contiguous(), ln_weight.contiguous(), ln_bias.contiguous(),
             z, *group_strides(a), b.stride(0), b.stride(1), num_instances, length, width, blocks_n, per_program,
-            PRODUCT=product, EPS=eps, ACC=accumulator(a, b), **options,
+            PRODUCT=product, EPS=eps, ACC=acc, **options, **register_limit(acc),
         )  # fmt: skip
     return z
 
@@ -351,11 +352,12 @@ def pair_norm_backward(
         db = torch.empty((groups, length, width), **partial)
     sums = torch.empty((groups * chunks, 2, width), **partial) if need_dln else None
     strides = (dz.stride(0), 0, dz.stride(1)) if instances is not None else dz.stride()[:3]
+    acc = accumulator(a, b)
     with on_device(a):
         _backward_kernel[(groups * chunks,)](
             dz, a, b, None if instances is None else instances.contiguous(), ln_weight.contiguous(), da, db, sums,
             *strides, *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), num_instances, length,
-            width, tiles_per_chunk, PRODUCT=product, EPS=eps, ACC=accumulator(a, b), **options,
+            width, tiles_per_chunk, PRODUCT=product, EPS=eps, ACC=acc, **options, **register_limit(acc),
         )  # fmt: skip
     if need_db and instances is None:
         db = db.sum(1).to(b.dtype)

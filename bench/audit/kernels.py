@@ -112,7 +112,8 @@ def compile_for(launch: Launch, target: GPUTarget):
         else:
             signature[name], constants[(position,)] = "constexpr", value
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=hints)
-    options = {k: v for k, v in launch.options.items() if k in ("num_warps", "num_stages")}
+    known = ("num_warps", "num_stages", "maxnreg")[: 2 if target.backend == "hip" else 3]
+    options = {k: v for k, v in launch.options.items() if k in known}
     return triton.compile(source, target=target, options=options)
 
 

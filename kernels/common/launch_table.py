@@ -30,14 +30,11 @@ DEFAULTS: dict[str, Parameters] = {
     "walsh_hadamard_mux_forward": {"per_warp": 1024, "warps": 8},
     "walsh_hadamard_mux_dx": {"per_warp": 1024, "warps": 8},
     # Small programs, several of which fit a multiprocessor, for gathers that wait for ids. At d = 768 forward has a row
-    # on one warp, which talks to no other: 24 elements a thread, the fewest that are read 16 bytes at a time. Sums fill
-    # the registers of backward: with two warps a row 12 are resident on NVIDIA's chips, with one warp 8.
+    # on one warp, which talks to no other: 24 elements a thread, the fewest that are read 16 bytes at a time. Backward
+    # has some eight live tiles: as many elements a thread as 128 registers hold. Its rows are one a program from
+    # d = 256 on: sums over rows stay within a thread.
     "embedding_mux_forward": {"elements": 1024, "per_thread": 24},
-    "embedding_mux_backward": {"elements": 256, "per_thread": 12, "resident": 12},
-    # Forward likewise. Backward has some eight live tiles: as many elements a thread as 128 registers hold, for a
-    # quarter of the warps that a multiprocessor of NVIDIA's takes; with fewer warps nothing else runs while one waits,
-    # with fewer elements a thread talk from thread to thread outweighs the work. Rows are one a program from d = 256
-    # on: sums over rows, one for each instance and tile, stay within a thread.
+    "embedding_mux_backward": {"elements": 256, "per_thread": 12, "resident": 16},
     "pair_norm_forward": {"elements": 1024, "per_thread": 24, "programs": 4},
     "pair_norm_backward": {"elements": 256, "per_thread": 12, "resident": 16},
     # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
