@@ -11,7 +11,8 @@ than 1.1 times the bytes that it must.
 Bytes are counted by `bench.audit.traffic`, under the interpreter, instructions by `bench.audit.instructions`, in what
 was compiled as it would be launched for 2^26 elements G * N * L * d with N = 4, L = 128, d = 768 in bf16. Both make the
 predicted times (`bench.audit.predict`), beside them what of its floor, the bytes that must move, a kernel reaches, and
-the bytes that `torch.compile` would move for the same op's specification: predictions, not measurements.
+the times of what `torch.compile` makes of the same op's specification (`bench.audit.compiled`): predictions, not
+measurements.
 
 The launchers of `fastmux.kernels` are run on small CPU tensors with their kernels replaced by recorders: what is
 compiled is the code that ships, with the tiles, warps and argument types that it would be launched with.
@@ -26,7 +27,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,19 +42,13 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from bench.audit.compiled import beside, table
-from bench.audit.instructions import executed, turns
+from bench.audit.binaries import TARGETS, disassembled, instructions, occupancy
+from bench.audit.instructions import turns
 from bench.audit.launches import calls
 from bench.audit.predict import DEVICES, limits, seconds
 from bench.audit.recording import Launch, launches, record
 from fastmux.files import write_json
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
 #: Bytes of stack that are no spill to mend: ptxas moves a value or two of a thread there, outside of the loops, where
 #: that lets one more program onto a multiprocessor. More is a tile that is too large.
 TOLERATED_STACK = 32
@@ -71,6 +65,8 @@ REPORTED_WIDTH = 768
 #: Multiprocessors that such launches are planned for.
 MULTIPROCESSORS = 132
 TRAFFIC_LIMIT = 1.1
+#: The PyTorch whose Inductor `bench.audit.inductor` knows.
+INDUCTOR = "2.13."
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -123,7 +119,7 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
     registers = stack = problem = None
     accesses: list[str] = []
     if "cubin" in compiled.asm:
-        usage, sass = _cuobjdump(compiled.asm["cubin"])
+        usage, sass = disassembled(compiled.asm["cubin"])
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         accesses = sorted(set(re.findall(r"(?:LDG|LDGSTS|STG)\.E[.\w]*", sass)))
         tensor_cores = re.search(r"\b(?:HMMA|HGMMA|UTCHMMA)", sass) is not None or dtype == "fp64"
@@ -141,16 +137,6 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
     shared = compiled.metadata.shared
     occupied = occupancy(target_name, registers, shared, compiled.metadata.num_warps)
     return Finding(launch.name, target_name, dtype, width, registers, stack, shared, occupied, accesses, problem)
-
-
-def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
-    """Share of a multiprocessor's warps that can be resident, by registers, shared memory and warps."""
-    device = next(d for d in DEVICES.values() if d.target == target)
-    lanes = TARGETS[target].warp_size
-    by_registers = device.registers // (-(-registers // 8) * 8 * lanes * warps)
-    by_shared = device.shared // (shared + 1024)  # of which the system keeps 1 KiB a program
-    # 32: the programs that a multiprocessor takes, however small they are.
-    return min(32, device.warps // warps, by_registers, by_shared) * warps / device.warps
 
 
 def traffic() -> list[dict]:
@@ -173,9 +159,16 @@ def predict(counted: list[dict], targets: list[str]) -> None:
     elements = math.prod(REPORTED) * REPORTED_WIDTH
     for entry, call, launch in zip(counted, listed, recorded, strict=True):
         entry["ratio"] = entry["bytes"] / entry["minimal_bytes"]
-        entry["instructions"] = {t: instructions(launch, t, elements) for t in targets if t.startswith("sm")}
+        entry["instructions"] = {
+            t: instructions(
+                compile_for(launch, TARGETS[t]), launch.programs, turns(launch.name, launch.values), t, elements
+            )
+            for t in targets
+            if t.startswith("sm")
+        }
         # Of this size the least bytes are known, and how many times as many move.
         sized = entry | {"bytes": entry["ratio"] * call.minimal_bytes, "elements": elements}
+        entry["bytes_per_element"] = sized["bytes"] / elements
         sized["flops"] = entry["flops"] * elements / entry["elements"]
         entry["predicted_us"] = {name: 1e6 * seconds(sized, d, elements) for name, d in DEVICES.items()}
         entry["floor"] = {
@@ -183,32 +176,6 @@ def predict(counted: list[dict], targets: list[str]) -> None:
         }
         bounds = {name: limits(sized, d, elements) for name, d in DEVICES.items()}
         entry["bound"] = {name: max(times, key=times.get) for name, times in bounds.items()}
-
-
-def instructions(launch: Launch, target: str, elements: int) -> dict[str, float]:
-    """What is executed an element of G * N * L * d, and the resident warps of a multiprocessor."""
-    compiled = compile_for(launch, TARGETS[target])
-    usage, sass = _cuobjdump(compiled.asm["cubin"])
-    warps = compiled.metadata.num_warps
-    threads = launch.programs * warps * TARGETS[target].warp_size
-    counted = executed(sass, turns(launch.name, launch.values))
-    registers = int(re.search(r"REG:(\d+)", usage)[1])
-    resident = occupancy(target, registers, compiled.metadata.shared, warps)
-    device = next(d for d in DEVICES.values() if d.target == target)
-    per_element = {kind: round(number * threads / elements, 2) for kind, number in counted.items()}
-    return per_element | {"warps": resident * device.warps}
-
-
-def _cuobjdump(cubin: bytes) -> tuple[str, str]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage, sass = (
-            subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True)
-            for flag in ("-res-usage", "-sass")
-        )
-    return usage.stdout + usage.stderr, sass.stdout
 
 
 def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[Finding]:
@@ -245,11 +212,32 @@ def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) ->
     return reasons
 
 
+def against(counted: list[dict], sizes: dict[str, int], targets: list[str]) -> list[dict]:
+    """Print and return `bench.audit.compiled.beside`; nothing where Inductor is another inside than what it knows."""
+    try:
+        from bench.audit.compiled import beside, table
+
+        rows = beside(counted, sizes, targets)
+    except Exception as error:  # whatever another inside leads to
+        if torch.__version__.startswith(INDUCTOR):
+            raise
+        print(f"\nnot beside the compiled reference: known is the Inductor of torch {INDUCTOR}x, not this: {error!r}")
+        return []
+    print(f"\nbeside the compiled reference, by the same arithmetic, ours / its an element:\n{table(rows)}")
+    return rows
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096])
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        choices=[t for t in TARGETS if t.startswith("sm")],
+        help="targets on which kernels stand beside the compiled reference, half a minute each; all of NVIDIA's",
+    )
     parser.add_argument("--skip_traffic", action="store_true", help="compile only; counting takes most of the time")
     parser.add_argument("--output", type=Path, help="write the findings as JSON to this file")
     args = parser.parse_args()
@@ -278,9 +266,8 @@ def main() -> int:
         times = "".join(f"{text:>20}" for text in of_floor)
         print(f"{entry['launcher']:28}{entry['ratio']:>16.3f}{executed:>13}{times}{excess}")
     sizes = dict(zip("GNLd", (*REPORTED, REPORTED_WIDTH), strict=True))
-    compared = beside(counted, sizes) if counted else []
-    if compared:
-        print(f"\nbeside the compiled reference, at least as its bytes take:\n{table(compared)}")
+    beside = [t for t in args.beside or args.targets if t.startswith("sm") and t in args.targets]
+    compared = against(counted, sizes, beside) if counted and beside else []
     problems = [f for f in findings if f.problem]
     if args.output:
         results = {"triton": triton.__version__, "compiled": len(findings), "problems": len(problems)}

@@ -76,14 +76,38 @@ SASS = """
 
 
 def test_loops_count_as_often_as_they_turn():
-    """The first loop takes two turns at a time, the second what is left."""
+    """The first loop takes two turns at a time, the second what is left; what follows the end is padding."""
     pytest.importorskip("triton", reason="the audit needs the package triton")
     from bench.audit.instructions import executed
 
-    assert executed(SASS, [7]) == {"all": 3 + 3 * 4 + 4, "float": 3, "special": 1, "matrix": 64}
-    assert executed(SASS, [4]) == {"all": 3 + 2 * 4, "float": 2, "special": 0, "matrix": 0}
+    assert executed(SASS, [7]) == {"all": 2 + 3 * 4 + 4, "float": 3, "special": 1, "matrix": 64}
+    assert executed(SASS, [4]) == {"all": 2 + 2 * 4, "float": 2, "special": 0, "matrix": 0}
     with pytest.raises(ValueError, match="1 deep, expected at most 0"):
         executed(SASS, [])
+
+
+ASSERTED = """
+        /*0000*/                   MOV R0, RZ ;
+        /*0010*/               @P1 BRA 0x90 ;
+        /*0020*/                   IADD3 R2, R0, 0x8, RZ ;
+        /*0030*/                   LDG.E R4, [R6.64] ;
+        /*0040*/                   LDG.E R5, [R6.64+0x4] ;
+        /*0050*/                   ISETP.GE.U32.AND P0, PT, R0, 0x40, PT ;
+        /*0060*/                   IADD3 R0, R2.reuse, 0x8, RZ ;
+        /*0070*/              @!P0 BRA 0x20 ;
+        /*0080*/                   EXIT ;
+        /*0090*/                   CALL.ABS.NOINC R2 ;
+        /*00a0*/                   BRA 0xa0 ;
+"""
+
+
+def test_unrolled_loops_turn_less_and_assertions_hold():
+    """The loop's counter advances by two turns of 8; the failed assertion, which leads to no exit, does not count."""
+    pytest.importorskip("triton", reason="the audit needs the package triton")
+    from bench.audit.instructions import executed
+
+    assert executed(ASSERTED, [10], stride=8)["all"] == 3 + 5 * 6
+    assert executed(ASSERTED, [10])["all"] == 3 + 10 * 6
 
 
 def test_every_kernel_says_how_often_its_loops_turn():
