@@ -37,6 +37,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,7 @@ from bench.machine import default_device, machine_info, results_folder
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.throughput_report import DEMULTIPLEXERS, Row, plot, table
 from fastmux.files import replacing, write_json
+from fastmux.functional import holding
 
 # (plain model, multiplexed model, labels): a sentence-pair task and CoNLL-2003
 TASKS = {
@@ -290,7 +292,8 @@ def main(argv: list[str] | None = None) -> list[Row]:
         if args.disable_tqdm and rows:
             print(table(rows[-1:] if len(rows) > 1 else rows).splitlines()[-1], flush=True)
 
-    rows = sweep(args, report)
+    with nullcontext() if args.training else holding():
+        rows = sweep(args, report)
     print(f"\n{table(rows)}")
     sizes = f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, L = {args.length}, {args.dtype}"
     where = (

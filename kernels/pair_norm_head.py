@@ -42,6 +42,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .common.held import held
 from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
@@ -277,17 +278,28 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameter
     }  # fmt: skip
 
 
-def _fold(
+def _folded(
     ln_weight: Tensor, ln_bias: Tensor, head_weight: Tensor, head_bias: Tensor | None, a: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor]:
     """H (C, d) contiguous, in bfloat16 if that is what the kernels round it to, and the shift (C)."""
-    acc = accumulator_dtype(a, b)
+    weights, acc = (ln_weight, ln_bias, head_weight, head_bias), accumulator_dtype(a, b)
+    return held(f"folded for {a.dtype}, {acc}", head_weight, weights, lambda: _fold(*weights, a.dtype, acc))
+
+
+def _fold(
+    ln_weight: Tensor,
+    ln_bias: Tensor,
+    head_weight: Tensor,
+    head_bias: Tensor | None,
+    dtype: torch.dtype,
+    acc: torch.dtype,
+) -> tuple[Tensor, Tensor]:
     head = head_weight.to(acc)
     shift = head @ ln_bias.to(acc)
     shift = shift if head_bias is None else shift + head_bias.to(acc)
     head = head * ln_weight.to(acc)
     head = head - head.mean(1, keepdim=True)
-    return head.to(torch.bfloat16 if a.dtype == torch.bfloat16 and acc == torch.float32 else acc), shift
+    return head.to(torch.bfloat16 if dtype == torch.bfloat16 and acc == torch.float32 else acc), shift
 
 
 def pair_norm_head_forward(
@@ -318,7 +330,7 @@ def pair_norm_head_forward(
         block_r = _block(total, chosen["rows"])
         with on_device(a):
             _forward_kernel[(triton.cdiv(total, block_r),)](
-                a, b, *_fold(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *statistics,
+                a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *statistics,
                 *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps,
                 INDEX=index_type(total), BLOCK_R=block_r, **_options(a, b, labels, product, chosen),
             )  # fmt: skip
@@ -365,7 +377,7 @@ def pair_norm_head_backward(
     sums = torch.empty((shares, labels, width), **partial) if need_parameters else None
     with on_device(a):
         _backward_kernel[(blocks_d * shares,)](
-            dlogits, logits, mean, rstd, a, b, *_fold(ln_weight, ln_bias, head_weight, head_bias, a, b), da, db, sums,
+            dlogits, logits, mean, rstd, a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), da, db, sums,
             *dlogits.stride(), *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), groups,
             num_instances, length, width, groups_per_share, tiles_per_part, BLOCK_L=block_l,
             **options,

@@ -1,6 +1,7 @@
 """The ops of data multiplexing, differentiable, each with a fast path per backend (`fastmux.backends`).
 
 One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
+Within `holding` what depends on weights alone is made once.
 """
 
 from fastmux.functional.embedding_mux import embedding_mux
@@ -14,10 +15,13 @@ from fastmux.functional.pair_norm import linear_gelu_norm, pair_norm
 from fastmux.functional.unbind_demux import unbind_demux
 from fastmux.functional.walsh_hadamard import walsh_hadamard
 from fastmux.functional.walsh_hadamard_mux import walsh_hadamard_mux
+from fastmux.kernels.common.held import held, holding
 
 __all__ = [
     "embedding_mux",
     "hadamard_mux",
+    "held",
+    "holding",
     "index_demux",
     "instance_embeddings",
     "linear_argmax",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.kernels.common.held import held
 
 
 def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None = None) -> Tensor:
@@ -42,5 +43,10 @@ def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None 
     if scale is None:
         scale = num_instances**-0.5
     rows = x.transpose(1, 2).reshape(groups, length, num_instances * width)
-    stacked = instance_matrices.mT.reshape(num_instances * width, width)
+    stacked = held("stacked", instance_matrices, [instance_matrices], lambda: _stacked(instance_matrices))
     return torch.matmul(rows, stacked) * scale
+
+
+def _stacked(matrices: Tensor) -> Tensor:
+    """(N, d, d) -> (N d, d), each transposed: what rows of all instances side by side are multiplied with."""
+    return matrices.mT.reshape(-1, matrices.shape[-1])

@@ -16,6 +16,7 @@ from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
 from fastmux.functional._ops import needs_grad
 from fastmux.functional.pair_norm import Head, Norm, apply_pair_norm, linear_gelu_norm
+from fastmux.kernels.common.held import held
 
 TILE_ELEMENTS = 1 << 19
 
@@ -117,12 +118,17 @@ def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Te
     # worth forming where they are fewer rows than the states that would be multiplied one by one.
     if instances is not None or (transforms.dim() > 2 and groups * length < width):
         return None
-    stacked = weight * transforms[:, None] if transforms.dim() == 2 else weight @ transforms.mT
-    projected = F.linear(h, stacked.flatten(0, 1).to(h.dtype)).unflatten(-1, (num_instances, width)).transpose(1, 2)
+    stacked = held(f"stacked {h.dtype}", weight, [weight, transforms], lambda: _stacked(weight, transforms).to(h.dtype))
+    projected = F.linear(h, stacked).unflatten(-1, (num_instances, width)).transpose(1, 2)
     shift = torch.zeros_like(norm.bias) if bias is None else bias
     shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
     z = apply_pair_norm(projected, shift, None, norm, head, "triton")
     return z.view(groups, num_instances, length, z.shape[-1])
+
+
+def _stacked(weight: Tensor, transforms: Tensor) -> Tensor:
+    """W diag(v_i) or W O_i^T of all instances: (N d, d)."""
+    return (weight * transforms[:, None] if transforms.dim() == 2 else weight @ transforms.mT).flatten(0, 1)
 
 
 def _demux(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, head: Head) -> Tensor:
@@ -139,7 +145,7 @@ def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
             return transforms[instances] * h
         return transforms[None, :, None] * h[:, None]
     num_instances, width, _ = transforms.shape
-    stacked = transforms.transpose(0, 1).reshape(width, num_instances * width)
+    stacked = held("beside", transforms, [transforms], lambda: transforms.transpose(0, 1).reshape(width, -1))
     unbound = torch.matmul(h, stacked).unflatten(-1, (num_instances, width))
     if instances is None:
         return unbound.transpose(1, 2).contiguous()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from fastmux.functional import holding
 from fastmux.models.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.models.grouping import average_slots, group_rows, row_order
-from fastmux.modules.multiplexers import LinearMultiplexer
 
 
 class PredictsInGroups:
@@ -152,14 +152,11 @@ def _check_fallback(model: PreTrainedModel, fallback: PreTrainedModel | None) ->
 @contextlib.contextmanager
 def predicting(model: nn.Module) -> Iterator[None]:
     """Every module of a model in eval mode, and afterwards in the mode that it was in; weights stay as they are
-    meanwhile, so that what depends on them alone is computed once."""
+    meanwhile, so that what depends on them alone is computed once, in this thread and without gradients."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with contextlib.ExitStack() as held:
-            for module in modes:
-                if isinstance(module, LinearMultiplexer):
-                    held.enter_context(module.holding_prefix())
+        with holding():
             yield
     finally:
         for module, training in modes.items():

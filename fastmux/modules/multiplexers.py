@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -73,23 +72,10 @@ class LinearMultiplexer(Multiplexer):
     """
 
     transforms: Tensor
-    #: The multiplexed prefix, once it is known, while `holding_prefix` is open; None while it is not.
-    _held: list[Tensor] | None = None
 
     def __init__(self, num_instances: int, width: int, *, learnable: bool = False):
         super().__init__(num_instances, width)
         self.learnable = learnable
-
-    @contextlib.contextmanager
-    def holding_prefix(self) -> Iterator[None]:
-        """Within the block no weight changes, and nothing is drawn: the index prefix is multiplexed once, not in every
-        pass."""
-        before = self._held
-        self._held = [] if before is None else before
-        try:
-            yield
-        finally:
-            self._held = before
 
     def _hold(self, transforms: Tensor) -> None:
         if self.learnable:
@@ -104,12 +90,7 @@ class LinearMultiplexer(Multiplexer):
     def _behind(self, prefix: Prefix | None, y: Tensor) -> Tensor:
         if prefix is None:
             return y
-        if self._held is None or torch.compiler.is_compiling():
-            own = self.multiplex_prefix(*prefix())
-        else:
-            if not self._held:
-                self._held.append(self.multiplex_prefix(*prefix()))
-            own = self._held[0]
+        own = F.held(f"prefix on {y.device}", self, (), lambda: self.multiplex_prefix(*prefix()))
         return torch.cat([own.expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
@@ -337,6 +318,9 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
     @property
     def transforms(self) -> Tensor:  # type: ignore[override]  # held by the others, formed here
         """The O_i as matrices, (N, d, d), formed when asked for: by "unbind"."""
+        return F.held("transforms", self, (self.one, self.inner_signs, self.outer_signs), self._matrices)
+
+    def _matrices(self) -> Tensor:
         dtype = torch.promote_types(self.one.dtype, torch.float32)
         eye = torch.eye(self.width, device=self.one.device, dtype=dtype)
         inner = F.walsh_hadamard(eye, transpose=True) * self.inner_signs[:, None]  # H D'_i

@@ -69,8 +69,8 @@ class Batcher:
         threads = torch.get_num_threads()
         self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._held = contextlib.ExitStack()
-        for passes in self._models():
-            self._held.enter_context(predicting(passes.model))
+        for passes in self._models():  # in the thread whose passes these are
+            self._worker.submit(self._held.enter_context, predicting(passes.model)).result()
         self._task = asyncio.create_task(self._serve())
 
     async def warm_up(self, lengths: Sequence[int]) -> None:
@@ -105,8 +105,8 @@ class Batcher:
         self._closing = True
         self.hurry()
         await self._task
+        self._worker.submit(self._held.close).result()
         self._worker.shutdown()
-        self._held.close()
 
     def submit(
         self, rows: Sequence[Tokenised], tenant: str, copies: int, all_scores: bool

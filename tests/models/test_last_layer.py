@@ -12,8 +12,6 @@ import fastmux
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.models import tmux
 from fastmux.models.last_layer import first_positions, states_at_first_positions
-from fastmux.models.prediction import predicting
-from fastmux.modules.multiplexers import HadamardMultiplexer
 
 
 def encoder_of(family: str, **options):
@@ -138,14 +136,3 @@ def test_the_index_prefix_is_multiplexed_once_while_weights_stay(multiplexer, mo
         weight = model.tmux.prefix_tokens.weight.data
         weight.add_(torch.randn_like(weight))
     assert not torch.allclose(model.predict(**inputs, groups_per_batch=1), logits)
-
-
-def test_a_held_prefix_is_let_go_of():
-    multiplexer = HadamardMultiplexer(2, 4)
-    model = nn.ModuleList([multiplexer]).train()
-    with pytest.raises(KeyError), predicting(model):
-        with predicting(model):
-            assert multiplexer._held == [] and not multiplexer.training
-        assert multiplexer._held == []
-        raise KeyError
-    assert multiplexer._held is None and multiplexer.training
