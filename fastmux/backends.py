@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 BACKENDS = ("torch", "triton")
@@ -49,15 +50,19 @@ def backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
+@torch.compiler.assume_constant_result  # or each call of a compiled op would look through the environment
+def _asked_for() -> str | None:
+    name = os.environ.get("FASTMUX_BACKEND")
+    return _validated(name, "FASTMUX_BACKEND") if name else None
+
+
 def choose_backend(tensor: Tensor) -> str:
     """The backend that runs an op on ``tensor``.
 
     Raises:
         ValueError: if ``FASTMUX_BACKEND`` is no backend, or the triton backend was asked for and cannot run here.
     """
-    name = _forced
-    if name is None and os.environ.get("FASTMUX_BACKEND"):
-        name = _validated(os.environ["FASTMUX_BACKEND"], "FASTMUX_BACKEND")
+    name = _asked_for() if _forced is None else _forced
     if name is None:
         return "triton" if tensor.is_cuda and _triton_installed() else "torch"
     if name == "triton":
