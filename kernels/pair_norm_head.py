@@ -43,7 +43,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common.held import held
-from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device
+from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device, register_limit
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
 from .pair_norm import group_start, group_strides, pair, pair_and_slope, present, zeros
@@ -199,6 +199,7 @@ def _backward_kernel(
     head = tl.load(head_ptr + head_at, mask=head_mask, other=0.0)
     shift = tl.load(shift_ptr + labels, mask=is_label, other=0.0)
     sums = tl.zeros((BLOCK_C, BLOCK_D), dtype=ACC)
+    inverse = 1.0 / tl.cast(width, ACC)
 
     row = tl.arange(0, BLOCK_L)
     for group in tl.range(first_group, tl.minimum(first_group + groups_per_share, groups)):
@@ -225,7 +226,7 @@ def _backward_kernel(
                 dlogits = tl.load(dlogits_ptrs, mask=label_mask, other=0.0)
                 logits_ptrs = logits_ptr + first_row * LABELS + row[:, None] * LABELS + labels[None, :]
                 logits = tl.load(logits_ptrs, mask=label_mask, other=0.0)
-                along = tl.sum(dlogits.to(ACC) * (logits.to(ACC) - shift[None, :]), axis=1) / width
+                along = tl.sum(dlogits.to(ACC) * (logits.to(ACC) - shift[None, :]), axis=1) * inverse
                 mean = tl.load(mean_ptr + first_row + row, mask=live, other=0.0)
                 rstd = tl.load(rstd_ptr + first_row + row, mask=live, other=0.0)
 
@@ -363,6 +364,8 @@ def pair_norm_head_backward(
     width = a.shape[-1]
     chosen = launch_parameters("pair_norm_head_backward", a)
     options = _options(a, b, labels, product, chosen)
+    # The registers that two programs leave one another are enough for a small head on half the columns.
+    fits = options["BLOCK_C"] == 16 and options["PARTS"] != 1
     block_l, block_d = _block(length, chosen["rows"]), options["BLOCK_D"]
     tiles = triton.cdiv(length, block_l)
     # Fewer, longer shares leave fewer partial sums; enough of them keep every multiprocessor busy.
@@ -380,7 +383,7 @@ def pair_norm_head_backward(
             dlogits, logits, mean, rstd, a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), da, db, sums,
             *dlogits.stride(), *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), groups,
             num_instances, length, width, groups_per_share, tiles_per_part, BLOCK_L=block_l,
-            **options,
+            **options, **(register_limit(options["ACC"]) if fits else {}),
         )  # fmt: skip
     db = db.sum(1).to(b.dtype) if need_db else None
     parameters = (None,) * 4

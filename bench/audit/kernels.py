@@ -5,8 +5,8 @@
 
 For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
 Exit status 1 if a kernel spills, has no access of 16 bytes a thread or multiplies matrices without tensor cores (these
-two are read from NVIDIA's instructions only), does not compile for one group, instance or position, or moves more
-than 1.1 times the bytes that it must.
+two are read from NVIDIA's instructions only), does not compile for one group, instance, position or feature, for 20
+features or in float64 (on the first target alone), or moves more than 1.1 times the bytes that it must.
 
 Bytes are counted by `bench.audit.traffic`, under the interpreter, instructions by `bench.audit.instructions`, in what
 was compiled as it would be launched for 2^26 elements G * N * L * d with N = 4, L = 128, d = 768 in bf16. Both make the
@@ -57,9 +57,8 @@ MATRIX_KERNELS = ("walsh_hadamard", "pair_norm_head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 
 
-#: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one. The first
-#: target, dtype and width stand for all.
-ONES = (1, 1, 1)
+#: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one.
+USUAL, ONES = (2, 4, 128), (1, 1, 1)
 REPORTED = (171, 4, 128)  # G, N, L of predicted times
 REPORTED_WIDTH = 768
 #: Multiprocessors that such launches are planned for.
@@ -201,13 +200,22 @@ def worst(findings: list[Finding]) -> list[dict]:
     return list(rows.values())
 
 
+def unusual(dtypes: list[str], width: int) -> Iterator[tuple[tuple[int, int, int], str, int]]:
+    """Sizes, dtype and width of what must compile as well, whatever becomes of it: sizes of 1, a width that is no power
+    of two and no multiple of any tile's side, and float64, in which gradients are checked."""
+    yield ONES, dtypes[0], width
+    for dtype in dict.fromkeys([*dtypes, "fp64"]):
+        yield ONES, dtype, 1
+        yield USUAL, dtype, 20
+
+
 def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) -> dict[str, str]:
     """Kernel -> why it does not compile at these sizes."""
     reasons = {}
     for launch in launches(DTYPES[dtype], width, sizes):
         try:
             compile_for(launch, TARGETS[target])
-        except triton.TritonError as error:
+        except (triton.TritonError, RuntimeError) as error:  # the latter where a pass of the compiler fails
             reasons[launch.name] = str(error).strip().splitlines()[-1]
     return reasons
 
@@ -249,9 +257,11 @@ def main() -> int:
         numbers = f"{f.hidden_size:>6}{f.registers:>6}{f.stack_bytes:>7}{f.shared_bytes:>8}{f.occupancy:>9.0%}"
         problem = f"  <- {f.problem}" if f.problem else ""
         print(f"{f.kernel:38}{f.target:8}{f.dtype:6}{numbers}  {widths}{problem}", flush=True)
-    uncompiled = failing(ONES, args.targets[0], args.dtypes[0], args.hidden_sizes[0])
-    for kernel, reason in uncompiled.items():
-        print(f"{kernel} does not compile for one group, instance and position: {reason}")
+    uncompiled = 0
+    for sizes, dtype, width in unusual(args.dtypes, args.hidden_sizes[0]):
+        for kernel, reason in failing(sizes, args.targets[0], dtype, width).items():
+            uncompiled += 1
+            print(f"{kernel} does not compile for G, N, L = {sizes} in {dtype} at d = {width}: {reason}")
     counted = [] if args.skip_traffic else traffic()
     if counted:
         predict(counted, args.targets)
@@ -277,7 +287,7 @@ def main() -> int:
         write_json(args.output, results)
     excessive = [entry for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
     print(
-        f"{len(findings)} kernels compiled, {len(problems)} with a problem; {len(uncompiled)} fail at sizes of 1; "
+        f"{len(findings)} kernels compiled, {len(problems)} with a problem; {uncompiled} fail at unusual sizes; "
         f"{len(excessive)} move too much"
     )
     return 1 if problems or uncompiled or excessive else 0
