@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.functional._blocking import blocks
-from fastmux.functional._layer_norm import once
 
 
 def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
@@ -18,7 +17,7 @@ def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
     """
     groups, _, length, width = x.shape
     if torch.compiler.is_compiling():  # which makes one loop of it
-        return (x.to(vectors.dtype) * once(vectors)[:, None]).sum(1)
+        return (x.to(vectors.dtype) * vectors[:, None]).sum(1)
     if _has_convolution(x, vectors):
         return F.conv2d(x.permute(0, 3, 1, 2), _kernel(vectors), groups=width).permute(0, 2, 3, 1)[:, 0]
     y = x.new_empty((groups, length, width), dtype=vectors.dtype)

@@ -76,8 +76,8 @@ def needs_grad(*arguments) -> bool:
 
 def run(function: type[torch.autograd.Function], *arguments):
     """``function.apply(*arguments)``, or where no backward can follow its forward alone: a call of autograd takes the
-    host as long as many an op's arithmetic. `torch.jit.trace` sees one graph with gradients and without."""
-    if torch.jit.is_tracing() or needs_grad(*arguments):
+    host as long as many an op's arithmetic. Who traces sees one graph with gradients and without."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_grad(*arguments):
         return function.apply(*arguments)
     return function.forward(_NoBackward(), *arguments)
 
