@@ -218,7 +218,7 @@ def audit(result: dict) -> Iterator[str]:
     yield (
         "Predicted for 2^26 elements, N = 4, bf16: what of its floor, the bytes that must move, a kernel reaches, and "
         "what bounds it. Waiting for memory is not in it; a head's floor is a few logits. In B200's "
-        "code the loop of `pair_norm_head_forward` is not found: it looks better there than it is."
+        "code the loops of `pair_norm_head` are not told apart: its figures there are not to be trusted."
     )
     devices = list(result["traffic"][0]["floor"])
     rows = []
