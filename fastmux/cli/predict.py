@@ -98,4 +98,5 @@ def run(options: argparse.Namespace) -> None:
     if group is None or dist.get_rank() == 0:
         print("\n".join(found.report.lines()))
     if group is not None:
+        dist.barrier(group)  # they leave together: one that left alone has been seen to abort
         dist.destroy_process_group()
