@@ -93,16 +93,17 @@ def backward_torch(
         factors = factors * embedder.ln[0]
     need_x, need_sums = any(need[:3]), any(need[3:])
     along, total = (word.new_zeros((num_instances, width), dtype=dtype) for _ in range(2))
-    if not options.dropout:
+    if need_sums and not options.dropout:
         total = total + dy.sum((0, -2))
     for g, n in blocks(word, groups, num_instances, length * width):
         state = embedder.embed(g, n, affine=False)
         dz = dy[g, n] if v is None else dy[g, None]
         if options.dropout:
             dz = dz * state.keep
-            total[n] += dz.sum((0, 2))
         if need_sums:
             along[n] += (dz * state.out).sum((0, 2))
+        if need_sums and options.dropout:
+            total[n] += dz.sum((0, 2))
         if not need_x:
             continue
         dx = dz * factors[n][:, None]
