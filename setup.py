@@ -8,13 +8,16 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 
 
-def version() -> str:
-    """``__version__`` of the package, read as text: importing fastmux would need torch at build time."""
-    source = (ROOT / "fastmux" / "__init__.py").read_text(encoding="utf-8")
-    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+def constant(file: str, name: str) -> str:
+    """A string that a file of the package assigns, read as text: importing fastmux would need torch at build time."""
+    source = (ROOT / "fastmux" / file).read_text(encoding="utf-8")
+    match = re.search(rf'^{name} = "([^"]+)"$', source, re.MULTILINE)
     if match is None:
-        raise ValueError('fastmux/__init__.py has no line of the form __version__ = "1.2.3"')
+        raise ValueError(f'fastmux/{file} has no line of the form {name} = "..."')
     return match[1]
+
+
+NAME = constant("distribution.py", "NAME")
 
 
 # The kernels live in kernels/ and are imported as fastmux.kernels, through the link fastmux/kernels. They are
@@ -73,7 +76,7 @@ TEST = [
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = [*SERVE, "aiohttp", "pytest>=8"]
-# What examples/ray_*.py import beside fastmux[serve].
+# What examples/ray_*.py import beside the extra serve.
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.
 GRAPHS = ["rdkit", "torch_geometric>=2.5"]
@@ -83,14 +86,19 @@ PRUNING = ["torch-pruning>=1.6"]
 PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
 setup(
-    name="fastmux",
-    version=version(),
+    name=NAME,
+    version=constant("__init__.py", "__version__"),
     description="Data multiplexing for transformers: one forward pass serves N inputs",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The fastmux authors",
     license_expression="MIT",
     license_files=["LICENSE"],
+    project_urls={
+        "Package": f"https://pypi.org/project/{NAME}/",
+        "Paper, DataMUX": "https://arxiv.org/abs/2202.09318",
+        "Paper, MUX-PLM": "https://arxiv.org/abs/2302.12441",
+    },
     python_requires=">=3.10",
     # find_packages does not see the folders of fastmux.kernels, which have no __init__.py: with one, kernels/ in the
     # repository root would hide Hugging Face's package from everything that runs there.

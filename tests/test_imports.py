@@ -15,7 +15,7 @@ FILES = dict(python_files())
 LAYERS = {
     "kernels": ("fastmux.kernels",),
     # Plain helpers, and the specification, which owes nothing to what it judges.
-    "base": ("fastmux.backends", "fastmux.files", "fastmux.lines", "fastmux.reference"),
+    "base": ("fastmux.backends", "fastmux.distribution", "fastmux.files", "fastmux.lines", "fastmux.reference"),
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
     "models": ("fastmux.configuration", "fastmux.joined_configuration", "fastmux.models"),

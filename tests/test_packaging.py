@@ -23,6 +23,8 @@ from amount import on_request
 from sources import FOLDERS, ROOT, imports, python_files, within
 from transformers.utils import import_utils
 
+from fastmux import distribution
+
 # transformers calls the two functions while it defines a model; it imports other names and leaves them alone.
 HF_KERNELS = """
 def use_kernel_forward_from_hub(layer_name):
@@ -161,6 +163,9 @@ def test_wheel_metadata(metadata: importlib.metadata.PackageMetadata) -> None:
     source = (ROOT / "fastmux" / "__init__.py").read_text(encoding="utf-8")
     assert f'__version__ = "{metadata["Version"]}"' in source.splitlines()
     assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["Version"])
+    assert metadata["Name"] == distribution.NAME
+    urls = dict(line.split(", http") for line in metadata.get_all("Project-URL"))
+    assert urls["Package"] == f"s://pypi.org/project/{distribution.NAME}/"
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.10"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
+from fastmux.distribution import install_line
 from fastmux.labelling.settings import DTYPES
 from fastmux.serving.settings import ServingSettings
 
@@ -28,7 +29,7 @@ examples:
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
   curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
 
-needs: pip install 'fastmux[serve]'"""
+needs the extra `serve`: """ + install_line("serve")
 
 _HELP = HELP | {
     "truncation": "cut rows that are too long; otherwise they are an error",
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastmux"):
             raise
-        raise ValueError(f"{error.name} is not installed: pip install 'fastmux[serve]'") from error
+        raise ValueError(f"{error.name} is not installed; {install_line('serve')} adds what serve needs") from error
     server.run(
         app.create_app(options.model, settings=settings, fallback=options.fallback),
         options.host,

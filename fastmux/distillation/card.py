@@ -5,10 +5,12 @@ from __future__ import annotations
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from fastmux import distribution
+
 _TEXT = """\
 # {title}
 
-`{original}`, made faster with [fastmux](https://pypi.org/project/fastmux/) from {train_rows:,} rows of text without
+`{original}`, made faster with fastmux (package `{distribution}`) from {train_rows:,} rows of text without
 labels: {structure}.
 
 | on {rows:,} rows that nothing was trained on | |
@@ -56,6 +58,7 @@ def conversion_card(report, model: PreTrainedModel, repository: str) -> ModelCar
     structure = f"{layers}; {shared} share a pass" if joined else f"{layers}, nothing joined"
     data = ModelCardData(library_name="fastmux", tags=["data-multiplexing", f"num-instances-{config.num_instances}"])
     text = _TEXT.format(
+        distribution=distribution.NAME,
         title=repository.rstrip("/").rpartition("/")[2],
         original=original,
         train_rows=report.train_rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from fastmux import distribution
 from fastmux.configuration import TMuxConfig
 
 _PIPELINES = {
@@ -17,7 +18,7 @@ _TEXT = """\
 # {title}
 
 A multiplexed {encoder} encoder: one forward pass serves {num_instances} rows. Made with
-[fastmux](https://pypi.org/project/fastmux/).
+fastmux (package `{distribution}`).
 
 | | |
 | --- | --- |
@@ -58,6 +59,7 @@ def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelC
     )
     layers = getattr(backbone, "num_hidden_layers", None)
     text = _TEXT.format(
+        distribution=distribution.NAME,
         title=repository.rstrip("/").rpartition("/")[2],
         repository=repository,
         architecture=architecture,

@@ -72,7 +72,7 @@ def test_the_help_teaches(capsys):
         main(["serve", "--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for word in ("curl", "X-Tenant", "--max_concurrent_requests", "429", "/health", "fastmux[serve]"):
+    for word in ("curl", "X-Tenant", "--max_concurrent_requests", "429", "/health", "fastmux-transformers[serve]"):
         assert word in said
 
 
@@ -99,5 +99,5 @@ main(["serve", "nowhere"])
 def test_without_the_extra_it_says_what_to_install():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.strip() == (
-        "fastmux serve: uvicorn is not installed: pip install 'fastmux[serve]'"
+        "fastmux serve: uvicorn is not installed; pip install 'fastmux-transformers[serve]' adds what serve needs"
     )

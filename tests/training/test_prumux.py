@@ -127,6 +127,6 @@ def test_bad_input(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="3 labels, expected SST-2's 2"):
         Prumux(original=str(tmp_path / "three")).model(Multiplexing(2))
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(ValueError, match=r'Torch-Pruning is needed, pip install "fastmux\[pruning\]"'):
+    with pytest.raises(ValueError, match=r"Torch-Pruning is needed, pip install 'fastmux-transformers\[pruning\]'"):
         call(folder, tmp_path / "out", *original, "--variants", "0.6 pruned")
     assert not (tmp_path / "out").exists()

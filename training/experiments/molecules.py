@@ -1,7 +1,7 @@
 """Solubility of molecules (Delaney, 2004, "ESOL"; MoleculeNet's set) by graph attention and graph convolutions; and N
 molecules at once, in one union graph.
 
-Needs PyTorch Geometric and RDKit: ``pip install "fastmux[graphs]"``.
+Needs PyTorch Geometric and RDKit: ``pip install '.[graphs]'`` in a clone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastmux.distribution import install_line
 from fastmux.modules.groups import group
 from training.experiments.base import Experiment, Metric, Multiplexing, Rows
 from training.tasks.readers import find_files, read_table
@@ -177,7 +178,7 @@ def read_molecules(data_dir: str) -> Rows:
     try:
         from torch_geometric.utils import from_smiles
     except ImportError as error:
-        raise ValueError(f'PyTorch Geometric and RDKit are needed, pip install "fastmux[graphs]": {error}') from error
+        raise ValueError(f"PyTorch Geometric and RDKit are needed, {install_line('graphs')}: {error}") from error
     graphs = []
     for place, text in zip(table.places, table.text(SMILES), strict=True):
         graph = from_smiles(text.strip())

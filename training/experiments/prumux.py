@@ -1,7 +1,7 @@
 """SST-2 by a text classifier that is pruned, multiplexed, or both: fewer heads and feed-forward units, N states in one
 (PruMUX, Su et al., 2023).
 
-Needs Torch-Pruning: ``pip install "fastmux[pruning]"``.
+Needs Torch-Pruning: ``pip install '.[pruning]'`` in a clone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fastmux import JoinedForSequenceClassification
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import captured_states
 from fastmux.distillation.trainer import distillation_loss
+from fastmux.distribution import install_line
 from fastmux.models.loading import read_pretrained, read_tokenizer
 from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right
 from training.features import encode_sequences
@@ -195,7 +196,7 @@ def torch_pruning():
     try:
         import torch_pruning
     except ImportError as error:
-        raise ValueError(f'Torch-Pruning is needed, pip install "fastmux[pruning]": {error}') from error
+        raise ValueError(f"Torch-Pruning is needed, {install_line('pruning')}: {error}") from error
     return torch_pruning
 
 
