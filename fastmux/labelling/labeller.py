@@ -88,11 +88,11 @@ class Labeller:
         torch_compile: bool = False,
     ):
         check_cascade(fallback, min_confidence)
+        self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
         classifier = Classifier.of(model, tokenizer)
         self.name = _name(model)
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
-        self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
             raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")

@@ -21,7 +21,7 @@ from fastmux.labelling.columns import choose_column
 from fastmux.labelling.formats import FORMATS, Format, JsonLines, Parquet, schema_of, text_schema
 from fastmux.labelling.labels import Answers
 from fastmux.labelling.passes import Passes, shard_logits
-from fastmux.labelling.placement import Placement
+from fastmux.labelling.placement import Placement, checked_device
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Report, processor_seconds
 from fastmux.labelling.rows import Reject, Row, parse_rows
@@ -110,6 +110,7 @@ def predict(
     """
     settings = settings_of(LabellingSettings, settings, options, "predict")
     check_cascade(fallback, settings.min_confidence)
+    checked_device(settings.device)
     if output is None and process_group is not None:
         raise ValueError("process_group is given without an output, in which its processes put their shards together")
     target, share = None if output is None else Path(output), Share.of(process_group)

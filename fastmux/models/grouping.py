@@ -39,6 +39,8 @@ def row_order(rows: int, grouping: str, seed: int | None = None, lengths: Tensor
 def check_copies(copies: int, num_instances: int) -> None:
     """Raises ValueError for copies that are not from 1 to N."""
     if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= num_instances:
+        if num_instances == 1:
+            raise ValueError(f"copies is {copies!r}, expected 1: the model puts no rows together")
         raise ValueError(f"copies is {copies!r}, expected an integer from 1 to num_instances = {num_instances}")
 
 
