@@ -48,12 +48,16 @@ class Conventions:
         retrieval_counts_padding: ask retrieval for padding too, as MUX-BERT's masked language model does.
         task_loss_weight: of the task in the loss; 1 - lambda if None.
         first_token_id: put this token in place of the first one of every row; None (default) leaves it.
+        ignore_token_types: leave ``token_type_ids`` out: every token is of the first segment.
         attend_padding: let the encoder attend to padding, which retrieval then knows by its token.
+        padded_length: pad every row to so many positions, on which the answers of a model depend that attends to
+            padding; fewer where it has room for fewer. Whatever makes batches of rows does it: `fastmux.predict`,
+            `fastmux.Labeller`, ``model.predict``. ``forward`` takes rows as they are. None pads to the longest row.
         ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. By default
             such labels are -100 already where Hugging Face's data collators made them.
 
     Raises:
-        ValueError: for a value outside what is listed above.
+        ValueError: for a value outside what is listed above; a padded length for a model that ignores padding.
     """
 
     classifier_type: str = "linear"
@@ -64,7 +68,9 @@ class Conventions:
     retrieval_counts_padding: bool = False
     task_loss_weight: float | None = None
     first_token_id: int | None = None
+    ignore_token_types: bool = False
     attend_padding: bool = False
+    padded_length: int | None = None
     ignore_padding_labels: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +78,10 @@ class Conventions:
         _check_choice("retrieval_demultiplexer", self.retrieval_demultiplexer, RETRIEVAL_DEMULTIPLEXERS)
         if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
             raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
+        if self.padded_length is not None and not (self.attend_padding and self.padded_length >= 1):
+            raise ValueError(
+                f"padded_length is {self.padded_length}, expected None, or at least 1 and attend_padding=True"
+            )
 
     @classmethod
     def of(cls, given: dict | Conventions | None) -> Conventions:

@@ -29,6 +29,16 @@ def relative_error(ours: Tensor, gold: Tensor) -> float:
     return float((ours.detach().double().to(gold.device) - gold).norm()) / (scale or 1.0)
 
 
+def assert_agrees(ours: Tensor, gold: Tensor, plain: Tensor | None = None, what: str = "output") -> None:
+    """``ours`` is ``gold`` but for rounding, which processors, thread counts and memory layouts do in different ways:
+    relative to the size of the whole, in the coarser of their dtypes, or by twice what ``plain`` is off, another
+    computation of the same in that dtype. Numbers of any kind."""
+    ours, gold = torch.as_tensor(ours).detach(), torch.as_tensor(gold).detach()
+    assert ours.shape == gold.shape, f"{what} has shape {tuple(ours.shape)}, expected {tuple(gold.shape)}"
+    dtype = max((t.dtype for t in (ours, gold)), key=lambda known: TOLERANCE.get(known, 0.0))
+    _check(what, ours, gold, gold if plain is None else plain, dtype)
+
+
 def allowed_error(plain: Tensor, gold: Tensor, dtype: torch.dtype) -> float:
     """How far an op in ``dtype`` may be from ``gold``, where the plain formula in it gives ``plain``."""
     return max(TOLERANCE[dtype], 2 * relative_error(plain, gold))
@@ -77,7 +87,7 @@ def _cast(t: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu") -> 
 def _check(what: str, ours: Tensor, gold: Tensor, plain: Tensor, dtype: torch.dtype) -> None:
     error, allowed = relative_error(ours, gold), allowed_error(plain, gold, dtype)
     if not error <= allowed:
-        difference = (ours.double().cpu() - gold).abs().nan_to_num(nan=float("inf"))
+        difference = (ours.double().cpu() - gold.double().cpu()).abs().nan_to_num(nan=float("inf"))
         at = torch.unravel_index(difference.argmax(), difference.shape) if difference.dim() else ()
         raise AssertionError(
             f"{what}: relative error {error:.2e}, allowed {allowed:.2e} in {dtype}; worst at {[int(i) for i in at]}: "

@@ -1,14 +1,14 @@
 """The published DataMUX and MUX-PLM models in plain PyTorch on a state dict, with nothing of fastmux or transformers.
 
 Written from a description of what the authors' code computes, not from fastmux; it reproduces the golden fixtures, and
-stands in for the authors' code where there is none: every published class with every multiplexer and demultiplexer.
+stands in for the authors' code where there is none: every published class with every multiplexer and demultiplexer,
+rows padded to any length, with segment ids. In float64, so that what it is compared with has rounding of its own alone.
 G groups, N instances, L positions, width d, vocabulary V. Everything is in eval mode.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -25,14 +25,6 @@ CLASSES = {
     "MuxedElectraForTokenClassification": ("electra", "tok"),
 }
 PRODUCTS, MATRICES = ("gaussian_hadamard", "binary_hadamard"), ("random_ortho", "random_ortho_low_rank")
-LAYOUTS = [
-    (name, muxing, demuxing)
-    for name, (encoder, _) in CLASSES.items()
-    for muxing, demuxing in product(
-        (*PRODUCTS, *MATRICES, *(() if encoder == "roberta" else ("gaussian_attention_v2",))),
-        ("index", "mlp" if encoder == "roberta" else "index_pos"),
-    )
-]
 
 
 @dataclass
@@ -48,7 +40,7 @@ class Published:
         self.prefix = self.num_instances + 1 if self.demuxing == "index" else 0
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name].float()
+        return self.tensors[name].double()
 
     def linear(self, name: str, x: Tensor) -> Tensor:
         return linear(x, self[f"{name}.weight"], self[f"{name}.bias"])
@@ -65,21 +57,24 @@ class Published:
         )
         scores = q @ k.mT / (width // heads) ** 0.5
         if mask is not None:
-            scores = scores + (mask[:, None, None] == 0) * torch.finfo(x.dtype).min
+            # What transformers 4.4.2 adds, the version that the authors pinned: where all is padding, nothing is.
+            scores = scores - 10000.0 * (mask[:, None, None] == 0)
         attended = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
         output = f"{name}.attention.output"
         x = self.norm(f"{output}.LayerNorm", self.linear(f"{output}.dense", attended) + x)
         wide = gelu(self.linear(f"{name}.intermediate.dense", x))
         return self.norm(f"{name}.output.LayerNorm", self.linear(f"{name}.output.dense", wide) + x)
 
-    def embed(self, words: Tensor, positions: Tensor) -> Tensor:
+    def embed(self, words: Tensor, positions: Tensor, types: Tensor | int = 0) -> Tensor:
         name = f"{self.encoder}.embeddings"
         x = words + self[f"{name}.position_embeddings.weight"][positions]
-        return self.norm(f"{name}.LayerNorm", x + self[f"{name}.token_type_embeddings.weight"][0])
+        return self.norm(f"{name}.LayerNorm", x + self[f"{name}.token_type_embeddings.weight"][types])
 
     def with_special_tokens(self, ids: Tensor) -> Tensor:
         """(G, N, L) -> (G, N, N + 1 + L) with a prefix, (G, N, L) without."""
         cls, pad = (ROBERTA_CLS, ROBERTA_PAD) if self.encoder == "roberta" else (BERT_CLS, BERT_PAD)
+        if not self.prefix and self.encoder == "electra":
+            return ids  # whose first one is the tokenizer's
         if not self.prefix:
             return torch.cat([torch.full_like(ids[..., :1], cls), ids[..., 1:]], -1)
         own = self.config["vocab_size"] - 2 if self.encoder == "roberta" else BERT_PAD - 2
@@ -106,8 +101,8 @@ class Published:
             x = x + mixed.view(x.shape[0], x.shape[2], n, -1).transpose(1, 2)
         return x.mean(1)
 
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Input ids with special tokens, (G, N, L), and their mask -> the encoder's last states (G, L, d)."""
+    def encode(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        """Input ids with special tokens, (G, N, L), their mask and segments -> the encoder's last states (G, L, d)."""
         second = torch.arange(ids.shape[-1])
         first = second.expand(ids.shape)
         if self.encoder == "roberta":
@@ -115,7 +110,7 @@ class Published:
             real = (ids != pad).long()
             first, second = real.cumsum(-1) * real + pad, second + pad + 1
         words = self[f"{self.encoder}.embeddings.word_embeddings.weight"][ids]
-        x = self.embed(self.multiplex(self.embed(words, first), mask), second)
+        x = self.embed(self.multiplex(self.embed(words, first, types), mask), second)
         for m in range(self.config["num_hidden_layers"]):
             x = self.layer(f"{self.encoder}.encoder.layer.{m}", x)
         return x
@@ -190,7 +185,9 @@ class Published:
         return int(self.task == "seq" and self.encoder in ("roberta", "electra"))
 
     @torch.no_grad()
-    def __call__(self, input_ids, attention_mask, labels, retrieval_instance, padding_rows=None) -> dict[str, Tensor]:
+    def __call__(
+        self, input_ids, attention_mask, labels, retrieval_instance, padding_rows=None, token_type_ids=None
+    ) -> dict[str, Tensor]:
         """What the fixtures hold: ``logits``, ``task_loss``, ``retrieval_loss`` and ``loss`` of a batch whose last
         group is filled with ``padding_rows`` of it."""
         rows, n = len(input_ids), self.num_instances
@@ -200,7 +197,10 @@ class Published:
         ids = self.with_special_tokens(ids)
         # The tokens of the prefix are real ones.
         mask = torch.cat([mask.new_ones(*mask.shape[:2], self.prefix), mask], -1)
-        x = self.encode(ids, mask)
+        types = torch.zeros_like(ids)
+        if token_type_ids is not None and self.task == "mlm":  # the classifiers hand None on
+            types[..., self.prefix :] = token_type_ids[order].unflatten(0, (-1, n))
+        x = self.encode(ids, mask, types)
 
         special = self.retrieval_skips
         decoded = self.retrieval_logits(x)
@@ -229,118 +229,3 @@ class Published:
         task, retrieval = self.config["task_loss_coeff"], self.config["retrieval_loss_coeff"]
         loss = task * task_loss + retrieval * retrieval_loss
         return {"logits": logits, "task_loss": task_loss, "retrieval_loss": retrieval_loss, "loss": loss}
-
-
-def _layer_shapes(name: str, width: int, wide: int) -> dict[str, tuple[int, ...]]:
-    shapes = {f"{name}.attention.self.{part}": (width, width) for part in ("query", "key", "value")}
-    shapes |= {f"{name}.attention.output.dense": (width, width), f"{name}.attention.output.LayerNorm": (width,)}
-    shapes |= {f"{name}.intermediate.dense": (wide, width), f"{name}.output.dense": (width, wide)}
-    return shapes | {f"{name}.output.LayerNorm": (width,)}
-
-
-def _shapes(config: dict) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes of the linear layers' and norms' weights, whose biases go with them; and of tensors that have none."""
-    encoder, task = CLASSES[config["architectures"][0]]
-    n, d, wide, vocab = (config[k] for k in ("num_instances", "hidden_size", "intermediate_size", "vocab_size"))
-    muxing, demuxing = config["muxing_variant"], config["demuxing_variant"]
-    labels = len(config["id2label"])
-    with_bias: dict[str, tuple[int, ...]] = {f"{encoder}.embeddings.LayerNorm": (d,)}
-    alone = {
-        f"{encoder}.embeddings.word_embeddings.weight": (vocab, d),
-        f"{encoder}.embeddings.position_embeddings.weight": (config["max_position_embeddings"], d),
-        f"{encoder}.embeddings.token_type_embeddings.weight": (config["type_vocab_size"], d),
-        "instance_embedding": (n, d, d) if muxing in MATRICES else (n, d),
-        "retrieval_head.decoder.weight": (vocab, d),
-        "retrieval_head.bias": (vocab,),
-    }
-    for m in range(config["num_hidden_layers"]):
-        with_bias |= _layer_shapes(f"{encoder}.encoder.layer.{m}", d, wide)
-    if muxing == "gaussian_attention_v2":
-        with_bias |= _layer_shapes("muxing_attention", d, wide) | _layer_shapes("muxing_attention_2", d, wide)
-    if demuxing == "index":
-        for head in ("demultiplexer", "retrieval_head"):
-            with_bias |= {f"{head}.dense": (d, 2 * d), f"{head}.layer_norm": (d,)}
-    elif demuxing == "mlp":
-        for head, i in product(("demultiplexer", "retrieval_head"), range(n)):
-            with_bias |= {f"{head}.demux_module.dense_{i}": (d, d), f"{head}.demux_module.layer_norm_{i}": (d,)}
-        with_bias |= {"demultiplexer.layernorm_presoftmax": (d,)}
-        with_bias |= {"retrieval_head.dense_pre_vocab": (d, d), "retrieval_head.layer_norm_pre_vocab": (d,)}
-    else:
-        alone["demux_module.demux_instance_embedding"] = (n, d)
-        for m in range(1, config.get("num_hidden_demux_layers", 2) + 1):
-            with_bias[f"demux_module.dense_{m}"] = (d, 2 * d if m == 1 else d)
-            with_bias[f"demux_module.layer_norm_{m}"] = (d,)
-        for head in ("demultiplexer", "retrieval_head"):
-            with_bias |= {f"{head}.pre_decoder": (d, d), f"{head}.pre_decoder_layer_norm": (d,)}
-    if encoder == "roberta" and demuxing == "index" and task == "tok":
-        with_bias["demultiplexer.decoder"] = (labels, d)
-    elif encoder == "roberta":
-        with_bias |= {"demultiplexer.dense_before_out_proj": (d, d), "demultiplexer.out_proj": (labels, d)}
-    elif encoder == "electra" and task == "seq":
-        with_bias |= {"classifier.dense": (d, d), "classifier.out_proj": (labels, d)}
-    elif task != "mlm":
-        with_bias["classifier"] = (labels, d)
-    return with_bias, alone
-
-
-def random_checkpoint(name: str, muxing: str, demuxing: str, seed: int, **fields) -> Published:
-    """A checkpoint of random weights, in the layout of the published ones, shared tensors under all of their names."""
-    encoder, task = CLASSES[name]
-    roberta = encoder == "roberta"
-    config = {"architectures": [name], "model_type": encoder, "muxing_variant": muxing, "demuxing_variant": demuxing}
-    config |= {"num_instances": 2 + seed % 4, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
-    config |= {"intermediate_size": 24, "layer_norm_eps": 1e-5 if roberta else 1e-12}
-    config |= {"max_position_embeddings": 34 if roberta else 32, "type_vocab_size": 1 if roberta else 2}
-    # The words of the prefix are in the vocabulary.
-    config |= {"vocab_size": 50265 if roberta else 700, "pad_token_id": 1 if roberta else 0}
-    config |= {"id2label": {str(i): f"LABEL_{i}" for i in range(5 if task == "tok" else 3)}, "learn_muxing": seed % 2}
-    config |= {"gaussian_hadamard_norm": 1, "binary_hadamard_epsilon": 0.3}
-    config |= {"task_loss_coeff": 0.9, "retrieval_loss_coeff": 0.1, "retrieval_percentage": 1.0}
-    if encoder == "electra":
-        config["embedding_size"] = 16
-    if demuxing == "index_pos" and seed % 3:
-        config["num_hidden_demux_layers"] = 1 + seed % 3 + seed % 2
-    config |= fields
-    generator = torch.Generator().manual_seed(seed)
-    with_bias, alone = _shapes(config)
-    tensors = {key: torch.randn(shape, generator=generator) for key, shape in alone.items()}
-    for key, shape in with_bias.items():
-        weight = torch.randn(shape, generator=generator)
-        tensors[f"{key}.weight"] = 1 + 0.2 * weight if len(shape) == 1 else weight / shape[1] ** 0.5
-        tensors[f"{key}.bias"] = 0.2 * torch.randn(shape[0], generator=generator)
-    tensors["retrieval_head.decoder.bias"] = tensors["retrieval_head.bias"]
-    if "demultiplexer.decoder.bias" in tensors:
-        tensors["demultiplexer.bias"] = tensors["demultiplexer.decoder.bias"]
-    for key in [k for k in tensors if k.startswith("demux_module.")]:
-        tensors[f"demultiplexer.{key}"] = tensors[f"retrieval_head.{key}"] = tensors[key]
-    return Published(config, tensors)
-
-
-def random_batch(model: Published, seed: int, groups: int = 2, length: int = 7, missing: int = 1) -> dict[str, Tensor]:
-    """Inputs as in the fixtures: rows of every length, and ``missing`` rows short of whole groups, which are then
-    filled with the first ones."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = groups * model.num_instances - missing
-
-    def draw(high: int, *shape: int) -> Tensor:
-        return torch.randint(high, shape, generator=generator)
-
-    ids = 5 + draw(model.config["vocab_size"] - 5, rows, length)
-    lengths = 1 + draw(length, rows)
-    lengths[0] = length
-    mask = (torch.arange(length) < lengths[:, None]).long()
-    ids = ids.masked_fill(mask == 0, model.config["pad_token_id"])
-    size = model.config["vocab_size"] if model.task == "mlm" else len(model.config["id2label"])
-    labels = draw(size, rows) if model.task == "seq" else draw(size, rows, length)
-    if model.task != "seq":
-        labels = labels.masked_fill(draw(3, rows, length) == 0, -100)
-    skipped = model.retrieval_skips - model.prefix
-    batch = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "labels": labels,
-        "retrieval_instance": draw(model.num_instances, groups, length - max(skipped, 0)),
-    }
-    if missing:
-        batch["padding_rows"] = torch.arange(missing) % rows
-    return batch

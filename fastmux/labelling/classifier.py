@@ -100,6 +100,8 @@ class Classifier:
     def takes_types(self) -> bool:
         """Whether the model tells the texts of a pair apart by ``token_type_ids``."""
         config = self.model.config
+        if getattr(getattr(config, "conventions", None), "ignore_token_types", False):
+            return False
         ours = hasattr(config, "backbone_config")
         known = getattr(config.backbone_config if ours else config, "type_vocab_size", 0 if ours else None)
         accepted = "token_type_ids" in inspect.signature(self.model.forward).parameters

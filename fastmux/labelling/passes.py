@@ -14,6 +14,7 @@ from fastmux.labelling.plan import length_batches
 from fastmux.labelling.tokens import Tokens
 from fastmux.models.cascade import confidence
 from fastmux.models.grouping import average_slots, check_copies, group_rows
+from fastmux.models.padding import least_width
 from fastmux.models.prediction import predicting, problem_of
 
 
@@ -41,6 +42,7 @@ class Passes:
         self.slots = slots_of(self.model)
         check_copies(self.copies, self.slots)
         self.prefix = getattr(config, "prefix_length", 0)
+        self.least = max(1, least_width(self.model))
         # What joins rows in its deeper layers alone runs the others on every row.
         self.shared = 1 if isinstance(config, JoinedConfig) else self.slots // self.copies
 
@@ -51,15 +53,16 @@ class Passes:
     def batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of every pass."""
         together = self.slots // self.copies
+        lengths = np.maximum(lengths, self.least)
         return length_batches(lengths, self.batch_tokens, together, shared=self.shared, prefix=self.prefix)
 
     def logits(self, tokens: Tokens, rows: np.ndarray, slots: Tensor | None = None) -> Tensor:
-        """Of some rows that share a pass: (B, C), or (B, L, C) with L the longest row's.
+        """Of some rows that share a pass: (B, C), or (B, L, C) with L the longest row's, or what the model wants.
 
         Args:
             slots: (G, N), the place in ``rows`` of the row in every slot; groups of rows in a row if None.
         """
-        width = max(1, int(tokens.lengths[rows].max()))
+        width = max(self.least, int(tokens.lengths[rows].max()))
         if slots is None:
             slots = group_rows(torch.arange(len(rows)), self.slots, self.copies)
         arrays = tokens.padded(rows[slots.flatten().numpy()], width, self.pad_id)

@@ -39,6 +39,12 @@ depends on the rows that share its group**: evaluate on several random groupings
 (`model.predict(..., copies=2)`).
 """
 
+_PADDING = """
+The model attends to padding, so that **its answers depend on the length to which rows are padded**: {length} positions
+in the scripts of its authors. `fastmux.predict`, `fastmux.Labeller` and `model.predict` pad to it; for anything else,
+tokenize with `padding="max_length", max_length={length}`.
+"""
+
 
 def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelCard:
     """The card of a model: ``repository`` is the hub name or the folder that it is loaded from.
@@ -71,4 +77,6 @@ def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelC
         layers=f"{layers} layers, " if layers else "",
         hidden_size=config.hidden_size,
     )
+    if config.conventions.padded_length:
+        text += _PADDING.format(length=config.conventions.padded_length)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from fastmux.functional import holding
 from fastmux.models.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.models.grouping import average_slots, group_rows, row_order
+from fastmux.models.padding import attends_padding, least_width, pad_rows
 
 
 class PredictsInGroups:
@@ -34,7 +35,8 @@ class PredictsInGroups:
         """Logits of any number of rows, in eval mode, at a speed and accuracy of one's choice.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L).
+            input_ids, attention_mask, token_type_ids: (B, L). Where the model's conventions have a ``padded_length``,
+                rows are padded to it.
             copies: slots that each row takes, 1 to N; its logits are averaged over them. A group then serves
                 N // copies rows.
             grouping: which rows share a group: "in_order", "random" (with ``seed``) or "length" (rows of like length;
@@ -166,14 +168,20 @@ def predicting(model: nn.Module) -> Iterator[None]:
 def _logits(
     model: PreTrainedModel, inputs: dict[str, Tensor], lengths: Tensor | None, batches: Iterable[Tensor]
 ) -> Tensor:
-    """A model's logits of the rows of all batches, end to end; each batch is cut to its longest row."""
-    width = inputs["input_ids"].shape[1]
+    """A model's logits of the rows of all batches, end to end. Each batch is cut to its longest row, or to the width
+    that the model wants: where it attends to padding and wants none, it gets the rows as they are."""
+    width, least = inputs["input_ids"].shape[1], least_width(model)
+    if attends_padding(model) and not least:
+        lengths = None
+    inputs = pad_rows(model, inputs)
+    padded = inputs["input_ids"].shape[1]
     parts = []
     with predicting(model):
         for rows in batches:
             rows = rows.to(inputs["input_ids"].device)
-            length = width if lengths is None else max(1, int(lengths[rows].max()))
+            length = padded if lengths is None else max(1, least, int(lengths[rows].max()))
             logits = model(**{name: t[rows, :length] for name, t in inputs.items()}).logits
+            # Of tokens, one answer for each that was given; padding takes off where it is negative.
             parts.append(nn.functional.pad(logits, (0, 0, 0, width - length)) if logits.dim() == 3 else logits)
     return torch.cat(parts)
 

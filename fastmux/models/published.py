@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -39,15 +40,65 @@ _MULTIPLEXERS = {
     "gaussian_attention_v2": "attention",
 }
 _DEMULTIPLEXERS = {"index": "index", "mlp": "mlp", "index_pos": "rsa"}
-#: Published class -> (encoder, the class here).
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published class: what it computes whatever its multiplexer.
+
+    Args:
+        encoder: Hugging Face's name of its kind.
+        task: the class here.
+        classifiers: kinds of its head, with an index prefix and without one.
+        first_token_id: what it puts in place of each row's first token, without a prefix.
+        types: it passes segment ids on. Those that do not read a pair as one segment.
+        padded_length: to which the authors' scripts pad every row; None where rows are packed.
+        retrieval_skips_first: retrieval does not ask for the first position, without a prefix.
+    """
+
+    encoder: str
+    task: str
+    classifiers: tuple[str, str] = ("linear", "linear")
+    first_token_id: int | None = None
+    types: bool = False
+    padded_length: int | None = 128
+    retrieval_skips_first: bool = False
+
+    def conventions(self, demultiplexer: str, task_loss_weight: float | None) -> Conventions:
+        """What it does otherwise than fastmux, with one of the demultiplexers here."""
+        has_prefix = demultiplexer == "index"
+        roberta, tokens = self.encoder == "roberta", self.task == "TMuxForTokenClassification"
+        return Conventions(
+            classifier_type=self.classifiers[0 if has_prefix else 1],
+            # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
+            retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
+            retrieval_transform=not has_prefix,
+            retrieval_residual=self.encoder == "electra",
+            retrieval_skips_first=self.retrieval_skips_first and not has_prefix,
+            retrieval_counts_padding=self.task == "TMuxForMaskedLM",
+            task_loss_weight=task_loss_weight,
+            first_token_id=None if has_prefix else self.first_token_id,
+            ignore_token_types=not self.types,
+            attend_padding=True,
+            padded_length=self.padded_length,
+            ignore_padding_labels=roberta and tokens,
+        )
+
+
+_ROBERTA_CLS, _ROBERTA_PREFIX_PAD = 49923, 50000
+_BERT_CLS, _BERT_PREFIX_PAD = 101, 680
+_SEQUENCE, _TOKEN = "TMuxForSequenceClassification", "TMuxForTokenClassification"
+#: By published class. RoBERTa has one segment alone, which its tokenizers do not speak of.
 ARCHITECTURES = {
-    "RobertaSequenceClassificationMuxed": ("roberta", "TMuxForSequenceClassification"),
-    "RobertaTokenClassificationMuxed": ("roberta", "TMuxForTokenClassification"),
-    "MuxedBertForSequenceClassification": ("bert", "TMuxForSequenceClassification"),
-    "MuxedBertForTokenClassification": ("bert", "TMuxForTokenClassification"),
-    "MuxedBertForMaskedLM": ("bert", "TMuxForMaskedLM"),
-    "MuxedElectraForSequenceClassification": ("electra", "TMuxForSequenceClassification"),
-    "MuxedElectraForTokenClassification": ("electra", "TMuxForTokenClassification"),
+    "RobertaSequenceClassificationMuxed": Layout(
+        "roberta", _SEQUENCE, ("mlp", "mlp_norm"), _ROBERTA_CLS, types=True, retrieval_skips_first=True
+    ),
+    "RobertaTokenClassificationMuxed": Layout("roberta", _TOKEN, ("linear", "mlp_norm"), _ROBERTA_CLS, types=True),
+    "MuxedBertForSequenceClassification": Layout("bert", _SEQUENCE, first_token_id=_BERT_CLS),
+    "MuxedBertForTokenClassification": Layout("bert", _TOKEN, first_token_id=_BERT_CLS),
+    "MuxedBertForMaskedLM": Layout("bert", "TMuxForMaskedLM", first_token_id=_BERT_CLS, types=True, padded_length=None),
+    "MuxedElectraForSequenceClassification": Layout("electra", _SEQUENCE, ("mlp", "mlp"), retrieval_skips_first=True),
+    "MuxedElectraForTokenClassification": Layout("electra", _TOKEN),
 }
 
 
@@ -63,7 +114,7 @@ def _lookup(name: str, stored: dict, field: str, known: dict):
     return known[value]
 
 
-def _architecture(name: str, stored: dict) -> tuple[str, str]:
+def _layout(name: str, stored: dict) -> Layout:
     first = {"architecture": (stored.get("architectures") or [None])[0]}
     return _lookup(name, first, "architecture", ARCHITECTURES)
 
@@ -74,52 +125,25 @@ def published_config(name: str, stored: dict) -> TMuxConfig:
     Raises:
         ValueError: an architecture, multiplexer or demultiplexer that was never published, or a value out of range.
     """
-    encoder, task = _architecture(name, stored)
+    layout = _layout(name, stored)
     multiplexer = _lookup(name, stored, "muxing_variant", _MULTIPLEXERS)
     demultiplexer = _lookup(name, stored, "demuxing_variant", _DEMULTIPLEXERS)
     own = {k: v for k, v in stored.items() if k not in _MUX_FIELDS and k not in ("architectures", "model_type")}
     labels = {k: own.pop(k) for k in ("id2label", "label2id", "problem_type") if own.get(k) is not None}
-    sequence = task == "TMuxForSequenceClassification"
-    has_prefix = demultiplexer == "index"
-    if encoder == "roberta":
-        # DataMUX
-        first_token, classifier = _ROBERTA_CLS, ("linear" if has_prefix and not sequence else "mlp")
-        options = {
-            "classifier_type": "mlp_norm" if demultiplexer == "mlp" else classifier,
-            "retrieval_transform": demultiplexer == "mlp",
-            "ignore_padding_labels": not sequence,
-            "retrieval_skips_first": demultiplexer == "mlp" and sequence,
-        }
-    else:
-        first_token = _BERT_CLS
-        options = {
-            "classifier_type": "mlp" if encoder == "electra" and sequence else "linear",
-            "retrieval_transform": demultiplexer == "rsa",
-            "retrieval_residual": encoder == "electra",
-            "retrieval_skips_first": encoder == "electra" and sequence and not has_prefix,
-        }
     if "num_instances" not in stored:
         raise ValueError(f"the config of {name!r} has no num_instances")
     return TMuxConfig(
-        backbone_config=AutoConfig.for_model(encoder, **own),
+        backbone_config=AutoConfig.for_model(layout.encoder, **own),
         num_instances=stored["num_instances"],
         multiplexer=multiplexer,
         demultiplexer=demultiplexer,
-        multiplexer_options=_multiplexer_options(multiplexer, stored, sequence),
+        multiplexer_options=_multiplexer_options(multiplexer, stored, layout.task == _SEQUENCE),
         demultiplexer_options=_demultiplexer_options(demultiplexer, stored),
-        conventions=Conventions(
-            first_token_id=None if has_prefix else first_token,
-            attend_padding=True,
-            # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
-            retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
-            task_loss_weight=stored.get("task_loss_coeff"),
-            retrieval_counts_padding=task == "TMuxForMaskedLM",
-            **options,
-        ),
+        conventions=layout.conventions(demultiplexer, stored.get("task_loss_coeff")),
         tie_word_embeddings=False,
         retrieval_loss_weight=stored.get("retrieval_loss_coeff", 0.1),
         retrieval_percentage=stored.get("retrieval_percentage", 1.0),
-        architectures=[task],
+        architectures=[layout.task],
         **labels,
     )
 
@@ -137,10 +161,6 @@ def _multiplexer_options(multiplexer: str, stored: dict, sequence: bool) -> dict
     elif multiplexer == "binary":
         options["overlap"] = stored.get("binary_hadamard_epsilon", 0.3)
     return options
-
-
-_ROBERTA_CLS, _ROBERTA_PREFIX_PAD = 49923, 50000
-_BERT_CLS, _BERT_PREFIX_PAD = 101, 680
 
 
 def _prefix_tokens(config: TMuxConfig) -> list[int]:
@@ -235,8 +255,9 @@ def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: d
     Raises:
         ValueError: tensors are missing or surplus, or have another shape than the config says.
     """
-    encoder, task = _architecture(name, stored)
-    names = _names(config, encoder, task)
+    layout = _layout(name, stored)
+    encoder = layout.encoder
+    names = _names(config, encoder, layout.task)
     wanted = {t for there in names.values() for t in ([there] if isinstance(there, str) else there)}
     lacking = sorted(wanted - tensors.keys())
     if lacking:

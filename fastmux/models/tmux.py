@@ -16,6 +16,7 @@ from fastmux.configuration import TMuxConfig
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
 from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
+from fastmux.models.padding import warn_of_width
 from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.modules.embeddings import EmbeddingAdapter
@@ -174,7 +175,11 @@ class TMux(TMuxPreTrainedModel):
         adapter = embeddings_of(self.backbone)
         check_inputs(self.config, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-        n = self.num_instances
+        n, conventions = self.num_instances, self.config.conventions
+        if not self.training:
+            warn_of_width(self, length)
+        if conventions.ignore_token_types:
+            token_type_ids = None
         if rows == 0:
             attention_mask = None
         if position_ids is None:
@@ -185,14 +190,14 @@ class TMux(TMuxPreTrainedModel):
         ids, mask, types, embeds = (group(t, n) for t in (input_ids, attention_mask, token_type_ids, inputs_embeds))
         if position_ids is not None and position_ids.dim() == 2:
             position_ids = group(position_ids.expand(rows, -1), n)
-        first = self.config.conventions.first_token_id
+        first = conventions.first_token_id
         if ids is not None and first is not None:
             ids = torch.cat([torch.full_like(ids[..., :1], first), ids[..., 1:]], dim=-1)
         x = self._multiplex(adapter, ids, embeds, position_ids, types, mask)
 
         offset = self.config.prefix_length
         encoder_mask = None
-        if mask is not None and not self.config.conventions.attend_padding:
+        if mask is not None and not conventions.attend_padding:
             encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         states = None

@@ -100,7 +100,8 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (rows, positions, d), attending to the positions where mask (rows, positions) is True."""
         if mask is not None:
-            # Added to the scores. Not minus infinity: a row without any position to attend to would be NaN.
+            # Where there is none to attend to, to all: the authors add a large negative number, there to all alike.
+            mask = mask | ~mask.any(-1, keepdim=True)
             mask = x.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(x.dtype).min)[:, None, None]
         query, key, value = (
             layer(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)

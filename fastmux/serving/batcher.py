@@ -90,7 +90,7 @@ class Batcher:
         for again, passes in enumerate(self._models()):
             for length in lengths:
                 row = self.labeller.of_length(length)
-                for groups in (1, max(1, passes.batch_tokens // (length + passes.prefix))):
+                for groups in (1, max(1, passes.batch_tokens // (max(length, passes.least) + passes.prefix))):
                     count = groups * passes.slots
                     slots = group_rows(torch.arange(count), passes.slots)
                     self.labeller.label([row] * count, slots, [False] * count, bool(again))

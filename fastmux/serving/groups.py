@@ -79,7 +79,9 @@ def choose_groups(waiting: Iterable[Waiting], due: float, passes: Passes) -> lis
     # What joins rows in its deeper layers alone runs the others on each of the slots.
     sequences = 1 if passes.shared == passes.slots else passes.slots
     budget = passes.batch_tokens // sequences
-    batches = length_batches(np.array([group.length for group in ready]), budget, prefix=passes.prefix)
+    batches = length_batches(
+        np.array([max(group.length, passes.least) for group in ready]), budget, prefix=passes.prefix
+    )
     oldest = min(range(len(ready)), key=lambda place: ready[place].oldest)
     return next([ready[place] for place in batch] for batch in batches if oldest in batch)
 

@@ -15,8 +15,8 @@ from fastmux.serving.groups import Waiting, choose_groups
 class Shape:
     """What `choose_groups` asks of a model's passes."""
 
-    def __init__(self, slots=1, batch_tokens=1000, shared=None, prefix=0):
-        self.slots, self.batch_tokens, self.prefix = slots, batch_tokens, prefix
+    def __init__(self, slots=1, batch_tokens=1000, shared=None, prefix=0, least=1):
+        self.slots, self.batch_tokens, self.prefix, self.least = slots, batch_tokens, prefix, least
         self.shared = slots if shared is None else shared
 
 
@@ -63,6 +63,7 @@ def test_a_pass_holds_no_more_than_its_budget_and_always_the_oldest(waiting):
     assert lengths(choose_groups(waiting([9, 3, 9, 9, 3]), -1.0, Shape(1, 18))) == [[9], [9]]
     assert lengths(choose_groups(waiting([9, 3, 9, 9, 3]), -1.0, Shape(1, 18, prefix=5))) == [[9]]
     assert lengths(choose_groups(waiting([40, 3]), -1.0, Shape(1, 18))) == [[40]]  # longer than the budget: alone
+    assert lengths(choose_groups(waiting([3, 9, 3]), -1.0, Shape(1, 18, least=9))) == [[9], [3]]  # padded to 9
 
 
 def test_rows_joined_in_deeper_layers_alone_take_a_sequence_each(waiting):
