@@ -22,17 +22,24 @@ def check(mode: str, demux: str) -> None:
     rows = batch(6 * world)
     rows["labels"] = torch.randint(0, 4, rows["input_ids"].shape)
     rows["retrieval_instances"] = torch.randint(0, 3, (2 * world, 7))
+    if mode == "ddp by tokens":  # of which one process has more than the other
+        rows["labels"][: len(rows["labels"]) // 2, 1:4] = -100
     alone = copy.deepcopy(model)
     alone(**rows).loss.backward()
 
     own = {k: t.chunk(world)[rank] for k, t in rows.items()}
-    if mode == "ddp":
+    scale = 1
+    if mode == "ddp by tokens":
+        own["num_items_in_batch"] = (rows["labels"] != -100).sum()
+        own["tokens_in_batch"] = rows["labels"].numel()
+        scale = world  # DDP averages, and the numbers are those of all processes
+    if mode.startswith("ddp"):
         model = DistributedDataParallel(model)
     else:
         for layer in model.tmux.backbone.encoder.layer:
             fully_shard(layer)
         fully_shard(model)
-    model(**own).loss.backward()
+    (scale * model(**own).loss).backward()
     expected = dict(alone.named_parameters())
     for name, parameter in model.named_parameters():
         gradient = parameter.grad.full_tensor() if mode == "fsdp" else parameter.grad
@@ -41,7 +48,7 @@ def check(mode: str, demux: str) -> None:
 
 if __name__ == "__main__":
     dist.init_process_group("gloo")
-    for mode in ("ddp", "fsdp"):
+    for mode in ("ddp", "ddp by tokens", "fsdp"):
         for demux in ("index", "unbind"):
             check(mode, demux)
     dist.destroy_process_group()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -38,12 +39,15 @@ class Distillation:
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """`divergence` of what has a label: student and teacher (..., C), labels (...) with -100 where there is none ->
         scalar, in float32. Where labels are floats, (B, C), each is a question of its own: its sigmoid is the softmax
-        of its logit and 0."""
+        of its logit and 0. Floats (B) are values of a regression: the mean squared difference. 0 where nothing has a
+        label."""
+        if labels.is_floating_point() and labels.dim() == 1:
+            return F.mse_loss(student.float().flatten(), teacher.float().flatten())
         labelled = labels != IGNORE_INDEX
         student, teacher = student[labelled], teacher[labelled]
         if labels.is_floating_point():
             student, teacher = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (student, teacher))
-        return divergence(student, teacher, self.temperature)
+        return divergence(student, teacher, self.temperature) if labelled.any() else student.sum()
 
 
 def with_teacher(rows: Dataset, logits: np.ndarray) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from torch.utils.data import Sampler, SequentialSampler
@@ -25,6 +27,7 @@ from transformers import (
 )
 
 from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.models.losses import share_of_labels, token_loss
 from training.distillation import TEACHER, Distillation, TeacherCollator
 from training.metrics import Measure, to_ids
 from training.results import StageResult
@@ -38,15 +41,24 @@ _RESULT = "stage.json"
 
 
 class MuxTrainer(Trainer):
-    """The Hugging Face Trainer, with two decisions of its own, and with a teacher where the rows bring its logits."""
+    """The Hugging Face Trainer, with decisions of its own, and with a teacher where the rows bring its logits.
 
-    def __init__(self, *args, distillation: Distillation | None = None, **kwargs):
+    Where labels are those of tokens (``per_token``), all batches that a step accumulates weigh as one, by their
+    labels; retrieval by their tokens. Other losses are means over rows.
+    """
+
+    def __init__(self, *args, per_token: bool = False, distillation: Distillation | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.distillation = distillation
-        # The losses here are means over a batch and ignore `num_items_in_batch`, though a forward that takes
-        # any keyword makes the Trainer think otherwise; it would then leave out the division by the
-        # accumulation steps.
-        self.model_accepts_loss_kwargs = False
+        # A forward that takes any keyword makes the Trainer think that its loss heeds `num_items_in_batch`: those of
+        # transformers' classifiers do not.
+        model = self.accelerator.unwrap_model(self.model)
+        self.model_accepts_loss_kwargs = per_token and getattr(model, "accepts_loss_kwargs", False)
+        if per_token and not self.model_accepts_loss_kwargs:
+            self.compute_loss_func = lambda outputs, labels, **counted: token_loss(outputs.logits, labels, **counted)
+        names = inspect.signature(model.forward).parameters
+        self._counts_tokens = self.model_accepts_loss_kwargs and "tokens_in_batch" in names
+        self._tokens_in_batch: torch.Tensor | None = None
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
         # The base class sorts evaluation rows by length if it does so in training. A multiplexed row's
@@ -59,15 +71,37 @@ class MuxTrainer(Trainer):
         if TEACHER not in self._signature_columns:
             self._signature_columns.append(TEACHER)
 
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        # Called with all batches of a step, before the first of them is run.
+        items = super()._get_num_items_in_batch(batch_samples, device)
+        self._tokens_in_batch = None
+        if items is not None and self._counts_tokens:
+            masks = [batch.get("attention_mask", torch.ones_like(batch["labels"])) for batch in batch_samples]
+            tokens = sum((mask != 0).sum() for mask in masks).to(device)
+            if self.args.world_size > 1 and self.args.average_tokens_across_devices:
+                tokens = self.accelerator.gather(tokens).sum()
+            self._tokens_in_batch = tokens
+        return items
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher = inputs.pop(TEACHER, None)
+        if num_items_in_batch is not None and self._tokens_in_batch is not None:
+            inputs = {**inputs, "tokens_in_batch": self._tokens_in_batch}
+        found = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        loss, outputs = found
         if teacher is None:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+            return found if return_outputs else loss
         learnt = self.distillation.loss(outputs.logits, teacher, inputs["labels"])
+        share, processes = None, 1
+        if self.model_accepts_loss_kwargs:
+            share = share_of_labels(inputs["labels"], num_items_in_batch)
+        if share is not None:
+            learnt = share.of(learnt)
+            # As the Trainer multiplies the loss whose divisor counts the labels of all processes.
+            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         # The model has added retrieval to the task's loss already: only the task's share of the sum is divided anew.
         task_weight, _ = self.accelerator.unwrap_model(model).config.loss_weights
-        loss = loss + task_weight * self.distillation.weight * (learnt - outputs.task_loss)
+        loss = loss + processes * task_weight * self.distillation.weight * (learnt - outputs.task_loss)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -177,6 +211,7 @@ class Stage:
             train_dataset=self.train,
             eval_dataset=curve_rows,
             processing_class=self.tokenizer,
+            per_token=self.per_position,
             data_collator=TeacherCollator(collator(self.tokenizer)),
             distillation=self.distillation,
             compute_metrics=partial(self.metrics, rows=curve_rows),

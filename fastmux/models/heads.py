@@ -5,11 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.loss.loss_utils import ForSequenceClassificationLoss, ForTokenClassification
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
 from fastmux.models.inputs import check_sequence_labels, check_token_labels
+from fastmux.models.losses import (
+    instances_asked,
+    joint_losses,
+    own_tokens,
+    share_of_labels,
+    share_of_tokens,
+    token_loss,
+)
 from fastmux.models.outputs import (
     TMuxMaskedLMOutput,
     TMuxRetrievalOutput,
@@ -22,11 +30,13 @@ from fastmux.models.tmux import MultiplexedPass, TMux
 from fastmux.modules.classifier import build_classifier
 from fastmux.modules.groups import group
 from fastmux.modules.plain import is_plain
-from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead, retrieval_labels
+from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead
 
 
 class _TMuxWithDecoder(TMuxPreTrainedModel):
     """T-MUX and the head that decodes its states to tokens."""
+
+    accepts_loss_kwargs = True
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder=encoder)
@@ -62,6 +72,7 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         retrieval_instances: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> TMuxRetrievalOutput:
         """Args:
@@ -69,6 +80,7 @@ class TMuxForRetrieval(_TMuxWithDecoder):
             labels: (B, L) token ids to recover, -100 where none; the input's own tokens if None.
             retrieval_instances: (G, L), the instance to recover at each position. If None, drawn; each in turn in eval
                 mode, where a loss is the same from call to call.
+            num_items_in_batch: labels of all batches that a step accumulates, as for `TMuxForTokenClassification`.
 
         Returns:
             The loss; in eval mode also ``predictions`` (B, L), for every row and position.
@@ -79,14 +91,17 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         if input_ids is None and labels is None:
             raise ValueError("labels is missing, expected token ids (rows, length): there are no input_ids to recover")
         mux = self.tmux.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        share = None
         if labels is None:
-            labels = _own_tokens(mux, self.config)
+            labels = own_tokens(mux, self.config)
         else:
             check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
+            share = share_of_labels(labels, num_items_in_batch)
             labels = group(labels, self.config.num_instances)
-        instances = _instances(self, labels, retrieval_instances)
+        instances = instances_asked(self, labels, retrieval_instances)
+        loss = self.retrieval.loss(self.tmux, mux, labels, instances)
         return TMuxRetrievalOutput(
-            loss=self.retrieval.loss(self.tmux, mux, labels, instances),
+            loss=loss if share is None else share.of(loss),
             predictions=None if self.training else self.retrieval.predict(self.tmux, mux),
             hidden_states=mux.encoder_outputs.hidden_states,
             attentions=mux.encoder_outputs.attentions,
@@ -113,41 +128,6 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return self.tmux.demultiplex(mux, h, head=self.classifier)
         return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
-
-
-def _instances(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None) -> Tensor | None:
-    """(G, L), the instances that retrieval recovers; None where they are to be drawn: labels (G, N, L)."""
-    if given is not None or model.training:
-        return given
-    groups, num_instances, length = labels.shape
-    first = torch.arange(groups, device=labels.device)[:, None]
-    return (first + torch.arange(length, device=labels.device)) % num_instances
-
-
-def _own_tokens(mux: MultiplexedPass, config: TMuxConfig) -> Tensor:
-    """What retrieval recovers, (G, N, L): the tokens themselves, -100 where it is not asked."""
-    conventions, padding = config.conventions, None
-    if conventions.attend_padding:
-        padding = None if config.pad_token_id is None else mux.input_ids == config.pad_token_id
-    elif mux.attention_mask is not None:
-        padding = mux.attention_mask == 0
-    if conventions.retrieval_counts_padding:
-        padding = None
-    return retrieval_labels(mux.input_ids, padding, conventions.retrieval_skips_first)
-
-
-def _joint_losses(
-    model: _TMuxForTask | TMuxForMaskedLM, mux: MultiplexedPass, task_loss: Tensor, retrieval_instances: Tensor | None
-) -> dict[str, Tensor]:
-    """The task's loss and, where tokens are known and retrieval counts, retrieval's, and their weighted sum."""
-    task_weight, weight = model.config.loss_weights
-    if model.retrieval is None or not weight or mux.input_ids is None:
-        return {"loss": task_loss, "task_loss": task_loss}
-    targets = _own_tokens(mux, model.config)
-    instances = _instances(model, targets, retrieval_instances)
-    retrieval_loss = model.retrieval.loss(model.tmux, mux, targets, instances)
-    loss = task_weight * task_loss + weight * retrieval_loss
-    return {"loss": loss, "task_loss": task_loss, "retrieval_loss": retrieval_loss}
 
 
 class TMuxForSequenceClassification(_TMuxForTask):
@@ -202,7 +182,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
         losses = {}
         if labels is not None:
             task_loss = ForSequenceClassificationLoss(labels, logits, self.config)
-            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
+            losses = joint_losses(self, mux, task_loss, retrieval_instances)
         return TMuxSequenceClassifierOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,
@@ -231,6 +211,8 @@ class TMuxForTokenClassification(_TMuxForTask):
         torch.Size([10, 7, 9])
     """
 
+    accepts_loss_kwargs = True
+
     @can_return_tuple
     def forward(
         self,
@@ -241,12 +223,19 @@ class TMuxForTokenClassification(_TMuxForTask):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         retrieval_instances: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        tokens_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> TMuxTokenClassifierOutput:
         """Args:
             input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B, L) integers below C, -100 where a token has none.
             retrieval_instances: (G, L), as for `TMuxForRetrieval`.
+            num_items_in_batch: labels of all batches whose gradients a step accumulates, as Hugging Face's Trainer
+                counts them: the task's loss is the sum over this batch's labels, divided by that. None: by their
+                own number.
+            tokens_in_batch: tokens of all these batches, padding not counted: retrieval's loss has this batch's share
+                of them. None: its share of the labels.
 
         Returns:
             ``logits`` (B, L, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
@@ -262,8 +251,9 @@ class TMuxForTokenClassification(_TMuxForTask):
         if labels is not None:
             if self.config.conventions.ignore_padding_labels and attention_mask is not None:
                 labels = labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
-            task_loss = ForTokenClassification(logits, labels, self.config)
-            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
+            task_loss = token_loss(logits, labels, num_items_in_batch)
+            share = share_of_tokens(labels, num_items_in_batch, attention_mask, tokens_in_batch)
+            losses = joint_losses(self, mux, task_loss, retrieval_instances, share)
         return TMuxTokenClassifierOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,
@@ -294,12 +284,15 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         retrieval_instances: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        tokens_in_batch: Tensor | int | None = None,
         **kwargs,
     ) -> TMuxMaskedLMOutput:
         """Args:
             input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
             labels: (B, L) token ids, -100 where none is asked for.
             retrieval_instances: (G, L), as for `TMuxForRetrieval`.
+            num_items_in_batch, tokens_in_batch: as for `TMuxForTokenClassification`.
 
         Returns:
             ``logits`` (B, L, V), but None in a training step, where only the positions that have a label are decoded;
@@ -316,11 +309,14 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         if labels is None or not self.training:
             logits = self.retrieval.decoder(states)
         if labels is not None:
+            share = share_of_tokens(labels, num_items_in_batch, attention_mask, tokens_in_batch)
+            own = share_of_labels(labels, num_items_in_batch)
             if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
                 asked = labels != IGNORE_INDEX
                 states, labels = states[asked], labels[asked]
             task_loss = self.retrieval.cross_entropy(self.tmux, states, labels)
-            losses = _joint_losses(self, mux, task_loss, retrieval_instances)
+            task_loss = task_loss if own is None else own.of(task_loss)
+            losses = joint_losses(self, mux, task_loss, retrieval_instances, share)
         return TMuxMaskedLMOutput(
             logits=logits,
             hidden_states=mux.encoder_outputs.hidden_states,

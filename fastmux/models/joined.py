@@ -18,9 +18,12 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
+from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from fastmux.joined_configuration import JoinedConfig
 from fastmux.models.joined_encoder import JoinedEncoder
+from fastmux.models.losses import token_loss
 from fastmux.models.prediction import PredictsInGroups
 
 
@@ -183,4 +186,30 @@ class JoinedForSequenceClassification(_JoinedForLabels):
 class JoinedForTokenClassification(_JoinedForLabels):
     """An encoder with a head on every position."""
 
+    accepts_loss_kwargs = True
     _auto = AutoModelForTokenClassification
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ):
+        """Arguments and output are those of the model that this was made from; with ``num_items_in_batch``, the labels
+        of all batches whose gradients a step accumulates, the loss is the sum over this batch's labels, divided by
+        that."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        if labels is None or num_items_in_batch is None:
+            return super().forward(*inputs, labels, **kwargs)
+        # The models of transformers take the number and do nothing with it.
+        outputs = super().forward(*inputs, **kwargs)
+        return TokenClassifierOutput(
+            loss=token_loss(outputs.logits, labels, num_items_in_batch),
+            **{name: t for name, t in outputs.items() if name != "loss"},
+        )

@@ -41,7 +41,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
     config_class = TMuxConfig
     base_model_prefix = "tmux"
     main_input_name = "input_ids"
-    accepts_loss_kwargs = False  # a loss is the mean over its own batch, whatever it will be accumulated with
+    accepts_loss_kwargs = False  # a loss is a mean over rows, of which every batch of a step has as many
     # What some encoder can do; a model can what its own encoder can.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
