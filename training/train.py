@@ -23,6 +23,7 @@ from training.inputs import prepare
 from training.report import write_report
 from training.results import RunResult
 from training.run import Run, device_arguments, say
+from training.threads import choose_threads
 
 
 def main(argv: list[str] | None = None) -> RunResult | None:
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> RunResult | None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
 
+    say(choose_threads())
     folder = same_folder(settings)
     inputs = prepare(settings)
     run = Run(settings, folder, inputs)
