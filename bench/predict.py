@@ -55,11 +55,10 @@ from bench.encoders import positive
 from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
-from fastmux.labelling.passes import shard_logits, slots_of
 from fastmux.labelling.placement import Placement
-from fastmux.labelling.plan import length_batches
 from fastmux.labelling.report import processor_seconds
 from fastmux.lines import read_lines
+from fastmux.passes.plan import plan_passes
 
 TASKS = {
     "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),
@@ -130,10 +129,10 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
     encoder = classifier.encoder(args.max_length, True, words, pairs=False)
     encoder.start()
     tokens, _ = encoder.encode([text.split(" ") for text in texts] if words else list(texts))
-    passes = classifier.passes(Placement(args.device, args.dtype, args.batch_tokens, torch_compile=False))
+    engine = classifier.engine(Placement(args.device, args.dtype, args.batch_tokens, torch_compile=False))
 
     def run() -> dict:
-        took = seconds(lambda: shard_logits(tokens, passes, args.task == "token")[0].sum().item(), args.clock)
+        took = seconds(lambda: engine.run(tokens), args.clock)
         return {"rows_per_second": len(texts) / took}
 
     return run
@@ -177,7 +176,7 @@ def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, fol
     def run() -> dict:
         def label() -> None:
             coded = tokenizer(list(texts), truncation=True, max_length=args.max_length)
-            for batch in length_batches(np.array([len(ids) for ids in coded["input_ids"]]), args.batch_tokens):
+            for batch in plan_passes(np.array([len(ids) for ids in coded["input_ids"]]), args.batch_tokens):
                 part = tokenizer.pad({name: [coded[name][row] for row in batch] for name in names}, return_tensors="np")
                 session.run(None, dict(part))
 
@@ -225,7 +224,7 @@ def compare(task: str, tokenizer: PreTrainedTokenizerBase, args, found: Callable
     def both(model, some_texts) -> dict[str, dict]:
         calls = {"model only": model_only(model, tokenizer, some_texts, args)}
         calls["text to label"] = text_to_label(model, tokenizer, some_texts, args)
-        model_only(model, tokenizer, some(some_texts, 8 * slots_of(model)), args)()  # warm-up
+        model_only(model, tokenizer, some(some_texts, 8 * getattr(model.config, "num_instances", 1)), args)()  # warm-up
         return measure(calls, args.repeats)
 
     args.config.num_labels = labels

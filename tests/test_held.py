@@ -14,7 +14,7 @@ from transformers import BertModel
 
 import fastmux
 from fastmux.functional import held, holding
-from fastmux.models.prediction import predicting
+from fastmux.passes.runtimes.torch import predicting
 
 
 class Counted:

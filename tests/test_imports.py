@@ -1,5 +1,5 @@
-"""Imports go one way: kernels <- functional <- modules <- models <- training and bench; no circle, and no import inside
-a function but of what may not be installed."""
+"""Imports go one way: kernels <- functional <- modules <- passes <- models <- training and bench; no circle, and no
+import inside a function but of what may not be installed."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ LAYERS = {
     "base": ("fastmux.backends", "fastmux.distribution", "fastmux.files", "fastmux.lines", "fastmux.reference"),
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
+    "passes": ("fastmux.passes",),
     "models": ("fastmux.configuration", "fastmux.joined_configuration", "fastmux.models"),
     "package": (
         "fastmux.cli",
@@ -37,6 +38,7 @@ FORBIDDEN = [
     ("fastmux.reference", ("fastmux",)),
     ("fastmux.functional", ("fastmux.reference", "transformers", "huggingface_hub")),
     ("fastmux.modules", ("fastmux.kernels", "fastmux.reference", "transformers", "huggingface_hub")),
+    ("fastmux.passes", ("fastmux.kernels", "fastmux.reference", "transformers", "huggingface_hub")),
     ("fastmux.models", ("fastmux.kernels", "fastmux.reference")),
     ("training", ("fastmux.kernels", "fastmux.reference", "bench")),
 ]

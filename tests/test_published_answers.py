@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizerFast
 
 import fastmux
 from fastmux.configuration import Conventions
-from fastmux.models.padding import least_width
+from fastmux.passes.runtimes.torch import least_width
 from fastmux.testing import assert_agrees
 
 PADDED = 128
@@ -110,9 +110,9 @@ def test_texts_and_pairs_are_labelled_as_the_authors_did(published, folder):
 
 
 def test_a_served_group_is_padded(published, folder):
-    passes = fastmux.Labeller(load(published, folder), AutoTokenizer.from_pretrained(folder)).passes
-    assert passes.least == PADDED
-    assert [len(batch) for batch in passes.batches(np.array([3, 9, 4]))] == [3]
+    engine = fastmux.Labeller(load(published, folder), AutoTokenizer.from_pretrained(folder)).engine
+    assert engine.layout.least == PADDED
+    assert [len(batch) for batch in engine.plan(np.array([3, 9, 4]))] == [3]
 
 
 def test_rows_that_are_narrower_are_spoken_of_once(published, folder, caplog, monkeypatch):

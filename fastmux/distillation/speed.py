@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.teacher import padded
-from fastmux.labelling.plan import length_batches
+from fastmux.passes.plan import Layout, plan_passes
 
 #: Padded tokens of a batch, of which each model has the best.
 BATCH_TOKENS = (512, 2048, 8192)
@@ -48,7 +48,9 @@ def rows_per_second(
         key = (id(part), size)  # models share the batches of the same rows
         if key not in plans:
             lengths = np.asarray(part["length"])
-            plans[key] = [padded(part, rows, tokenizer) for rows in length_batches(lengths, size, multiple)]
+            plans[key] = [
+                padded(part, rows, tokenizer) for rows in plan_passes(lengths, size, Layout(multiple, multiple))
+            ]
         return plans[key]
 
     def seconds(name: str, size: int, at_most: int | None = None) -> float:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.files import read_json, replacing, write_json
-from fastmux.labelling.plan import length_batches
+from fastmux.passes.plan import plan_passes
 
 _STATES, _LOGITS, _STARTS, _RECORD = "states.npy", "logits.npy", "starts.npy", "teacher.json"
 #: Padded tokens of a pass of the original.
@@ -116,7 +116,7 @@ def compute_teacher_outputs(
         temporary.mkdir()
         shape = (int(starts[-1]), model.config.hidden_size)
         states = np.lib.format.open_memmap(temporary / _STATES, mode="w+", dtype=np.float16, shape=shape)
-        for batch in length_batches(lengths, BATCH_TOKENS):
+        for batch in plan_passes(lengths, BATCH_TOKENS):
             said = getattr(model(**padded(rows, batch, tokenizer).to(model.device)), "logits", None)
             state = captured.pop()
             if logits is None and said is not None:

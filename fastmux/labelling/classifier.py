@@ -23,17 +23,17 @@ from transformers import (
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.labelling.labels import Answers
-from fastmux.labelling.passes import Passes
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.tokens import Encoder
 from fastmux.models.checkpoints import read_config
 from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.models.joined import JoinedForSequenceClassification
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
-from fastmux.models.prediction import problem_of
 from fastmux.models.published import is_published, published_config
 from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.plain import is_plain
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.torch import TorchRuntime, problem_of
 
 #: What a classifier's class ends in; the class that loads it, and the one that loads a published T-MUX.
 _KINDS = {
@@ -136,11 +136,13 @@ class Classifier:
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
         """How its logits are written; ``words`` as of the `Encoder` that tokenised."""
-        problem = "single_label_classification" if self.per_token else problem_of(self.model)
+        problem = "single_label_classification" if self.per_token else problem_of(self.model.config)
         return Answers(self.per_token, problem, self.names, all_scores, words == "found", prefix)
 
-    def passes(self, placement: Placement, copies: int = 1) -> Passes:
-        """How it is run: on its device, in eval mode, and with no more of the last layer than the head reads."""
+    def engine(
+        self, placement: Placement, copies: int = 1, fallback: Engine | None = None, min_confidence: float | None = None
+    ) -> Engine:
+        """What runs it: on its device, in eval mode, and with no more of the last layer than the head reads."""
         model = self.model
         if not self.per_token and _reads_first_position(model):
             # With one instance nothing is joined; what is left is the last layer at the first position alone.
@@ -148,7 +150,8 @@ class Classifier:
         model = model.to(placement.device, placement.dtype).eval()
         if placement.torch_compile:
             model.compile(dynamic=True)
-        return Passes(model, self.tokenizer.pad_token_id, placement.batch_tokens, copies, self.takes_types())
+        runtime = TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=self.takes_types())
+        return Engine(runtime, placement.batch_tokens, copies, placement.pass_tokens, fallback, min_confidence)
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of all weights and of the tokenizer."""
@@ -166,7 +169,7 @@ class Classifier:
 
 def check_same_labels(model: Classifier, fallback: Classifier) -> None:
     """Raises ValueError for a fallback that has other labels or tokens than the model before it, or a regression."""
-    if not model.per_token and problem_of(model.model) == "regression":
+    if not model.per_token and problem_of(model.model.config) == "regression":
         raise ValueError("fallback is given, but the model is a regression, whose output says not how sure it is")
     if fallback.per_token != model.per_token:
         raise ValueError("the fallback labels tokens and the model sequences, or the other way round")

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.labelling.checks import check_text, check_words, length_problem
 from fastmux.labelling.classifier import Classifier, check_same_labels
-from fastmux.labelling.passes import Passes, check_finite, flat_logits, shard_logits, unsure
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.settings import check_cascade
-from fastmux.labelling.tokens import Encoder, Input, Tokens, joined, select
+from fastmux.labelling.tokens import Encoder, Input
+from fastmux.passes.engine import Engine
+from fastmux.passes.tokens import Tokens, concatenate
 
 #: What a row may be, by the kind of model.
 _ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
@@ -115,19 +115,19 @@ class Labeller:
             for kind, encoder in self._encoders.items()
             for every in (False, True)
         }
-        self.passes = classifier.passes(self.placement)
-        self.fallback: Passes | None = None
-        self.fallback_name, self.min_confidence = None, min_confidence
+        behind_it: Engine | None = None
+        self.fallback_name = None
         if fallback is not None:
             behind = Classifier.of(fallback, tokenizer, "fallback")
             check_same_labels(classifier, behind)
             behind.max_length(self.max_length, "fallback")
-            self.fallback, self.fallback_name = behind.passes(self.placement), _name(fallback)
+            behind_it, self.fallback_name = behind.engine(self.placement), _name(fallback)
+        self.engine = classifier.engine(self.placement, 1, behind_it, min_confidence)
 
     @property
     def num_instances(self) -> int:
         """Rows that share a group; 1 of a model that joins no rows."""
-        return self.passes.slots
+        return self.engine.runtime.num_instances
 
     def columns(self, all_scores: bool = False) -> dict[str, pyarrow.DataType]:
         """What an answer to a text has, by name, and of which type: for tables that answers are put into."""
@@ -145,14 +145,13 @@ class Labeller:
         Raises:
             ValueError: copies out of range; or the model returns NaN or infinity.
         """
-        passes = replace(self.passes, copies=copies)
+        engine = replace(self.engine, copies=copies)
         found = self.tokenise(rows)
         good = [row for row in found if isinstance(row, Tokenised)]
         answers: list[dict] = []
         if good:
-            tokens = joined([row.tokens for row in good])
-            logits, _ = shard_logits(tokens, passes, self.per_token, self.fallback, self.min_confidence or 0.0)
-            answers = self._written(logits, tokens, good, [all_scores] * len(good))
+            tokens = concatenate([row.tokens for row in good])
+            answers = self._written(engine.run(tokens).logits, tokens, good, [all_scores] * len(good))
         left = iter(answers)
         return [next(left) if isinstance(row, Tokenised) else {"error": str(row)} for row in found]
 
@@ -172,14 +171,14 @@ class Labeller:
             tokens, _ = encoder.encode([given for _, given in some])
             for number, (place, _) in enumerate(some):
                 reason = length_problem(int(tokens.lengths[number]), encoder.max_length)
-                own = select(tokens, np.array([number]))
+                own = tokens.select(np.array([number]))
                 found[place] = Tokenised(own, kind) if reason is None else ValueError(f"the row {reason}")
         return found
 
     def of_length(self, length: int) -> Tokenised:
         """A row of so many tokens, all the same one, to warm up with."""
         words, spans = ([np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]) if self.per_token else (None, None)
-        ids = np.full(length, self.passes.pad_id, np.int32)
+        ids = np.full(length, self.engine.runtime.pad_token_id, np.int32)
         return Tokenised(Tokens(ids, np.array([length]), np.zeros(length, np.int8), words, spans), "text")
 
     def _parsed(self, row: Any) -> tuple[str, Input]:
@@ -197,9 +196,8 @@ class Labeller:
             return "words", check_words("words", row["words"])
         raise ValueError(f"a row must be {_ROWS[self.per_token]}, got {str(row)[:100]!r}")
 
-    @torch.inference_mode()
     def label(
-        self, rows: Sequence[Tokenised], slots: Tensor, all_scores: Sequence[bool], again: bool = False
+        self, rows: Sequence[Tokenised], slots: np.ndarray, all_scores: Sequence[bool], again: bool = False
     ) -> list[dict | None]:
         """The answers of rows that go through the model together, in one pass.
 
@@ -214,30 +212,25 @@ class Labeller:
         Raises:
             ValueError: the model returns NaN or infinity.
         """
-        tokens = joined([row.tokens for row in rows])
-        places = np.arange(len(rows))
-        passes = self.fallback if again and self.fallback is not None else self.passes
-        logits = passes.logits(tokens, places, slots)
-        flat = flat_logits(logits, tokens, places)
-        check_finite(flat)
-        answers: list[dict | None] = [*self._written(flat, tokens, rows, all_scores)]
-        if self.min_confidence is not None and not again:
-            problem = passes.problem(self.per_token)
-            for place in np.flatnonzero(unsure(logits, tokens, places, problem, self.min_confidence)):
-                answers[place] = None
+        tokens = concatenate([row.tokens for row in rows])
+        engine = self.engine.fallback if again and self.engine.fallback is not None else self.engine
+        logits, unsure = engine.one_pass(tokens, slots)
+        answers: list[dict | None] = [*self._written(logits, tokens, rows, all_scores)]
+        for place in np.flatnonzero(unsure):
+            answers[place] = None
         return answers
 
     def _written(
-        self, logits: Tensor, tokens: Tokens, rows: Sequence[Tokenised], all_scores: Sequence[bool]
+        self, logits: np.ndarray, tokens: Tokens, rows: Sequence[Tokenised], all_scores: Sequence[bool]
     ) -> list[dict]:
         """Answers of rows, each with the columns of its kind."""
         kinds = [(row.kind, every) for row, every in zip(rows, all_scores, strict=True)]
         written: dict[int, dict] = {}
         for kind in dict.fromkeys(kinds):
             places = np.array([place for place, own in enumerate(kinds) if own == kind])
-            flat = torch.from_numpy(tokens.flat(places) if self.per_token else places)
-            some = joined([rows[place].tokens for place in places])
-            columns = self._answers[kind].of(logits[flat.to(logits.device)], some)
+            flat = tokens.flat(places) if self.per_token else places
+            some = concatenate([rows[place].tokens for place in places])
+            columns = self._answers[kind].of(torch.from_numpy(logits[flat]), some)
             for place, *values in zip(places.tolist(), *columns.values(), strict=True):
                 written[place] = dict(zip(columns, values, strict=True))
         return [written[place] for place in range(len(rows))]

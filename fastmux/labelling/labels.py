@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow
 from torch import Tensor
 
-from fastmux.labelling.tokens import Tokens
+from fastmux.passes.tokens import Tokens
 
 #: Digits of a score: what is behind them differs between machines.
 DIGITS = 6

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastmux.passes.plan import PASS_TOKENS, PASS_TOKENS_GPU
+
 #: On a CPU, and on anything else.
 _BATCH_TOKENS = (1024, 65536)
 
@@ -23,6 +25,11 @@ class Placement:
     dtype: torch.dtype
     batch_tokens: int
     torch_compile: bool
+
+    @property
+    def pass_tokens(self) -> int:
+        """What a pass costs for itself there, in positions."""
+        return PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS_GPU
 
     @classmethod
     def of(cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool) -> Placement:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow
+import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +21,6 @@ from fastmux.labelling.classifier import Classifier, check_same_labels
 from fastmux.labelling.columns import choose_column
 from fastmux.labelling.formats import FORMATS, Format, JsonLines, Parquet, schema_of, text_schema
 from fastmux.labelling.labels import Answers
-from fastmux.labelling.passes import Passes, shard_logits
 from fastmux.labelling.placement import Placement, checked_device
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Report, processor_seconds
@@ -30,6 +30,7 @@ from fastmux.labelling.shard import RawShard
 from fastmux.labelling.sharing import Share
 from fastmux.labelling.sources import Source, open_source
 from fastmux.labelling.work import Work, check_output
+from fastmux.passes.engine import Engine
 
 #: On a CPU, where a multiplexed model gets as many more as it labels in the same time, up to a limit; on anything else.
 _ROWS_PER_SHARD, _MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD_ELSEWHERE = 8192, 32768, 65536
@@ -135,8 +136,7 @@ class _Job:
     settings: LabellingSettings
     source: Source
     form: Format
-    passes: Passes
-    fallback: Passes | None
+    engine: Engine
     answers: Answers
     preparation: Preparation
     rows_per_shard: int
@@ -157,7 +157,7 @@ class _Job:
             check_same_labels(classifier, behind)
             behind.max_length(length, "fallback")
             fingerprint["fallback"] = behind.fingerprint()["model"]
-            second = behind.passes(placement)
+            second = behind.engine(placement)
         answers = classifier.answers(words, settings.all_scores, settings.prefix)
         new = tuple(answers.columns())
         taken = sorted(set(new) & set(source.columns or sample[0].values))
@@ -171,13 +171,13 @@ class _Job:
         preparation = Preparation(
             source.kind, source.columns, column.name, settings.pair_column, new, column.split, encoder, form
         )
-        passes = classifier.passes(placement, settings.copies)
-        rows_per_shard = settings.rows_per_shard or _rows_per_shard(passes)
+        engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
+        rows_per_shard = settings.rows_per_shard or _rows_per_shard(placement, engine)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.name, "max_length": length, "batch_tokens": placement.batch_tokens}
         options |= {"rows_per_shard": rows_per_shard, "dtype": str(placement.dtype).removeprefix("torch.")}
         options |= {"device": placement.device.type}
-        return cls(settings, source, form, passes, second, answers, preparation, rows_per_shard, fingerprint | options)
+        return cls(settings, source, form, engine, answers, preparation, rows_per_shard, fingerprint | options)
 
     def work(self, output: Path) -> Work:
         return Work(output, self.form, self.fingerprint, self.source.unit)
@@ -259,13 +259,11 @@ class _Job:
                     break
                 times.starting = times.starting or time.perf_counter() - begin
                 start = time.perf_counter()
-                logits, fallback = shard_logits(
-                    shard.tokens, self.passes, self.answers.per_token, self.fallback, self.settings.min_confidence
-                )
-                values = self.answers.of(logits, shard.tokens)
+                found = self.engine.run(shard.tokens)
+                values = self.answers.of(torch.from_numpy(found.logits), shard.tokens)
                 times.model += time.perf_counter() - start
                 times.preparing += shard.seconds
-                yield shard, values, fallback
+                yield shard, values, len(found.went_on)
                 done += shard.rows
                 if total is None and shard.share:
                     bar.total = round((report.resumed + done) / shard.share)
@@ -273,11 +271,11 @@ class _Job:
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
 
 
-def _rows_per_shard(passes: Passes) -> int:
-    if passes.device.type != "cpu":
+def _rows_per_shard(placement: Placement, engine: Engine) -> int:
+    if placement.device.type != "cpu":
         return _ROWS_PER_SHARD_ELSEWHERE
     # Of few rows many groups would be padded to the length of their longest.
-    return min(_MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD * (passes.slots // passes.copies))
+    return min(_MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD * engine.layout.rows)
 
 
 def _counts(shard: PreparedShard, fallback: int) -> dict[str, int]:

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from typing import Any
 
+import numpy as np
+
 from fastmux.labelling.checks import check_text, check_words, length_problem
 from fastmux.labelling.formats import Format
 from fastmux.labelling.rows import Reject, Row, parse_rows, shown
 from fastmux.labelling.shard import RawShard
-from fastmux.labelling.tokens import Encoder, Input, Tokens, drop
+from fastmux.labelling.tokens import Encoder, Input
+from fastmux.passes.tokens import Tokens
 
 #: Shards that are ready or being made ready, beside one for each process.
 _AHEAD = 2
@@ -96,7 +99,7 @@ class Preparation:
             raw.digest,
             raw.share,
             heads,
-            drop(tokens, set(bad)),
+            tokens.select(np.array([row for row in range(len(good)) if row not in bad], np.int64)) if bad else tokens,
             sorted(rejects, key=lambda reject: reject.number),
             cut,
             time.perf_counter() - start,

@@ -10,45 +10,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from fastmux.passes.tokens import Tokens
+
 #: A text, the two texts of a pair, or the words of a text.
 Input = str | tuple[str, str] | list[str]
-
-
-@dataclass
-class Tokens:
-    """Token ids of some rows, end to end.
-
-    Attributes:
-        ids: (tokens), int32.
-        lengths: (rows), tokens of each.
-        types: (tokens), int8; None where all are 0.
-        words: of each row, the position of every word's first token, -1 where it has none; None where no word gets a
-            tag.
-        spans: of each row, where its words begin and end in the text, (words, 2).
-    """
-
-    ids: np.ndarray
-    lengths: np.ndarray
-    types: np.ndarray | None = None
-    words: list[np.ndarray] | None = None
-    spans: list[np.ndarray] | None = None
-    starts: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-
-    def padded(self, rows: np.ndarray, width: int, pad_id: int) -> dict[str, np.ndarray]:
-        """Some rows as ``input_ids``, ``attention_mask`` and, where there are types, ``token_type_ids``: (B, width)."""
-        inside = np.arange(width) < self.lengths[rows][:, None]
-        source = np.minimum(self.starts[rows][:, None] + np.arange(width), max(0, len(self.ids) - 1))
-        out = {"input_ids": np.where(inside, self.ids[source], pad_id), "attention_mask": inside}
-        if self.types is not None:
-            out["token_type_ids"] = np.where(inside, self.types[source], 0)
-        return {name: value.astype(np.int64) for name, value in out.items()}
-
-    def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Where the tokens of some rows are in `ids`, row after row."""
-        return np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
 
 
 @dataclass
@@ -147,34 +112,3 @@ def _words_of(encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
             spans.append([begin, end])
             before = word
     return np.array(first, np.int32), np.array(spans, np.int32).reshape(-1, 2)
-
-
-def drop(tokens: Tokens, bad: set[int]) -> Tokens:
-    """Tokens without those of some rows."""
-    if not bad:
-        return tokens
-    return select(tokens, np.array([row for row in range(len(tokens.lengths)) if row not in bad], np.int64))
-
-
-def select(tokens: Tokens, kept: np.ndarray) -> Tokens:
-    """Tokens of some rows."""
-    flat = tokens.flat(kept) if len(kept) else np.zeros(0, np.int64)
-    return Tokens(
-        tokens.ids[flat],
-        tokens.lengths[kept],
-        None if tokens.types is None else tokens.types[flat],
-        None if tokens.words is None else [tokens.words[row] for row in kept],
-        None if tokens.spans is None else [tokens.spans[row] for row in kept],
-    )
-
-
-def joined(parts: Sequence[Tokens]) -> Tokens:
-    """Tokens of the rows of all parts; types, words and spans only where every part has them."""
-    types, words, spans = ([getattr(part, name) for part in parts] for name in ("types", "words", "spans"))
-    return Tokens(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.lengths for part in parts]),
-        None if any(part is None for part in types) else np.concatenate(types),
-        None if any(part is None for part in words) else list(_flat(words)),
-        None if any(part is None for part in spans) else list(_flat(spans)),
-    )

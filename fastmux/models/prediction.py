@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from fastmux.functional import holding
-from fastmux.models.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
-from fastmux.models.grouping import average_slots, group_rows, row_order
-from fastmux.models.padding import attends_padding, least_width, pad_rows
+from fastmux.passes.cascade import CascadeThreshold
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.torch import TorchRuntime, attends_padding, least_width
+from fastmux.passes.tokens import Tokens
+
+GROUPINGS = ("in_order", "random", "length")
+#: Of a fallback's passes.
+_BATCH_TOKENS = 4096
 
 
 class PredictsInGroups:
@@ -45,7 +47,7 @@ class PredictsInGroups:
             fallback: the model that rows go through of which this one is unsure (a cascade), e.g. the one that this
                 was made from: same labels, same tokens.
             min_confidence: below it a row goes through the fallback; `calibrate` finds it. See
-                `fastmux.models.cascade.confidence`.
+                `fastmux.passes.cascade.confidence`.
 
         Returns:
             (B, C), or (B, L, C) for tokens, 0 where they are padding; in the order of the rows given.
@@ -62,30 +64,15 @@ class PredictsInGroups:
             >>> model.predict(torch.ones(10, 7, dtype=torch.long), copies=2).shape
             torch.Size([10, 3])
         """
-        if groups_per_batch < 1:
-            raise ValueError(f"groups_per_batch is {groups_per_batch}, expected at least 1")
-        if (fallback is None) != (min_confidence is None):
-            raise ValueError("fallback and min_confidence go together, but only one of them was given")
-        _check_fallback(self, fallback)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: t for name, t in inputs.items() if t is not None}
-        lengths = None if attention_mask is None else _lengths(attention_mask)
-        order = row_order(len(input_ids), grouping, seed, lengths)
-        slots = group_rows(order, self.config.num_instances, copies)
-        if not len(slots):
-            with predicting(self):
-                return self(**inputs).logits
-        batches = (batch.flatten() for batch in slots.split(groups_per_batch))
-        logits = average_slots(_logits(self, inputs, lengths, batches), slots, len(input_ids))
-        if fallback is not None:
-            unsure = (confidence(logits, problem_of(self), attention_mask) < min_confidence).nonzero().flatten()
-            if len(unsure):
-                by_length = unsure if lengths is None else unsure[lengths[unsure].argsort(descending=True, stable=True)]
-                batches = by_length.cpu().split(groups_per_batch * self.config.num_instances)
-                logits[by_length] = _logits(fallback, inputs, lengths, batches).to(logits)
-        if logits.dim() == 3 and attention_mask is not None:
-            logits = logits * (attention_mask != 0)[..., None]
-        return logits
+        tokens = _tokens(input_ids, attention_mask, token_type_ids)
+        order = _row_order(len(input_ids), grouping, seed, None if attention_mask is None else tokens.lengths)
+        engine = _engine(self, input_ids, attention_mask, copies, fallback, min_confidence)
+        found = engine.run(tokens, _plan(order, engine, groups_per_batch))
+        logits = torch.from_numpy(found.logits).to(input_ids.device)
+        if not engine.runtime.per_token:
+            return logits
+        inside = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+        return logits.new_zeros((*input_ids.shape, logits.shape[-1])).masked_scatter_(inside[..., None], logits)
 
     @torch.no_grad()
     def calibrate(
@@ -96,7 +83,10 @@ class PredictsInGroups:
         *,
         fallback: PreTrainedModel,
         target_agreement: float = 0.99,
-        **options,
+        copies: int = 1,
+        grouping: str = "in_order",
+        seed: int | None = None,
+        groups_per_batch: int = 32,
     ) -> CascadeThreshold:
         """The ``min_confidence`` at which `predict` gives as many rows as asked the label that the fallback gives them.
 
@@ -107,7 +97,7 @@ class PredictsInGroups:
             input_ids, attention_mask, token_type_ids: (B, L), no labels.
             fallback: as for `predict`.
             target_agreement: share of the rows, in (0, 1].
-            options: ``copies``, ``grouping``, ``seed``, ``groups_per_batch``, as they will be given to `predict`.
+            copies, grouping, seed, groups_per_batch: as they will be given to `predict`.
 
         Raises:
             ValueError: a target that no threshold reaches (the message says the best one), a regression, and as
@@ -124,69 +114,68 @@ class PredictsInGroups:
             >>> model.predict(ids, fallback=original, min_confidence=found.min_confidence).shape
             torch.Size([8, 2])
         """
-        _check_fallback(self, fallback)
-        ours = self.predict(input_ids, attention_mask, token_type_ids, **options)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs = {name: t for name, t in inputs.items() if t is not None}
-        lengths = None if attention_mask is None else _lengths(attention_mask)
-        batches = torch.arange(len(input_ids)).split(32 * self.config.num_instances)
-        theirs = _logits(fallback, inputs, lengths, batches)
-        problem = problem_of(self)
-        return choose_min_confidence(
-            confidence(ours, problem, attention_mask), agrees(ours, theirs, problem, attention_mask), target_agreement
-        )
+        tokens = _tokens(input_ids, attention_mask, token_type_ids)
+        order = _row_order(len(input_ids), grouping, seed, None if attention_mask is None else tokens.lengths)
+        engine = _engine(self, input_ids, attention_mask, copies, fallback, 0.0)
+        return engine.calibrate(tokens, target_agreement, _plan(order, engine, groups_per_batch))
 
 
-def problem_of(model: PreTrainedModel) -> str:
-    """What kind of labels a model gives; by their number where its config does not say, as its loss would take it."""
-    return model.config.problem_type or (
-        "regression" if model.config.num_labels == 1 else "single_label_classification"
-    )
+def _plan(order: np.ndarray, engine: Engine, groups_per_batch: int) -> list[np.ndarray]:
+    """The rows of every pass: so many groups of neighbours in the order."""
+    if groups_per_batch < 1:
+        raise ValueError(f"groups_per_batch is {groups_per_batch}, expected at least 1")
+    rows = engine.layout.rows * groups_per_batch
+    return [order[begin : begin + rows] for begin in range(0, len(order), rows)]
 
 
-def _check_fallback(model: PreTrainedModel, fallback: PreTrainedModel | None) -> None:
-    if fallback is not None and fallback.config.num_labels != model.config.num_labels:
-        raise ValueError(
-            f"fallback has {fallback.config.num_labels} labels, expected the {model.config.num_labels} of this model"
-        )
+def _engine(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    copies: int,
+    fallback: PreTrainedModel | None,
+    min_confidence: float | None,
+) -> Engine:
+    """What runs rows through a model, and through the fallback behind it."""
+    pad_id, width = _pad_id(model, input_ids, attention_mask), input_ids.shape[1]
+    behind = None
+    if fallback is not None:
+        if fallback.config.num_labels != model.config.num_labels:
+            raise ValueError(
+                f"fallback has {fallback.config.num_labels} labels, "
+                f"expected the {model.config.num_labels} of this model"
+            )
+        behind = Engine(TorchRuntime(fallback, pad_id), _BATCH_TOKENS)
+    # A model that attends to padding, and wants no width of its own, gets the rows as wide as they are.
+    runtime = TorchRuntime(model, pad_id, least_width=width if attends_padding(model) and not least_width(model) else 0)
+    return Engine(runtime, _BATCH_TOKENS, copies, fallback=behind, min_confidence=min_confidence)
 
 
-@contextlib.contextmanager
-def predicting(model: nn.Module) -> Iterator[None]:
-    """Every module of a model in eval mode, and afterwards in the mode that it was in; weights stay as they are
-    meanwhile, so that what depends on them alone is computed once, in this thread and without gradients."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with holding():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+def _pad_id(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> int:
+    """The token at the padding of a batch: others of a group see it."""
+    if attention_mask is not None and len(found := input_ids[attention_mask == 0]):
+        return int(found[0])
+    return model.config.pad_token_id or 0
 
 
-def _logits(
-    model: PreTrainedModel, inputs: dict[str, Tensor], lengths: Tensor | None, batches: Iterable[Tensor]
-) -> Tensor:
-    """A model's logits of the rows of all batches, end to end. Each batch is cut to its longest row, or to the width
-    that the model wants: where it attends to padding and wants none, it gets the rows as they are."""
-    width, least = inputs["input_ids"].shape[1], least_width(model)
-    if attends_padding(model) and not least:
-        lengths = None
-    inputs = pad_rows(model, inputs)
-    padded = inputs["input_ids"].shape[1]
-    parts = []
-    with predicting(model):
-        for rows in batches:
-            rows = rows.to(inputs["input_ids"].device)
-            length = padded if lengths is None else max(1, least, int(lengths[rows].max()))
-            logits = model(**{name: t[rows, :length] for name, t in inputs.items()}).logits
-            # Of tokens, one answer for each that was given; padding takes off where it is negative.
-            parts.append(nn.functional.pad(logits, (0, 0, 0, width - length)) if logits.dim() == 3 else logits)
-    return torch.cat(parts)
+def _tokens(input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tokens:
+    arrays = (None if t is None else t.cpu().numpy() for t in (input_ids, attention_mask, token_type_ids))
+    return Tokens.of_padded(*arrays)
 
 
-def _lengths(attention_mask: Tensor) -> Tensor:
-    """One more than the last position that is no padding, (B)."""
-    positions = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    return ((attention_mask != 0) * positions).amax(1)
+def _row_order(rows: int, grouping: str, seed: int | None, lengths: np.ndarray | None) -> np.ndarray:
+    """The order in which rows are put into groups, (B).
+
+    Raises:
+        ValueError: The grouping is unknown, or there are no lengths to group by.
+    """
+    if grouping not in GROUPINGS:
+        raise ValueError(f"grouping is {grouping!r}, expected one of {', '.join(map(repr, GROUPINGS))}")
+    if grouping == "in_order":
+        return np.arange(rows)
+    if grouping == "random":
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return torch.randperm(rows, generator=generator).numpy()
+    if lengths is None:
+        raise ValueError("grouping is 'length', which needs an attention_mask to tell lengths from")
+    return np.argsort(-lengths, kind="stable")

@@ -16,13 +16,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from fastmux.labelling.labeller import Labeller, Tokenised
-from fastmux.labelling.passes import Passes
-from fastmux.models.grouping import group_rows
-from fastmux.models.prediction import predicting
+from fastmux.passes.engine import Engine
+from fastmux.passes.grouping import group_rows
 from fastmux.serving.groups import Answer, Group, Waiting, choose_groups
 from fastmux.serving.metrics import Metrics
 
@@ -69,8 +68,8 @@ class Batcher:
         threads = torch.get_num_threads()
         self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._held = contextlib.ExitStack()
-        for passes in self._models():  # in the thread whose passes these are
-            self._worker.submit(self._held.enter_context, predicting(passes.model)).result()
+        for engine in self._engines():  # in the thread whose passes these are
+            self._worker.submit(self._held.enter_context, engine.runtime.ready()).result()
         self._task = asyncio.create_task(self._serve())
 
     async def warm_up(self, lengths: Sequence[int]) -> None:
@@ -82,17 +81,19 @@ class Batcher:
         """
         await asyncio.get_running_loop().run_in_executor(self._worker, self._warm_up, lengths)
 
-    def _models(self) -> list[Passes]:
-        fallback = self.labeller.fallback
-        return [self.labeller.passes] + ([] if fallback is None else [fallback])
+    def _engines(self) -> list[Engine]:
+        engine = self.labeller.engine
+        return [engine] + ([] if engine.fallback is None else [engine.fallback])
 
     def _warm_up(self, lengths: Sequence[int]) -> None:
-        for again, passes in enumerate(self._models()):
+        for again, engine in enumerate(self._engines()):
+            instances, layout = engine.runtime.num_instances, engine.layout
             for length in lengths:
                 row = self.labeller.of_length(length)
-                for groups in (1, max(1, passes.batch_tokens // (max(length, passes.least) + passes.prefix))):
-                    count = groups * passes.slots
-                    slots = group_rows(torch.arange(count), passes.slots)
+                positions = layout.sequences * (max(length, layout.least) + layout.prefix)
+                for groups in (1, max(1, engine.batch_tokens // positions)):
+                    count = groups * instances
+                    slots = group_rows(np.arange(count), instances)
                     self.labeller.label([row] * count, slots, [False] * count, bool(again))
 
     def hurry(self) -> None:
@@ -181,16 +182,17 @@ class Batcher:
     def _next_groups(self, due: float) -> list[Group]:
         """Of the model, or of the fallback: whichever has a row that has waited longer."""
         fresh = [waiting for waiting in self._waiting if not waiting.unsure]
-        chosen = [choose_groups(fresh, due, self.labeller.passes)]
-        if self.labeller.fallback is not None:
+        engine = self.labeller.engine
+        chosen = [choose_groups(fresh, due, engine)]
+        if engine.fallback is not None:
             again = [waiting for waiting in self._waiting if waiting.unsure]
-            chosen.append(choose_groups(again, math.inf, self.labeller.fallback))
+            chosen.append(choose_groups(again, math.inf, engine.fallback))
         return min(filter(None, chosen), key=lambda groups: min(group.oldest for group in groups), default=[])
 
     def _wait_again(self, waiting: Waiting) -> None:
         """For the fallback; alone in its group, should that be multiplexed too."""
         if not waiting.answer.done():
-            waiting.unsure, waiting.copies = True, self.labeller.fallback.slots
+            waiting.unsure, waiting.copies = True, self.labeller.engine.fallback.runtime.num_instances
             self._waiting[waiting] = None
 
     def _finish(self, waiting: Waiting, outcome: Answer | Exception) -> None:
@@ -224,12 +226,12 @@ class Batcher:
             half = len(groups) // 2
             return [*self._answers(groups[:half]), *self._answers(groups[half:])]
 
-    def _slots(self, groups: list[Group]) -> Tensor:
+    def _slots(self, groups: list[Group]) -> np.ndarray:
         """(G, N), the place of the row in every slot."""
         slots, start = [], 0
-        passes = self._models()[groups[0].rows[0].unsure]
+        instances = self._engines()[groups[0].rows[0].unsure].runtime.num_instances
         for group in groups:
             count = len(group.rows)
-            slots.append(group_rows(torch.arange(start, start + count), passes.slots, group.rows[0].copies))
+            slots.append(group_rows(np.arange(start, start + count), instances, group.rows[0].copies))
             start += count
-        return torch.cat(slots)
+        return np.concatenate(slots)

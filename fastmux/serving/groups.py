@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fastmux.labelling.labeller import Tokenised
-from fastmux.labelling.passes import Passes
-from fastmux.labelling.plan import length_batches
+from fastmux.passes.engine import Engine
+from fastmux.passes.plan import plan_passes
 
 
 @dataclass(eq=False)
@@ -61,7 +61,7 @@ class Answer:
     fallback: bool
 
 
-def choose_groups(waiting: Iterable[Waiting], due: float, passes: Passes) -> list[Group]:
+def choose_groups(waiting: Iterable[Waiting], due: float, engine: Engine) -> list[Group]:
     """The groups of the next pass; none while it is better to wait.
 
     Rows of one tenant, and of one number of copies, are put into groups by their length. A group is ready when it is
@@ -71,17 +71,17 @@ def choose_groups(waiting: Iterable[Waiting], due: float, passes: Passes) -> lis
     Args:
         waiting: rows, in the order in which they arrived.
         due: seconds, on the clock of the event loop.
-        passes: of the model.
+        engine: the model's.
     """
-    ready = [group for group in _groups(waiting, passes.slots) if len(group.rows) == group.room or group.oldest <= due]
+    ready = [
+        group
+        for group in _groups(waiting, engine.runtime.num_instances)
+        if len(group.rows) == group.room or group.oldest <= due
+    ]
     if not ready:
         return []
-    # What joins rows in its deeper layers alone runs the others on each of the slots.
-    sequences = 1 if passes.shared == passes.slots else passes.slots
-    budget = passes.batch_tokens // sequences
-    batches = length_batches(
-        np.array([max(group.length, passes.least) for group in ready]), budget, prefix=passes.prefix
-    )
+    lengths = np.array([group.length for group in ready])
+    batches = plan_passes(lengths, engine.batch_tokens, replace(engine.layout, rows=1), engine.pass_tokens)
     oldest = min(range(len(ready)), key=lambda place: ready[place].oldest)
     return next([ready[place] for place in batch] for batch in batches if oldest in batch)
 

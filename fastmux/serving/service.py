@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from fastmux.labelling.labeller import Labeller, Tokenised
-from fastmux.models.grouping import check_copies
+from fastmux.passes.grouping import check_copies
 from fastmux.serving.batcher import Batcher, QueueFull
 from fastmux.serving.groups import Answer
 from fastmux.serving.metrics import Metrics
@@ -129,11 +129,12 @@ class Service:
 
     def fallback(self) -> dict | None:
         """The fallback, from which confidence on it is spared, and the share of the rows that it has answered."""
-        if self.labeller.fallback is None:
+        engine = self.labeller.engine
+        if engine.fallback is None:
             return None
         answered, rows = self.metrics.rows_so_far()
         share = rows / answered if answered else None
-        limit = self.labeller.min_confidence
+        limit = engine.min_confidence
         return {"model": self.labeller.fallback_name, "min_confidence": limit, "rows": int(rows), "share": share}
 
     def _tell(self) -> None:
@@ -149,7 +150,7 @@ class Service:
         try:
             asked, answers = await self._answers(request)
             rows = len(answers)
-            response = _response(asked, answers, self.labeller.fallback is not None)
+            response = _response(asked, answers, self.labeller.engine.fallback is not None)
             status = response.status_code
             self.metrics.request_seconds.observe(time.perf_counter() - start)
             self._turned_away = max(0, self._turned_away - 1)

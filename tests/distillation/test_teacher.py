@@ -7,7 +7,7 @@ from transformers import BertForTokenClassification, BertModel
 
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import tokenize
-from fastmux.labelling.plan import length_batches
+from fastmux.passes.plan import Layout, plan_passes
 
 
 def outputs(model, tokenizer, texts, folder, **options):
@@ -66,7 +66,7 @@ def test_nan_is_refused_and_leaves_nothing(original, tokenizer, texts, tmp_path)
 
 def test_batches_hold_rows_of_like_length_and_no_more_tokens_than_allowed():
     lengths = np.random.default_rng(0).integers(1, 40, 101)
-    batches = length_batches(lengths, 120, multiple=3)
+    batches = plan_passes(lengths, 120, Layout(3, 3))
     assert sorted(np.concatenate(batches).tolist()) == list(range(101))
     for batch in batches[:-1]:
         assert len(batch) % 3 == 0

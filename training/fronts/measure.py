@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,15 +13,15 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import padded
-from fastmux.labelling.plan import length_batches
-from fastmux.models.cascade import agrees, choose_min_confidence, confidence
 from fastmux.modules.retrieval import IGNORE_INDEX
+from fastmux.passes.cascade import agrees, choose_min_confidence, confidence
+from fastmux.passes.plan import Layout, plan_passes
+from fastmux.passes.timer import CLOCKS
 from training.fronts.candidates import ORIGINAL
 from training.results import Score
 
 #: Padded tokens of a batch while scores are taken.
 BATCH_TOKENS = 2048
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _LABEL = "single_label_classification"
 
 
@@ -174,7 +173,7 @@ class Measure:
         order = np.random.default_rng([self.seed, grouping]).permutation(len(self.inputs))
         lengths = np.asarray(self.inputs["length"])
         said: list[Tensor] = [torch.empty(0)] * len(order)
-        for batch in length_batches(lengths[order], BATCH_TOKENS, num_instances):
+        for batch in plan_passes(lengths[order], BATCH_TOKENS, Layout(num_instances, num_instances)):
             places = order[batch]
             logits = model(**padded(self.inputs, places, self.tokenizer).to(model.device)).logits
             for own, place in zip(logits.float().cpu(), places, strict=True):
@@ -182,19 +181,19 @@ class Measure:
         return said
 
     def _same(self, said: list[Tensor], truth: list[Tensor]) -> np.ndarray:
-        return np.array([bool(agrees(a[None], b[None], _LABEL)) for a, b in zip(said, truth, strict=True)])
+        return agrees(_flat(said), _flat(truth), _LABEL, _lengths(said))
 
     def _cascade(self, said: list[Tensor], truth: list[Tensor]) -> tuple[list[Tensor], np.ndarray] | None:
         """Answers with the original behind, and which rows went on to it; None if no threshold reaches the target."""
-        sure = torch.stack([confidence(own[None], _LABEL)[0] for own in said])
-        same = torch.from_numpy(self._same(said, truth))
+        sure = confidence(_flat(said), _LABEL, _lengths(said))
+        same = self._same(said, truth)
         on = np.zeros(len(said), dtype=bool)
         for choose, apply in self.halves:
             try:
                 threshold = choose_min_confidence(sure[choose], same[choose], self.target).min_confidence
             except ValueError:
                 return None
-            on[apply] = (sure[apply] < threshold).numpy()
+            on[apply] = sure[apply] < threshold
         return [b if sent else a for a, b, sent in zip(said, truth, on, strict=True)], on
 
     def _score(self, said: list[Tensor]) -> float:
@@ -209,6 +208,16 @@ class Measure:
                 ids[row, : len(own)], gold[row, : len(true)] = own.argmax(-1).numpy(), true
             prediction = EvalPrediction(ids, gold)
         return self.metric(prediction, self.rows)[self.name]
+
+
+def _flat(said: list[Tensor]) -> np.ndarray:
+    """Logits of all rows, (rows, C), or of their tokens, (tokens, C)."""
+    return (torch.stack(said) if said[0].dim() == 1 else torch.cat(said)).numpy()
+
+
+def _lengths(said: list[Tensor]) -> np.ndarray | None:
+    """The tokens of each row, where logits are of tokens."""
+    return None if said[0].dim() == 1 else np.array([len(own) for own in said])
 
 
 def model_inputs(rows: Dataset) -> Dataset:

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from models import BERT, PAD, batch
 
 import fastmux
-from fastmux.models.grouping import average_slots, group_rows, row_order
+from fastmux.passes.grouping import average_slots, group_rows
 from fastmux.testing import relative_error
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 8, 13])
 @pytest.mark.parametrize("copies", [1, 2, 3, 4, 5])
 def test_every_row_has_its_slots(rows, copies):
-    slots = group_rows(row_order(rows, "random"), 5, copies)
-    counts = torch.bincount(slots.flatten(), minlength=rows)
+    slots = group_rows(np.random.default_rng(0).permutation(rows), 5, copies)
+    counts = np.bincount(slots.ravel(), minlength=rows)
     assert slots.shape == (-(-rows // (5 // copies)), 5)
     assert rows == 0 or (len(counts) == rows and counts.min() >= copies)
-    for group in slots:
-        assert len(group.unique()) <= 5 // copies
-
-
-def test_orders():
-    lengths = torch.tensor([3, 9, 3, 5])
-    assert row_order(4, "in_order").tolist() == [0, 1, 2, 3]
-    assert row_order(4, "length", lengths=lengths).tolist() == [1, 3, 0, 2]
-    assert row_order(50, "random", seed=3).tolist() == row_order(50, "random", seed=3).tolist()
-    assert row_order(50, "random", seed=3).tolist() != row_order(50, "random", seed=4).tolist()
-    assert sorted(row_order(50, "random").tolist()) == list(range(50))
+    assert all(len(set(group)) <= 5 // copies for group in slots.tolist())
 
 
 def test_slots_are_averaged():
-    slots = torch.tensor([[0, 1, 0], [2, 2, 2]])
-    values = torch.tensor([1.0, 5.0, 3.0, 7.0, 8.0, 9.0])[:, None]
-    assert average_slots(values, slots, 3).squeeze(1).tolist() == [2.0, 5.0, 8.0]
+    slots = np.array([[0, 1, 0], [2, 2, 2]])
+    values = np.array([1.0, 5.0, 3.0, 7.0, 8.0, 9.0])[:, None]
+    assert average_slots(values, slots, 3)[:, 0].tolist() == [2.0, 5.0, 8.0]
+
+
+def test_a_seed_gives_the_same_groups_again():
+    model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 4, num_labels=3).double()
+    rows = batch(11, padded=True)
+    first, again, other = (model.predict(**rows, grouping="random", seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+
+
+def test_a_row_is_padded_at_either_end():
+    model = fastmux.TMuxForTokenClassification.from_backbone(BERT, 2, num_labels=3).double()
+    rows = batch(5, padded=True)
+    last = rows["attention_mask"].sum(1)
+    length = rows["input_ids"].shape[1]
+    left = {
+        name: torch.stack([t.roll(length - n) for t, n in zip(ts, last.tolist(), strict=True)])
+        for name, ts in rows.items()
+    }
+    expected = model.predict(**rows)
+    found = model.predict(**left)
+    for want, got, n in zip(expected, found, last.tolist(), strict=True):
+        assert relative_error(got[len(got) - n :], want[:n]) < 1e-12 and not got[: len(got) - n].any()
+
+
+def test_a_mask_with_holes_is_refused():
+    model = fastmux.TMuxForSequenceClassification.from_backbone(BERT, 2, num_labels=3)
+    with pytest.raises(ValueError, match="attention_mask has zeros between the tokens of row 1"):
+        model.predict(torch.ones(2, 4, dtype=torch.long), torch.tensor([[0, 1, 1, 0], [1, 0, 1, 1]]))
 
 
 @pytest.mark.parametrize("head", [fastmux.TMuxForSequenceClassification, fastmux.TMuxForTokenClassification])

@@ -1,0 +1,133 @@
+"""A cascade: rows of which a fast model is unsure go through the model that it was made from.
+
+How sure is sure enough is chosen on held-out rows, for a share of rows whose label is to be the original's
+(`choose_min_confidence`); `Engine` then sends the others on. (Viola and Jones, 2001, for the word; "Model cascades" of
+Wang et al., 2018, arXiv 1711.11541, for the use of a cheap model before a good one.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def confidence(logits: np.ndarray, problem_type: str, lengths: np.ndarray | None = None) -> np.ndarray:
+    """How sure a model is of a row: the probability of its label, of its least certain label where a row has several.
+
+    Args:
+        logits: (rows, C); or (tokens, C) of all rows' tokens, end to end.
+        problem_type: "single_label_classification", also for tokens, or "multi_label_classification".
+        lengths: (rows), the tokens of each row, where logits are of tokens.
+
+    Returns:
+        (rows), from 1/C (1/2 for several labels) to 1, float64; 1 of a row without tokens.
+
+    Raises:
+        ValueError: The problem is a regression: its output does not say how certain it is.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastmux.passes.cascade import confidence
+        >>> confidence(np.array([[0.0, 0.0], [9.0, 0.0]]), "single_label_classification").round(4)
+        array([0.5   , 0.9999])
+    """
+    logits = np.asarray(logits, np.float64)
+    if problem_type == "single_label_classification":
+        sure = 1 / np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)
+    elif problem_type == "multi_label_classification":
+        sure = (1 / (1 + np.exp(-np.abs(logits)))).min(-1)
+    else:
+        raise ValueError(
+            f"problem_type is {problem_type!r}, expected 'single_label_classification' or "
+            "'multi_label_classification': a regression does not say how certain it is"
+        )
+    return sure if lengths is None else _least_by_row(sure, lengths)
+
+
+def agrees(
+    logits: np.ndarray, original: np.ndarray, problem_type: str, lengths: np.ndarray | None = None
+) -> np.ndarray:
+    """Whether two models give a row the same label, all the same labels where it has several: (rows), bool.
+
+    Shapes as in `confidence`.
+    """
+    if problem_type == "multi_label_classification":
+        same = ((logits > 0) == (original > 0)).all(-1)
+    else:
+        same = logits.argmax(-1) == original.argmax(-1)
+    return same if lengths is None else _least_by_row(same, lengths)
+
+
+def _least_by_row(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """values (tokens) -> (rows), the least of each row, 1 of a row without tokens."""
+    out = np.ones(len(lengths), values.dtype)
+    there = lengths > 0
+    if there.any():
+        out[there] = np.minimum.reduceat(values, (np.cumsum(lengths) - lengths)[there])
+    return out
+
+
+@dataclass(frozen=True)
+class CascadeThreshold:
+    """What `choose_min_confidence` found on its rows.
+
+    Attributes:
+        min_confidence: Rows below it go through the original.
+        agreement: The share of the rows that then have the original's label.
+        fallback: The share of the rows that go through the original.
+        rows: The number of rows on which this was found.
+    """
+
+    min_confidence: float
+    agreement: float
+    fallback: float
+    rows: int
+
+
+def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agreement: float) -> CascadeThreshold:
+    """The lowest confidence at which the cascade's labels agree with the original's as often as asked.
+
+    Choose on rows that nothing was trained on, and report on others: the agreement here is that of the rows that the
+    threshold was chosen for.
+
+    Args:
+        confidence: (B), the fast model's.
+        agrees: (B), whether its label is the original's.
+        target_agreement: in (0, 1].
+
+    Raises:
+        ValueError: There are no rows, the target is out of range, or it is reached only if all rows go through the
+            original (the message says what is the best below that).
+
+    Example:
+        >>> import numpy as np
+        >>> from fastmux.passes.cascade import choose_min_confidence
+        >>> sure, same = np.array([0.6, 0.7, 0.8, 0.9]), np.array([False, True, False, True])
+        >>> choose_min_confidence(sure, same, 0.75)
+        CascadeThreshold(min_confidence=0.7, agreement=0.75, fallback=0.25, rows=4)
+    """
+    rows = len(confidence)
+    if rows == 0:
+        raise ValueError("no rows to choose a threshold on")
+    if not 0.0 < target_agreement <= 1.0:
+        raise ValueError(f"target_agreement is {target_agreement}, expected a number above 0, up to 1")
+    # A threshold lies at the confidence of a row, and all rows of that confidence are kept.
+    levels, level = np.unique(np.asarray(confidence, np.float64), return_inverse=True)
+    wrong = np.bincount(level, weights=~np.asarray(agrees, bool), minlength=len(levels))
+    kept = np.bincount(level, minlength=len(levels))
+    wrong, kept = (values[::-1].cumsum()[::-1] for values in (wrong, kept))  # at this level and above
+    agreement = 1.0 - wrong / rows
+    enough = np.flatnonzero(agreement >= target_agreement)
+    if len(enough) == 0:
+        raise ValueError(
+            f"target_agreement is {target_agreement}, which no threshold reaches on these {rows} rows: the best, "
+            f"keeping the {int(kept[-1])} most certain, is {agreement[-1]:.4f}"
+        )
+    first = int(enough[0])
+    return CascadeThreshold(
+        min_confidence=float(levels[first]),
+        agreement=float(agreement[first]),
+        fallback=float(1.0 - kept[first] / rows),
+        rows=rows,
+    )

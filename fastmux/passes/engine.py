@@ -1,0 +1,175 @@
+"""Any number of rows through a model, and through a fallback those of which it is unsure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
+from fastmux.passes.grouping import average_slots, check_copies, group_rows
+from fastmux.passes.plan import PASS_TOKENS, Layout, plan_passes
+from fastmux.passes.runtimes import Runtime
+from fastmux.passes.tokens import Tokens
+
+#: Passes that are begun before the first of them is waited for: a GPU computes while the host prepares the next.
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What `Engine.run` returns.
+
+    Attributes:
+        logits: (rows, C), or (tokens, C) of a model that labels tokens; float32, or float64 of a model in float64.
+        went_on: The rows that the fallback answered, in order.
+    """
+
+    logits: np.ndarray
+    went_on: np.ndarray
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Runs rows through a model.
+
+    Args:
+        runtime: The model.
+        batch_tokens: The positions of a pass, padding counted, at most.
+        copies: The slots that each row takes, 1 to N; its logits are averaged over them.
+        pass_tokens: What a pass costs for itself, in positions.
+        fallback: Answers the rows of which the model is less sure than ``min_confidence``: a cascade.
+        min_confidence: See `fastmux.passes.cascade.confidence`.
+
+    Raises:
+        ValueError: copies out of range; a fallback without a confidence, or the other way round.
+    """
+
+    runtime: Runtime
+    batch_tokens: int
+    copies: int = 1
+    pass_tokens: int = PASS_TOKENS
+    fallback: Engine | None = None
+    min_confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        check_copies(self.copies, self.runtime.num_instances)
+        if (self.fallback is None) != (self.min_confidence is None):
+            raise ValueError("fallback and min_confidence go together, but only one of them was given")
+
+    @property
+    def layout(self) -> Layout:
+        """How groups are laid out, with as many copies of each row as asked for."""
+        return replace(self.runtime.layout, rows=self.runtime.num_instances // self.copies)
+
+    def plan(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """The rows of every pass: rows of like length together."""
+        return plan_passes(lengths, self.batch_tokens, self.layout, self.pass_tokens)
+
+    def run(
+        self,
+        tokens: Tokens,
+        plan: Sequence[np.ndarray] | None = None,
+        on_rows: Callable[[int], None] = lambda rows: None,
+    ) -> Answered:
+        """The logits of all rows.
+
+        Args:
+            plan: The rows of every pass, in place of `plan`'s own.
+            on_rows: Told after each pass how many more rows are answered.
+
+        Raises:
+            ValueError: the model returns NaN or infinity.
+        """
+        runtime, lengths = self.runtime, tokens.lengths
+        rows = int(lengths.sum()) if runtime.per_token else len(lengths)
+        out = np.zeros((rows, runtime.num_labels), np.float32)
+        went_on: list[np.ndarray] = []
+        for batch, logits in self._passes(tokens, self.plan(lengths) if plan is None else plan):
+            out = out.astype(logits.dtype, copy=False)
+            out[tokens.flat(batch) if runtime.per_token else batch] = logits
+            again = batch[self._unsure(logits, lengths[batch])]
+            went_on.append(again)
+            on_rows(len(batch) - len(again))
+        rows_on = np.sort(np.concatenate(went_on)) if went_on else np.zeros(0, np.int64)
+        if len(rows_on):
+            again = self.fallback.run(tokens.select(rows_on), on_rows=on_rows).logits
+            out[tokens.flat(rows_on) if runtime.per_token else rows_on] = again
+        check_finite(out)
+        return Answered(out, rows_on)
+
+    def one_pass(self, tokens: Tokens, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All rows in one pass, without the fallback.
+
+        Args:
+            slots: (G, N), the row in every slot.
+
+        Returns:
+            The logits as in `Answered`, and of which rows the model is unsure, (rows), bool.
+
+        Raises:
+            ValueError: the model returns NaN or infinity.
+        """
+        logits = self._start(tokens, np.arange(len(tokens.lengths)), slots)()
+        check_finite(logits)
+        return logits, self._unsure(logits, tokens.lengths)
+
+    def calibrate(
+        self, tokens: Tokens, target_agreement: float, plan: Sequence[np.ndarray] | None = None
+    ) -> CascadeThreshold:
+        """The ``min_confidence`` at which this and its fallback give as many rows as asked the fallback's labels.
+
+        Args:
+            tokens, plan: as for `run`; rows that nothing was trained on.
+            target_agreement: A share of the rows, in (0, 1].
+
+        Raises:
+            ValueError: no threshold reaches the target; the problem is a regression; as `run`.
+        """
+        problem, lengths = self.runtime.problem_type, tokens.lengths if self.runtime.per_token else None
+        ours = replace(self, fallback=None, min_confidence=None).run(tokens, plan).logits
+        sure = confidence(ours, problem, lengths)
+        return choose_min_confidence(
+            sure, agrees(ours, self.fallback.run(tokens).logits, problem, lengths), target_agreement
+        )
+
+    def _unsure(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Of which rows the model is less sure than ``min_confidence``, (rows), bool: logits as in `Answered`."""
+        if self.fallback is None:
+            return np.zeros(len(lengths), bool)
+        sure = confidence(logits, self.runtime.problem_type, lengths if self.runtime.per_token else None)
+        return sure < self.min_confidence
+
+    def _passes(self, tokens: Tokens, plan: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The rows and the logits of every pass, a few passes ahead."""
+        begun: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
+        with self.runtime.ready():
+            for batch in plan:
+                begun.append((batch, self._start(tokens, batch)))
+                if len(begun) > _AHEAD:
+                    rows, wait = begun.popleft()
+                    yield rows, wait()
+            for rows, wait in begun:
+                yield rows, wait()
+
+    def _start(self, tokens: Tokens, rows: np.ndarray, slots: np.ndarray | None = None) -> Callable[[], np.ndarray]:
+        """Begin the pass of some rows; the function waits for their logits, which are as in `Answered`."""
+        if slots is None:
+            slots = group_rows(np.arange(len(rows)), self.runtime.num_instances, self.copies)
+        lengths = tokens.lengths[rows]
+        width = max(self.layout.least, int(lengths.max()))
+        begun = self.runtime.start(tokens.padded(rows[slots.ravel()], width, self.runtime.pad_token_id))
+
+        def wait() -> np.ndarray:
+            logits = average_slots(begun(), slots, len(rows))
+            return logits[np.arange(width) < lengths[:, None]] if self.runtime.per_token else logits
+
+        return wait
+
+
+def check_finite(logits: np.ndarray) -> None:
+    """Raises ValueError for logits that are NaN or infinite."""
+    if not np.isfinite(logits).all():
+        raise ValueError("the model returns NaN or infinity; are its weights damaged, or too large for the dtype?")

@@ -1,0 +1,123 @@
+"""Which rows share a group, and which groups share a pass: rows of like length, at the least cost.
+
+The rows are sorted by length, N neighbours make a group, and neighbouring groups make a pass. Every group of a pass is
+padded to the longest row of the pass, so that long passes cost padding and short ones cost overhead. `plan_passes`
+finds the cuts with the least sum of both, by dynamic programming over the sorted groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Positions whose computation takes as long as what a pass costs for itself, at first: a few kernel launches are worth
+#: many positions on a GPU.
+PASS_TOKENS, PASS_TOKENS_GPU = 16, 1024
+#: A plan with more positions than 1/0.95 of what its groups need by themselves is cut finer: launches can be captured
+#: in a graph, padding cannot be taken out again.
+_LEAST_USED = 0.95
+#: Steps of the search for how fine.
+_HALVINGS = 5
+#: Possible cuts between groups of one length, about: it bounds the time that planning takes.
+_POSSIBLE_CUTS = 1024
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model lays rows out as positions of its encoder.
+
+    Args:
+        rows: The different rows that share a group: N, or fewer where rows take several slots.
+        sequences: The sequences of positions that the encoder runs for a group: 1 of a T-MUX, N of a model that joins
+            rows only in its deeper layers.
+        prefix: The positions before each sequence.
+        least: The positions of a row, at least: a model that attends to padding answers by how much there is.
+    """
+
+    rows: int = 1
+    sequences: int = 1
+    prefix: int = 0
+    least: int = 1
+
+
+def plan_passes(
+    lengths: np.ndarray, batch_tokens: int, layout: Layout | None = None, pass_tokens: int = PASS_TOKENS
+) -> list[np.ndarray]:
+    """The rows of every pass, the longest first.
+
+    Args:
+        lengths: (rows), the tokens of each row.
+        batch_tokens: The positions of a pass, padding counted, at most; a single group may have more.
+        layout: How the model lays out groups; a plain encoder's if None.
+        pass_tokens: What a pass costs for itself, in positions. It is taken for less where it would leave too much
+            padding.
+
+    Returns:
+        Row numbers. Every pass but the last has a multiple of ``layout.rows``, whose neighbours make up the groups.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastmux.passes.plan import Layout, plan_passes
+        >>> plan_passes(np.array([3, 9, 4, 8]), 18, Layout(rows=2), pass_tokens=1)
+        [array([1, 3]), array([2, 0])]
+    """
+    layout = layout or Layout()
+    lengths = np.maximum(layout.least, lengths)
+    order = np.argsort(-lengths, kind="stable")
+    # What each group takes when it is padded to its own longest row, which is its first.
+    groups = layout.sequences * (lengths[order[:: layout.rows]] + layout.prefix)
+    possible = _possible_cuts(groups, batch_tokens)
+    cuts = _cheapest_cuts(groups, possible, batch_tokens, pass_tokens)
+    if pass_tokens > PASS_TOKENS and not _is_dense(groups, cuts):
+        # The fewest passes that are dense enough: what a pass costs is taken for less, as little as will do.
+        low, high = np.log(PASS_TOKENS), np.log(pass_tokens)
+        cuts = _cheapest_cuts(groups, possible, batch_tokens, PASS_TOKENS)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            found = _cheapest_cuts(groups, possible, batch_tokens, np.exp(middle))
+            if _is_dense(groups, found):
+                low, cuts = middle, found
+            else:
+                high = middle
+    return [order[a * layout.rows : b * layout.rows] for a, b in itertools.pairwise(cuts)]
+
+
+def _possible_cuts(groups: np.ndarray, batch_tokens: int) -> np.ndarray:
+    """Numbers of groups before which a pass may end, in order, the first and the last among them.
+
+    Cuts pay where the length changes. Between groups of one length there are some more, no further apart than a pass is
+    long.
+    """
+    count = len(groups)
+    step = -(-count // _POSSIBLE_CUTS)
+    changes = np.flatnonzero(np.diff(groups)) + 1
+    edges = np.concatenate([[0], changes, [count]])
+    cuts = [
+        np.arange(a, b, min(step, max(1, batch_tokens // groups[a]))) for a, b in itertools.pairwise(edges) if a < b
+    ]
+    return np.concatenate([*cuts, [count]]).astype(np.int64)
+
+
+def _is_dense(groups: np.ndarray, cuts: np.ndarray) -> bool:
+    """Whether little of a plan is padding beyond what its groups have by themselves."""
+    return bool(groups.sum() >= _LEAST_USED * np.sum(groups[cuts[:-1]] * np.diff(cuts)))
+
+
+def _cheapest_cuts(groups: np.ndarray, possible: np.ndarray, batch_tokens: int, pass_tokens: float) -> np.ndarray:
+    """The numbers of groups at which passes end, 0 first, such that positions and passes together cost the least."""
+    last = len(possible) - 1
+    cost, before = np.full(last + 1, np.inf), np.zeros(last + 1, np.int64)
+    cost[0] = 0
+    ends = np.searchsorted(possible, possible[:-1] + np.maximum(1, batch_tokens // groups[possible[:-1]]), side="right")
+    for begin in range(last):
+        longest, some = groups[possible[begin]], slice(begin + 1, max(int(ends[begin]), begin + 2))
+        found = cost[begin] + pass_tokens + (possible[some] - possible[begin]) * longest
+        better = found <= cost[some]  # of equal plans the one whose last pass is short
+        cost[some][better] = found[better]
+        before[some][better] = begin
+    cuts = [last]
+    while cuts[-1]:
+        cuts.append(int(before[cuts[-1]]))
+    return possible[cuts[::-1]]

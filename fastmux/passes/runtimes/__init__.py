@@ -1,0 +1,41 @@
+"""What runs a model: each runtime is a class in a file of its own here, and fits `Runtime`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import numpy as np
+
+from fastmux.passes.plan import Layout
+
+
+class Runtime(Protocol):
+    """A loaded model that takes padded batches of tokens.
+
+    Attributes:
+        num_instances: N, the slots of a group; 1 of a model whose rows share nothing.
+        layout: How it lays out groups that hold N different rows.
+        num_labels: C.
+        per_token: Its logits are of tokens, not of rows.
+        problem_type: As in a Hugging Face config.
+        pad_token_id: What fills rows up.
+    """
+
+    num_instances: int
+    layout: Layout
+    num_labels: int
+    per_token: bool
+    problem_type: str
+    pad_token_id: int
+
+    def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
+        """Begin a pass over rows that fill whole groups: (B, L) arrays by name, as `Tokens.padded` makes them.
+
+        Returns:
+            A function that waits for the logits, float32 or float64: (B, C), or (B, L, C) of tokens.
+        """
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Within it, passes are run: the model predicts, and its weights stay as they are."""

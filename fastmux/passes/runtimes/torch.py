@@ -1,0 +1,129 @@
+"""PyTorch, on any device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmux.functional import holding
+from fastmux.passes.plan import Layout
+
+
+class TorchRuntime:
+    """A Hugging Face model, multiplexed or not; see `fastmux.passes.runtimes.Runtime`.
+
+    Args:
+        model: On its device. A T-MUX or a joined model says in its config how it lays out rows.
+        pad_token_id: The tokenizer's.
+        takes_types: It takes ``token_type_ids``.
+        least_width: The positions of a row, at least, where the model does not say so itself.
+    """
+
+    def __init__(self, model: nn.Module, pad_token_id: int, *, takes_types: bool = True, least_width: int = 0):
+        self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
+        self.per_token = type(model).__name__.endswith("ForTokenClassification")
+        config: Any = model.config
+        self.num_labels: int = config.num_labels
+        self.problem_type = "single_label_classification" if self.per_token else problem_of(config)
+        self.layout = layout_of(model, least_width)
+        self.num_instances = self.layout.rows
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
+        """See `Runtime`. On a GPU the pass is begun, and its logits are copied to the host when it ends."""
+        device = self.device
+        given = {name: _moved(array, device) for name, array in inputs.items()}
+        if not self._takes_types:
+            given.pop("token_type_ids", None)
+        logits = self.model(**given).logits
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        if device.type != "cuda":
+            return lambda: logits.cpu().numpy()
+        host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+        host.copy_(logits, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+
+        def wait() -> np.ndarray:
+            there.synchronize()
+            return host.numpy()
+
+        return wait
+
+    def ready(self) -> contextlib.AbstractContextManager[None]:
+        """See `Runtime`: eval mode, and what depends on weights alone is computed once."""
+        return predicting(self.model)
+
+
+def layout_of(model: nn.Module, least: int = 0) -> Layout:
+    """How a model lays out groups of N rows, each of at least so many positions."""
+    config: Any = model.config
+    instances, prefix = getattr(config, "num_instances", 1), getattr(config, "prefix_length", 0)
+    least = max(1, least, least_width(model))
+    join = getattr(config, "join", None)  # of models that join states in their deeper layers alone
+    if join is None:
+        return Layout(instances, 1, prefix, least)
+    return Layout(instances, instances, least=least) if join == "rows" else Layout(least=least)
+
+
+def least_width(model: nn.Module) -> int:
+    """The positions that every row is padded to, at least; 0 of a model whose answers do not depend on it.
+
+    Example:
+        >>> import fastmux
+        >>> from fastmux.passes.runtimes.torch import least_width
+        >>> from transformers import BertConfig
+        >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        >>> conventions = {"attend_padding": True, "padded_length": 128}
+        >>> least_width(fastmux.TMux(tiny, 4)), least_width(fastmux.TMux(tiny, 4, conventions=conventions))
+        (0, 128)
+    """
+    conventions: Any = getattr(model.config, "conventions", None)
+    padded = None if conventions is None else conventions.padded_length
+    encoder: Any = model.base_model
+    return 0 if padded is None else min(padded, encoder.max_length)
+
+
+def attends_padding(model: nn.Module) -> bool:
+    """Whether padding that is cut off a row changes the model's answer."""
+    conventions: Any = getattr(model.config, "conventions", None)
+    return conventions is not None and conventions.attend_padding
+
+
+def problem_of(config) -> str:
+    """What kind of labels a model gives; by their number where its config does not say, as its loss would take it."""
+    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+
+@contextlib.contextmanager
+def predicting(model: nn.Module) -> Iterator[None]:
+    """Every module of a model in eval mode, and afterwards in the mode that it was in.
+
+    Weights stay as they are meanwhile, so that what depends on them alone is computed once, in this thread and without
+    gradients.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with holding():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _moved(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    # From pinned memory the copy goes on while the next batch is made ready.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

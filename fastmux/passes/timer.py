@@ -1,0 +1,63 @@
+"""How fast: several ways to answer the same rows, in turns, each several times."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+#: Seconds that a person waits; and the time that the processor worked, for a machine with other work to do.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Rows a second.
+
+    Attributes:
+        rows_per_second: The median of all turns.
+        slowest, fastest: The turns at both ends.
+    """
+
+    rows_per_second: float
+    slowest: float
+    fastest: float
+
+
+def rates(
+    contestants: Mapping[str, Callable[[], object]],
+    rows: int,
+    *,
+    repeats: int = 5,
+    clock: str = "wall",
+    on_turn: Callable[[], None] = lambda: None,
+) -> dict[str, Rate]:
+    """The rate of each contestant, all of them taking turns so that a busy moment slows none of them alone.
+
+    Args:
+        contestants: By name a call that answers all rows, and waits until they are answered.
+        rows: How many rows a call answers.
+        repeats: Turns that count; one more before them warms up.
+        clock: One of `CLOCKS`.
+        on_turn: Called after every call, (repeats + 1) times the number of contestants in all.
+
+    Example:
+        >>> from fastmux.passes.timer import rates
+        >>> found = rates({"sum": lambda: sum(range(1000)), "max": lambda: max(range(1000))}, rows=1000, repeats=3)
+        >>> found["sum"].slowest <= found["sum"].rows_per_second <= found["sum"].fastest
+        True
+    """
+    now = CLOCKS[clock]
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(repeats + 1):
+        for name, call in contestants.items():
+            start = now()
+            call()
+            if turn:
+                times[name].append(max(now() - start, 1e-9))
+            on_turn()
+    return {
+        name: Rate(rows / statistics.median(values), rows / max(values), rows / min(values))
+        for name, values in times.items()
+    }

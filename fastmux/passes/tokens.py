@@ -1,0 +1,99 @@
+"""Token ids of many rows, end to end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Tokens:
+    """Token ids of some rows, end to end.
+
+    Attributes:
+        ids: (tokens), int32.
+        lengths: (rows), the tokens of each row.
+        types: (tokens), int8; None where all are 0.
+        words: For each row the position of every word's first token, -1 where it has none; None where no word gets a
+            tag.
+        spans: For each row where its words begin and end in the text, (words, 2).
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    types: np.ndarray | None = None
+    words: list[np.ndarray] | None = None
+    spans: list[np.ndarray] | None = None
+    starts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @classmethod
+    def of_rows(cls, ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None) -> Tokens:
+        """Lists of token ids, one for each row."""
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32)
+        return cls(flat, lengths, None if types is None else np.fromiter(itertools.chain.from_iterable(types), np.int8))
+
+    @classmethod
+    def of_padded(cls, ids: np.ndarray, mask: np.ndarray | None = None, types: np.ndarray | None = None) -> Tokens:
+        """A padded batch, (rows, L) each: the tokens are where the mask is not 0, at whichever end of a row.
+
+        Raises:
+            ValueError: The mask has zeros between tokens.
+        """
+        inside = np.ones(ids.shape, bool) if mask is None else mask != 0
+        lengths = inside.sum(1)
+        holes = np.flatnonzero(np.abs(np.diff(inside, axis=1, prepend=0, append=0)).sum(1) > 2)
+        if len(holes):
+            raise ValueError(
+                f"attention_mask has zeros between the tokens of row {holes[0]}, expected them at its ends"
+            )
+        return cls(ids[inside].astype(np.int32), lengths, None if types is None else types[inside].astype(np.int8))
+
+    def padded(self, rows: np.ndarray, width: int, pad_id: int) -> dict[str, np.ndarray]:
+        """Some rows as ``input_ids``, ``attention_mask`` and, where there are types, ``token_type_ids``: (B, width)."""
+        inside = np.arange(width) < self.lengths[rows][:, None]
+        source = np.minimum(self.starts[rows][:, None] + np.arange(width), max(0, len(self.ids) - 1))
+        out = {"input_ids": np.where(inside, self.ids[source], pad_id), "attention_mask": inside}
+        if self.types is not None:
+            out["token_type_ids"] = np.where(inside, self.types[source], 0)
+        return {name: value.astype(np.int64) for name, value in out.items()}
+
+    def flat(self, rows: np.ndarray) -> np.ndarray:
+        """Where the tokens of some rows are in `ids`, row after row."""
+        lengths = self.lengths[rows]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.starts[rows] - before, lengths) + np.arange(int(lengths.sum()))
+
+    def select(self, rows: np.ndarray) -> Tokens:
+        """The tokens of some rows."""
+        flat = self.flat(rows)
+        return Tokens(
+            self.ids[flat],
+            self.lengths[rows],
+            None if self.types is None else self.types[flat],
+            None if self.words is None else [self.words[row] for row in rows],
+            None if self.spans is None else [self.spans[row] for row in rows],
+        )
+
+
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """The rows of all parts; types, words and spans only where every part has them."""
+
+    def every(name: str) -> list | None:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else values
+
+    types, words, spans = every("types"), every("words"), every("spans")
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        None if types is None else np.concatenate(types),
+        None if words is None else list(itertools.chain.from_iterable(words)),
+        None if spans is None else list(itertools.chain.from_iterable(spans)),
+    )
