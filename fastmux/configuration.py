@@ -14,7 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 import fastmux
 from fastmux.modules.classifier import CLASSIFIERS
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS
-from fastmux.modules.multiplexers import MULTIPLEXERS
+from fastmux.modules.multiplexer import MULTIPLEXERS
 
 SEQUENCE_SUMMARIES = ("first", "mean")
 RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")

@@ -26,7 +26,7 @@ from fastmux.models.model_card import model_card
 from fastmux.models.published import is_published, load_tensors, published_config, published_state_dict
 from fastmux.modules.demultiplexers import Demultiplexer
 from fastmux.modules.embeddings import rows_of
-from fastmux.modules.multiplexers import Multiplexer
+from fastmux.modules.multiplexer import Multiplexer
 from fastmux.modules.retrieval import AuxiliaryDecoder
 
 _CAPABILITIES = ("supports_gradient_checkpointing", "_supports_sdpa", "_supports_flash_attn", "_supports_flex_attn")

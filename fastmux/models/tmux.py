@@ -21,7 +21,7 @@ from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
 from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.groups import group
-from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 from fastmux.modules.plain import is_plain, tensor_of
 
 

@@ -21,6 +21,7 @@ from fastmux.modules.demultiplexers import (
     RsaDemultiplexer,
     UnbindDemultiplexer,
 )
+from fastmux.modules.elementwise_multiplexers import BinaryMultiplexer, HadamardMultiplexer, IdentityMultiplexer
 from fastmux.modules.image_multiplexers import (
     IMAGE_MULTIPLEXERS,
     ConvolutionMultiplexer,
@@ -29,14 +30,9 @@ from fastmux.modules.image_multiplexers import (
     RotationMultiplexer,
 )
 from fastmux.modules.multiplexed import Multiplexed
-from fastmux.modules.multiplexers import (
-    MULTIPLEXERS,
-    BinaryMultiplexer,
-    HadamardMultiplexer,
-    IdentityMultiplexer,
-    LinearMultiplexer,
+from fastmux.modules.multiplexer import MULTIPLEXERS, LinearMultiplexer, Multiplexer
+from fastmux.modules.orthogonal_multiplexers import (
     LowRankOrthogonalMultiplexer,
-    Multiplexer,
     OrthogonalMultiplexer,
     WalshHadamardMultiplexer,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastmux.modules.multiplexers import MULTIPLEXERS, HadamardMultiplexer, Multiplexer
+from fastmux.modules.elementwise_multiplexers import HadamardMultiplexer
+from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 from fastmux.modules.plain import tensor_of
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.modules.groups import group
 from fastmux.modules.image_multiplexers import IMAGE_MULTIPLEXERS, ImageMultiplexer
-from fastmux.modules.multiplexers import MULTIPLEXERS, Multiplexer
+from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 from fastmux.modules.registry import Registry, known
 
 

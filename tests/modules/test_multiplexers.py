@@ -12,7 +12,7 @@ from models import BERT, batch
 import fastmux
 from fastmux import reference
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS, HadamardMultiplexer, LinearMultiplexer, UnbindDemultiplexer
-from fastmux.modules.multiplexers import whole_prefix
+from fastmux.modules.multiplexer import whole_prefix
 from fastmux.testing import relative_error
 
 THREE_LINES = """

@@ -1,0 +1,44 @@
+"""The specification: data multiplexing in plain PyTorch, the way the papers write it.
+
+Nothing here is fast and nothing here is called in production. Every function concatenates, expands and averages as
+the formulas say, differentiates through autograd and works in any floating dtype; tests and benchmarks hold
+`fastmux.functional` to these functions in float64.
+
+Shapes: G mux groups, N instances, L positions, width d, V vocabulary entries; row ``g * N + i`` of a batch is
+instance i of group g.
+
+Sources: DataMUX (Murahari et al., NeurIPS 2022, arXiv 2202.09318) sections 3.1-3.3; MUX-PLM (Murahari et al., 2023,
+arXiv 2302.12441) section 3 and its published code; `unbind_demux` is fastmux's own.
+"""
+
+from fastmux.reference.demux import index_demux, key_demux, mlp_demux, pair_norm, rsa_demux, unbind_demux
+from fastmux.reference.embeddings import embedding_mux, index_prefix, instance_embeddings
+from fastmux.reference.image_mux import convolution_mux, rotation_mux
+from fastmux.reference.joined import join_positions, join_rows, separate_positions, separate_rows
+from fastmux.reference.losses import retrieval_loss, rsa_retrieval
+from fastmux.reference.mux import attention_mux, hadamard_matrix, hadamard_mux, orthogonal_mux, walsh_hadamard_mux
+
+__all__ = [
+    "attention_mux",
+    "convolution_mux",
+    "embedding_mux",
+    "hadamard_matrix",
+    "hadamard_mux",
+    "index_demux",
+    "index_prefix",
+    "instance_embeddings",
+    "join_positions",
+    "join_rows",
+    "key_demux",
+    "mlp_demux",
+    "orthogonal_mux",
+    "pair_norm",
+    "retrieval_loss",
+    "rotation_mux",
+    "rsa_demux",
+    "rsa_retrieval",
+    "separate_positions",
+    "separate_rows",
+    "unbind_demux",
+    "walsh_hadamard_mux",
+]

@@ -1,0 +1,52 @@
+"""Models whose deeper layers run on joined states: positions or rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmux.reference.mux import hadamard_mux
+
+
+def join_positions(x: Tensor, keep: Tensor, num_instances: int) -> tuple[Tensor, Tensor]:
+    """N neighbouring positions of a row joined into one, the first position apart.
+
+    x (B, L, d), keep (B, L), 1 where a position is no padding -> the means (B, 1 + ceil((L - 1) / N), d) of what is
+    none, and where there is any.
+    """
+    positions = list(range(x.shape[1]))
+    windows = [[0], *(positions[start : start + num_instances] for start in range(1, x.shape[1], num_instances))]
+    means, any_kept = [], []
+    for window in windows:
+        weights = keep[:, window].to(x.dtype)
+        count = weights.sum(1)
+        total = (x[:, window] * weights[..., None]).sum(1)
+        # A row's first position counts even where it is masked.
+        means.append(x[:, 0] if window == [0] else total / count.clamp(min=1)[:, None])
+        any_kept.append(count > 0)
+    return torch.stack(means, 1), torch.stack(any_kept, 1)
+
+
+def separate_positions(y: Tensor, num_instances: int, length: int) -> Tensor:
+    """Each window's state at all of its positions: y (B, 1 + ceil((length - 1) / N), d) -> (B, length, d)."""
+    return torch.stack([y[:, 0 if l == 0 else 1 + (l - 1) // num_instances] for l in range(length)], 1)
+
+
+def join_rows(x: Tensor, keep: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """``y = 1/sqrt(N) sum_i v_i * x_i`` over what is no padding.
+
+    x (G * N, L, d), keep (G * N, L), signs (N, d), of +1 and -1 -> (G, L, d), and where any of the N rows of a group is
+    no padding.
+    """
+    n = len(signs)
+    x, keep = x.reshape(-1, n, *x.shape[1:]), keep.reshape(-1, n, keep.shape[1])
+    x = x * keep[..., None].to(x.dtype)
+    return hadamard_mux(x, signs, scale=n**-0.5), keep.any(1)
+
+
+def separate_rows(y: Tensor, signs: Tensor, length: int) -> Tensor:
+    """``v_i * y`` for each of N rows: y (G, L, d), signs (N, d) -> (G * N, length, d).
+
+    As v_i * v_i = 1, row i's share of y is its own again, beside what the others have become.
+    """
+    return torch.cat([(signs[:, None] * state[None])[:, :length] for state in y])
