@@ -54,6 +54,7 @@ TRAIN = [
 SERVE = [
     "anyio",
     "fastapi",
+    "fastapi-offline",  # Swagger UI, as files
     "httptools",
     "prometheus-client",
     "pydantic>=2",

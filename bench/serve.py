@@ -57,7 +57,7 @@ def server(folder: Path, threads: int, options: list[str]) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "fastmux.cli.main", "serve", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "fastmux", "serve", str(folder), "--port", str(port)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(_LOAD.parent.parent)}
     process = subprocess.Popen([*command, "--log_level", "warning", *options], env=env)
     found = Server(f"http://127.0.0.1:{port}", process)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import AutoConfig, PreTrainedConfig
 
-#: What may be joined into one: neighbouring positions of a row, or rows of a batch.
-JOINS = ("positions", "rows")
+from fastmux.joins import JOINS
+
 #: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm; no term by position.
 BERT_LIKE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 

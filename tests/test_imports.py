@@ -15,7 +15,14 @@ FILES = dict(python_files())
 LAYERS = {
     "kernels": ("fastmux.kernels",),
     # Plain helpers, and the specification, which owes nothing to what it judges.
-    "base": ("fastmux.backends", "fastmux.distribution", "fastmux.files", "fastmux.lines", "fastmux.reference"),
+    "base": (
+        "fastmux.backends",
+        "fastmux.distribution",
+        "fastmux.files",
+        "fastmux.joins",
+        "fastmux.lines",
+        "fastmux.reference",
+    ),
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
     "passes": ("fastmux.passes",),
@@ -60,6 +67,7 @@ LATE = {
 ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
     "fastmux.cli.convert": "`--help` answers without torch",
+    "fastmux.cli.env": "`--help` answers without torch, and the command where packages are missing",
     "fastmux.cli.predict": "`--help` answers without torch",
     "fastmux.cli.serve": "`--help` answers without torch, and without the extra `serve`",
 }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 
 import fastmux
+from fastmux.cli.parser import OneOf, Parser, integer, number
 from fastmux.cli.settings import MODEL_HELP
 from fastmux.distillation.settings import ConversionSettings
+from fastmux.joins import JOINS
 
 DESCRIPTION = """\
 Make a trained encoder, or one with a sequence or token classification head, faster: a copy whose deeper layers serve
@@ -37,17 +40,21 @@ _HELP = {
     "per_device_train_batch_size": "rows of a step",
     "seed": "of everything that is drawn",
 }
-_TYPES = {"joined_layers": int, "join": str}
+_TYPES: dict[str, Callable] = {
+    **dict.fromkeys(("num_instances", "max_length", "per_device_train_batch_size"), integer(1)),
+    **dict.fromkeys(("row_layers", "last_layers", "first_layers", "joined_layers", "seed"), integer(0)),
+    **dict.fromkeys(("num_train_epochs", "learning_rate", "state_weight"), number),
+    "join": OneOf(*JOINS),
+}
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.distillation.ConversionSettings`, and where things are."""
     parser = commands.add_parser(
         "convert",
         help="make a trained model faster, from text without labels",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
@@ -58,28 +65,30 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="UTF-8 text, one row a line, .gz too; a line with a tab is a pair of texts",
     )
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="a new folder, for the converted model")
-    parser.add_argument("--max_steps", type=int, default=-1, help="optimiser steps, in place of epochs")
+    parser.add_argument("--max_steps", type=integer(1), help="optimiser steps, in place of --num_train_epochs")
     parser.add_argument(
         "--bf16", action="store_true", help="train under bfloat16 autocast, quicker on most GPUs and some CPUs"
     )
+    parser.add_argument("--device", help="cpu or cuda, the first GPU (default: the GPU if there is one)")
     for setting in fields(ConversionSettings):
         default = setting.default
-        options = {"default": default, "type": _TYPES.get(setting.name, type(default))}
+        options = {"default": default, "type": _TYPES[setting.name]}
         options["help"] = _HELP[setting.name] + ("" if default is None else f" (default: {default})")
         if setting.name == "joined_layers":
             options["nargs"] = "+"
         parser.add_argument(f"--{setting.name}", **options)
+    parser.also["texts"] = "--text"
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert, and print what came of it."""
-    from fastmux.distillation.settings import ConversionSettings
-
     given = {setting.name: getattr(options, setting.name) for setting in fields(ConversionSettings)}
     if given["joined_layers"] is not None:
         given["joined_layers"] = tuple(given["joined_layers"])
-    trainer = {"max_steps": options.max_steps} if options.max_steps > 0 else {}
+    trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
+    trainer |= _placed(options.device)
     report = fastmux.convert(
         options.model,
         fastmux.read_texts(options.text),
@@ -98,3 +107,18 @@ def run(options: argparse.Namespace) -> None:
     if report.cut_rows:
         print(f"{report.cut_rows} rows were cut at --max_length {given['max_length']}")
     print(f"written: {options.output_dir}")
+
+
+def _placed(device: str | None) -> dict[str, bool]:
+    """The trainer's arguments for a device. It takes the first one that it sees."""
+    from fastmux.labelling.placement import checked_device
+
+    if device is None:
+        return {}
+    found = checked_device(device)
+    if found.index:
+        raise ValueError(
+            f"device is {device!r}, but training takes the first one: give {found.type!r}, and set "
+            f"CUDA_VISIBLE_DEVICES={found.index} to make this one the first"
+        )
+    return {"use_cpu": True} if found.type == "cpu" else {}

@@ -6,27 +6,67 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from fastmux.cli import convert, predict, serve
+import fastmux
+from fastmux.cli import convert, env, predict, serve
+from fastmux.cli.parser import Parser
+from fastmux.cli.wording import near, with_dashes
 
 #: Name -> (adds its arguments to a parser, runs with what was given).
-COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], None], Callable[[argparse.Namespace], None]]] = {
+COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
     "predict": (predict.add_parser, predict.run),
     "serve": (serve.add_parser, serve.run),
+    "env": (env.add_parser, env.run),
 }
+
+DESCRIPTION = """\
+Label and serve text, several times faster: rows, or neighbouring positions of a row, share passes of a transformer."""
+
+EPILOG = """\
+a first look:
+  fastmux convert my-model --text reviews.txt --output_dir my-model-2x    # a faster copy, from text without labels
+  fastmux predict my-model-2x reviews.csv --output labels.csv             # the rows of a file, with labels
+  fastmux serve my-model-2x                                               # answers over HTTP
+
+`fastmux COMMAND --help` says more, with examples. my-model is a name on the Hugging Face hub, or a folder."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command; an error of the input, or of the disk, is one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="fastmux", description="Data multiplexing: one pass serves N inputs.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add_parser, _ in COMMANDS.values():
-        add_parser(commands)
-    options = parser.parse_args(argv)
+    """Run a command. What is typed wrong is one line and exit code 2; an error of the input, or of the disk, one line
+    and exit code 1."""
+    typed = sys.argv[1:] if argv is None else argv
+    parser, commands = build()
+    if not typed:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
+    if not typed[0].startswith("-"):
+        if typed[0] not in commands:
+            parser.error(
+                f"there is no command {typed[0]!r}, expected one of {', '.join(commands)}{near(typed[0], commands)}"
+            )
+        commands[typed[0]].check_known(typed[1:])
+    else:
+        parser.check_known(typed[:1])
+    options, left = parser.parse_known_args(typed)
+    if options.command is None:
+        parser.error("COMMAND is missing")
+    if left:
+        commands[options.command].error(f"{left[0]!r} is one argument too many")
     try:
         COMMANDS[options.command][1](options)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"fastmux {options.command}: {error}")
+        sys.exit(f"fastmux {options.command}: {with_dashes(str(error), commands[options.command].options)}")
+    except KeyboardInterrupt:
+        print(f"fastmux {options.command}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def build() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the command line, and that of each command."""
+    parser = Parser(prog="fastmux", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"fastmux {fastmux.__version__}")
+    added = parser.add_subparsers(dest="command", metavar="COMMAND")
+    return parser, {name: add_parser(added) for name, (add_parser, _) in COMMANDS.items()}
 
 
 if __name__ == "__main__":

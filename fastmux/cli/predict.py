@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import fastmux
+from fastmux.cli.parser import OneOf, Parser, integer, number
 from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
 from fastmux.labelling.settings import DTYPES, INPUT_FORMATS, LabellingSettings
 
@@ -41,19 +43,22 @@ _HELP = HELP | {
     "dataset_name": "configuration of a data set of the hub",
     "split": "of a data set of the hub",
 }
-_INTEGERS = ("max_length", "copies", "batch_tokens", "rows_per_shard", "num_workers")
-_TYPES: dict[str, type] = {"min_confidence": float, **dict.fromkeys(_INTEGERS, int)}
-_CHOICES = {"dtype": DTYPES, "input_format": tuple(INPUT_FORMATS.values())}
+_TYPES: dict[str, Callable] = {
+    **dict.fromkeys(("max_length", "copies", "batch_tokens", "rows_per_shard"), integer(1)),
+    "num_workers": integer(0),
+    "min_confidence": number,
+    "dtype": OneOf(*DTYPES),
+    "input_format": OneOf(*INPUT_FORMATS.values()),
+}
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.LabellingSettings`, and where things are."""
     parser = commands.add_parser(
         "predict",
         help="label the rows of a file",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
@@ -63,8 +68,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--output", required=True, metavar="OUT", help="a new file: .jsonl, .csv, .tsv or .parquet")
     parser.add_argument("--fallback", metavar="MODEL", help="the model for rows below --min_confidence")
-    add_settings(parser, LabellingSettings, _HELP, _TYPES, _CHOICES)
+    add_settings(parser, LabellingSettings, _HELP, _TYPES)
     parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
 
+from fastmux.cli.parser import OneOf, Parser, integer, number, seconds
 from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
 from fastmux.distribution import install_line
 from fastmux.labelling.settings import DTYPES
@@ -46,45 +51,54 @@ _HELP = HELP | {
 _FLOATS = ("min_confidence", "max_wait_ms", "read_timeout")
 _LIMITS = ("max_concurrent_requests", "max_rows_per_request", "max_queued_rows", "max_payload_bytes")
 _INTEGERS = ("max_length", "copies", "batch_tokens", *_LIMITS)
-_TYPES: dict[str, type] = dict.fromkeys(_FLOATS, float) | dict.fromkeys(_INTEGERS, int)
+_TYPES: dict[str, Callable] = (
+    dict.fromkeys(_FLOATS, number) | dict.fromkeys(_INTEGERS, integer(1)) | {"dtype": OneOf(*DTYPES)}
+)
 
 
-def add_parser(commands: argparse._SubParsersAction) -> None:
+def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.serving.settings.ServingSettings`, and of the server."""
     parser = commands.add_parser(
         "serve",
         help="answer requests over HTTP",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--fallback", metavar="MODEL", help="for rows below --min_confidence: usually the original")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
-    add_settings(parser, ServingSettings, _HELP, _TYPES, {"dtype": DTYPES})
+    parser.add_argument("--port", type=integer(0, 65535), default=8000, help="(default: 8000)")
+    add_settings(parser, ServingSettings, _HELP, _TYPES)
     parser.add_argument(
-        "--shutdown_seconds", type=float, default=30.0, help="for rows in flight, once told to end (default: 30)"
+        "--shutdown_seconds", type=seconds, default=30.0, help="for rows in flight, once told to end (default: 30)"
     )
     levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log_level", choices=levels, default="info", help="warning: no line for each request")
+    parser.add_argument("--log_level", type=OneOf(*levels), default="info", help="warning: no line for each request")
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Load the model, and serve until told to end."""
     settings = given(options, ServingSettings)
+    # Until the server runs, which ends in its own way; the first process of a container would not hear SIGTERM else.
+    before = signal.signal(signal.SIGTERM, _ended)
     try:
         from fastmux.serving import server  # first, as it needs all of the extra and no torch
 
+        bound = server.bind(options.host, options.port)
         server.log_as_json(options.log_level)
         from fastmux.serving import app
+
+        served = app.create_app(options.model, settings=settings, fallback=options.fallback)
+        server.run(served, options.host, options.port, options.shutdown_seconds, bound)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastmux"):
             raise
         raise ValueError(f"{error.name} is not installed; {install_line('serve')} adds what serve needs") from error
-    server.run(
-        app.create_app(options.model, settings=settings, fallback=options.fallback),
-        options.host,
-        options.port,
-        options.shutdown_seconds,
-    )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    print("fastmux serve: told to end before the model was loaded", file=sys.stderr)
+    sys.exit(128 + number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -24,8 +24,7 @@ def add_settings(
     parser: argparse.ArgumentParser,
     settings: type,
     help_texts: Mapping[str, str],
-    types: Mapping[str, type],
-    choices: Mapping[str, tuple[str, ...]],
+    types: Mapping[str, Callable],
 ) -> None:
     """An argument for every field of a dataclass; those that are False by default are switched on."""
     for setting in fields(settings):
@@ -37,7 +36,7 @@ def add_settings(
                 name,
                 type=types.get(setting.name, str),
                 default=setting.default,
-                choices=choices.get(setting.name),
+                metavar=getattr(types.get(setting.name), "metavar", None),
                 help=text,
             )
 

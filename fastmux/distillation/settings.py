@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from fastmux.joins import JOINS
+from fastmux.labelling.settings import check_choice, check_integer
 
 #: The settings that, beside N, say of which layers a converted model is made: arguments of ``from_backbone``.
 STRUCTURE = ("join", "row_layers", "last_layers", "first_layers", "joined_layers")
@@ -39,3 +43,16 @@ class ConversionSettings:
     state_weight: float = 1.0
     per_device_train_batch_size: int = 64
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_instances", "max_length", "per_device_train_batch_size"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("row_layers", "last_layers", "first_layers", "seed"):
+            check_integer(name, getattr(self, name), 0)
+        check_choice("join", self.join, JOINS)
+        for name, zero in (("num_train_epochs", False), ("learning_rate", False), ("state_weight", True)):
+            value = getattr(self, name)
+            known = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not known or value < 0 or (value == 0 and not zero):
+                least = "of at least 0" if zero else "above 0"
+                raise ValueError(f"{name} is {value!r}, expected a number {least}")

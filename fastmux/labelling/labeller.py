@@ -126,6 +126,16 @@ class Labeller:
 
     @property
     def num_instances(self) -> int:
+        """N of the model, `instances_are` of what; 1 of a plain encoder."""
+        return getattr(self.passes.model.config, "num_instances", 1)
+
+    @property
+    def instances_are(self) -> str | None:
+        """What shares a pass, N at a time: "rows", or "positions" beside one another; None if nothing does."""
+        return None if self.num_instances == 1 else "rows" if self.rows_per_group > 1 else "positions"
+
+    @property
+    def rows_per_group(self) -> int:
         """Rows that share a group; 1 of a model that joins no rows."""
         return self.engine.runtime.num_instances
 

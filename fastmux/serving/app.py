@@ -8,11 +8,14 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import fastapi_offline
 import torch
 import transformers
 from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,6 +32,9 @@ group influence one another a little. Rows of different values of the header `X-
 `copies` = N a row has a group for itself."""
 
 _PREDICT = "/predict"
+#: Swagger UI, which shows the interface at /docs: files of the package fastapi-offline (MIT; Swagger UI: Apache 2.0).
+#: FastAPI's own page takes them from the network, to which a server may have no way.
+_ASSETS = "/docs-assets"
 _PAGE = Path(__file__).with_name("page.html")
 
 _PROBLEMS = {
@@ -106,7 +112,14 @@ def create_app(
         yield
         await service.close()
 
-    app = _App(title="fastmux", description=_DESCRIPTION, version=fastmux.__version__, lifespan=lifespan)
+    app = _App(
+        title="fastmux",
+        description=_DESCRIPTION,
+        version=fastmux.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = service
 
     @app.post(
@@ -153,6 +166,20 @@ def create_app(
         """The model, its labels, the limits and the versions."""
         return _info(service)
 
+    app.mount(_ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).with_name("static")), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # By relative addresses, as they are the same behind a proxy that puts something before them.
+        assets = _ASSETS.removeprefix("/")
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=f"{app.title} {app.version}",
+            swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+            swagger_css_url=f"{assets}/swagger-ui.css",
+            swagger_favicon_url=f"{assets}/favicon.png",
+        )
+
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE.read_text(encoding="utf-8"))
@@ -169,6 +196,8 @@ def _info(service: Service) -> dict:
         "model": labeller.name,
         "model_class": labeller.model_class,
         "num_instances": labeller.num_instances,
+        "instances_are": labeller.instances_are,
+        "rows_per_group": labeller.rows_per_group,
         "fallback": service.fallback(),
         "labels": labeller.labels,
         "labels_of": "tokens" if labeller.per_token else "rows",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import logging.config
 import os
 import socket
@@ -14,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from fastmux.serving.logs import log_config
+from fastmux.serving.sockets import bind, problem
 
 #: Of a connection on which nothing happens; longer than load balancers usually keep theirs.
 _KEEP_ALIVE_SECONDS = 75
@@ -25,6 +27,8 @@ _BACKLOG = 16384
 #: Seconds that a thread keeps the interpreter while another one waits for it. The model's thread and the one that
 #: answers clients share it: at Python's 5 ms, a refusal, which needs it several times, would take as many of them.
 _SWITCH_SECONDS = 0.0005
+
+log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -43,7 +47,15 @@ class _Server(uvicorn.Server):
             self._last_moment = time.monotonic() + self.shutdown_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        host, port = self.config.host, self.config.port
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program has begun to listen there, meanwhile
+            await self.lifespan.shutdown()
+            raise problem(error, host, port) from error
+        for one in sockets or ():
+            address, port = one.getsockname()[:2]
+            log.info("running on http://%s:%d", f"[{address}]" if ":" in address else address, port)
         for server in self.servers:
             for listener in server.sockets:
                 # asyncio takes one number for the connections that wait and for those that it accepts in a round.
@@ -64,8 +76,16 @@ def log_as_json(level: str) -> None:
     logging.config.dictConfig(log_config(level))
 
 
-def run(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> None:
-    """Serve until the process is told to end, by SIGTERM or SIGINT."""
+def run(app: FastAPI, host: str, port: int, shutdown_seconds: float, bound: list[socket.socket] | None = None) -> None:
+    """Serve until the process is told to end, by SIGTERM or SIGINT.
+
+    Args:
+        bound: what `fastmux.serving.sockets.bind` has for host and port; made here if None.
+
+    Raises:
+        ValueError: nobody can listen there.
+    """
+    bound = bind(host, port) if bound is None else bound
     config = uvicorn.Config(
         app,
         host=host,
@@ -83,7 +103,9 @@ def run(app: FastAPI, host: str, port: int, shutdown_seconds: float) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        _Server(app, config, shutdown_seconds).run()
+        _Server(app, config, shutdown_seconds).run(bound)
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()
+        for one in bound:
+            one.close()

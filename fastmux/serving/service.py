@@ -58,7 +58,7 @@ class Service:
 
     def __init__(self, labeller: Labeller, settings: ServingSettings):
         self.labeller, self.settings = labeller, settings
-        check_copies(settings.copies, labeller.num_instances)
+        check_copies(settings.copies, labeller.rows_per_group)
         self.metrics = Metrics()
         self.batcher = Batcher(labeller, settings.max_wait_ms / 1000, settings.max_queued_rows, self.metrics)
         self.state, self.in_flight = "warming up", 0
@@ -169,7 +169,7 @@ class Service:
         body = await self._body(request)
         try:
             asked = parse(body)
-            check_copies(self._copies(asked), self.labeller.num_instances)
+            check_copies(self._copies(asked), self.labeller.rows_per_group)
         except ValueError as error:
             raise Refused(422, str(error)) from error
         rows = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]

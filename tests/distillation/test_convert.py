@@ -166,8 +166,6 @@ def test_help_teaches(capsys):
     [
         ({"texts": ["w1"]}, "texts has 1 rows, expected at least 20"),
         ({"tokenizer": None}, "tokenizer is None"),
-        ({"settings": ConversionSettings(num_instances=0)}, "num_instances is 0"),
-        ({"settings": ConversionSettings(join="both")}, "join is 'both'"),
         ({"settings": ConversionSettings(joined_layers=(9,))}, r"joined_layers is \(9,\)"),
         ({"model": "nowhere/to-be-found"}, "model 'nowhere/to-be-found' cannot be loaded"),
     ],

@@ -16,7 +16,7 @@ class Process:
     """A running server: its address, and the lines that it has logged so far."""
 
     def __init__(self, model: Path, *options: str):
-        command = [sys.executable, "-m", "fastmux.cli.main", "serve", str(model), "--port", "0", *options]
+        command = [sys.executable, "-m", "fastmux", "serve", str(model), "--port", "0", *options]
         self.popen = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.logged: list[str] = []
         self._ready = threading.Event()

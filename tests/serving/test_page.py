@@ -18,12 +18,29 @@ WebDriverWait = pytest.importorskip("selenium.webdriver.support.wait").WebDriver
 @pytest.fixture
 def browser(tmp_path):
     options = webdriver.ChromeOptions()
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}"):
+    nothing_else = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    for option in (
+        nothing_else,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}",
+    ):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     yield driver
     driver.quit()
+
+
+def test_the_interface_is_shown(browser, folders):
+    """At /docs, by a browser that finds nothing but this machine."""
+    with process(folders["tmux"]) as server:
+        browser.get(server.url() + "/docs")
+        WebDriverWait(browser, 20).until(lambda _: browser.find_elements(By.CLASS_NAME, "opblock-summary-path"))
+        shown = [path.text for path in browser.find_elements(By.CLASS_NAME, "opblock-summary-path")]
+        assert [path.replace("\u200b", "") for path in shown] == ["/predict", "/health", "/metrics", "/info"]
+        assert not browser.get_log("browser")
 
 
 def test_the_page(browser, folders):

@@ -1,0 +1,182 @@
+"""``fastmux env``: what an answer to a question depends on, as a block to paste into an issue."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import fastmux
+from fastmux.cli.parser import Parser
+
+DESCRIPTION = """\
+Print versions, devices, threads and the backend that runs the ops, as a block to paste into an issue. It says what is
+not installed, and tells no path, user or machine name."""
+
+#: Distributions that every install has, and those of extras, by what they are for.
+_ALWAYS = (
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+)
+_EXTRAS = {
+    "serve": ("fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus-client"),
+    "other engines": ("onnxruntime", "onnxscript", "ray", "peft"),
+    "experiments": ("rdkit", "torch_geometric", "torch-pruning", "scikit-learn"),
+    "peers": ("liger-kernel", "fast-hadamard-transform"),
+}
+#: What decides which instructions matrix products run on: x86's names in /proc/cpuinfo, and Arm's.
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
+#: Variables that change what runs, and whose values are words or numbers.
+_VARIABLES = (
+    "FASTMUX_BACKEND",
+    "TRITON_INTERPRET",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "HF_HUB_OFFLINE",
+    "TOKENIZERS_PARALLELISM",
+)
+
+
+def add_parser(commands: argparse._SubParsersAction) -> Parser:
+    """The command has no arguments."""
+    return commands.add_parser("env", help="versions and devices, to paste into an issue", description=DESCRIPTION)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the block, fenced, so that an issue shows it as it is."""
+    lines = list(report())
+    width = max(len(name) for name, _ in lines)
+    print("```")
+    for name, value in lines:
+        print(f"{name:{width}}  {value}")
+    print("```")
+
+
+def report() -> Iterator[tuple[str, str]]:
+    """(what, how it is here), line by line."""
+    yield "fastmux", fastmux.__version__
+    yield "Python", f"{platform.python_version()}, {platform.python_implementation()}"
+    yield "system", f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver()) or 'no glibc'}"
+    for name in _ALWAYS:
+        yield name, _version(name)
+    for purpose, names in _EXTRAS.items():
+        yield f"for {purpose}", ", ".join(f"{name} {_version(name)}" for name in names)
+    yield "processor", _processor()
+    yield "processor features", " ".join(_features()) or "unknown"
+    with contextlib.suppress(ImportError):
+        import torch
+
+        yield from _of_torch(torch)
+    # A number or a word, and never the path or the serial number that somebody may have put there.
+    given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    plain = re.compile("[A-Za-z0-9_,.+]{1,32}")
+    said = [f"{name}={value if plain.fullmatch(value) else '...'}" for name, value in given.items()]
+    yield "environment", " ".join(said) or "nothing set that matters"
+
+
+def _of_torch(torch) -> Iterator[tuple[str, str]]:
+    cuda, hip = torch.version.cuda, torch.version.hip
+    yield "torch built for", f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU"
+    onednn = "with" if torch.backends.mkldnn.is_available() else "without"
+    yield "torch's instructions", f"{torch.backends.cpu.get_cpu_capability()}, {onednn} oneDNN"
+    yield "threads", f"torch {torch.get_num_threads()}, between ops {torch.get_num_interop_threads()}, {_processors()}"
+    devices = ["cpu"]
+    for kind in ("cuda", "xpu", "mps"):
+        module = torch.get_device_module(kind)
+        if not module.is_available():
+            continue
+        devices.append(kind)
+        for index in range(module.device_count()):
+            yield f"device {kind}:{index}", _device(module, index)
+    if len(devices) == 1:
+        yield "device", "cpu alone"
+    for kind in devices:
+        yield f"backend on {kind}", _backend(torch, kind)
+
+
+def _device(module, index: int) -> str:
+    if not hasattr(module, "get_device_properties"):
+        return "there"
+    found = module.get_device_properties(index)
+    capability = f", sm_{found.major}{found.minor}" if hasattr(found, "major") else ""
+    return f"{found.name}, {found.total_memory / 2**30:.0f} GiB{capability}"
+
+
+def _backend(torch, kind: str) -> str:
+    """The one that runs ops there, or why none does."""
+    from fastmux.backends import choose_backend
+
+    try:
+        return choose_backend(torch.empty(1, device=kind))
+    except (ValueError, RuntimeError) as error:
+        return f"none: {str(error).splitlines()[0]}"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpuinfo() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _features() -> list[str]:
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
+    there = set(found[1].split()) if found else set()
+    return [name for name in _FEATURES if name in there]
+
+
+def _processors() -> str:
+    """How many there are, how many of them this process may use, and how busy they are."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    text = f"{usable} of {os.cpu_count()} processors usable"
+    with contextlib.suppress(OSError, ValueError):  # of a container
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        text += f", limited to {int(quota) / int(period):.1f}"
+    with contextlib.suppress(OSError, AttributeError):
+        text += f", load {os.getloadavg()[0]:.1f}"
+    return text

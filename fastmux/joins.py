@@ -1,0 +1,6 @@
+"""What joined layers may join into one."""
+
+from __future__ import annotations
+
+#: N neighbouring positions of a row, or N rows of a batch.
+JOINS = ("positions", "rows")

@@ -1,0 +1,48 @@
+"""Where a server listens, held before a model is loaded: what is wrong with it is said at once."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+_PROBLEMS = {
+    errno.EADDRINUSE: "port is {port}, on which another program listens at {host}; expected a free one, or 0 for any",
+    errno.EACCES: "port is {port}, which takes rights that this process has not; those from 1024 on take none",
+    errno.EADDRNOTAVAIL: (
+        "host is {host!r}, which is no address of this machine; 127.0.0.1 is reached from this machine alone, 0.0.0.0 "
+        "from others as well"
+    ),
+}
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the host, at which nobody is answered, nor kept waiting, before they listen.
+
+    Raises:
+        ValueError: the host is unknown or another machine's, the port is in use or reserved.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"host is {host!r}, for which no address is known") from error
+    bound: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            bound.append(one)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # the same port of IPv4 has a socket of its own, or is not asked for
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Whichever port the first one gets, the others have as well.
+            one.bind((address[0], port or (bound[0].getsockname()[1] if len(bound) > 1 else 0), *address[2:]))
+    except OSError as error:
+        for one in bound:
+            one.close()
+        raise problem(error, host, port) from error
+    return bound
+
+
+def problem(error: OSError, host: str, port: int) -> Exception:
+    """What is wrong with the host or the port; the error itself where it is something else."""
+    known = _PROBLEMS.get(error.errno or 0)
+    return error if known is None else ValueError(known.format(host=host, port=port))

@@ -1,0 +1,156 @@
+"""Every option of every command: what is wrong with its value is one line that names it with dashes, before any
+work."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fastmux.cli.main import build
+
+TYPED = {
+    "convert": ["model", "--text", "rows.txt", "--output_dir", "out", "--row_layers", "0"],
+    "predict": ["model", "rows.txt", "--output", "out.jsonl", "--num_workers", "0"],
+    "serve": ["model", "--port", "0"],
+}
+#: For each option that takes a value: values that are refused, and what is said. Options of whose values nothing can be
+#: wrong before the model is asked have none.
+WRONG = {
+    "convert": {
+        "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows, expected at least 20")],
+        "output_dir": [
+            ("rows.txt", "--output_dir is 'rows.txt', which is a file"),
+            ("used", "--output_dir 'used' is not"),
+        ],
+        "max_steps": [("0", "--max_steps is '0'"), ("few", "--max_steps is 'few', expected an integer of at least 1")],
+        "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+        "num_instances": [("0", "--num_instances is '0'"), ("2.5", "--num_instances is '2.5'")],
+        "join": [("both", "--join is 'both', expected one of 'positions', 'rows'")],
+        "row_layers": [("-1", "--row_layers is '-1'"), ("9", "--row_layers is 9 and --last_layers is 1, expected")],
+        "last_layers": [("-1", "--last_layers is '-1'"), ("9", "--row_layers is 0 and --last_layers is 9, expected")],
+        "first_layers": [
+            ("x", "--first_layers is 'x'"),
+            ("9", "--first_layers is 9, expected at most --last_layers, 1"),
+        ],
+        "joined_layers": [("9", "--joined_layers is (9,)"), ("a", "--joined_layers is 'a'")],
+        "max_length": [("0", "--max_length is '0', expected an integer of at least 1")],
+        "num_train_epochs": [
+            ("0", "--num_train_epochs is 0.0, expected a number above 0"),
+            ("x", "--num_train_epochs is 'x'"),
+        ],
+        "learning_rate": [
+            ("nan", "--learning_rate is nan, expected a number above 0"),
+            ("-1", "--learning_rate is -1.0"),
+        ],
+        "state_weight": [("-1", "--state_weight is -1.0, expected a number of at least 0")],
+        "per_device_train_batch_size": [("0", "--per_device_train_batch_size is '0', expected")],
+        "seed": [("-1", "--seed is '-1', expected an integer of at least 0")],
+    },
+    "predict": {
+        "output": [("out.xml", "--output is 'out.xml', expected a name that ends in .jsonl")],
+        "fallback": [("model", "--fallback and --min_confidence go together")],
+        "column": [("nope", "has no column 'nope'")],
+        "pair_column": [("nope", "has no column 'nope'")],
+        "prefix": [],
+        "max_length": [
+            ("0", "--max_length is '0'"),
+            ("999", "--max_length is 999, but the model has room for 32 tokens"),
+        ],
+        "copies": [("0", "--copies is '0'"), ("5", "--copies is 5, expected 1: the model puts no rows together")],
+        "min_confidence": [
+            ("2", "--min_confidence is 2.0, expected a number from 0 to 1"),
+            ("x", "--min_confidence is 'x'"),
+        ],
+        "batch_tokens": [("0", "--batch_tokens is '0'"), ("1e3", "--batch_tokens is '1e3', expected an integer")],
+        "rows_per_shard": [("0", "--rows_per_shard is '0'")],
+        "num_workers": [("-1", "--num_workers is '-1', expected an integer of at least 0")],
+        "dtype": [("int8", "--dtype is 'int8', expected one of 'float32', 'bfloat16', 'float16'")],
+        "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+        "input_format": [("xml", "--input_format is 'xml', expected one of")],
+        "dataset_name": [],
+        "split": [],
+    },
+    "serve": {
+        "fallback": [("model", "--fallback and --min_confidence go together")],
+        "host": [("no such host", "--host is 'no such host'")],
+        "port": [("65536", "--port is '65536', expected an integer from 0 to 65535")],
+        "max_length": [("999", "--max_length is 999, but the model has room for 32 tokens")],
+        "copies": [("5", "--copies is 5, expected 1: the model puts no rows together")],
+        "min_confidence": [("2", "--min_confidence is 2.0, expected a number from 0 to 1")],
+        "max_wait_ms": [("-1", "--max_wait_ms is -1.0, expected"), ("nan", "--max_wait_ms is nan, expected")],
+        "batch_tokens": [("0", "--batch_tokens is '0'")],
+        "max_concurrent_requests": [("0", "--max_concurrent_requests is '0'")],
+        "max_rows_per_request": [("9999", "--max_rows_per_request is 9999, more than --max_queued_rows = 8192")],
+        "max_queued_rows": [("1", "--max_rows_per_request is 512, more than --max_queued_rows = 1")],
+        "max_payload_bytes": [("0", "--max_payload_bytes is '0'")],
+        "read_timeout": [
+            ("0", "--read_timeout is 0.0, expected"),
+            ("soon", "--read_timeout is 'soon', expected a number"),
+        ],
+        "dtype": [("int8", "--dtype is 'int8', expected one of")],
+        "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+        "shutdown_seconds": [("-1", "--shutdown_seconds is '-1', expected a number of at least 0")],
+        "log_level": [("loud", "--log_level is 'loud', expected one of 'debug', 'info', 'warning', 'error'")],
+    },
+}
+
+
+def takes_value(command: str, name: str) -> bool:
+    return next(action for action in build()[1][command]._actions if action.dest == name).nargs != 0
+
+
+CASES = [
+    (command, name, *case) for command, options in WRONG.items() for name, cases in options.items() for case in cases
+]
+
+
+@pytest.mark.parametrize("command", list(WRONG))
+def test_no_option_is_left_out(command):
+    options = set(build()[1][command].options) - {"help", "texts"}
+    assert {name for name in options if takes_value(command, name)} == WRONG[command].keys()
+
+
+@pytest.mark.parametrize(("command", "name", "value", "said"), CASES)
+def test_a_wrong_value(command, name, value, said, typed, place):
+    before = sorted(place.iterdir())
+    code, out, err = typed(command, *TYPED[command], f"--{name}", value)
+    assert code in (1, 2) and out == ""
+    assert err.startswith(f"fastmux {command}: ") and said in err
+    assert err.count("\n") == 1, "more than a line"
+    # Without their dashes, names of options are in quotes at most: what was typed.
+    plain = re.sub(r"'[^']*'", "", err)
+    names = [other for other in build()[1][command].options if "_" in other]
+    assert not [other for other in names if re.search(rf"(?<![\w-]){other}\b", plain)]
+    assert sorted(place.iterdir()) == before, "something was written"
+
+
+@pytest.mark.parametrize("command", list(WRONG))
+def test_values_that_are_missing_or_too_many(command, typed):
+    for name in set(build()[1][command].options) - {"help", "texts"}:
+        if takes_value(command, name):
+            code, _, err = typed(command, f"--{name}")
+            assert (code, err) == (2, f"fastmux {command}: --{name} needs a value (--help says more)\n")
+        else:
+            code, _, err = typed(command, f"--{name}=x")
+            assert (code, err) == (2, f"fastmux {command}: --{name} takes no value, got 'x' (--help says more)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("predict model labelled.csv --output o.jsonl", "has a column 'label' already; --prefix gives the new columns"),
+        ("predict tagger words.jsonl --output o.jsonl --is_split_into_words", "--is_split_into_words is for text, but"),
+        (
+            "predict tmux rows.txt --output o.jsonl --copies 5",
+            "--copies is 5, expected an integer from 1 to num_instances",
+        ),
+        (
+            "serve tmux --max_length 20 --batch_tokens 10",
+            "--max_length is 20, more than a pass holds: --batch_tokens = 10",
+        ),
+    ],
+)
+def test_what_only_the_model_or_the_rows_can_tell(arguments, said, typed, place):
+    code, out, err = typed(*arguments.split())
+    assert (code, out) == (1, "") and said in err and err.count("\n") == 1
