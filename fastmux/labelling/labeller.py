@@ -93,6 +93,8 @@ class Labeller:
         self.name = _name(model)
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
+        #: N of the model, `instances_are` of what; 1 of a plain encoder.
+        self.num_instances: int = getattr(classifier.model.config, "num_instances", 1)
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
             raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
@@ -123,11 +125,6 @@ class Labeller:
             behind.max_length(self.max_length, "fallback")
             behind_it, self.fallback_name = behind.engine(self.placement), _name(fallback)
         self.engine = classifier.engine(self.placement, 1, behind_it, min_confidence)
-
-    @property
-    def num_instances(self) -> int:
-        """N of the model, `instances_are` of what; 1 of a plain encoder."""
-        return getattr(self.passes.model.config, "num_instances", 1)
 
     @property
     def instances_are(self) -> str | None:
