@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fastmux
+from fastmux.testing import assert_agrees
 
 
 def check(mode: str, demux: str) -> None:
@@ -41,9 +42,13 @@ def check(mode: str, demux: str) -> None:
         fully_shard(model)
     (scale * model(**own).loss).backward()
     expected = dict(alone.named_parameters())
-    for name, parameter in model.named_parameters():
-        gradient = parameter.grad.full_tensor() if mode == "fsdp" else parameter.grad
-        torch.testing.assert_close(gradient, expected[name.removeprefix("module.")].grad, msg=f"{mode} {demux} {name}")
+    gradients = {
+        name.removeprefix("module."): p.grad.full_tensor() if mode == "fsdp" else p.grad
+        for name, p in model.named_parameters()
+    }
+    # Relative to the size of all: what the softmax drops, a bias of keys, has rounding alone for a gradient.
+    gold = torch.cat([expected[name].grad.flatten() for name in gradients])
+    assert_agrees(torch.cat([t.flatten() for t in gradients.values()]), gold, what=f"{mode} {demux}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from transformers import (
 import fastmux
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 from fastmux.modules.registry import keywords
+from fastmux.testing import assert_agrees
 
 SEQUENCE = fastmux.TMuxForSequenceClassification
 
@@ -47,7 +48,7 @@ def test_what_was_saved_is_what_is_loaded(tmp_path, mux, demux, learnable):
     assert isinstance(loaded.tmux.multiplexer.transforms, torch.nn.Parameter) == learnable
     rows = batch(5)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**rows).logits, model(**rows).logits)
+        assert_agrees(loaded(**rows).logits, model(**rows).logits)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_task_starts_from_a_warm_up(tmp_path, tied):
     rows = batch(3)
     with torch.no_grad():
         states = whole.eval()(**rows).last_hidden_state
-        torch.testing.assert_close(states, warm.eval().tmux(**rows).last_hidden_state)
+        assert_agrees(states, warm.eval().tmux(**rows).last_hidden_state)
 
 
 def test_half_precision_and_attention_are_chosen_at_loading(tmp_path):
@@ -148,7 +149,7 @@ def test_what_was_saved_last_is_what_is_loaded(tmp_path, first, second, variant)
     assert {f.name for f in tmp_path.iterdir()} == names
     assert {f.name: f.read_bytes() for f in tmp_path.glob("*other*")} == other
     loaded = SEQUENCE.from_pretrained(tmp_path, variant=variant)
-    torch.testing.assert_close(logits(loaded, rows), logits(model, rows))
+    assert_agrees(logits(loaded, rows), logits(model, rows))
 
 
 def test_every_argument_of_saving(tmp_path, monkeypatch):
@@ -165,7 +166,7 @@ def test_every_argument_of_saving(tmp_path, monkeypatch):
     model.save_pretrained(".")
     assert 'from_pretrained("my-model")' in (target / "README.md").read_text()
     rows = batch(3)
-    torch.testing.assert_close(logits(SEQUENCE.from_pretrained("."), rows), logits(model, rows))
+    assert_agrees(logits(SEQUENCE.from_pretrained("."), rows), logits(model, rows))
 
 
 def test_pushing_sends_what_was_saved(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 
 import fastmux
+from fastmux.testing import assert_agrees
 
 WORDS = "the a film was good bad dull and very one of best worst year ever seen".split()  # noqa: SIM905
 TEXTS = [
@@ -69,7 +70,7 @@ class TestPipelines:
         model.save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         loaded = pipeline("text-classification", model=str(tmp_path), device="cpu")(long, truncation=True)
-        assert [row["score"] for row in loaded] == pytest.approx([row["score"] for row in expected])
+        assert_agrees(*(torch.tensor([row["score"] for row in rows]) for rows in (loaded, expected)))
 
     def test_token_classification(self, tokenizer):
         model = fastmux.TMuxForTokenClassification.from_backbone(BERT, 3, num_labels=4)
@@ -99,7 +100,7 @@ def test_the_vocabulary_can_be_resized(tmp_path):
                 model.resize_token_embeddings(size)
                 assert model.config.vocab_size == size and model.retrieval.decoder.bias.shape == (size,)
                 assert tied or model.retrieval.decoder.weight.shape == (size, 16)
-            torch.testing.assert_close(model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.content), states)
+            assert_agrees(model.tmux.demultiplex(mux := model.tmux.encode(**rows), mux.content), states)
             model.save_pretrained(tmp_path)
             assert cls.from_pretrained(tmp_path).get_input_embeddings().num_embeddings == 65
 
@@ -117,7 +118,7 @@ def test_export(head, demux):
     shapes = {name: {0: 3 * groups, 1: length} for name in ("input_ids", "attention_mask")}
     exported = torch.export.export(model, (), batch(6, padded=True), dynamic_shapes=shapes).module()
     for rows in (batch(6, padded=True), batch(12, length=9, padded=True)):
-        torch.testing.assert_close(exported(**rows).logits, model(**rows).logits)
+        assert_agrees(exported(**rows).logits, model(**rows).logits)
 
 
 @pytest.mark.parametrize(("head", "demux"), list(zip(HEADS, ["index", "unbind"], strict=True))[: None if ALL else 1])
@@ -133,7 +134,7 @@ def test_onnx(head, demux, tmp_path):
     for rows in (batch(6, padded=True), batch(12, length=9, padded=True)):
         feeds = {i.name: rows[i.name].numpy() for i in session.get_inputs()}
         (logits,) = session.run(None, feeds)
-        torch.testing.assert_close(torch.from_numpy(logits), model(**rows).logits.detach(), rtol=1e-4, atol=1e-4)
+        assert_agrees(torch.from_numpy(logits), model(**rows).logits.detach())
 
 
 def test_two_processes_take_the_step_of_one():

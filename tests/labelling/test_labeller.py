@@ -7,6 +7,8 @@ import torch
 
 import fastmux
 
+pytestmark = pytest.mark.numbers
+
 
 def numbers(scores) -> list[float]:
     """All numbers of scores, which may be lists of dicts of them."""

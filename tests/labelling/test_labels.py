@@ -12,6 +12,8 @@ from transformers import BertForSequenceClassification
 
 import fastmux
 
+pytestmark = pytest.mark.numbers
+
 
 def alone(model, tokenizer, texts, **options):
     """Logits of every row by itself."""

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoMode
 
 import fastmux
 from fastmux import reference
+from fastmux.testing import assert_agrees
 
 FAMILIES = ["Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"]
 SIZES = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 60}
@@ -55,7 +56,7 @@ def test_one_instance_is_the_model_itself(family, kind, attention):
     logits = joined(model, 1)(**inputs).logits
     expected = model(**inputs).logits
     real = slice(None) if kind == "sequence" else inputs["attention_mask"] == 1
-    torch.testing.assert_close(logits[real], expected[real], rtol=1e-5, atol=1e-5)
+    assert_agrees(logits[real], expected[real])
 
 
 @pytest.mark.parametrize("middle", [[], [2]])
@@ -63,7 +64,7 @@ def test_one_instance_of_fewer_layers_is_a_cut_encoder(middle):
     model = plain()
     cut = joined(model, 1, joined_layers=middle)
     model.bert.encoder.layer = nn.ModuleList(model.bert.encoder.layer[i] for i in [0, *middle, 4])
-    torch.testing.assert_close(cut(**batch()).logits, model(**batch()).logits, rtol=1e-5, atol=1e-5)
+    assert_agrees(cut(**batch()).logits, model(**batch()).logits)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -96,7 +97,7 @@ def test_states_are_those_of_the_reference(join, num_instances, padded):
     norm = encoder.layer_norm
     z = nn.functional.layer_norm(encoder.dense(back) + own, (32,), norm.weight, norm.bias, norm.eps)
     expected = run(layers[-1:], z, keep)
-    torch.testing.assert_close(states[keep == 1], expected[keep == 1], rtol=1e-9, atol=1e-9)
+    assert_agrees(states[keep == 1], expected[keep == 1])
 
 
 @pytest.mark.parametrize("join", ["positions", "rows"])
@@ -104,20 +105,20 @@ def test_padding_changes_nothing(join):
     fast = joined(plain(), 3, join=join)
     inputs = batch(rows=6)
     longer = {name: nn.functional.pad(t, (0, 5), value=1 - (name != "input_ids")) for name, t in inputs.items()}
-    torch.testing.assert_close(fast(**longer).logits, fast(**inputs).logits, rtol=1e-4, atol=1e-5)
+    assert_agrees(fast(**longer).logits, fast(**inputs).logits)
 
 
 def test_joined_positions_leave_the_other_rows_alone():
     fast, inputs = joined(plain(), 2), batch()
     alone = torch.cat([fast(**{name: t[row : row + 1] for name, t in inputs.items()}).logits for row in range(5)])
-    torch.testing.assert_close(fast(**inputs).logits, alone, rtol=1e-4, atol=1e-5)
+    assert_agrees(fast(**inputs).logits, alone)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
 def test_any_number_of_rows_can_be_joined(rows):
     fast, inputs = joined(plain(), 3, join="rows"), batch(rows)
     filled = {name: t[torch.arange(9) % rows] for name, t in inputs.items()}
-    torch.testing.assert_close(fast(**inputs).logits, fast(**filled).logits[:rows], rtol=1e-4, atol=1e-5)
+    assert_agrees(fast(**inputs).logits, fast(**filled).logits[:rows])
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
@@ -153,9 +154,9 @@ def test_saved_and_loaded(tmp_path, join, kind):
     assert not loaded.training
     assert loaded.config.backbone_config.num_hidden_layers == 4
     assert loaded.config.id2label == model.config.id2label
-    torch.testing.assert_close(loaded(**inputs).logits, fast(**inputs).logits, rtol=0, atol=0)
+    assert_agrees(loaded(**inputs).logits, fast(**inputs).logits)
     for name, t in model.state_dict().items():  # the original stays as it was
-        torch.testing.assert_close(t, before[name], rtol=0, atol=0)
+        assert torch.equal(t, before[name]), name
     assert len(model.bert.encoder.layer) == 5
 
 

@@ -12,6 +12,7 @@ import fastmux
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.models import tmux
 from fastmux.models.last_layer import first_positions, states_at_first_positions
+from fastmux.testing import assert_agrees
 
 
 def encoder_of(family: str, **options):
@@ -32,7 +33,7 @@ def test_a_layer_at_the_first_positions_is_the_layer(attention, count):
     mask = torch.zeros(3, 1, 1, 7, dtype=x.dtype).masked_fill(~keep[:, None, None], torch.finfo(x.dtype).min)
 
     def check(k, m):
-        torch.testing.assert_close(first_positions(layer, x, k, count), layer(x, m)[:, :count], rtol=1e-9, atol=1e-9)
+        assert_agrees(first_positions(layer, x, k, count), layer(x, m)[:, :count])
 
     check(None, None)
     check(keep, mask)
@@ -51,7 +52,8 @@ def test_gradients_are_those_of_the_layer(count):
     weights = [p for name, p in layer.named_parameters() if "key.bias" not in name]
     ours = torch.autograd.grad(first_positions(layer, x, None, count).square().sum(), weights)
     theirs = torch.autograd.grad(layer(x)[:, :count].square().sum(), weights)
-    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_agrees(a, b)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -67,7 +69,7 @@ def test_states_are_those_of_the_whole_encoder(family, attention):
             assert (found is not None) == (FAMILIES[family].model_type in BERT_LIKE)
             if found is not None:
                 expected = encoder(inputs_embeds=x, attention_mask=keep).last_hidden_state[:, :count]
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+                assert_agrees(found, expected)
 
 
 @pytest.mark.parametrize("demultiplexer", ["index", "unbind", "key"])
@@ -86,7 +88,7 @@ def test_logits_are_those_of_the_whole_encoder(family, demultiplexer, monkeypatc
     logits = model(**inputs).logits
     assert found[0].shape[1] == (5 if demultiplexer == "index" else 1)
     monkeypatch.setattr(tmux, "states_at_first_positions", lambda *args: None)
-    torch.testing.assert_close(logits, model(**inputs).logits, rtol=1e-5, atol=1e-5)
+    assert_agrees(logits, model(**inputs).logits)
 
 
 def changed(what: str, model) -> None:
@@ -131,7 +133,7 @@ def test_the_index_prefix_is_multiplexed_once_while_weights_stay(multiplexer, mo
     calls.clear()
     logits = model.predict(**inputs, groups_per_batch=1)
     assert len(calls) == (4 if multiplexer == "attention" else 1)
-    torch.testing.assert_close(logits, torch.cat(expected), rtol=1e-5, atol=1e-5)
+    assert_agrees(logits, torch.cat(expected))
     with torch.no_grad():
         weight = model.tmux.prefix_tokens.weight.data
         weight.add_(torch.randn_like(weight))

@@ -8,6 +8,8 @@ import pytest
 
 import fastmux
 
+pytestmark = pytest.mark.numbers
+
 
 def close(answers, expected):
     for ours, theirs in zip(answers, expected, strict=True):

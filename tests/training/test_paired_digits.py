@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastmux.testing import assert_agrees
 from training.experiments import Multiplexing
 from training.experiments.paired_digits import PairedDigits, moved
 
@@ -65,8 +66,8 @@ def test_images_come_back_to_their_pair(images):
     compared, digits = model(rows["pair"])
     again, digits_again = model(rows["pair"])
     assert not torch.equal(seen[0], seen[1])
-    torch.testing.assert_close(digits, digits_again)
-    torch.testing.assert_close(compared, again)
+    assert_agrees(digits, digits_again)
+    assert_agrees(compared, again)
 
 
 def test_the_two_of_a_pair_share_a_pass():
@@ -74,7 +75,7 @@ def test_the_two_of_a_pair_share_a_pass():
     pairs = torch.randn(5, 2, 14, 14)
     together = model(pairs)[0]
     alone = torch.cat([model(pair[None])[0] for pair in pairs])
-    torch.testing.assert_close(together, alone)
+    assert_agrees(together, alone)
 
 
 def test_moved():

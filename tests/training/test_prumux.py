@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 import fastmux
+from fastmux.testing import assert_agrees
 from training import experiment
 from training.experiments import Multiplexing
 from training.experiments.prumux import Classifier, Prumux, asked, layer_weights, prune, read_reviews
@@ -86,7 +87,7 @@ def test_pruned_layers_are_smaller_and_run():
     with torch.no_grad():
         logits = model(input_ids=ids).logits
     whole = fastmux.JoinedForSequenceClassification.from_backbone(model, 1).eval()
-    torch.testing.assert_close(whole(input_ids=ids).logits, logits)
+    assert_agrees(whole(input_ids=ids).logits, logits)
     prune(model, rows, 0.5)
     assert 0.45 < layer_weights(model) / before < 0.55
     assert model.bert.encoder.layer[0].intermediate.dense.bias.min() > -1  # these are the ones that went
@@ -98,7 +99,7 @@ def test_pruned_layers_are_smaller_and_run():
         assert layer.output.dense.out_features == 32
     # The last layer is folded with as many heads as there are now.
     pruned = fastmux.JoinedForSequenceClassification.from_backbone(model, 1).eval()
-    torch.testing.assert_close(pruned(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert_agrees(pruned(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 def test_the_original_says_of_each_row_what_it_says_alone():
@@ -107,8 +108,8 @@ def test_the_original_says_of_each_row_what_it_says_alone():
     said = asked(original, {"input_ids": ids, "attention_mask": (ids != 0).long(), "length": lengths})
     for row, length in enumerate(lengths):
         logits, states = original(ids[row : row + 1, :length], torch.ones(1, int(length)))
-        torch.testing.assert_close(said["teacher_logits"][row], logits[0])
-        torch.testing.assert_close(said["teacher_states"][row], states[0])
+        assert_agrees(said["teacher_logits"][row], logits[0])
+        assert_agrees(said["teacher_states"][row], states[0])
 
 
 def test_bad_input(folder, tmp_path, monkeypatch):
