@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import BERT
-from published_models import random_checkpoint
+from published_checkpoints import random_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
