@@ -9,9 +9,12 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 import fastmux
 from fastmux.models.loading import read_pretrained
+from training.entities import SCHEMES
 from training.models import ALONE, RIVALS, config_path
 from training.recipe import Recipe, read_recipe
-from training.tasks import TASKS, OwnFiles, StatementsTask, make_task
+from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
+from training.tasks.conll import CONLL_FORMATS
+from training.tasks.own_files import PROBLEMS
 
 DESCRIPTION = """\
 Train multiplexed transformers beside the same encoder without multiplexing, and print what multiplexing bought.
@@ -42,6 +45,7 @@ examples:
   python training/train.py --task stdlib
   python training/train.py --recipe my.yaml
   python training/train.py --train_file train.csv --validation_file dev.csv --text_column review --label_column stars
+  python training/train.py --train_file train.conll --validation_file dev.conll --recipe conll2003
   python training/train.py --output_dir runs/statements --resume
   torchrun --nproc_per_node 2 training/train.py"""
 
@@ -84,8 +88,8 @@ class Options:
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files. Labels are those "
-            "found there.",
+            "help": "Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files, or tokens with "
+            "tags in CoNLL columns. Labels are those found there.",
             "metavar": "FILE",
         },
     )
@@ -100,6 +104,23 @@ class Options:
             "(1) or has not (0).",
             "metavar": "COLUMN",
         },
+    )
+    problem_type: str | None = option(
+        "With --train_file: what one column of labels holds: single_label_classification (a class, whatever its "
+        "values), multi_label_classification (lists of labels) or regression (numbers, learnt by squared error and "
+        "scored by R² and correlations). Default: classes; numbers that look like measurements are refused.",
+        choices=list(PROBLEMS),
+    )
+    tokens_column: str = option("With --tags_column: the column of lists of tokens.", "tokens")
+    tags_column: str | None = option(
+        "With --train_file: the column of lists of tags, one for each token, of .jsonl or .parquet files. CoNLL "
+        f"columns ({', '.join(CONLL_FORMATS)}) need no names: the token comes first, its tag last."
+    )
+    tag_scheme: str = option(
+        "What tags say: entities (O, B-PER, I-PER; also IOE, IOBES, BILOU), types (PER alone: words side by side that "
+        "have it are one entity), or words (each by itself, as parts of speech; scored by accuracy).",
+        "entities",
+        choices=list(SCHEMES),
     )
     variants: list[str] | None = field(
         default=None,
@@ -237,14 +258,23 @@ def _check_rivals(variants: list[str], recipe: Recipe) -> None:
         raise ValueError(f"narrow_size={recipe.narrow_size} must be a multiple of num_heads={recipe.num_heads}")
 
 
+#: Arguments of files of one's own, by whether they hold tokens.
+_OWN = {False: tuple(OwnFiles.__dataclass_fields__), True: tuple(OwnTokens.__dataclass_fields__)}
+
+
 def _check_files(options: Options, given: dict[str, object]) -> None:
     if options.train_file:
         if "task" in given:
             raise ValueError("--task and --train_file exclude each other: the files are the task")
         if options.validation_file is None:
             raise ValueError("--train_file needs --validation_file, too: rows to score that were not trained on")
-        options.task = OwnFiles.name
-    elif idle := [name for name in OwnFiles.__dataclass_fields__ if given.get(name) is not None]:
+        tokens = labels_tokens(vars(options))
+        options.task = (OwnTokens if tokens else OwnFiles).name
+        own, other = _OWN[tokens], _OWN[not tokens]
+        if idle := [name for name in other if name not in own and given.get(name) is not None]:
+            what = "files of tokens and tags" if tokens else "files of texts, unless --tags_column is given"
+            raise ValueError(f"--{idle[0]} has no place with {what}")
+    elif idle := [name for own in _OWN.values() for name in own if given.get(name) is not None]:
         raise ValueError(f"--{idle[0]} needs --train_file")
 
 

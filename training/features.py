@@ -59,17 +59,18 @@ def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length:
 def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
     """Columns ``tokens`` and ``tags`` -> input_ids, attention_mask, labels, cut, missed.
 
-    A word's label is at its first subword; its other subwords and the special tokens have -100. ``cut`` is as in
-    `encode_sequences`; ``missed`` are the labels of the words that were cut, which are scored all the same.
+    A word's label is at its first subword; its other subwords and the special tokens have -100. A word of which the
+    tokenizer makes nothing, such as a lone joiner, is an unknown one. ``cut`` is as in `encode_sequences`; ``missed``
+    are the labels of the words that were cut, which are scored all the same.
     """
 
     def encode(batch: dict) -> dict:
+        rows = batch["tokens"]
+        whole = tokenizer(rows, is_split_into_words=True, return_token_type_ids=False, verbose=False)
+        if any(len(set(whole.word_ids(row)) - {None}) < len(words) for row, words in enumerate(rows)):
+            rows = [_all_known(words, set(whole.word_ids(row))) for row, words in enumerate(rows)]
         coded = tokenizer(
-            batch["tokens"],
-            is_split_into_words=True,
-            truncation=True,
-            max_length=length,
-            return_token_type_ids=False,
+            rows, is_split_into_words=True, truncation=True, max_length=length, return_token_type_ids=False
         )
         labels, missed = [], []
         for row, tags in enumerate(batch["tags"]):
@@ -79,6 +80,9 @@ def encode_tokens(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: in
             seen = set(words)
             missed.append([tag for word, tag in enumerate(tags) if word not in seen])
         return {**coded, "labels": labels, "cut": _cut(coded), "missed": missed}
+
+    def _all_known(words: list[str], seen: set[int | None]) -> list[str]:
+        return [word if place in seen else tokenizer.unk_token for place, word in enumerate(words)]
 
     ids = [Value("int64")]
     # Said, not guessed: the first batch may have no row that was cut.

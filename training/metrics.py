@@ -15,7 +15,9 @@ from datasets import Dataset
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import EvalPrediction
 
+import training.regression
 from fastmux.modules.retrieval import IGNORE_INDEX
+from training.entities import seqeval_tags
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -87,21 +89,26 @@ def _words(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
 token_accuracy = Measure(_words, _accuracy)
 
 
-def entity_f1(names: list[str]) -> Measure:
+def entity_f1(names: list[str], scheme: str = "entities") -> Measure:
     """Precision, recall and F1 of whole entities, as seqeval counts them, token accuracy, and the mean F1 of the tags
     of single words, "O" among them, each weighted by how often it occurs.
 
     Every word of the data counts. Where a row was cut, nothing was predicted for what was cut off: its entities, and
     the one that the cut goes through, are missed, and its words are wrong.
+
+    Raises:
+        ValueError: tags that say nothing of entities by the ``scheme``, see `training.entities`.
     """
+    read = seqeval_tags(names, scheme)
 
     def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
         predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         counts, tags = [], np.arange(len(names))
         for own, gold, missed in zip(predictions, labels, rows["missed"], strict=True):
             own, gold = own[gold != IGNORE_INDEX], gold[gold != IGNORE_INDEX]
-            said = set(get_entities([names[label] for label in own] + ["O"] * len(missed)))
-            true = set(get_entities([names[label] for label in (*gold, *missed)]))
+            missed = [tag for tag in missed if tag != IGNORE_INDEX]
+            said = set(get_entities([read[label] for label in own] + ["O"] * len(missed)))
+            true = set(get_entities([read[label] for label in (*gold, *missed)]))
             entities = [len(said & true), len(said), len(true)]
             by_tag = [(own == gold) & (gold == tags[:, None]), own == tags[:, None]]
             occurs = np.bincount([*gold, *missed], minlength=len(names))
@@ -174,10 +181,17 @@ def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     return thresholds
 
 
-def scores_of(kind: str, metric: str, names: list[str]) -> Measure:
-    """What scores a task of a kind of head ("sequence", "multi_label" or "token") whose report shows ``metric``."""
+#: Of numbers, see `training.regression`.
+regression = Measure(training.regression.sums, training.regression.scores)
+
+
+def scores_of(kind: str, metric: str, names: list[str], scheme: str = "entities") -> Measure:
+    """What scores a task of a kind of head ("sequence", "multi_label", "regression" or "token") whose report shows
+    ``metric``, and whose tags, if it has some, are those of a ``scheme``."""
     if kind == "multi_label":
         return multi_label(names)
+    if kind == "regression":
+        return regression
     if kind == "sequence":
         return classification(names)
-    return entity_f1(names) if metric == "f1" else token_accuracy
+    return entity_f1(names, scheme) if metric == "f1" else token_accuracy

@@ -36,16 +36,19 @@ ALONE = (PLAIN, *RIVALS)
 PLAIN_HEADS = {
     "sequence": AutoModelForSequenceClassification,
     "multi_label": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
 }
 _MUX_HEADS = {
     "sequence": fastmux.TMuxForSequenceClassification,
     "multi_label": fastmux.TMuxForSequenceClassification,
+    "regression": fastmux.TMuxForSequenceClassification,
     "token": fastmux.TMuxForTokenClassification,
 }
 JOINED_HEADS = {
     "sequence": fastmux.JoinedForSequenceClassification,
     "multi_label": fastmux.JoinedForSequenceClassification,
+    "regression": fastmux.JoinedForSequenceClassification,
     "token": fastmux.JoinedForTokenClassification,
 }
 
@@ -56,7 +59,7 @@ class ModelFactory:
     Args:
         recipe: sizes of the encoder, N, multiplexer, dropout, losses.
         tokenizer: its vocabulary is the encoder's.
-        kind: "sequence", "multi_label" or "token".
+        kind: "sequence", "multi_label", "regression" or "token".
         labels: names by id.
         encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
         config_name: of an encoder to make anew in place of that BERT, see `config_path`.
@@ -191,7 +194,8 @@ def config_path(name: str) -> str:
 
 def label_options(labels: list[str], kind: str = "sequence") -> dict[str, object]:
     """What a config is told of a task's labels."""
-    problem = {"problem_type": "multi_label_classification"} if kind == "multi_label" else {}
+    known = {"multi_label": "multi_label_classification", "regression": "regression"}
+    problem = {"problem_type": known[kind]} if kind in known else {}
     return {
         **problem,
         "num_labels": len(labels),

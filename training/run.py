@@ -258,7 +258,7 @@ class Run:
                 recipe.task_rows, rate, num_train_epochs=epochs, train_sampling_strategy=sampling
             ),
             tokenizer=self.inputs.tokenizer,
-            metrics=scores_of(task.kind, task.metric, self.inputs.labels),
+            metrics=scores_of(task.kind, task.metric, self.inputs.labels, task.tag_scheme),
             per_position=task.kind == "token",
             train=self.inputs.train,
             evaluation=self.inputs.curve_split,

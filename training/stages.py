@@ -57,7 +57,8 @@ class MuxTrainer(Trainer):
         if per_token and not self.model_accepts_loss_kwargs:
             self.compute_loss_func = lambda outputs, labels, **counted: token_loss(outputs.logits, labels, **counted)
         names = inspect.signature(model.forward).parameters
-        self._counts_tokens = self.model_accepts_loss_kwargs and "tokens_in_batch" in names
+        # (DataParallel would cut the number in pieces.)
+        self._counts_tokens = "tokens_in_batch" in names and self.model_accepts_loss_kwargs and self.args.n_gpu <= 1
         self._tokens_in_batch: torch.Tensor | None = None
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler | None:
@@ -98,7 +99,8 @@ class MuxTrainer(Trainer):
         if share is not None:
             learnt = share.of(learnt)
             # As the Trainer multiplies the loss whose divisor counts the labels of all processes.
-            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            if self.args.average_tokens_across_devices:
+                processes = self.accelerator.num_processes if self.args.n_gpu <= 1 else self.args.n_gpu
         # The model has added retrieval to the task's loss already: only the task's share of the sum is divided anew.
         task_weight, _ = self.accelerator.unwrap_model(model).config.loss_weights
         loss = loss + processes * task_weight * self.distillation.weight * (learnt - outputs.task_loss)

@@ -19,7 +19,7 @@ from training import features
 from training.features import encode_sequences, encode_tokens, pack_rows
 from training.metrics import accuracy, classification, entity_f1
 from training.tasks import TASKS, Conll2003Task, Sst2Task
-from training.tasks.readers import read_conll
+from training.tasks.conll import read_conll
 from training.tasks.stdlib_corpus import (
     GENERATED_PACKAGES,
     SHINGLE_WORDS,

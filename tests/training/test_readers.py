@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.tasks import Conll2003Task
-from training.tasks.readers import Table, read_conll, read_table
+from training.tasks.conll import read_conll
+from training.tasks.labels import Classes
+from training.tasks.readers import Table, read_table
 
 SEPARATORS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000\ufeff \"',"
 LABELS = Conll2003Task.labels
@@ -62,8 +64,11 @@ def test_tables_are_what_was_written(folder, ending, write, without, data):
     path = folder / f"table.{ending}"
     write(path, rows)
     table = read_table(path, ["label", "sentence"])
-    assert list(zip(table.text("sentence"), table.labels("label"), strict=True)) == rows
-    assert table.label_ids("label", ["no", "1", "0"]) == [["no", "1", "0"].index(label) for _, label in rows]
+    found = table.labels("label").scalars()
+    assert list(zip(table.text("sentence"), found, strict=True)) == rows
+    assert Classes.named(["no", "1", "0"]).ids(table.labels("label"), found) == [
+        ["no", "1", "0"].index(label) for _, label in rows
+    ]
     if ending != "parquet":
         packed = folder / f"table.{ending}.gz"
         packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
@@ -147,6 +152,11 @@ def test_malformed_sentences_are_refused(folder, content, message):
         ("a.jsonl", b'{"sentence": "x", "label": 1}\n{"label": 1}\n', r"line 2: no column 'sentence'; there are"),
         ("a.jsonl", b'{"sentence": 7, "label": 1}\n', r"line 1: 'sentence' must be text, got 7"),
         ("a.jsonl", b'{"sentence": "x", "label": null}\n', r"line 1: 'label' has no label"),
+        (
+            "a.jsonl",
+            b'{"sentence": "x", "label": 1, "label": 0}\n',
+            r"line 1 must be a JSON object: it names 'label' twice",
+        ),
         ("a.parquet", b"PAR0", r"a\.parquet cannot be read as Parquet"),
         ("a.xlsx", b"PK", r"must end in one of \.tsv, \.csv, \.jsonl, \.parquet"),
         ("a.tsv.gz", b"sentence", r"a\.tsv\.gz cannot be read: Not a gzipped file"),
@@ -158,13 +168,13 @@ def test_malformed_tables_are_refused(folder, name, content, message):
     with pytest.raises(ValueError, match=message):
         table = read_table(path, ["sentence", "label"])
         table.text("sentence")
-        table.label_ids("label", ["0", "1"])
+        table.rows("sentence", label="label", known=["0", "1"])
 
 
 def test_labels_may_be_numbers(folder):
     path = folder / "numbers.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"label": [1, 0], "sentence": ["x", None]}), path)
     table = read_table(path, ["label", "sentence"])
-    assert isinstance(table, Table) and table.label_ids("label", ["0", "1"]) == [1, 0]
+    assert isinstance(table, Table) and Classes.named(["0", "1"]).ids(table.labels("label"), [1, 0]) == [1, 0]
     with pytest.raises(ValueError, match=r"row 2: 'sentence' must be text, got None"):
         table.text("sentence")

@@ -28,7 +28,11 @@ def test_what_is_right_is_let_through(rows, kind):
 @pytest.mark.parametrize(
     ("rows", "attributes", "message"),
     [
-        (SEQUENCE, {"kind": "tokens"}, "Mine.kind is 'tokens', expected one of 'sequence', 'multi_label', 'token'"),
+        (
+            SEQUENCE,
+            {"kind": "tokens"},
+            "Mine.kind is 'tokens', expected one of 'sequence', 'multi_label', 'regression', 'token'",
+        ),
         (SEQUENCE, {"metric": "acc"}, "Mine.metric is 'acc', expected one of 'accuracy'"),
         (TOKEN, {"kind": "token", "metric": "acc"}, "Mine.metric is 'acc', expected one of 'f1', 'accuracy'"),
         (SEQUENCE, {"evaluation": {}}, "Mine has no evaluation split"),

@@ -195,6 +195,6 @@ def read_molecules(data_dir: str) -> Rows:
         "atoms": torch.stack([pad(graph.x, (0, 0, 0, atoms - graph.num_nodes)) for graph in graphs]),
         "ends": torch.stack([pad(graph.edge_index, (0, ends - graph.num_edges)) for graph in graphs]),
         "bonds": torch.stack([pad(graph.edge_attr, (0, 0, 0, ends - graph.num_edges)) for graph in graphs]),
-        "solubility": torch.tensor(table.numbers(TARGET)),
-        "delaney": torch.tensor(table.numbers(DELANEY)),
+        "solubility": torch.tensor(table.labels(TARGET).numbers()),
+        "delaney": torch.tensor(table.labels(DELANEY).numbers()),
     }

@@ -50,7 +50,7 @@ class FrontModels:
             raise ValueError(f"--split {split!r}: {task.name} has {', '.join(data.evaluation)}")
         self.train = self._rows(data.train, options.max_train_rows)
         self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
-        self.metric = scores_of(task.kind, task.metric, self.labels)
+        self.metric = scores_of(task.kind, task.metric, self.labels, task.tag_scheme)
         self._precision = precision(options.bf16)
 
     def counts(self) -> dict[str, int]:
@@ -105,7 +105,7 @@ class FrontModels:
     def _untrained(self) -> PreTrainedModel:
         set_seed(self.options.seed)
         head = PLAIN_HEADS[self.task.kind]
-        return head.from_pretrained(self.options.encoder, **label_options(self.labels))
+        return head.from_pretrained(self.options.encoder, **label_options(self.labels, self.task.kind))
 
     @cached_property
     def _teacher(self) -> TeacherOutputs:

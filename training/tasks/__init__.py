@@ -6,6 +6,7 @@ One's own files need none.
 from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
 from training.tasks.own_files import OwnFiles
+from training.tasks.own_tokens import OwnTokens, is_conll
 from training.tasks.pairs import MnliTask, QnliTask, QqpTask
 from training.tasks.research_articles import ResearchArticlesTask
 from training.tasks.sst2 import Sst2Task
@@ -28,8 +29,14 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
+def labels_tokens(options: dict[str, object]) -> bool:
+    """Whether files of one's own are rows of tokens with tags."""
+    return options["tags_column"] is not None or any(map(is_conll, options["train_file"]))
+
+
 def make_task(options: dict[str, object]) -> Task:
     """The task that the program's arguments (`training.arguments.Options`, as a dict) name or describe."""
     if options["train_file"]:
-        return OwnFiles(**{name: options[name] for name in OwnFiles.__dataclass_fields__})
+        kind = OwnTokens if labels_tokens(options) else OwnFiles
+        return kind(**{name: options[name] for name in kind.__dataclass_fields__})
     return TASKS[options["task"]]()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 from datasets import Dataset
 
 from fastmux.modules.retrieval import IGNORE_INDEX
+from training.entities import seqeval_tags
 
 #: Kind of head -> the columns of its rows, and the metrics that a report can show.
 KINDS = {
     "sequence": (("text", "label"), ("accuracy",)),
     "multi_label": (("text", "label"), ("accuracy", "micro_f1", "macro_f1")),
+    "regression": (("text", "label"), ("r2", "pearson", "spearman")),
     "token": (("tokens", "tags"), ("f1", "accuracy")),
 }
 
@@ -24,10 +27,10 @@ class TaskData:
     Attributes:
         train: columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
             (token tasks); labels are ids, -100 for words that are not asked for. In multi-label tasks ``label`` is a
-            list, a 0 or 1 for each label.
+            list, a 0 or 1 for each label; in regressions a number.
         evaluation: the same, by split name; at least one, of which the first gives the learning curves, and in
             multi-label tasks the thresholds by which the others are scored.
-        labels: names by id.
+        labels: names by id; of a regression the one name of what is measured.
         text: what the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
     """
 
@@ -44,8 +47,10 @@ class Task(ABC):
         name: on the command line.
         recipe: its name.
         files: the names that each split's local file may have; none if the task has no files.
-        kind: of head, "sequence", "multi_label" or "token".
+        kind: of head, "sequence", "multi_label", "regression" or "token".
         metric: the score that the report shows.
+        tag_scheme: of a token task whose metric is f1, what its tags say: "entities" or "types", see
+            `training.entities`.
         variants: what is trained if nothing is said.
     """
 
@@ -54,6 +59,7 @@ class Task(ABC):
     files: dict[str, tuple[str, ...]] = {}
     kind: str = "sequence"
     metric: str = "accuracy"
+    tag_scheme: str = "entities"
     variants: tuple[str, ...] = ("plain", "index", "unbind")
 
     @abstractmethod
@@ -79,6 +85,11 @@ class Task(ABC):
         data = self.load(data_dir)
         if not data.evaluation:
             raise ValueError(f"{name} has no evaluation split, expected at least one")
+        if self.kind == "token" and self.metric == "f1":
+            try:
+                seqeval_tags(data.labels, self.tag_scheme)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         for split, rows in {"train": data.train, **data.evaluation}.items():
             self._check(f"{name}: {split}", rows, len(data.labels))
         return data
@@ -99,8 +110,12 @@ class Task(ABC):
                 if not isinstance(own, list) or len(own) != labels or not set(own) <= {0, 1}:
                     raise ValueError(f"{where}: row {number} has the label {own!r}, expected {labels} numbers, 0 or 1")
                 continue
+            if self.kind == "regression":
+                if not isinstance(own, float) or not math.isfinite(own):
+                    raise ValueError(f"{where}: row {number} has the label {own!r}, expected a number, as a float")
+                continue
             for label in own if tokens else (own,):
-                if not isinstance(label, int) or not (0 <= label < labels or label == IGNORE_INDEX):
+                if type(label) is not int or not (0 <= label < labels or label == IGNORE_INDEX):
                     raise ValueError(
                         f"{where}: row {number} has the label {label!r}, expected an id from 0 to {labels - 1}"
                     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datasets import load_dataset
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.readers import find_files, read_conll
+from training.tasks.conll import read_conll
+from training.tasks.readers import find_files
 
 
 class Conll2003Task(Task):

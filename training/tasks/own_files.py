@@ -1,7 +1,7 @@
-"""A classification task from tables of one's own: named columns, labels found in the data.
+"""A classification task, or a regression, from tables of one's own: named columns, labels found in the data.
 
-With one column of labels, a row has one label, its value there; with several, each column is a label, which a row has
-or has not.
+With one column of labels, a row has one label, its value there, or several, if lists stand there; with several, each
+column is a label, which a row has or has not.
 """
 
 from __future__ import annotations
@@ -9,10 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from training.tasks.base import Task, TaskData, texts_of
+from training.tasks.labels import Classes, LabelColumn, Value, check_few
 from training.tasks.readers import Table, read_table
+
+#: Hugging Face's ``problem_type`` -> the kind of task.
+PROBLEMS = {
+    "single_label_classification": "sequence",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class OwnFiles(Task):
         test_file: what is scored after training, too.
         text_column, text_pair_column: of all files; None for the second where a row is one text.
         label_column: of all files, one or several.
+        problem_type: one of `PROBLEMS`. If None, several columns are several labels, and one has classes: what looks
+            like measurements is then refused.
     """
 
     train_file: list[str]
@@ -33,51 +43,154 @@ class OwnFiles(Task):
     text_column: str
     text_pair_column: str | None
     label_column: list[str]
+    problem_type: str | None
 
     name = "own_files"
     recipe = "sst2"
 
+    def __post_init__(self):
+        several = len(self.label_column) > 1
+        if several and self.problem_type not in (None, "multi_label_classification"):
+            raise ValueError(
+                f"--label_column names {len(self.label_column)} columns, each of which is a label of its own, which "
+                f"--problem_type {self.problem_type} is not for; give one column, or leave --problem_type out"
+            )
+
     @property
     def kind(self) -> str:
+        if self.problem_type is not None:
+            return PROBLEMS[self.problem_type]
         return "sequence" if len(self.label_column) == 1 else "multi_label"
+
+    @property
+    def metric(self) -> str:
+        return "r2" if self.kind == "regression" else "accuracy"
 
     def load(self, data_dir: str | None) -> TaskData:
         texts = [self.text_column] if self.text_pair_column is None else [self.text_column, self.text_pair_column]
-        names = {"train": self.train_file, "validation": [self.validation_file]}
-        names |= {"test": [self.test_file]} if self.test_file else {}
         tables = {
-            split: [read_table(Path(data_dir or ".", file), [*texts, *self.label_column]) for file in files]
-            for split, files in names.items()
+            split: [read_table(path, [*texts, *self.label_column]) for path in paths]
+            for split, paths in split_files(self, data_dir).items()
         }
-        if self.kind == "multi_label":
-            return multi_label_data(tables, texts, self.label_column)
-        (column,) = self.label_column
-        found = {label for table in tables["train"] for label in table.labels(column)}
-        numbers = all(label.removeprefix("-").isdecimal() for label in found)
-        labels = sorted(found, key=lambda label: (int(label) if numbers else 0, label))
-        if len(labels) < 2:
-            raise ValueError(f"{', '.join(self.train_file)}: every row has the {column} {labels[0]!r}")
+        if len(self.label_column) > 1:
+            labels, found = self.label_column, yes_or_no(tables, self.label_column)
+        elif self.kind == "regression":
+            labels, found = self.label_column, measured(tables, *self.label_column)
+        elif self.kind == "multi_label":
+            labels, found = several_labels(tables, *self.label_column)
+        else:
+            labels, found = one_label(tables, *self.label_column, sure=self.problem_type is not None)
         splits = {
-            split: concatenate_datasets([table.rows(*texts, label=column, known=labels) for table in parts])
+            split: concatenate_datasets(
+                [
+                    Dataset.from_dict({**table.texts(*texts), "label": own})
+                    for table, own in zip(parts, found[split], strict=True)
+                ]
+            )
             for split, parts in tables.items()
         }
         train = splits.pop("train")
         return TaskData(train, splits, labels, texts_of(train))
 
 
-def multi_label_data(tables: dict[str, list[Table]], texts: list[str], labels: list[str]) -> TaskData:
-    """What tables hold, by split, whose columns ``labels`` say of each label whether a row has it.
+def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
+    """The files of each split."""
+    names = {"train": task.train_file, "validation": [task.validation_file]}
+    names |= {"test": [task.test_file]} if task.test_file else {}
+    return {split: [Path(data_dir or ".", file) for file in files] for split, files in names.items()}
+
+
+def one_label(tables: dict[str, list[Table]], name: str, sure: bool) -> tuple[list[str], dict[str, list]]:
+    """The names of the classes, and each row's place among them, by split and file.
 
     Raises:
-        ValueError: such a column has anything but 0 and 1, or only one of them in all training rows.
+        ValueError: a row has no label or another one than the training rows; or all have the same; or, unless one is
+            ``sure``, they are no classes.
     """
-    splits = {
-        split: concatenate_datasets([table.multi_label_rows(*texts, labels=labels) for table in parts])
+    columns, values = read_labels(tables, name, LabelColumn.scalars)
+    where = ", ".join(column.file for column in columns["train"])
+    pairs = zip(columns["train"], values["train"], strict=True)
+    classes = found_classes(where, name, [(value, column.typed) for column, own in pairs for value in own])
+    if len(classes.names) < 2:
+        raise ValueError(f"{where}: every row has the {name} {classes.names[0]!r}")
+    if not sure:
+        check_few(classes, sum(map(len, values["train"])), where, name)
+    return classes.names, {
+        split: [classes.ids(column, own) for column, own in zip(columns[split], values[split], strict=True)]
+        for split in tables
+    }
+
+
+def several_labels(tables: dict[str, list[Table]], name: str) -> tuple[list[str], dict[str, list]]:
+    """The names of the labels, and for each row a 0 or 1 for each of them: the order of a list and what it says twice
+    mean nothing.
+
+    Raises:
+        ValueError: a row has no list of labels, or one with another label than the training rows'; or these have none.
+    """
+    columns, values = read_labels(tables, name, LabelColumn.lists)
+    where = ", ".join(column.file for column in columns["train"])
+    pairs = zip(columns["train"], values["train"], strict=True)
+    found = [(value, column.typed) for column, own in pairs for row in own for value in row]
+    classes = found_classes(where, name, found)
+    if not classes.names:
+        raise ValueError(f"{where}: {name!r} is an empty list in every row")
+    if fraction := next((number for number in classes.measured if isinstance(number, float)), None):
+        raise ValueError(f"{where}: {name!r} holds lists of numbers such as {fraction}, expected lists of labels")
+
+    def vectors(column: LabelColumn, rows: list[list[Value]]) -> list[list[int]]:
+        holds = [
+            set(classes.ids(column, row, [place] * len(row))) for place, row in zip(column.places, rows, strict=True)
+        ]
+        return [[int(label in own) for label in range(len(classes.names))] for own in holds]
+
+    return classes.names, {
+        split: [vectors(column, rows) for column, rows in zip(columns[split], values[split], strict=True)]
+        for split in tables
+    }
+
+
+def measured(tables: dict[str, list[Table]], name: str) -> dict[str, list[list[float]]]:
+    """A number for each row.
+
+    Raises:
+        ValueError: a row has none; or all rows of a split have the same.
+    """
+    columns, values = read_labels(tables, name, LabelColumn.numbers)
+    for split, parts in values.items():
+        if len({value for own in parts for value in own}) == 1:
+            where = ", ".join(column.file for column in columns[split])
+            raise ValueError(f"{where}: {name!r} is {parts[0][0]} in every row, expected different numbers")
+    return values
+
+
+def yes_or_no(tables: dict[str, list[Table]], names: list[str]) -> dict[str, list]:
+    """For each row a 0 or 1 for each of several columns.
+
+    Raises:
+        ValueError: such a column has anything else, or only one of them in all training rows.
+    """
+    found = {
+        split: [list(map(list, zip(*(table.labels(name).holds() for name in names), strict=True))) for table in parts]
         for split, parts in tables.items()
     }
-    train = splits.pop("train")
-    for label, column in zip(labels, zip(*train["label"], strict=True), strict=True):
+    train = [row for own in found["train"] for row in own]
+    for name, column in zip(names, zip(*train, strict=True), strict=True):
         if len(set(column)) == 1:
             files = ", ".join(str(table.path) for table in tables["train"])
-            raise ValueError(f"{files}: {label!r} is {column[0]} in every row, expected rows of both kinds")
-    return TaskData(train, splits, labels, texts_of(train))
+            raise ValueError(f"{files}: {name!r} is {column[0]} in every row, expected rows of both kinds")
+    return found
+
+
+def read_labels(tables: dict[str, list[Table]], name: str, how) -> tuple[dict[str, list[LabelColumn]], dict[str, list]]:
+    """A column of every file, and what it holds."""
+    columns = {split: [table.labels(name) for table in parts] for split, parts in tables.items()}
+    return columns, {split: [how(column) for column in parts] for split, parts in columns.items()}
+
+
+def found_classes(where: str, name: str, found: list[tuple[Value, bool]]) -> Classes:
+    """`Classes` of what was found; its ValueError with the files and the column."""
+    try:
+        return Classes(found)
+    except ValueError as error:
+        raise ValueError(f"{where}: {name!r} {error}") from None

@@ -1,4 +1,4 @@
-r"""Files of labelled text: tables (TSV, CSV, JSON lines, Parquet) by the names of their columns, and CoNLL columns.
+r"""Tables of labelled text, TSV, CSV, JSON lines or Parquet, by the names of their columns.
 
 What is a line, `fastmux.lines` says for all of them. Quotes mean something in CSV alone: in TSV, as GLUE has it, a
 field is whatever stands between two tabs.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,11 @@ import pyarrow.parquet
 from datasets import Dataset
 
 from fastmux.lines import read_lines
+from fastmux.modules.retrieval import IGNORE_INDEX
+from training.tasks.labels import Classes, LabelColumn
 
+#: The class id with which `datasets` says that a row has none.
+NO_CLASS = -1
 #: Endings of the tables that can be read; all but Parquet may have .gz after it.
 FORMATS = (".tsv", ".csv", ".jsonl", ".parquet")
 
@@ -58,11 +61,13 @@ class Table:
         path: the file.
         columns: values by name of the column, as the file has them: text, or what JSON and Parquet have types for.
         places: of each row, for messages: "line 3", or "row 3" where a file has no lines.
+        typed: whether the format has types.
     """
 
     path: Path
     columns: dict[str, list]
     places: list[str]
+    typed: bool
 
     def text(self, column: str) -> list[str]:
         """A column that must be text.
@@ -75,37 +80,19 @@ class Table:
                 raise ValueError(f"{self.path}: {place}: {column!r} must be text, got {value!r}")
         return self.columns[column]
 
-    def labels(self, column: str) -> list[str]:
-        """A column of labels, numbers as they are written; spaces around a label say nothing.
+    def labels(self, column: str) -> LabelColumn:
+        """A column of labels, of whichever kind."""
+        return LabelColumn(str(self.path), column, self.columns[column], self.places, self.typed)
 
-        Raises:
-            ValueError: names the first row that has none.
-        """
-        labels = ["" if value is None else str(value).strip(" ") for value in self.columns[column]]
-        if "" in labels:
-            raise ValueError(f"{self.path}: {self.places[labels.index('')]}: {column!r} has no label")
-        return labels
-
-    def numbers(self, column: str) -> list[float]:
-        """A column that must be numbers.
-
-        Raises:
-            ValueError: names the first row where it is not one, or is not finite.
-        """
-        found = []
-        for place, value in zip(self.places, self.columns[column], strict=True):
-            try:
-                found.append(float(value))
-            except (TypeError, ValueError):
-                found.append(math.nan)
-            if not math.isfinite(found[-1]):
-                raise ValueError(f"{self.path}: {place}: {column!r} must be a number, got {value!r}")
-        return found
+    def texts(self, *texts: str) -> dict[str, list[str]]:
+        """Columns ``text`` and, if two are named, ``text_pair``."""
+        return {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
 
     def rows(self, *texts: str, label: str, known: list[str]) -> Dataset:
-        """Columns ``text`` and, if two are named, ``text_pair``; and ``label``, as places in ``known``."""
-        columns = {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
-        return Dataset.from_dict({**columns, "label": self.label_ids(label, known)})
+        """`texts`; and ``label``, as places in ``known``."""
+        column = self.labels(label)
+        ids = Classes.named(known).ids(column, column.scalars())
+        return Dataset.from_dict({**self.texts(*texts), "label": ids})
 
     def multi_label_rows(self, *texts: str, labels: list[str]) -> Dataset:
         """The same with several columns of labels: ``label`` has a 0 or 1 for each.
@@ -113,29 +100,8 @@ class Table:
         Raises:
             ValueError: names the first row that has something else in one of them.
         """
-        columns = {name: self.text(column) for name, column in zip(("text", "text_pair"), texts, strict=False)}
-        return Dataset.from_dict({**columns, "label": list(map(list, zip(*map(self._holds, labels), strict=True)))})
-
-    def _holds(self, column: str) -> list[int]:
-        said = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-        values = self.labels(column)
-        for place, value in zip(self.places, values, strict=True):
-            if value.lower() not in said:
-                raise ValueError(f"{self.path}: {place}: {column!r} must be 0 or 1, got {value!r}")
-        return [said[value.lower()] for value in values]
-
-    def label_ids(self, column: str, known: list[str]) -> list[int]:
-        """A column of labels as their places in ``known``.
-
-        Raises:
-            ValueError: names the first row that has another.
-        """
-        ids = {label: index for index, label in enumerate(known)}
-        labels = self.labels(column)
-        for place, label in zip(self.places, labels, strict=True):
-            if label not in ids:
-                raise ValueError(f"{self.path}: {place}: {column!r} must be one of {known}, got {label!r}")
-        return [ids[label] for label in labels]
+        holds = (self.labels(label).holds() for label in labels)
+        return Dataset.from_dict({**self.texts(*texts), "label": list(map(list, zip(*holds, strict=True)))})
 
 
 def read_table(path: Path, columns: Iterable[str]) -> Table:
@@ -149,20 +115,26 @@ def read_table(path: Path, columns: Iterable[str]) -> Table:
     ending = Path(path.name.removesuffix(".gz")).suffix
     if ending not in FORMATS or (ending == ".parquet" and path.suffix == ".gz"):
         raise ValueError(f"{path}: the name of a table must end in one of {', '.join(FORMATS)} (or .gz after it)")
-    read = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[ending]
     wanted = list(dict.fromkeys(columns))
+    if ending == ".parquet":
+        return _read_parquet(path, wanted)
+    read = {".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}[ending]
     places, rows = [], []
     for place, row in read(path):
-        missing = [name for name in wanted if name not in row]
-        if missing:
-            here = "" if ending in (".tsv", ".csv", ".parquet") else f"{place}: "
-            raise ValueError(f"{path}: {here}no column {', '.join(map(repr, missing))}; there are {list(row)}")
+        _check_columns(f"{path}: {place}" if ending == ".jsonl" else str(path), wanted, row)
         places.append(place)
         rows.append([row[name] for name in wanted])
     if not rows:
         raise ValueError(f"{path}: no rows")
     values = zip(*rows, strict=True)
-    return Table(path, {name: list(column) for name, column in zip(wanted, values, strict=True)}, places)
+    named = {name: list(column) for name, column in zip(wanted, values, strict=True)}
+    return Table(path, named, places, typed=ending == ".jsonl")
+
+
+def _check_columns(where: str, wanted: list[str], there: Iterable[str]) -> None:
+    there = list(there)
+    if missing := [name for name in wanted if name not in there]:
+        raise ValueError(f"{where}: no column {', '.join(map(repr, missing))}; there are {there}")
 
 
 def _read_tsv(path: Path) -> Iterator[tuple[str, dict]]:
@@ -201,7 +173,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip(" \t"):
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_named_once)
             except ValueError as error:
                 raise ValueError(f"{path}: line {number} must be a JSON object: {error}") from error
             if not isinstance(row, dict):
@@ -209,40 +181,69 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict]]:
             yield f"line {number}", row
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict]]:
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it names {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _read_parquet(path: Path, wanted: list[str]) -> Table:
+    """Ids of classes become their names where the file has them, as `datasets` writes them."""
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
-    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    _check_columns(str(path), wanted, names)
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise ValueError(f"{path}: there are two columns {twice[0]!r}")
+    stored = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+    features = stored.get("info", {}).get("features") or {}
+    columns, name = {}, ""
+    try:
+        table = file.read(columns=wanted)
+        for name in wanted:
+            values = _plain(table.column(name))
+            classes = _class_names(features.get(name))
+            places = enumerate(values, start=1)
+            columns[name] = values if classes is None else [_named_ids(path, *at, name, classes) for at in places]
+    except (OSError, pyarrow.ArrowException, OverflowError) as error:
+        raise ValueError(f"{path}: {name or wanted!r} cannot be read: {error}") from error
+    if not table.num_rows:
+        raise ValueError(f"{path}: no rows")
+    return Table(path, columns, [f"row {number}" for number in range(1, table.num_rows + 1)], typed=True)
 
 
-def read_conll(path: Path, labels: list[str]) -> Dataset:
-    """Reads lines of columns, the token first and its tag last, with blank lines between sentences.
+def _plain(column: pyarrow.ChunkedArray) -> list:
+    """The values as Python has them; narrow floats as they are written in decimals, 0.1 and not 0.10000000149."""
+    values = column.to_pylist()
+    if column.type in (pyarrow.float16(), pyarrow.float32()):
+        narrow = column.type.to_pandas_dtype()
+        return [None if value is None else float(str(narrow(value))) for value in values]
+    return values
 
-    A line that has a tab is split at tabs (tokens may have spaces then), any other at single spaces. Lines that begin
-    with -DOCSTART- are skipped.
 
-    Returns:
-        Columns ``tokens`` and ``tags``, the latter as places in ``labels``.
+def _class_names(feature: object) -> list[str] | None:
+    """Of a feature of `datasets` that is a class, or a list of classes."""
+    while isinstance(feature, list | dict):
+        if isinstance(feature, list):
+            feature = feature[0] if feature else None
+        elif feature.get("_type") == "ClassLabel":
+            return feature.get("names")
+        else:
+            feature = feature.get("feature")
+    return None
 
-    Raises:
-        ValueError: names the first line that has another shape or an unknown tag.
-    """
-    ids = {name: label for label, name in enumerate(labels)}
-    tokens: list[list[str]] = [[]]
-    tags: list[list[int]] = [[]]
-    for number, line in enumerate(read_lines(path), start=1):
-        columns = line.rstrip(" \t").split("\t" if "\t" in line.rstrip(" \t") else " ")
-        if columns == [""]:
-            tokens.append([])
-            tags.append([])
-        elif columns[0] != "-DOCSTART-":
-            if len(columns) < 2 or not columns[0] or columns[-1] not in ids:
-                raise ValueError(f"{path}: line {number} must be 'token tag', tag in {labels}: {line!r}")
-            tokens[-1].append(columns[0])
-            tags[-1].append(ids[columns[-1]])
-    kept = [index for index, sentence in enumerate(tokens) if sentence]
-    if not kept:
-        raise ValueError(f"{path}: no sentences")
-    return Dataset.from_dict({"tokens": [tokens[i] for i in kept], "tags": [tags[i] for i in kept]})
+
+def _named_ids(path: Path, number: int, value: object, column: str, names: list[str]) -> object:
+    if isinstance(value, list):
+        return [_named_ids(path, number, entry, column, names) for entry in value]
+    if not isinstance(value, int) or value in (NO_CLASS, IGNORE_INDEX):
+        return None if value == NO_CLASS else value
+    if not 0 <= value < len(names):
+        raise ValueError(
+            f"{path}: row {number}: {column!r} is the class {value}, expected one of 0 to {len(names) - 1}"
+        )
+    return names[value]
