@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 import fastmux
-from bench.audit.predict import predicted_seconds
+from bench.machine import DATASHEET
 from bench.timing import DEVICE, copy_bandwidth, in_turns, peak_bytes, quartiles, rotated
 from fastmux import testing
 
@@ -229,10 +229,10 @@ class Case:
         if compiled is not None:
             ratios = [b / a for a, b in zip(own.best_known, compiled.best_known, strict=True)]
             row["speed_to_compiled"] = list(quartiles(ratios))
-        if who == "triton":
-            device = torch.cuda.get_device_name(DEVICE)
-            seconds = predicted_seconds(self.op.name, self.direction, self.sizes, self.dtype, device, flops or 0)
-            row["predicted_us"] = None if seconds is None else 1e6 * seconds
+        device = torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else ""
+        for name, bandwidth in DATASHEET.items():
+            if name in device:
+                row["fraction_of_datasheet"] = traffic / median / bandwidth
         return row
 
     def _draw(self) -> Drawn:
@@ -290,19 +290,20 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """A table: time on the device, by the clock on the wall, predicted, of the copy's rate, to the compiled."""
+        """A table of times, of the share of the bandwidth that a measured copy has and that the data sheet promises, of
+        the speed compared with the compiled reference, and of memory."""
         sizes = " ".join(f"{letter}={size}" for letter, size in self.case.shape)
-        head = f"{'device us':>11}{'wall us':>11}{'quartiles':>19}{'predicted':>11}"
-        head += f"{'of copy':>9}{'to compiled':>13}{'MiB':>8}"
+        head = f"{'device us':>11}{'wall us':>11}{'quartiles':>19}{'of copy':>9}{'of data sheet':>15}"
+        head += f"{'to compiled':>13}{'MiB':>8}"
         lines = [f"{self.case.op.name}, {self.case.direction}, {sizes}, {self.case.dtype_name}", f"{'':22}{head}"]
         for row in self.rows:
             device = f"{row['device_us'][1]:11.1f}" if row["device_us"] else f"{'-':>11}"
             low, wall, high = row["wall_us"]
-            predicted = f"{row['predicted_us']:11.1f}" if row.get("predicted_us") else f"{'':11}"
+            sheet = f"{row['fraction_of_datasheet']:15.2f}" if "fraction_of_datasheet" in row else f"{'':15}"
             ratio = f"{row['speed_to_compiled'][1]:13.2f}" if "speed_to_compiled" in row else f"{'':13}"
             lines.append(
-                f"  {row['implementation']:20}{device}{wall:11.1f}{f'{low:.1f}-{high:.1f}':>19}{predicted}"
-                f"{row['fraction_of_copy']:9.2f}{ratio}{row['peak_bytes'] / 2**20:8.1f}"
+                f"  {row['implementation']:20}{device}{wall:11.1f}{f'{low:.1f}-{high:.1f}':>19}"
+                f"{row['fraction_of_copy']:9.2f}{sheet}{ratio}{row['peak_bytes'] / 2**20:8.1f}"
             )
         lines += [f"  {who:20} {reason}" for who, reason in (self.refused | self.left_out).items()]
         return "\n".join(lines)

@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 
 BENCH = Path(__file__).resolve().parent
+#: Bytes a second that the memory of a GPU moves by its data sheet: A100 80GB SXM, H100 SXM, H200 SXM, HGX B200 (one of
+#: its eight) and Instinct MI300X.
+DATASHEET = {"A100": 2.039e12, "H100": 3.35e12, "H200": 4.8e12, "B200": 8.0e12, "MI300X": 5.3e12}
 
 
 def default_device() -> torch.device:

@@ -18,6 +18,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from bench.audit.findings import section as audit
 from bench.training_results import copies, experiment, front, runs, training_run
 from training.figures import markdown
 
@@ -196,61 +197,6 @@ def crowd(result: dict) -> Iterator[str]:
         rows.append([who, *counts, *seen, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
     names = ["requests", "answered", "refused", "lost", "refused while they come", "while they stand", "woke late"]
     yield markdown(["clients", *names, "left over", "open files", "MiB"], rows)
-
-
-def audit(result: dict) -> Iterator[str]:
-    """Output of ``bench/audit/kernels.py``."""
-    findings = result["findings"]
-    targets = list(dict.fromkeys(f["target"] for f in findings))
-    yield (
-        f"{result['compiled']} kernels compiled for {', '.join(targets)} with triton {result['triton']}, in "
-        f"{', '.join(result['dtypes'])}, at d = {', '.join(map(str, result['hidden_sizes']))}: {result['problems']} "
-        "with a problem. Compiled, never run there."
-    )
-    rows = []
-    for kernel in dict.fromkeys(f["kernel"] for f in findings):
-        own = {f["target"]: f for f in findings if f["kernel"] == kernel}
-        occupancy = [f"{own[t]['occupancy']:.0%}" for t in targets]
-        rows.append([f"`{kernel}`", *occupancy, str(max(f["stack_bytes"] for f in own.values()))])
-    yield markdown(["least predicted occupancy", *targets, "stack, bytes"], rows)
-    if "traffic" not in result:
-        return
-    yield (
-        "Predicted for 2^26 elements, N = 4, bf16: what of its floor, the bytes that must move, a kernel reaches, and "
-        "what bounds it. Waiting for memory is not in it; a head's floor is a few logits. In B200's "
-        "code the loops of `pair_norm_head` are not told apart: its figures there are not to be trusted."
-    )
-    devices = list(result["traffic"][0]["floor"])
-    rows = []
-    for entry in result["traffic"]:
-        executed = next((f"{i['all']:.1f}" for i in entry["instructions"].values()), "-")
-        reached = [f"{entry['floor'][d]:.2f} {entry['bound'][d]}" for d in devices]
-        rows.append([f"`{entry['launcher']}`", executed, *reached])
-    yield markdown(["launcher, each variant", "instructions an element", *devices], rows)
-    yield from beside(result["compared"])
-
-
-def beside(compared: list[dict]) -> Iterator[str]:
-    """What `bench.audit.compiled` says of each op."""
-    if not compared:
-        return
-    yield (
-        "Beside `torch.compile` of the specification, by the same arithmetic: Inductor writes its kernels for each "
-        "GPU, they are compiled as ours are, and of several tiles the fastest is taken. How many times as long it is "
-        "predicted to take as our kernels; where ours are slower, what bounds the slowest of them stands beside. "
-        "Ours / its, an element, for the first GPU. Neither waiting for memory nor for one another's atomics is in it."
-    )
-    devices = list(compared[0]["ours_us"])
-    rows = []
-    for row in compared:
-        ours, theirs = (next(iter(row[side].values())) for side in ("ours", "compiled"))
-        cells = [f"`{row['op']}`", row["direction"], str(theirs["kernels"])]
-        cells += [f"{ours[what]:.1f} / {theirs[what]:.1f}" for what in ("bytes", "instructions")]
-        for name in devices:
-            ratio = row["compiled_us"][name] / row["ours_us"][name]
-            cells.append(f"**{ratio:.2f}** {row['slower'][name]}" if name in row["slower"] else f"{ratio:.2f}")
-        rows.append(cells)
-    yield markdown(["op", "direction", "its kernels", "bytes", "instructions", *devices], rows)
 
 
 #: (what such a file has at its top, heading, renderer); the first that fits.

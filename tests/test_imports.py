@@ -61,7 +61,6 @@ LATE = {
     "fast_hadamard_transform": "an extra, `peers`",
     "matplotlib": "its backend is chosen first",
     "bench.audit.launches": "needs triton",
-    "bench.audit.compiled": "knows the inside of one PyTorch, and the audit runs with others",
 }
 #: Whose imports come late by design.
 ALWAYS_LATE = {

@@ -3,69 +3,72 @@
     python bench/audit/kernels.py                       # sm_80, sm_90, sm_100 and gfx942; needs no GPU
     python bench/audit/kernels.py --targets sm_90 --hidden_sizes 768
 
-For each kernel, dtype and width: registers, stack (spills), shared memory and the width of global loads and stores.
-Exit status 1 if a kernel spills, has no access of 16 bytes a thread or multiplies matrices without tensor cores (these
-two are read from NVIDIA's instructions only), does not compile for one group, instance, position or feature, for 20
-features or in float64 (on the first target alone), or moves more than 1.1 times the bytes that it must.
+The audit reports registers, stack (spills), shared memory and the width of global loads and stores for each kernel,
+dtype and width. It ends with exit status 1 if a kernel
 
-Bytes are counted by `bench.audit.traffic`, under the interpreter, instructions by `bench.audit.instructions`, in what
-was compiled as it would be launched for 2^26 elements G * N * L * d with N = 4, L = 128, d = 768 in bf16. Both make the
-predicted times (`bench.audit.predict`), beside them what of its floor, the bytes that must move, a kernel reaches, and
-the times of what `torch.compile` makes of the same op's specification (`bench.audit.compiled`): predictions, not
-measurements.
+- spills,
+- has no access of 16 bytes a thread, or multiplies matrices without tensor cores (seen in NVIDIA's instructions only),
+- does not compile for one group, instance, position or feature, for 20 features, or in float64 (tried on the first
+  target),
+- or moves more than 1.1 times the bytes that it must (`bench.audit.traffic` counts them under the interpreter).
 
-The launchers of `fastmux.kernels` are run on small CPU tensors with their kernels replaced by recorders: what is
-compiled is the code that ships, with the tiles, warps and argument types that it would be launched with.
+The launchers of `fastmux.kernels` run on small CPU tensors while recorders stand in for their kernels. So the code that
+is compiled is the code that ships, with the tiles, warps and argument types that a launch would have.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined; the interpreter compiles nothing
+if not __package__:
+    # Run as a file: the repository root, and not this folder, goes on the path.
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    os.environ.pop("TRITON_INTERPRET", None)  # read when a kernel is defined; the interpreter compiles nothing
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-if not __package__:
-    # Run as a file: the repository root, and not this folder, goes on the path.
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
-from bench.audit.binaries import TARGETS, disassembled, instructions, occupancy
-from bench.audit.instructions import turns
+from bench.audit.findings import Finding, section, worst
 from bench.audit.launches import calls
-from bench.audit.predict import DEVICES, limits, seconds
-from bench.audit.recording import Launch, launches, record
+from bench.audit.recording import Launch, launches
+from bench.machine import DATASHEET
 from fastmux.files import write_json
 
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+#: Target -> registers of 32 bits, bytes of shared memory and resident warps of a multiprocessor. One of AMD's has a
+#: register file for each of its 4 SIMDs.
+MULTIPROCESSORS = {
+    "sm_80": (65536, 164 << 10, 64),
+    "sm_90": (65536, 228 << 10, 64),
+    "sm_100": (65536, 228 << 10, 64),
+    "gfx942": (4 * 64 * 512, 64 << 10, 32),
+}
 #: Bytes of stack that are no spill to mend: ptxas moves a value or two of a thread there, outside of the loops, where
 #: that lets one more program onto a multiprocessor. More is a tile that is too large.
 TOLERATED_STACK = 32
 #: Kernels whose work is matrix products.
 MATRIX_KERNELS = ("walsh_hadamard", "pair_norm_head")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
-
-
 #: G, N, L: Triton makes a constant of an argument of 1, and what a scalar can do may not compile on one.
 USUAL, ONES = (2, 4, 128), (1, 1, 1)
-REPORTED = (171, 4, 128)  # G, N, L of predicted times
-REPORTED_WIDTH = 768
-#: Multiprocessors that such launches are planned for.
-MULTIPROCESSORS = 132
+#: G, N, L and d of the floors.
+REPORTED = (171, 4, 128, 768)
 TRAFFIC_LIMIT = 1.1
-#: The PyTorch whose Inductor `bench.audit.inductor` knows.
-INDUCTOR = "2.13."
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
@@ -76,20 +79,13 @@ _TYPES = {
 }
 
 
-@dataclass
-class Finding:
-    """What the compiler made of one launch."""
-
-    kernel: str
-    target: str
-    dtype: str
-    hidden_size: int
-    registers: int | None
-    stack_bytes: int | None
-    shared_bytes: int
-    occupancy: float
-    accesses: list[str]
-    problem: str | None
+def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
+    """The share of a multiprocessor's warps that registers, shared memory and warps allow to be resident."""
+    all_registers, all_shared, all_warps = MULTIPROCESSORS[target]
+    by_registers = all_registers // (-(-registers // 8) * 8 * TARGETS[target].warp_size * warps)
+    by_shared = all_shared // (shared + 1024)  # the system keeps 1 KiB of each program's
+    # 32: the programs that a multiprocessor takes, however small they are.
+    return min(32, all_warps // warps, by_registers, by_shared) * warps / all_warps
 
 
 def compile_for(launch: Launch, target: GPUTarget):
@@ -112,11 +108,23 @@ def compile_for(launch: Launch, target: GPUTarget):
     return triton.compile(source, target=target, options=options)
 
 
-def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding:
-    """Compile one launch for one target and read registers, spills and access widths."""
-    compiled = compile_for(launch, TARGETS[target_name])
-    registers = stack = problem = None
-    accesses: list[str] = []
+def disassembled(cubin: bytes) -> tuple[str, str]:
+    """Resources and instructions, as NVIDIA's ``cuobjdump`` prints them."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (
+            subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True)
+            for flag in ("-res-usage", "-sass")
+        )
+    return usage.stdout + usage.stderr, sass.stdout
+
+
+def inspect(launch: Launch, target: str, dtype: str, width: int) -> Finding:
+    """Compile one launch for one target, and read its registers, spills and widths of access."""
+    compiled = compile_for(launch, TARGETS[target])
+    problem = None
     if "cubin" in compiled.asm:
         usage, sass = disassembled(compiled.asm["cubin"])
         registers, stack = (int(v) for v in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
@@ -134,79 +142,34 @@ def inspect(launch: Launch, target_name: str, dtype: str, width: int) -> Finding
     if stack > TOLERATED_STACK and dtype != "fp64":
         problem = f"spills {stack} bytes"
     shared = compiled.metadata.shared
-    occupied = occupancy(target_name, registers, shared, compiled.metadata.num_warps)
-    return Finding(launch.name, target_name, dtype, width, registers, stack, shared, occupied, accesses, problem)
+    occupied = occupancy(target, registers, shared, compiled.metadata.num_warps)
+    return Finding(launch.name, target, dtype, width, registers, stack, shared, occupied, accesses, problem)
+
+
+def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[Finding]:
+    """Every kernel, for every target, dtype and width."""
+    for dtype in dtypes:
+        for width in widths:
+            by_lanes = {n: launches(DTYPES[dtype], width, lanes=n) for n in {TARGETS[t].warp_size for t in targets}}
+            for i in range(len(next(iter(by_lanes.values())))):
+                for target in targets:
+                    yield inspect(by_lanes[TARGETS[target].warp_size][i], target, dtype, width)
 
 
 def traffic() -> list[dict]:
-    """What `bench.audit.traffic` counts: in a process of its own, whose kernels are defined for the interpreter."""
+    """What `bench.audit.traffic` counts, with the floors; it runs in a process whose kernels the interpreter has."""
     command = [sys.executable, "-m", "bench.audit.traffic"]
     done = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"bench.audit.traffic failed:\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
-def predict(counted: list[dict], targets: list[str]) -> None:
-    """Adds to what was counted of each call its instructions an element, by target, and the predicted times."""
+    *sizes, width = REPORTED
     with torch.device("meta"):
-        listed = calls(torch.bfloat16, REPORTED_WIDTH, *REPORTED)
-        recorded = [
-            record(call.module, [(call.launcher, call.arguments)], multiprocessors=MULTIPROCESSORS)[0]
-            for call in listed
-        ]
-    elements = math.prod(REPORTED) * REPORTED_WIDTH
-    for entry, call, launch in zip(counted, listed, recorded, strict=True):
+        minimal = [call.minimal_bytes for call in calls(torch.bfloat16, width, *sizes)]
+    counted = json.loads(done.stdout)
+    for entry, size in zip(counted, minimal, strict=True):
         entry["ratio"] = entry["bytes"] / entry["minimal_bytes"]
-        entry["instructions"] = {
-            t: instructions(
-                compile_for(launch, TARGETS[t]), launch.programs, turns(launch.name, launch.values), t, elements
-            )
-            for t in targets
-            if t.startswith("sm")
-        }
-        # Of this size the least bytes are known, and how many times as many move.
-        sized = entry | {"bytes": entry["ratio"] * call.minimal_bytes, "elements": elements}
-        entry["bytes_per_element"] = sized["bytes"] / elements
-        sized["flops"] = entry["flops"] * elements / entry["elements"]
-        entry["predicted_us"] = {name: 1e6 * seconds(sized, d, elements) for name, d in DEVICES.items()}
-        entry["floor"] = {
-            name: 1e6 * call.minimal_bytes / d.bandwidth / entry["predicted_us"][name] for name, d in DEVICES.items()
-        }
-        bounds = {name: limits(sized, d, elements) for name, d in DEVICES.items()}
-        entry["bound"] = {name: max(times, key=times.get) for name, times in bounds.items()}
-
-
-def audit(targets: list[str], dtypes: list[str], widths: list[int]) -> Iterator[Finding]:
-    for dtype in dtypes:
-        for width in widths:
-            recorded = {
-                lanes: launches(DTYPES[dtype], width, lanes=lanes) for lanes in {TARGETS[t].warp_size for t in targets}
-            }
-            for i in range(len(next(iter(recorded.values())))):
-                for target in targets:
-                    yield inspect(recorded[TARGETS[target].warp_size][i], target, dtype, width)
-
-
-def worst(findings: list[Finding]) -> list[dict]:
-    """Of each kernel and target: most registers, stack and shared memory, least occupancy, all problems."""
-    rows = {}
-    for f in findings:
-        row = rows.setdefault((f.kernel, f.target), {"kernel": f.kernel, "target": f.target, "occupancy": 1.0})
-        row["occupancy"] = min(row["occupancy"], f.occupancy)
-        for name in ("registers", "stack_bytes", "shared_bytes"):
-            row[name] = max(row.get(name, 0), getattr(f, name))
-        row.setdefault("problems", []).extend([f"{f.dtype}, {f.hidden_size}: {f.problem}"] if f.problem else [])
-    return list(rows.values())
-
-
-def unusual(dtypes: list[str], width: int) -> Iterator[tuple[tuple[int, int, int], str, int]]:
-    """Sizes, dtype and width of what must compile as well, whatever becomes of it: sizes of 1, a width that is no power
-    of two and no multiple of any tile's side, and float64, in which gradients are checked."""
-    yield ONES, dtypes[0], width
-    for dtype in dict.fromkeys([*dtypes, "fp64"]):
-        yield ONES, dtype, 1
-        yield USUAL, dtype, 20
+        entry["floor_us"] = {name: 1e6 * size / bandwidth for name, bandwidth in DATASHEET.items()}
+    return counted
 
 
 def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) -> dict[str, str]:
@@ -220,19 +183,13 @@ def failing(sizes: tuple[int, int, int], target: str, dtype: str, width: int) ->
     return reasons
 
 
-def against(counted: list[dict], sizes: dict[str, int], targets: list[str]) -> list[dict]:
-    """Print and return `bench.audit.compiled.beside`; nothing where Inductor is another inside than what it knows."""
-    try:
-        from bench.audit.compiled import beside, table
-
-        rows = beside(counted, sizes, targets)
-    except Exception as error:  # whatever another inside leads to
-        if torch.__version__.startswith(INDUCTOR):
-            raise
-        print(f"\nnot beside the compiled reference: known is the Inductor of torch {INDUCTOR}x, not this: {error!r}")
-        return []
-    print(f"\nbeside the compiled reference, by the same arithmetic, ours / its an element:\n{table(rows)}")
-    return rows
+def unusual(dtypes: list[str], width: int) -> Iterator[tuple[tuple[int, int, int], str, int]]:
+    """Sizes, dtype and width that must compile as well: sizes of 1, a width that is no power of two and no multiple of
+    any tile's side, and float64, in which gradients are checked."""
+    yield ONES, dtypes[0], width
+    for dtype in dict.fromkeys([*dtypes, "fp64"]):
+        yield ONES, dtype, 1
+        yield USUAL, dtype, 20
 
 
 def main() -> int:
@@ -240,14 +197,8 @@ def main() -> int:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096])
-    parser.add_argument(
-        "--beside",
-        nargs="+",
-        choices=[t for t in TARGETS if t.startswith("sm")],
-        help="targets on which kernels stand beside the compiled reference, half a minute each; all of NVIDIA's",
-    )
-    parser.add_argument("--skip_traffic", action="store_true", help="compile only; counting takes most of the time")
-    parser.add_argument("--output", type=Path, help="write the findings as JSON to this file")
+    parser.add_argument("--skip_traffic", action="store_true", help="only compile: counting bytes takes a minute more")
+    parser.add_argument("--output", type=Path, help="JSON file for what was found")
     args = parser.parse_args()
     findings = []
     print(f"{'kernel':38}{'target':8}{'dtype':6}{'d':>6}{'regs':>6}{'stack':>7}{'shared':>8}{'occupied':>9}  accesses")
@@ -263,32 +214,16 @@ def main() -> int:
             uncompiled += 1
             print(f"{kernel} does not compile for G, N, L = {sizes} in {dtype} at d = {width}: {reason}")
     counted = [] if args.skip_traffic else traffic()
-    if counted:
-        predict(counted, args.targets)
-        head = f"{'launcher':28}{'moved / minimum':>16}{'instructions':>13}"
-        print(f"\n{head}" + "".join(f"{name + ' us, of floor':>20}" for name in DEVICES))
-    for entry in counted:
-        of_floor = [
-            f"{entry['predicted_us'][d]:.1f} {entry['floor'][d]:.2f} {entry['bound'][d][:6]:>6}" for d in DEVICES
-        ]
-        executed = next((f"{i['all']:.1f}" for i in entry["instructions"].values()), "")
-        excess = "  <- moves too much" if entry["ratio"] > TRAFFIC_LIMIT else ""
-        times = "".join(f"{text:>20}" for text in of_floor)
-        print(f"{entry['launcher']:28}{entry['ratio']:>16.3f}{executed:>13}{times}{excess}")
-    sizes = dict(zip("GNLd", (*REPORTED, REPORTED_WIDTH), strict=True))
-    beside = [t for t in args.beside or args.targets if t.startswith("sm") and t in args.targets]
-    compared = against(counted, sizes, beside) if counted and beside else []
-    problems = [f for f in findings if f.problem]
+    excessive = [entry["launcher"] for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
+    problems = sum(f.problem is not None for f in findings)
+    result = {"triton": triton.__version__, "compiled": len(findings), "problems": problems, "dtypes": args.dtypes}
+    result |= {"hidden_sizes": args.hidden_sizes, "findings": worst(findings), "traffic": counted}
+    print("\n" + "\n\n".join(section(result)))
     if args.output:
-        results = {"triton": triton.__version__, "compiled": len(findings), "problems": len(problems)}
-        results |= {"dtypes": args.dtypes, "hidden_sizes": args.hidden_sizes, "findings": worst(findings)}
-        if counted:
-            results |= {"traffic": counted, "compared": compared}
-        write_json(args.output, results)
-    excessive = [entry for entry in counted if entry["ratio"] > TRAFFIC_LIMIT]
+        write_json(args.output, result)
     print(
-        f"{len(findings)} kernels compiled, {len(problems)} with a problem; {uncompiled} fail at unusual sizes; "
-        f"{len(excessive)} move too much"
+        f"\n{len(findings)} kernels compiled, {problems} with a problem; {uncompiled} fail at unusual sizes; "
+        f"{len(excessive)} move too much {' '.join(excessive)}"
     )
     return 1 if problems or uncompiled or excessive else 0
 

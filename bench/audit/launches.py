@@ -1,4 +1,4 @@
-"""Every kernel of the project, called as the library calls it, with the bytes that each call must move at least."""
+"""A call of every kernel of the project, as the library calls it, with the bytes that the call must move at least."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fastmux.functional.walsh_hadamard_mux import kernel_factors
 from fastmux.kernels import embedding_mux, hadamard_mux, pair_norm, pair_norm_head, walsh_hadamard_mux
 
 ROWS = 4096  # of every embedding table
-LABELS = (9, 64)  # of heads
+LABELS = (9, 64)  # of a head
 
 
 @dataclass
 class Call:
-    """A launcher of a module of `fastmux.kernels` with its arguments, and the traffic of the design's table."""
+    """A launcher in a module of `fastmux.kernels`, its arguments, and the bytes that it must move."""
 
     module: ModuleType
     launcher: str

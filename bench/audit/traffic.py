@@ -1,18 +1,15 @@
-"""Count the bytes that the kernels move and the operations they do, by running them under Triton's interpreter.
+"""Count the bytes that the kernels move, by running them under Triton's interpreter, in bfloat16.
 
-    python -m bench.audit.traffic --dtype bf16
+    python -m bench.audit.traffic        # prints JSON
 
-Every load, store and atomic passes through a cache of `CACHE` bytes in lines of 64, least recently used out first and
-written back: a multiprocessor's share of an L2 of 50 MB, which holds parameters and what a program has just read, but
-no embedding table. Operations are those on floating tensors, elementwise and in products, the latter in float32 as if
-there were no tensor cores; sums over rows are left out.
+Every load, store and atomic passes through a cache of `CACHE` bytes in lines of 64. The line that was used least
+recently leaves first, and is written back if it changed. The cache is a multiprocessor's share of an L2 of 50 MB: it
+holds parameters and what a program has just read, but no embedding table.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
 import sys
 from collections import OrderedDict
@@ -35,14 +32,11 @@ LINE, CACHE = 64, 1 << 18
 
 
 class Counter:
-    """What has been moved and computed since the last reset."""
+    """The bytes that have moved since the last `flush`."""
 
     def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        self.lines: OrderedDict[int, bool] = OrderedDict()  # line -> whether it is to be written back
-        self.bytes = self.flops = 0
+        self.lines: OrderedDict[int, bool] = OrderedDict()  # line -> whether it has to be written back
+        self.bytes = 0
 
     def touch(self, addresses: np.ndarray, mask: np.ndarray, write: bool) -> None:
         lines = addresses[np.broadcast_to(mask, addresses.shape)].astype(np.int64) // LINE
@@ -54,13 +48,15 @@ class Counter:
             if len(self.lines) > CACHE // LINE:
                 self.bytes += LINE * self.lines.popitem(last=False)[1]
 
-    def flush(self) -> None:
-        self.bytes += LINE * sum(self.lines.values())
+    def flush(self) -> int:
+        """Empties the cache and returns all bytes that have moved."""
+        moved, self.bytes = self.bytes + LINE * sum(self.lines.values()), 0
         self.lines.clear()
+        return moved
 
 
 def install(counter: Counter) -> None:
-    """Count what the interpreter's builder executes."""
+    """Count what the interpreter's builder moves."""
 
     def wrap(name, before):
         original = getattr(InterpreterBuilder, name)
@@ -71,48 +67,23 @@ def install(counter: Counter) -> None:
 
         setattr(InterpreterBuilder, name, counted)
 
-    def computed(x, *_):
-        if x.dtype.scalar.is_floating():
-            counter.flops += x.data.size
-
-    def multiplied(a, b, *_):
-        counter.flops += 2 * a.data.size * b.data.shape[-1]
-
     wrap("create_masked_load", lambda p, mask, *_: counter.touch(p.data, mask.data, False))
     wrap("create_masked_store", lambda p, value, mask, *_: counter.touch(p.data, mask.data, True))
     wrap("create_atomic_rmw", lambda op, p, value, mask, *_: counter.touch(p.data, mask.data, True))
-    wrap("binary_op", computed)
-    wrap("unary_op", computed)
-    wrap("create_dot", multiplied)
 
 
-def count(dtype: torch.dtype) -> list[dict]:
-    """{launcher, bytes, minimal_bytes, flops, elements} of every call, in the order of `bench.audit.launches.calls`;
-    elements are G * N * L * d."""
+def count() -> list[dict]:
+    """{launcher, bytes, minimal_bytes} of every call, in the order of `bench.audit.launches.calls`."""
     counter = Counter()
     install(counter)
-    by_sizes = {sizes: calls(dtype, WIDTH, *sizes) for sizes in {DEFAULT_SIZES, *SIZES.values()}}
+    by_sizes = {sizes: calls(torch.bfloat16, WIDTH, *sizes) for sizes in {DEFAULT_SIZES, *SIZES.values()}}
     counted = []
     for i, call in enumerate(by_sizes[DEFAULT_SIZES]):
-        sizes = SIZES.get(call.module.__name__.rpartition(".")[2], DEFAULT_SIZES)
-        call = by_sizes[sizes][i]
-        counter.reset()
+        call = by_sizes[SIZES.get(call.module.__name__.rpartition(".")[2], DEFAULT_SIZES)][i]
         getattr(call.module, call.launcher)(*call.arguments)
-        counter.flush()
-        counted.append(
-            {
-                "launcher": call.launcher,
-                "bytes": counter.bytes,
-                "minimal_bytes": call.minimal_bytes,
-                "flops": counter.flops,
-                "elements": math.prod(sizes) * WIDTH,
-            }
-        )
+        counted.append({"launcher": call.launcher, "bytes": counter.flush(), "minimal_bytes": call.minimal_bytes})
     return counted
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    json.dump(count(kinds[parser.parse_args().dtype]), sys.stdout, indent=1)
+    json.dump(count(), sys.stdout, indent=1)
