@@ -76,7 +76,7 @@ TEST = [
     "scikit-learn",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = [*SERVE, "aiohttp", "pytest>=8"]
+BENCH = [*SERVE, "pytest>=8"]
 # What examples/ray_*.py import beside the extra serve.
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.

@@ -35,7 +35,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import fastmux
-from bench import encoders
+from bench import random_bert
 from bench.audit.storage import Scopes, StorageTracker
 from bench.machine import default_device, machine_info, results_folder
 from fastmux.files import write_json
@@ -193,20 +193,25 @@ def table(rows: list[Row]) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--num_instances", nargs="+", type=encoders.positive, default=[10], metavar="N", help="(default: 10)")
+    add("--num_instances", nargs="+", type=random_bert.positive, default=[10], metavar="N", help="(default: 10)")
     add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
     add(
-        "--groups", nargs="+", type=encoders.positive, default=[8], metavar="G", help="rows of the encoder (default: 8)"
+        "--groups",
+        nargs="+",
+        type=random_bert.positive,
+        default=[8],
+        metavar="G",
+        help="rows of the encoder (default: 8)",
     )
-    add("--length", type=encoders.positive, default=64, metavar="L", help="tokens of a row (default: 64)")
+    add("--length", type=random_bert.positive, default=64, metavar="L", help="tokens of a row (default: 64)")
     add("--dropout", type=float, default=0.1, help="(default: 0.1)")
-    encoders.add_arguments(parser, preset="embedded", vocab_size=4096)
+    random_bert.add_arguments(parser, preset="embedded", vocab_size=4096)
     add("--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)")
     add("--seed", type=int, default=0)
     add("--output_dir", type=Path, help="for memory.json (default: bench/results/<device>)")
     add("--disable_tqdm", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    args.config = encoders.config(
+    args.config = random_bert.config(
         parser,
         args,
         positions=args.length + max(args.num_instances) + 1,
@@ -225,7 +230,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
     print(table(rows))
     result = {
         "machine": machine_info(args.device),
-        "encoder": encoders.sizes(args.config) | {"dropout": args.dropout},
+        "encoder": random_bert.sizes(args.config) | {"dropout": args.dropout},
         "rows": [asdict(row) for row in rows],
     }
     write_json(args.output_dir / "memory.json", result)

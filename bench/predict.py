@@ -50,9 +50,9 @@ from transformers import (
 )
 
 import fastmux
-from bench import encoders
-from bench.encoders import positive
+from bench import random_bert
 from bench.machine import default_device, machine_info, results_folder
+from bench.random_bert import positive
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
@@ -267,12 +267,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--device", type=torch.device, default=default_device())
     parser.add_argument("--output", type=Path, help="JSON file; default: predict.json in the device's results folder")
-    encoders.add_arguments(parser, preset="base", vocab_size=30522)
+    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
     args = parser.parse_args(argv)
     gpu = args.device.type != "cpu"
     args.dtype = torch.bfloat16 if gpu else torch.float32
     args.batch_tokens = args.batch_tokens or (65536 if gpu else 1024)
-    args.config = encoders.config(parser, args, 512)
+    args.config = random_bert.config(parser, args, 512)
     return args
 
 
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     tokenizer = stored_tokenizer(args.data_dir)
     rows: list[dict] = []
     names = ("max_length", "batch_tokens", "num_workers", "clock", "repeats")
-    result = {"machine": machine_info(args.device), "encoder": encoders.sizes(args.config)}
+    result = {"machine": machine_info(args.device), "encoder": random_bert.sizes(args.config)}
     result |= {name: getattr(args, name) for name in names}
 
     def found(row: dict) -> None:

@@ -19,6 +19,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.audit.findings import section as audit
+from bench.serve import crowd_section as crowd
+from bench.serve import rates_section as serving
 from bench.training_results import copies, experiment, front, runs, training_run
 from training.figures import markdown
 
@@ -155,48 +157,6 @@ def many_rows(result: dict) -> Iterator[str]:
         f"rows take; in the quarters of the run the first process held at most {', '.join(quarters)} MiB. "
         "`python bench/rows.py`."
     )
-
-
-def serving(result: dict) -> Iterator[str]:
-    """Output of ``bench/serve.py``."""
-    encoder = result["encoder"]
-    load = [result[f"load_average_{when}"][0] for when in ("before", "after")]
-    yield (
-        f"Highest rate of single-row requests, at Poisson moments, with {result['p99_ms'] / 1000:g} s at the 99th "
-        f"percentile: {encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, random weights; "
-        f"load average {load[0]:.1f} before and {load[1]:.1f} after. `python bench/serve.py`."
-    )
-    rows = []
-    for r in result["rows"]:
-        best = max((run for run in r["runs"] if run["sustained"]), key=lambda run: run["rate"])
-        times = [f"{best[name] / 1000:.2f}" for name in ("p50_ms", "p99_ms")]
-        fill = f"{best['group_fill']:.2f}"
-        rows.append([str(r["num_instances"]), f"{r['rate']:.1f}", f"{r['x_plain']:.2f}", *times, fill])
-    yield markdown(["N", "requests/s", "x plain", "p50, s", "p99, s", "groups filled"], rows)
-
-
-def crowd(result: dict) -> Iterator[str]:
-    """Output of ``bench/serve.py --crowd``."""
-    yield (
-        f"{result['clients']:,} clients who come within {result['arrive_seconds']:g} s, N = {result['num_instances']}, "
-        f"a model of {result['encoder']['num_hidden_layers']} layers, d = {result['encoder']['hidden_size']}. Refusals "
-        "as a probe beside the crowd sees them, and how late it wakes from its pauses, ms, p50 / p99. "
-        f"`python bench/serve.py --crowd {result['clients']}`."
-    )
-
-    def both(found: dict) -> str:
-        return f"{found['p50']:.1f} / {found['p99']:.1f}" if found["requests"] else "-"
-
-    rows = []
-    for r, left in zip(result["rounds"], result["left"][1:], strict=True):
-        counts = [f"{r[name]:,}" for name in ("requests", "answered", "refused", "lost")]
-        come, stand = r["probe_while_they_come"], r["probe_while_they_stand"]
-        seen = [both(come["refused_ms"]), both(stand["refused_ms"]), both(stand["woke_late_ms"])]
-        after = [f"{left['queued_rows'] + left['in_flight']:.0f}", f"{left['open_files']:.0f}"]
-        who = "ask again at once" if r["impatient"] else "wait as told"
-        rows.append([who, *counts, *seen, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
-    names = ["requests", "answered", "refused", "lost", "refused while they come", "while they stand", "woke late"]
-    yield markdown(["clients", *names, "left over", "open files", "MiB"], rows)
 
 
 #: (what such a file has at its top, heading, renderer); the first that fits.

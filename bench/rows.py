@@ -27,9 +27,9 @@ import transformers
 from transformers import BertConfig, BertTokenizerFast
 
 import fastmux
-from bench.encoders import positive
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import environment
+from bench.random_bert import positive
 from fastmux.files import write_json
 
 _FEW = 1_000

@@ -3,23 +3,22 @@
     python bench/serve.py --data_dir DATA                           # base size, N = 10, minutes a model
     python bench/serve.py --data_dir DATA --preset tiny --crowd 5000
 
-Open loop: requests of one row each come at moments of a Poisson process from processes of their own (bench/load.py),
-over the loopback. Rows are SST-2's, so that lengths are real; models have random weights, which cost what trained ones
-do. A rate is sustained where every request is answered with 200 and the 99th percentile of the latency, from the moment
-that a request was due, is within ``--p99_ms``; the highest such rate is searched for. The first fifth of every run is
-for the queue to find its length, and does not count.
+Other processes (bench/clients.py) send requests of one row each over the loopback, at the moments of a Poisson process.
+Rows are SST-2's, so their lengths are real. Models have random weights, which cost what trained ones do. A server
+sustains a rate if it answers every request with 200 and the 99th percentile of the latency is within ``--p99_ms``. The
+program searches for the highest such rate. The first fifth of every run does not count, because the queue has yet to
+find its length.
 
-``--crowd`` measures overload (bench/crowd.py): so many clients, who come within ``--arrive_seconds`` and ask again when
-they were told to, and in a second round clients who ask again after a second or two whatever they were told. How fast
-429 comes is seen by a probe, a client in a process of its own; how late the probe woke from its pauses says how much of
-that is the machine's. And what the crowd leaves behind in the server. The server runs with ``--threads`` for the model.
+``--crowd`` measures overload: so many clients come within ``--arrive_seconds`` and ask again when they were told to. In
+a second round they ask again after a second or two, whatever they were told. A probe in a process of its own sees how
+fast it is refused, and how late it woke from its sleeps, which is the machine's share of that. The program also looks
+at what the crowd leaves behind in the server.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import socket
@@ -37,28 +36,29 @@ if not __package__:
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification
 
 import fastmux
-from bench import encoders
-from bench.encoders import positive
+from bench import random_bert
+from bench.clients import Clients
 from bench.machine import default_device, machine_info, results_folder
 from bench.predict import stored_tokenizer, texts_of
+from bench.random_bert import positive
 from fastmux.files import write_json
+from training.figures import markdown
 
-_LOAD, _CROWD = (Path(__file__).with_name(name) for name in ("load.py", "crowd.py"))
-#: Where a rate is too much, the latency is to say so.
+#: A rate that is too high shows in the latency, and not in refusals.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]
 
 
 @contextlib.contextmanager
 def server(folder: Path, threads: int, options: list[str]) -> Iterator[Server]:
-    """A server of a stored model, on a free port, once it is ready."""
+    """Starts a server of a stored model on a free port, and waits until it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "fastmux", "serve", str(folder), "--port", str(port)]
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(_LOAD.parent.parent)}
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     process = subprocess.Popen([*command, "--log_level", "warning", *options], env=env)
     found = Server(f"http://127.0.0.1:{port}", process)
     try:
@@ -98,41 +98,15 @@ class Server:
         return sum(map(float, lines))
 
     def group_fill(self) -> tuple[float, float]:
-        """Groups so far, each counted by the share of its room that was taken; and all of them."""
+        """The sum of the shares to which groups were filled so far, and the number of groups."""
         return self.metric("fastmux_group_fill_sum"), self.metric("fastmux_group_fill_count")
 
     def left(self) -> dict[str, float]:
-        """What a crowd may leave behind."""
+        """The metrics that show what a crowd left behind."""
         names = {"queued_rows": "fastmux_queued_rows", "in_flight": "fastmux_requests_in_flight"}
         names |= {"open_files": "process_open_fds", "resident_bytes": "process_resident_memory_bytes"}
         names |= {"cpu_seconds": "process_cpu_seconds_total"}
         return {name: self.metric(metric) for name, metric in names.items()}
-
-
-class Clients:
-    """Processes that ask, bounded in number and time; ``how`` are the options of their program."""
-
-    def __init__(self, program: Path, address: str, texts: Path, seconds: float, processes: int, seed: int, **how):
-        self.seconds = seconds
-        options = [
-            part
-            for name, value in how.items()
-            for part in ([f"--{name}", str(value)] if value is not True else [f"--{name}"])
-        ]
-        command = [sys.executable, str(program), address, "--texts", str(texts), "--seconds", str(seconds), *options]
-        self.running = [
-            subprocess.Popen([*command, "--seed", str(seed + number)], stdout=subprocess.PIPE, text=True)
-            for number in range(processes)
-        ]
-
-    def found(self) -> list[tuple]:
-        """What they saw: (second it was due, status, latency, ...) of every request."""
-        try:
-            outputs = [process.communicate(timeout=self.seconds + 120)[0] for process in self.running]
-        finally:
-            for process in self.running:
-                process.kill()
-        return [tuple(one) for output in outputs for one in json.loads(output)]
 
 
 def summary(found: list[tuple], seconds: float) -> dict:
@@ -147,7 +121,7 @@ def summary(found: list[tuple], seconds: float) -> dict:
 
 
 class Search:
-    """For the highest rate that a server sustains, run by run."""
+    """The search for the highest rate that a server sustains, run by run."""
 
     def __init__(self, one: Server, num_instances: int, texts: Path, args: argparse.Namespace):
         self.server, self.num_instances, self.texts, self.args = one, num_instances, texts, args
@@ -156,17 +130,17 @@ class Search:
 
     @property
     def done(self) -> bool:
-        """Whether the rate is known as well as was asked for, or as many runs were made."""
+        """Whether the rate is known to ``--resolution``, or ``--runs`` runs were made."""
         near = self.good and self.bad is not None and self.bad / self.good <= 1 + self.args.resolution
         return bool(near) or len(self.runs) == self.args.runs
 
     def step(self) -> None:
-        """A run at the next rate."""
+        """Makes a run at the next rate."""
         args, rate = self.args, self.next
         seconds = min(args.max_seconds, max(args.seconds, args.requests / rate))
         filled, groups = self.server.group_fill()
-        share = rate / args.processes
-        clients = Clients(_LOAD, self.server.url, self.texts, seconds, args.processes, len(self.runs), rate=share)
+        share, seed = rate / args.processes, len(self.runs)
+        clients = Clients(self.server.url, self.texts, seconds, args.processes, seed, rate=share)
         run = {"rate": rate, **summary(clients.found(), seconds)}
         now_filled, now_groups = self.server.group_fill()
         run |= {"group_fill": (now_filled - filled) / max(1.0, now_groups - groups)}
@@ -186,16 +160,13 @@ class Search:
 
 
 def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
-    """A crowd of clients, twice: who is answered, how fast a probe beside it is refused, what is left."""
-    Clients(_LOAD, one.url, texts, 5.0, 1, 1, rate=50.0).found()
-    address = one.url.removeprefix("http://")
+    """A crowd comes twice: who is answered, how fast a probe beside it is refused, and what is left."""
+    Clients(one.url, texts, 5.0, seed=1, rate=50.0).found()
     left, rounds = [one.left()], []
     for impatient in (False, True):
-        probe = Clients(_CROWD, address, texts, args.max_seconds, 1, 0, probe=True)
-        how = {"clients": args.crowd, "arrive_seconds": args.arrive_seconds} | (
-            {"impatient": True} if impatient else {}
-        )
-        found = Clients(_CROWD, address, texts, args.max_seconds, 1, len(rounds), **how).found()
+        probe = Clients(one.url, texts, args.max_seconds, probe=True)
+        how = {"crowd": args.crowd, "arrive_seconds": args.arrive_seconds} | ({"impatient": True} if impatient else {})
+        found = Clients(one.url, texts, args.max_seconds, seed=len(rounds), **how).found()
         seen = probe.found()
         time.sleep(2.0)
         left.append(one.left())
@@ -239,41 +210,73 @@ def _percentiles(milliseconds: list[float]) -> dict[str, float]:
     return {"requests": len(milliseconds), "p50": p50, "p90": p90, "p99": p99, "max": max(milliseconds)}
 
 
-def store(model, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def rates_section(result: dict) -> Iterator[str]:
+    """The page's section on a search for rates."""
+    encoder = result["encoder"]
+    load = [result[f"load_average_{when}"][0] for when in ("before", "after")]
+    yield (
+        f"Highest rate of single-row requests, at Poisson moments, with {result['p99_ms'] / 1000:g} s at the 99th "
+        f"percentile: {encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, random weights; "
+        f"load average {load[0]:.1f} before and {load[1]:.1f} after. `python bench/serve.py`."
+    )
+    rows = []
+    for r in result["rows"]:
+        best = max((run for run in r["runs"] if run["sustained"]), key=lambda run: run["rate"], default=None)
+        cells = ["-"] * 3 if best is None else [f"{best['p50_ms'] / 1000:.2f}", f"{best['p99_ms'] / 1000:.2f}"]
+        cells += [] if best is None else [f"{best['group_fill']:.2f}"]
+        ratio = "-" if r["x_plain"] is None else f"{r['x_plain']:.2f}"
+        rows.append([str(r["num_instances"]), f"{r['rate']:.1f}", ratio, *cells])
+    yield markdown(["N", "requests/s", "x plain", "p50, s", "p99, s", "groups filled"], rows)
+
+
+def crowd_section(result: dict) -> Iterator[str]:
+    """The page's section on ``--crowd``."""
+    yield (
+        f"{result['clients']:,} clients who come within {result['arrive_seconds']:g} s, N = {result['num_instances']}, "
+        f"a model of {result['encoder']['num_hidden_layers']} layers, d = {result['encoder']['hidden_size']}. Refusals "
+        "as a probe beside the crowd sees them, and how late it wakes from its sleeps, ms, p50 / p99. "
+        f"`python bench/serve.py --crowd {result['clients']}`."
+    )
+
+    def both(found: dict) -> str:
+        return f"{found['p50']:.1f} / {found['p99']:.1f}" if found["requests"] else "-"
+
+    rows = []
+    for r, left in zip(result["rounds"], result["left"][1:], strict=True):
+        counts = [f"{r[name]:,}" for name in ("requests", "answered", "refused", "lost")]
+        come, stand = r["probe_while_they_come"], r["probe_while_they_stand"]
+        seen = [both(come["refused_ms"]), both(stand["refused_ms"]), both(stand["woke_late_ms"])]
+        after = [f"{left['queued_rows'] + left['in_flight']:.0f}", f"{left['open_files']:.0f}"]
+        who = "ask again at once" if r["impatient"] else "wait as told"
+        rows.append([who, *counts, *seen, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
+    names = ["requests", "answered", "refused", "lost", "refused while they come", "while they stand", "woke late"]
+    yield markdown(["clients", *names, "left over", "open files", "MiB"], rows)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="with the folders sst2 and tokenizer")
-    parser.add_argument("--num_instances", nargs="+", type=positive, default=[10], metavar="N")
-    parser.add_argument("--demultiplexer", default="unbind")
-    parser.add_argument("--p99_ms", type=float, default=1000.0, help="bound of the latency (default: 1000)")
-    parser.add_argument("--max_wait_ms", type=float, default=50.0, help="of the server (default: 50)")
-    parser.add_argument("--batch_tokens", type=positive, default=256, help="of the server (default: 256)")
-    parser.add_argument("--threads", type=positive, default=1, help="for the model (default: 1)")
-    parser.add_argument("--processes", type=positive, default=1, help="of clients (default: 1)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of a run, at least (default: 15)")
-    parser.add_argument("--requests", type=positive, default=800, help="of a run, at least (default: 800)")
-    parser.add_argument("--max_seconds", type=float, default=60.0, help="of a run, at most (default: 60)")
-    parser.add_argument("--runs", type=positive, default=10, help="for a model, at most (default: 10)")
-    parser.add_argument("--resolution", type=float, default=0.07, help="of the rate that is found (default: 0.07)")
-    parser.add_argument(
-        "--first_rate", type=float, default=8.0, help="of the plain encoder, N times it of others (default: 8)"
-    )
-    parser.add_argument("--crowd", type=int, default=0, help="measure overload by so many clients, not rates")
-    parser.add_argument("--arrive_seconds", type=float, default=2.0, help="in which a crowd comes (default: 2)")
-    parser.add_argument(
-        "--max_concurrent_requests", type=positive, default=512, help="of a crowd's server (default: 512)"
-    )
-    parser.add_argument(
-        "--output", type=Path, help="JSON file; default: serve.json, or crowd.json, in the results folder"
-    )
-    encoders.add_arguments(parser, preset="base", vocab_size=30522)
+    add = parser.add_argument
+    add("--data_dir", type=Path, required=True, help="folder with the folders sst2 and tokenizer")
+    add("--num_instances", nargs="+", type=positive, default=[10], metavar="N")
+    add("--demultiplexer", default="unbind")
+    add("--p99_ms", type=float, default=1000.0, help="highest allowed 99th percentile of the latency (default: 1000)")
+    add("--max_wait_ms", type=float, default=50.0, help="the server's option (default: 50)")
+    add("--batch_tokens", type=positive, default=256, help="the server's option (default: 256)")
+    add("--threads", type=positive, default=1, help="threads that run the model (default: 1)")
+    add("--processes", type=positive, default=1, help="processes that send requests (default: 1)")
+    add("--seconds", type=float, default=15.0, help="shortest run (default: 15)")
+    add("--requests", type=positive, default=800, help="fewest requests of a run (default: 800)")
+    add("--max_seconds", type=float, default=60.0, help="longest run (default: 60)")
+    add("--runs", type=positive, default=10, help="most runs a model (default: 10)")
+    add("--resolution", type=float, default=0.07, help="how well the rate has to be known (default: 0.07)")
+    add("--first_rate", type=float, default=8.0, help="tried first; N times this for a T-MUX (default: 8)")
+    add("--crowd", type=int, default=0, help="measure overload by so many clients, not rates")
+    add("--arrive_seconds", type=float, default=2.0, help="seconds within which a crowd comes (default: 2)")
+    add("--max_concurrent_requests", type=positive, default=512, help="the option of a crowd's server (default: 512)")
+    add("--output", type=Path, help="JSON file; default: serve.json, or crowd.json, in the results folder")
+    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
     args = parser.parse_args(argv)
-    args.config = encoders.config(parser, args, 512)
+    args.config = random_bert.config(parser, args, 512, num_labels=2)
     return args
 
 
@@ -284,10 +287,9 @@ def main(argv: list[str] | None = None) -> dict:
     tokenizer = stored_tokenizer(args.data_dir)
     device = default_device()
     names = ("p99_ms", "max_wait_ms", "batch_tokens", "threads", "processes", "seconds", "requests")
-    result = {"machine": machine_info(device), "encoder": encoders.sizes(args.config)}
+    result = {"machine": machine_info(device), "encoder": random_bert.sizes(args.config)}
     result |= {name: getattr(args, name) for name in names} | {"load_average_before": os.getloadavg()}
     options = ["--truncation", "--max_wait_ms", str(args.max_wait_ms), "--batch_tokens", str(args.batch_tokens)]
-    args.config.num_labels = 2
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         texts = work / "rows.txt"
@@ -295,38 +297,37 @@ def main(argv: list[str] | None = None) -> dict:
 
         def stored(n: int) -> Path:
             if n == 1:
-                return store(AutoModelForSequenceClassification.from_config(args.config), tokenizer, work / "plain")
-            make = fastmux.TMuxForSequenceClassification.from_backbone
-            model = make(args.config, n, demultiplexer=args.demultiplexer, num_labels=2)
-            return store(model, tokenizer, work / f"{n}")
+                model = AutoModelForSequenceClassification.from_config(args.config)
+            else:
+                make = fastmux.TMuxForSequenceClassification.from_backbone
+                model = make(args.config, n, demultiplexer=args.demultiplexer, num_labels=2)
+            for part in (model, tokenizer):
+                part.save_pretrained(work / f"{n}")
+            return work / f"{n}"
 
         if args.crowd:
-            taken = args.max_concurrent_requests
-            options += ["--max_concurrent_requests", str(taken)]
-            result["max_concurrent_requests"] = taken
-            with server(stored(args.num_instances[0]), args.threads, options) as one:
-                result |= {"num_instances": args.num_instances[0], **overload(one, texts, args)}
-            print(json.dumps({name: result[name] for name in ("clients", "rounds", "left")}, indent=1))
+            n, taken = args.num_instances[0], args.max_concurrent_requests
+            result |= {"max_concurrent_requests": taken, "num_instances": n}
+            with server(stored(n), args.threads, [*options, "--max_concurrent_requests", str(taken)]) as one:
+                result |= overload(one, texts, args)
         else:
-            with contextlib.ExitStack() as held:
+            with contextlib.ExitStack() as stack:
                 searches = []
                 for n in [1, *args.num_instances]:
-                    one = held.enter_context(server(stored(n), args.threads, [*options, *_NO_LIMIT]))
+                    one = stack.enter_context(server(stored(n), args.threads, [*options, *_NO_LIMIT]))
                     searches.append(Search(one, n, texts, args))
                 # In turns, so that what else the machine does meanwhile is the same for all.
                 while waiting := [search for search in searches if not search.done]:
                     for search in waiting:
                         search.step()
             plain = searches[0].good
-            rows = [
+            result["rows"] = [
                 {"num_instances": one.num_instances, "rate": one.good, "x_plain": one.good / plain if plain else None}
                 | {"runs": one.runs}
                 for one in searches
             ]
-            for row in rows:
-                print("N = {num_instances}: {rate:.1f} requests a second, {x_plain} x plain".format(**row), flush=True)
-            result["rows"] = rows
     result["load_average_after"] = os.getloadavg()
+    print("\n\n".join((crowd_section if args.crowd else rates_section)(result)))
     write_json(args.output or results_folder(device) / ("crowd.json" if args.crowd else "serve.json"), result)
     return result
 

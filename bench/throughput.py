@@ -56,9 +56,9 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import fastmux
-from bench import encoders
-from bench.encoders import positive
+from bench import random_bert
 from bench.machine import default_device, machine_info, results_folder
+from bench.random_bert import positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.throughput_report import DEMULTIPLEXERS, Row, plot, table
 from fastmux.files import replacing, write_json
@@ -186,7 +186,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--num_instances", nargs="+", type=positive, default=[1, 2, 5, 10, 20, 40], metavar="N")
     what.add_argument("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
     what.add_argument("--training", action="store_true", help="steps of training, with the task's loss alone")
-    encoders.add_arguments(parser, preset="base", vocab_size=30522)
+    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)"
@@ -255,7 +255,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.torch_dtype = getattr(torch, args.dtype)
     # Room for the longest prefix too, as an encoder that is to be multiplexed must have.
     positions = max(512, args.length + max(args.num_instances) + 1)
-    args.config = encoders.config(parser, args, positions)
+    args.config = random_bert.config(parser, args, positions)
     return args
 
 
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> list[Row]:
         torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     machine = machine_info(args.device)
-    encoder = encoders.sizes(args.config)
+    encoder = random_bert.sizes(args.config)
     options = (
         "training",
         "length",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import itertools
 import json
+import threading
 
 import pytest
 from amount import on_request
 
-pytest.importorskip("aiohttp", reason="the extra `bench` is not installed")
-
-from bench import serve
+from bench import clients, serve
 
 
 class Served:
@@ -29,7 +30,7 @@ def test_the_search_ends_near_the_highest_rate(monkeypatch, tmp_path, capacity, 
     asked = []
 
     class Clients:
-        def __init__(self, program, url, texts, seconds, processes, seed, rate):
+        def __init__(self, url, texts, seconds, processes, seed, rate):
             asked.append((rate, seconds))
             self.slow = rate * processes > capacity
 
@@ -55,6 +56,60 @@ def test_a_latency_counts_only_after_the_queue_has_found_its_length():
     assert serve.summary([(1.0, 429, 0.001)], seconds=1.0)["p99_ms"] == float("inf")
 
 
+@pytest.fixture
+def address():
+    """A server that answers every second request with 429, and one row with nothing."""
+    seen = itertools.count()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            if text == "silence":
+                self.close_connection = True
+                return
+            self.send_response(429 if next(seen) % 2 else 200)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class TestClients:
+    def asked(self, address, tmp_path, text, seconds, **how):
+        (tmp_path / "rows.txt").write_text(text)
+        return clients.Clients(address, tmp_path / "rows.txt", seconds, **how).found()
+
+    def test_requests_at_a_rate_are_all_accounted_for(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "a row", 2.0, processes=2, rate=20.0)
+        assert 40 < len(found) < 140 and {status for _, status, _ in found} == {200, 429}
+        assert all(0 <= due < 2 and 0 < latency < 2 for due, _, latency in found)
+
+    def test_who_gets_no_answer_counts_as_lost(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "silence", 1.0, rate=10.0)
+        assert found and {status for _, status, _ in found} == {0}
+
+    def test_a_crowd_asks_again_after_as_long_as_it_was_told(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "a row", 20.0, crowd=8, arrive_seconds=0.1)
+        assert [status for _, status, _ in found].count(200) == 8
+        first = [due for due, _, _ in found if due < 0.1]
+        again = [due for due, _, _ in found if due >= 0.1]
+        assert len(first) == 8 and again and min(again) >= 1.0
+
+    def test_a_probe_says_how_late_it_woke(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "a row", 0.5, probe=True)
+        assert len(found) > 3 and all(connected <= took and late >= 0 for *_, took, connected, late in found)
+
+
 @on_request
 def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
     for name in ("sst2", "tokenizer"):
@@ -70,4 +125,4 @@ def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
         assert one["probe_while_they_come"]["answered_ms"]["requests"] > 0
     assert result["left"][0]["queued_rows"] == result["left"][-1]["in_flight"] == 0
     assert result["left"][-1]["open_files"] == result["left"][0]["open_files"]
-    assert '"clients": 30' in capsys.readouterr().out
+    assert "30 clients who come" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The encoders that whole models are measured with: BERT of some size, with random weights."""
+"""BERT with random weights, of some size: the encoder that benchmarks of whole models run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
     "small": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
     "tiny": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 128},
-    # of the training program's task stdlib
+    # as in training/recipes/stdlib.yaml
     "embedded": {"num_hidden_layers": 2, "hidden_size": 192, "num_attention_heads": 4, "intermediate_size": 384},
 }
 
 
 def positive(text: str) -> int:
-    """An argument that is an integer of at least 1."""
+    """Reads an integer of at least 1 from the command line."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}, expected an integer of at least 1")
@@ -24,15 +24,16 @@ def positive(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser, preset: str, vocab_size: int) -> None:
+    """Adds the options that say how large the encoder is."""
     group = parser.add_argument_group("encoder (BERT, random weights)")
-    group.add_argument("--preset", choices=PRESETS, default=preset, help=f"sizes to start from (default: {preset})")
+    group.add_argument("--preset", choices=PRESETS, default=preset, help=f"a set of sizes (default: {preset})")
     for name in PRESETS["base"]:
-        group.add_argument(f"--{name}", type=positive, help="instead of the preset's")
+        group.add_argument(f"--{name}", type=positive, help="replaces the preset's")
     group.add_argument("--vocab_size", type=positive, default=vocab_size, help=f"(default: {vocab_size})")
 
 
 def config(parser: argparse.ArgumentParser, args: argparse.Namespace, positions: int, **options) -> BertConfig:
-    """What was asked for, with room for so many positions; stops the program where sizes contradict one another."""
+    """The config that was asked for, with so many positions. Ends the program if sizes contradict one another."""
     sizes = {name: getattr(args, name) or size for name, size in PRESETS[args.preset].items()}
     if sizes["hidden_size"] % sizes["num_attention_heads"]:
         parser.error(
@@ -42,5 +43,5 @@ def config(parser: argparse.ArgumentParser, args: argparse.Namespace, positions:
 
 
 def sizes(encoder: BertConfig) -> dict[str, int]:
-    """As recorded beside figures."""
+    """The sizes that are recorded beside figures."""
     return {name: getattr(encoder, name) for name in (*PRESETS["base"], "vocab_size")}

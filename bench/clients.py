@@ -1,0 +1,225 @@
+"""Clients of `fastmux serve`, on plain sockets in one thread. bench/serve.py runs this program.
+
+    python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 20 --rate 50
+    python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 30 --crowd 5000 --arrive_seconds 2
+    python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 30 --probe
+
+No library for clients is used: five thousand clients of one need more of a processor than the server that they wait
+for, and would measure their own queue.
+
+``--rate`` sends requests at the moments of a Poisson process, whatever the server does. A latency counts from the
+moment that was drawn. So a request counts as late if the server keeps the client from sending it.
+
+``--crowd`` is so many clients that come at random moments within ``--arrive_seconds``. Each sends one row. A client
+that is told 429 stays connected and asks again after the seconds that it was told to wait, or up to half as many more;
+with ``--impatient``, after one to two seconds whatever it was told. It leaves when it has an answer.
+
+``--probe`` is a single client that connects, asks for a row, reads the status, hangs up and sleeps for ``--pause``
+seconds, over and over. It also says how late it woke from every sleep: so long any program on this machine waits for a
+processor, whatever the server does.
+
+The output is JSON. For every request: the second at which it was due, its status (0 means no answer) and its latency.
+A probe adds the seconds until it was connected, and how late it woke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import random
+import re
+import resource
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Found = list[tuple[float, ...]]
+Address = tuple[str, int]
+
+
+def request(host: str, text: str) -> bytes:
+    """The bytes that ask for the label of a row."""
+    body = json.dumps({"inputs": text}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def answer(read: bytes) -> tuple[int, float] | None:
+    """The status of an answer and the seconds to stay away, or None while some of the answer is missing."""
+    head, end, body = read.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    if not end or length is None or len(body) < int(length[1]):
+        return None
+    away = re.search(rb"retry-after: (\d+)", head, re.IGNORECASE)
+    return int(head.split(b" ", 2)[1]), float(away[1]) if away else 0.0
+
+
+def ask_when_due(
+    address: Address,
+    moments: Iterable[float],
+    ask: Callable[[], bytes],
+    again: Callable[[int, float], float | None],
+    until: float,
+) -> Found:
+    """Sends a request at each moment, over a connection of its own, and again where that is asked for.
+
+    Args:
+        moments: seconds from now.
+        ask: draws a request.
+        again: takes a status and the seconds to stay away; returns the seconds after which the client asks once more
+            over the same connection, or None.
+        until: the second at which it ends, whatever is still open.
+    """
+    order = itertools.count()
+    due: list[tuple[float, int, socket.socket | None]] = [(moment, next(order), None) for moment in moments]
+    heapq.heapify(due)
+    found: Found = []
+    start = time.perf_counter()
+    with selectors.DefaultSelector() as selector:
+        while (now := time.perf_counter() - start) < until and (due or selector.get_map()):
+            for _ in range(64):  # then those that have an answer
+                if not due or due[0][0] > now:
+                    break
+                moment, _, one = heapq.heappop(due)
+                if one is None:
+                    one = socket.socket()
+                    one.setblocking(False)
+                    one.connect_ex(address)
+                selector.register(one, selectors.EVENT_WRITE, [moment, b""])
+            left = min(1.0, max(0.0, due[0][0] - (time.perf_counter() - start))) if due else 1.0
+            for key, events in selector.select(left):
+                one, state = key.fileobj, key.data
+                try:
+                    if events & selectors.EVENT_WRITE:
+                        one.sendall(ask())
+                        selector.modify(one, selectors.EVENT_READ, state)
+                        continue
+                    part = one.recv(65536)
+                except OSError:
+                    part = b""
+                state[1] += part
+                known = answer(state[1])
+                if known is None and part:
+                    continue
+                selector.unregister(one)
+                status, away = known or (0, 0.0)
+                now = time.perf_counter() - start
+                found.append((state[0], status, now - state[0]))
+                if (wait := again(status, away)) is None:
+                    one.close()
+                else:
+                    heapq.heappush(due, (now + wait, next(order), one))
+        ended = time.perf_counter() - start
+        for key in selector.get_map().values():
+            found.append((key.data[0], 0, ended - key.data[0]))
+            key.fileobj.close()
+    for *_, one in due:
+        if one is not None:
+            one.close()
+    return found
+
+
+def at_a_rate(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
+    """Requests at the moments of a Poisson process; those that are open at the end get ``--timeout`` seconds more."""
+    due, moment = [], draw.expovariate(args.rate)
+    while moment < args.seconds:
+        due.append(moment)
+        moment += draw.expovariate(args.rate)
+    return ask_when_due(address, due, ask, lambda status, away: None, args.seconds + args.timeout)
+
+
+def crowd(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
+    """What all clients of a crowd saw."""
+
+    def again(status: int, away: float) -> float | None:
+        if status != 429:
+            return None
+        return draw.uniform(1.0, 2.0) if args.impatient else max(1.0, away) * draw.uniform(1.0, 1.5)
+
+    due = [draw.uniform(0.0, args.arrive_seconds) for _ in range(args.crowd)]
+    return ask_when_due(address, due, ask, again, args.seconds)
+
+
+def probe(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
+    """What one client saw, request by request."""
+    found: Found = []
+    start = time.perf_counter()
+    while (begin := time.perf_counter() - start) < args.seconds:
+        time.sleep(args.pause)
+        asked = time.perf_counter() - start
+        with socket.socket() as one:
+            one.settimeout(60.0)
+            one.connect(address)
+            connected = time.perf_counter() - start
+            one.sendall(ask())
+            read, known = b"", None
+            while known is None and (part := one.recv(65536)):
+                read += part
+                known = answer(read)
+            took = time.perf_counter() - start - asked
+        found.append((asked, known[0] if known else 0, took, connected - asked, asked - begin - args.pause))
+    return found
+
+
+class Clients:
+    """Processes that run this program; ``how`` are its options."""
+
+    def __init__(self, url: str, texts: Path, seconds: float, processes: int = 1, seed: int = 0, **how):
+        self.seconds = seconds
+        options = []
+        for name, value in how.items():
+            options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        command = [sys.executable, __file__, url.removeprefix("http://"), "--texts", str(texts), *options]
+        self.running = [
+            subprocess.Popen(
+                [*command, "--seconds", str(seconds), "--seed", str(seed + number)], stdout=subprocess.PIPE, text=True
+            )
+            for number in range(processes)
+        ]
+
+    def found(self) -> list[tuple]:
+        """(second at which it was due, status, latency, ...) of every request."""
+        try:
+            outputs = [process.communicate(timeout=self.seconds + 120)[0] for process in self.running]
+        finally:
+            for process in self.running:
+                process.kill()
+        return [tuple(one) for output in outputs for one in json.loads(output)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", help="the server's, as host:port")
+    parser.add_argument("--texts", type=Path, required=True, help="file with a row a line")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--rate", type=float, help="requests a second")
+    how.add_argument("--crowd", type=int, help="number of clients")
+    how.add_argument("--probe", action="store_true", help="one client, beside the others")
+    parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds to wait for late answers (default: 60)"
+    )
+    parser.add_argument("--arrive_seconds", type=float, default=2.0, help="seconds in which a crowd comes (default: 2)")
+    parser.add_argument(
+        "--impatient", action="store_true", help="a crowd asks again after 1 to 2 s in any case"
+    )
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds that the probe sleeps (default: 0.02)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    host, _, port = args.address.rpartition(":")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    draw = random.Random(args.seed)
+    requests = [request(args.address, text) for text in args.texts.read_text(encoding="utf-8").splitlines()]
+    run = probe if args.probe else crowd if args.crowd else at_a_rate
+    print(json.dumps(run((host, int(port)), lambda: draw.choice(requests), args, draw)))
+
+
+if __name__ == "__main__":
+    main()
