@@ -202,13 +202,9 @@ def main() -> None:
     how.add_argument("--crowd", type=int, help="number of clients")
     how.add_argument("--probe", action="store_true", help="one client, beside the others")
     parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds to wait for late answers (default: 60)"
-    )
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for late answers (default: 60)")
     parser.add_argument("--arrive_seconds", type=float, default=2.0, help="seconds in which a crowd comes (default: 2)")
-    parser.add_argument(
-        "--impatient", action="store_true", help="a crowd asks again after 1 to 2 s in any case"
-    )
+    parser.add_argument("--impatient", action="store_true", help="a crowd asks again after 1 to 2 s in any case")
     parser.add_argument("--pause", type=float, default=0.02, help="seconds that the probe sleeps (default: 0.02)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

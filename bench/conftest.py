@@ -1,4 +1,4 @@
-"""Options of ``pytest bench/ops``, the fixture `measure`, and a small JSON file for each op."""
+"""Options of ``pytest bench/ops``, the order of its cases, and the fixture `measure` with a JSON file for each op."""
 
 from __future__ import annotations
 
@@ -7,71 +7,71 @@ from pathlib import Path
 
 import pytest
 
+from bench.harness import FIRST_SHAPES, Case
 from bench.machine import machine_info
 from bench.timing import CLOCKS, DEVICE
-from fastmux.files import write_json
+from fastmux.files import read_json, write_json
+
+#: In the folder of results: a line for each case that was begun. A new process goes on behind them, so a case that
+#: killed a process is not run again.
+BEGUN = "begun.txt"
+END = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("benchmarks of ops")
-    group.addoption("--output", type=Path, help="folder for OP.json, one an op, rewritten after each case")
-    group.addoption("--first_pass", action="store_true", help="the first shapes and the first dtype of every op alone")
-    group.addoption("--case_seconds", type=float, default=1.0, help="of timing a case (default: 1)")
-    group.addoption(
-        "--budget", type=float, default=float("inf"), help="seconds; each file has its share of what is left"
-    )
+    group.addoption("--output", type=Path, help="folder for OP.json, a file for each op, written after each case")
+    group.addoption("--first_pass", action="store_true", help="only the first shapes, in the first dtype")
+    group.addoption("--case_seconds", type=float, default=1.0, help="seconds to time a case (default: 1)")
+    group.addoption("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
     group.addoption("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
     group.addoption("--compile_only", action="store_true", help="compile and check, and time nothing")
 
 
-ENDS, REPORTS = pytest.StashKey[dict](), pytest.StashKey[dict]()
-
-
 def pytest_configure(config):
-    config.stash[ENDS], config.stash[REPORTS] = {None: time.perf_counter() + config.getoption("budget")}, {}
+    config.stash[END] = time.perf_counter() + config.getoption("budget")
 
 
-def _ends(request) -> float:
-    """When this file's time is over: shared anew among the files that are left, as each begins."""
-    ends, path = request.config.stash[ENDS], request.node.path
-    if path not in ends:
-        left = {item.path for item in request.session.items} - set(ends)
-        now = time.perf_counter()
-        ends[path] = now + (ends[None] - now) / len(left)
-    return ends[path]
+def pytest_collection_modifyitems(config, items):
+    """The first shape of every op comes before the second shape of any."""
+    cases = {item: item.callspec.params["case"] for item in items if hasattr(item, "callspec")}
+    items.sort(key=lambda item: cases[item].rank if item in cases else -1)
+    if config.getoption("first_pass"):
+        items[:] = [item for item in items if item not in cases or cases[item].rank < FIRST_SHAPES]
 
 
 @pytest.fixture
 def measure(request):
-    """``measure(case)`` runs a case, prints its table and adds it to the op's file; a wrong result fails at the end."""
+    """``measure(case)`` runs a case, prints its table and adds it to the op's file. A wrong result fails at the end."""
     config = request.config
 
-    def run(case) -> None:
-        if config.getoption("first_pass") and not case.first:
-            pytest.skip("not of the first pass")
-        if time.perf_counter() > _ends(request):
+    def run(case: Case) -> None:
+        output, timed = config.getoption("output"), not config.getoption("compile_only")
+        if time.perf_counter() > config.stash[END]:
             pytest.skip("out of time")
-        timed = not config.getoption("compile_only")
+        if output and timed:
+            output.mkdir(parents=True, exist_ok=True)
+            with open(output / BEGUN, "a+", encoding="utf-8") as file:
+                file.seek(0)
+                if f"{case.op.name} {case}" in file.read().splitlines():
+                    pytest.skip("begun before")
+                print(case.op.name, case, file=file)
         report = case.run(config.getoption("case_seconds"), config.getoption("clock"), timed)
         if timed:
             with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
                 print(f"\n{report}", flush=True)  # as it goes
-            done = config.stash[REPORTS].setdefault(case.op.name, [])
-            done.append(report)
-            if config.getoption("output"):
-                write_json(config.getoption("output") / f"{case.op.name}.json", summary(done, config))
+            if output:
+                add(report, output / f"{case.op.name}.json", config)
         assert not report.refused, report.refused
 
     return run
 
 
-def summary(reports: list, config) -> dict:
-    """Of one op: the machine, how was timed, and a row for each implementation of each case."""
-    return {
-        "machine": machine_info(DEVICE),
-        "op": reports[0].case.op.name,
-        "clock": config.getoption("clock"),
-        "case_seconds": config.getoption("case_seconds"),
-        "rows": [row for report in reports for row in report.rows],
-        "refused": {f"{r.case}-{who}": reason for r in reports for who, reason in r.refused.items()},
-    }
+def add(report, path: Path, config) -> None:
+    """Adds a case's rows to the file of its op, which also says where and how it was timed."""
+    result = {"machine": machine_info(DEVICE), "op": report.case.op.name, "clock": config.getoption("clock")}
+    result |= {"case_seconds": config.getoption("case_seconds"), "rows": [], "refused": {}}
+    former = read_json(path) if path.exists() else result
+    result["rows"] = [*former["rows"], *report.rows]
+    result["refused"] = former["refused"] | {f"{report.case}-{who}": why for who, why in report.refused.items()}
+    write_json(path, result)

@@ -1,7 +1,7 @@
-"""An op of `fastmux.functional` beside the specification, on the same inputs, checked before it is timed.
+"""An op of `fastmux.functional` beside its specification, on the same inputs, checked before it is timed.
 
-A benchmark of an op is one file that says what is measured: an `Op`, whose function, specification and inputs are those
-of `fastmux.testing.OPS` unless it names others, and a test that runs its cases::
+A benchmark of an op is one file that says what is measured. It has an `Op`, whose function, specification and inputs
+are those of `fastmux.testing.OPS` unless it names others, and a test that runs its cases::
 
     OP = Op("hadamard_mux", cpu=[{"G": 4, "N": 10, "L": 128, "d": 768}], gpu=GROUPED)
 
@@ -9,16 +9,16 @@ of `fastmux.testing.OPS` unless it names others, and a test that runs its cases:
     def test_hadamard_mux(measure, case):
         measure(case)
 
-A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs). In
-it implementations take turns: each backend the machine has (on a CPU also as `torch.compile` makes it), the op's peers
+A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs).
+Its implementations take turns: each backend of the machine (on a CPU also as `torch.compile` makes it), the op's peers
 (others' code for it), ``reference`` in eager mode, and ``reference-compiled`` by `torch.compile`.
 
-On a GPU bfloat16 is measured at every shape, float32 at the first.
+On a GPU every shape is measured in bfloat16, and the first also in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ import fastmux
 from bench.machine import DATASHEET
 from bench.timing import DEVICE, copy_bandwidth, in_turns, peak_bytes, quartiles, rotated
 from fastmux import testing
+from training.figures import markdown
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]
@@ -39,11 +40,11 @@ DIRECTIONS = ("forward", "forward+backward")
 COMPILED = "-compiled"
 REFERENCES = ("reference", "reference" + COMPILED)
 
-#: So many shapes of an op, its first, are a first pass: one that fills the chip, one as wide as they come, and one
-#: group, for what a launch costs.
+#: A first pass has so many shapes of each op, its first: one that fills the chip, one that is as wide as encoders get,
+#: and one group, which shows what a launch costs.
 FIRST_SHAPES = 3
-#: What ops of groups, instances and positions are measured at on a GPU: enough groups for some 2^26 elements G * N * L
-#: * d, so that every multiprocessor has work and no cache holds it; and one group.
+#: The shapes of ops of groups, instances and positions on a GPU, the one that matters most first. They have some 2^26
+#: elements G * N * L * d, so every multiprocessor has work and no cache holds them; and there is one with one group.
 GROUPED = [
     {"G": 64, "N": 10, "L": 128, "d": 768},
     {"G": 16, "N": 10, "L": 128, "d": 4096},
@@ -56,8 +57,8 @@ GROUPED = [
 
 
 def ours() -> tuple[str, ...]:
-    """The backends of this machine, of which Triton's interpreter is none. On a CPU `torch.compile` makes one loop of
-    an op as of the reference; on a GPU a kernel stays what it is."""
+    """The backends of this machine; Triton's interpreter is none of them. On a CPU `torch.compile` fuses an op as it
+    fuses the reference; on a GPU a kernel stays what it is."""
     return ("triton", "torch") if DEVICE.type == "cuda" else ("torch", "torch" + COMPILED)
 
 
@@ -66,19 +67,19 @@ class Op:
     """An op, its specification, and what a call must move.
 
     Args:
-        name: in `fastmux.testing.OPS`, which has function, reference and inputs where they are not given.
-        cpu, gpu: shapes for either device, sizes by the letters of the design (G, N, L, d, ...).
-        function: of `fastmux.functional`; called with the inputs by name.
-        reference: takes the same inputs by the same names.
-        inputs: sizes -> tensors, made on the default device; floating ones are cast to the dtype that is measured.
-        gathered: sizes -> elements of floating tensors that forward must read and write, for ops that read rows of
-            tables; the default counts each input and the output once. Backward adds the tables' gradients.
+        name: a key of `fastmux.testing.OPS`, from which function, reference and inputs come if they are not given.
+        cpu, gpu: the shapes for either device, as sizes by the letters of the design (G, N, L, d, ...).
+        function: the op of `fastmux.functional`, called with the inputs by name.
+        reference: the specification, which takes the same inputs by the same names.
+        inputs: makes tensors of given sizes on the default device; floating ones are cast to the dtype of the case.
+        gathered: for ops that read rows of tables, the elements of floating tensors that forward must read and write.
+            By default each input and the output counts once. Backward adds the tables' gradients.
         rereads: whether backward needs the inputs again.
-        index_bytes: sizes -> bytes of integer inputs read by one direction; default: all, once.
-        products: sizes -> multiply-adds of the matrix products forward; backward has twice as many.
-        peers: name -> code of others, called and checked as the op is; raises NotImplementedError for sizes that it
-            does not take, which are left out.
-        layouts: peer -> inputs as it wants them to lie in memory, with the values they have; done before timing.
+        index_bytes: the bytes of integer inputs that one direction reads; by default all of them, once.
+        products: the multiply-adds of the matrix products forward; backward has twice as many.
+        peers: code of others by name, called and checked as the op is. It raises NotImplementedError for sizes that it
+            does not take; these are left out.
+        layouts: for a peer, a function that lays the inputs out in memory as the peer wants them, before it is timed.
     """
 
     name: str
@@ -95,31 +96,26 @@ class Op:
     layouts: dict[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
 
     def __post_init__(self):
-        own = testing.OPS.get(self.name)
-        if own is not None:
-            defaults = {
-                "function": own.op,
-                "reference": own.reference,
-                "inputs": lambda G, N, L, d: own.draw(G, N, L, d),
-            }
+        if own := testing.OPS.get(self.name):
+            defaults = {"function": own.op, "reference": own.reference}
+            defaults["inputs"] = lambda G, N, L, d: own.draw(G, N, L, d)
             for name, value in defaults.items():
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, value)
+                object.__setattr__(self, name, getattr(self, name) or value)
 
     @property
     def cases(self) -> pytest.MarkDecorator:
-        """Parametrizes a test with all cases of this machine's device, those of a first pass first."""
+        """Parametrizes a test with all cases of this machine's device."""
         cases = [
-            Case(self, tuple(sizes.items()), dtype, direction, first=i < FIRST_SHAPES and j == 0)
+            Case(self, tuple(sizes.items()), dtype, direction, rank=i + len(self.gpu) * j)
             for i, sizes in enumerate(self.gpu if DEVICE.type == "cuda" else self.cpu)
             for j, dtype in enumerate(_dtypes(i == 0))
             for direction in DIRECTIONS
         ]
-        return pytest.mark.parametrize("case", sorted(cases, key=lambda case: not case.first), ids=str)
+        return pytest.mark.parametrize("case", cases, ids=str)
 
     def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
-        """Bytes that must move, at least: every input read once, every output written once; of the backward pass the
-        upstream gradient, the inputs again, and their gradients."""
+        """The least bytes that move: every input is read once and every output written once; backward reads the
+        upstream gradient and the inputs again, and writes their gradients."""
         with torch.device("meta"):
             inputs = self.inputs(**sizes)
             output = self.reference(**inputs).numel()
@@ -133,12 +129,12 @@ class Op:
         return elements * dtype.itemsize + index_bytes
 
     def flops(self, sizes: Sizes, direction: str) -> int | None:
-        """Operations of the matrix products, for ops that have some."""
+        """The operations of the matrix products, or None for ops that have none."""
         return None if self.products is None else (6 if "backward" in direction else 2) * self.products(**sizes)
 
 
 def _dtypes(first: bool) -> tuple[torch.dtype, ...]:
-    """What an op's first shape, or another, is measured in: float32 on a CPU, bfloat16 where hardware has it."""
+    """The dtypes of an op's first shape, or of another: float32 on a CPU, bfloat16 on a GPU."""
     if DEVICE.type != "cuda":
         return (torch.float32,)
     return (torch.bfloat16, torch.float32) if first else (torch.bfloat16,)
@@ -146,13 +142,17 @@ def _dtypes(first: bool) -> tuple[torch.dtype, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """`op` at one shape, dtype and direction, by all its implementations."""
+    """`op` at one shape, dtype and direction, by all its implementations.
+
+    Args:
+        rank: cases of all ops run in the order of their ranks; those below `FIRST_SHAPES` are a first pass.
+    """
 
     op: Op
     shape: tuple[tuple[str, int], ...]
     dtype: torch.dtype
     direction: str
-    first: bool = False
+    rank: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -162,10 +162,6 @@ class Case:
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
 
-    @property
-    def implementations(self) -> tuple[str, ...]:
-        return (*ours(), *self.op.peers, *REFERENCES)
-
     def __str__(self) -> str:
         shape = "-".join(f"{letter}{size}" for letter, size in self.shape)
         return f"{self.direction}-{shape}-{self.dtype_name}"
@@ -174,18 +170,19 @@ class Case:
         """Checks every implementation against float64, then times those that are right, in turns.
 
         Args:
-            seconds: of timing; five turns are taken however long they are.
+            seconds: how long to time; at least five turns are taken.
             clock: see `bench.timing.in_turns`.
-            timed: False to compile and check alone.
+            timed: False to compile and check only.
         """
         torch.manual_seed(0)
         torch.compiler.reset()  # what other cases compiled; not later, or what this one has compiled is gone
         first = self._draw()
-        sets = [first, *(self._draw() for _ in range(self._copies(first) - 1))]
+        size = sum(t.nbytes for t in (*first[0].values(), first[1]) if t is not None)
+        sets = [first, *(self._draw() for _ in range(rotated(size, DEVICE) - 1))]
         report = Report(self)
         gold, plain = (evaluate(self.op.reference, *first, dtype) for dtype in (torch.float64, self.dtype))
         calls, peaks = {}, {}
-        for who in self.implementations:
+        for who in (*ours(), *self.op.peers, *REFERENCES):
             call = self._call(who)
             own = [self._laid_out(who, *one) for one in sets]
             try:
@@ -236,7 +233,7 @@ class Case:
         return row
 
     def _draw(self) -> Drawn:
-        """(inputs, upstream gradient): random, and in place before anything is timed."""
+        """Random (inputs, upstream gradient), made before anything is timed."""
         with torch.device(DEVICE):
             inputs = {
                 name: t.to(self.dtype) if t.is_floating_point() else t
@@ -249,15 +246,11 @@ class Case:
         return {name: t.requires_grad_(t.is_floating_point()) for name, t in inputs.items()}, dy
 
     def _laid_out(self, who: str, inputs: Inputs, dy: Tensor | None) -> Drawn:
-        """The same values as an implementation wants them."""
+        """The same values, laid out as an implementation wants them."""
         if who not in self.op.layouts:
             return inputs, dy
         laid_out = self.op.layouts[who]({name: t.detach() for name, t in inputs.items()})
         return {name: t.requires_grad_(inputs[name].requires_grad) for name, t in laid_out.items()}, dy
-
-    def _copies(self, drawn: Drawn) -> int:
-        inputs, dy = drawn
-        return rotated(sum(t.nbytes for t in (*inputs.values(), *([] if dy is None else [dy]))), DEVICE)
 
     def _call(self, who: str) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
         """(inputs, upstream gradient) -> (output, gradient of each floating input)."""
@@ -265,7 +258,7 @@ class Case:
         name = who.removesuffix(COMPILED)
         if name != who:
             function = torch.compile(function, dynamic=False)
-        # The machine's own choice needs no word, which the host would say at every call.
+        # Forcing the backend that the machine chooses anyway would cost the host time at every call.
         chosen = fastmux.backends.choose_backend(torch.empty(0, device=DEVICE))
         forced = name in fastmux.backends.BACKENDS and name != chosen
 
@@ -282,7 +275,7 @@ class Case:
 
 @dataclass
 class Report:
-    """What came of a case: a row for each implementation, and why the others have none."""
+    """The result of a case: a row for each implementation, and why the others have none."""
 
     case: Case
     rows: list[dict] = field(default_factory=list)
@@ -290,27 +283,39 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """A table of times, of the share of the bandwidth that a measured copy has and that the data sheet promises, of
-        the speed compared with the compiled reference, and of memory."""
-        sizes = " ".join(f"{letter}={size}" for letter, size in self.case.shape)
-        head = f"{'device us':>11}{'wall us':>11}{'quartiles':>19}{'of copy':>9}{'of data sheet':>15}"
-        head += f"{'to compiled':>13}{'MiB':>8}"
-        lines = [f"{self.case.op.name}, {self.case.direction}, {sizes}, {self.case.dtype_name}", f"{'':22}{head}"]
-        for row in self.rows:
-            device = f"{row['device_us'][1]:11.1f}" if row["device_us"] else f"{'-':>11}"
-            low, wall, high = row["wall_us"]
-            sheet = f"{row['fraction_of_datasheet']:15.2f}" if "fraction_of_datasheet" in row else f"{'':15}"
-            ratio = f"{row['speed_to_compiled'][1]:13.2f}" if "speed_to_compiled" in row else f"{'':13}"
-            lines.append(
-                f"  {row['implementation']:20}{device}{wall:11.1f}{f'{low:.1f}-{high:.1f}':>19}"
-                f"{row['fraction_of_copy']:9.2f}{sheet}{ratio}{row['peak_bytes'] / 2**20:8.1f}"
-            )
-        lines += [f"  {who:20} {reason}" for who, reason in (self.refused | self.left_out).items()]
-        return "\n".join(lines)
+        case = self.case
+        sizes = " ".join(f"{letter}={size}" for letter, size in case.shape)
+        reasons = [f"{who}: {reason}" for who, reason in (self.refused | self.left_out).items()]
+        return "\n".join([f"{case.op.name}, {case.direction}, {sizes}, {case.dtype_name}", table(self.rows), *reasons])
+
+
+def table(rows: list[dict], cases: bool = False) -> str:
+    """Times, the share of the bandwidth that a measured copy has and that the data sheet promises, the speed compared
+    with the compiled reference, and memory; with ``cases``, the case of each row."""
+    cells = []
+    for row in rows:
+        sizes = " ".join(f"{name}={size}" for name, size in row.items() if len(name) == 1)
+        own = [f"{sizes}, {row['dtype']}, {row['direction']}", row["implementation"]][not cases :]
+        low, wall, high = row["wall_us"]
+        own += [f"{row['device_us'][1]:.1f}" if row["device_us"] else "-", f"{wall:.1f} ({low:.1f} to {high:.1f})"]
+        for name in ("fraction_of_copy", "fraction_of_datasheet"):
+            own.append(f"{row[name]:.2f}" if name in row else "-")
+        own.append(f"{row['speed_to_compiled'][1]:.2f}" if "speed_to_compiled" in row else "-")
+        cells.append([*own, f"{row['peak_bytes'] / 2**20:.1f}"])
+    head = ["case", "by", "device us", "wall us", "of copy", "of data sheet", "to compiled", "MiB"]
+    return markdown(head[not cases :], cells)
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on the file of an op."""
+    yield f"Every case and implementation of `{result['op']}`; {result['clock']} clock. `pytest bench/ops`."
+    yield table(result["rows"], cases=True)
+    for who, reason in result["refused"].items():
+        yield f"- {who}: {reason}"
 
 
 def wrong(case: Case, ours: tuple[Tensor, ...], gold: tuple[Tensor, ...], plain: tuple[Tensor, ...]) -> str | None:
-    """Why a result is not to be timed: output or a gradient is not the reference's."""
+    """Why a result must not be timed: its output or a gradient is not the reference's. None if all is right."""
     with torch.device("meta"):
         inputs = case.op.inputs(**case.sizes)
     names = ["output", *(f"gradient of {name}" for name, t in inputs.items() if t.is_floating_point())]
@@ -325,7 +330,7 @@ def wrong(case: Case, ours: tuple[Tensor, ...], gold: tuple[Tensor, ...], plain:
 
 
 def evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """(output, gradient of each floating input) in a dtype."""
+    """(output, gradient of each floating input), computed in a dtype."""
     leaves = {
         name: t.detach().to(dtype).requires_grad_(dy is not None) if t.is_floating_point() else t
         for name, t in inputs.items()

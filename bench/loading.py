@@ -2,8 +2,8 @@
 
     python bench/loading.py                  # base size; writes bench/results/<device>/loading.json
 
-Each figure is the median of repeats that take turns. Imports run in fresh processes; checkpoints are loaded from a
-page cache that is warm for all alike.
+Each figure is the median of repeats that take turns. Imports run in fresh processes. Checkpoints are loaded from a warm
+page cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 if not __package__:
@@ -27,6 +27,7 @@ from transformers import AutoModel, BertConfig, BertModel
 import fastmux
 from bench.machine import machine_info, results_folder
 from fastmux.files import write_json
+from training.figures import markdown
 
 IMPORTS = {
     "import transformers": "import transformers",
@@ -37,7 +38,7 @@ IMPORTS = {
 
 
 def import_seconds(statement: str) -> float:
-    """Wall time of a statement in a fresh Python."""
+    """The wall time of a statement in a fresh Python."""
     code = f"import time; start = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -50,7 +51,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def medians(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The median of what each call returns, turn by turn after one turn that does not count."""
+    """The median of what each call returns. Calls take turns, and a first turn does not count."""
     turns = [{name: call() for name, call in calls.items()} for _ in range(repeats + 1)]
     return {name: statistics.median(turn[name] for turn in turns[1:]) for name in calls}
 
@@ -79,18 +80,20 @@ def main(argv: list[str] | None = None) -> None:
         }
         loading = medians(checkpoints, args.repeats)
 
-    checkpoint = f"checkpoint of {args.num_hidden_layers} layers, d = 768, N = 10, index"
-    for title, figures in (("imports", imports), (checkpoint, loading)):
-        first = next(iter(figures.values()))
-        print(f"\n{title}")
-        for name, value in figures.items():
-            print(f"  {name:38} {value:7.3f} s   {value / first:5.2f} x   {value - first:+7.3f} s")
-    print(f"  (the multiplexed checkpoint has {extra:.3f} times the encoder's parameters)")
+    result = {"machine": machine_info(torch.device("cpu")), "repeats": args.repeats}
+    result |= {"num_hidden_layers": args.num_hidden_layers, "imports": imports, "loading": loading}
     output = args.output or results_folder(torch.device("cpu")) / "loading.json"
-    machine = machine_info(torch.device("cpu"))
-    settings = {"repeats": args.repeats, "num_hidden_layers": args.num_hidden_layers}
-    write_json(output, {"machine": machine, **settings, "imports": imports, "loading": loading})
-    print(f"\nwritten: {output}")
+    write_json(output, result)
+    print("\n\n".join(section(result)))
+    print(f"\nThe multiplexed checkpoint has {extra:.3f} times the encoder's parameters.\nwritten: {output}")
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote."""
+    yield f"Seconds, medians of {result['repeats']}: `python bench/loading.py`."
+    rows = [[f"`{name}`" if "import" in name else name, f"{s:.3f}"] for name, s in result["imports"].items()]
+    rows += [[f"load a checkpoint: {name}", f"{seconds:.3f}"] for name, seconds in result["loading"].items()]
+    yield markdown(["", "s"], rows)
 
 
 if __name__ == "__main__":

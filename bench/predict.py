@@ -6,21 +6,21 @@
     python bench/predict.py --rows 200000 --rows_a_slot 0          # every model on the same 200,000 rows: days on a CPU
     python bench/predict.py --preset tiny --num_instances 2 4      # a quick look
 
-Text is SST-2's (labels of rows) or CoNLL-2003's (tags), repeated until there are enough rows: their own lengths. Models
-have random weights, which cost what trained ones do. For every model, in turns:
+Text is SST-2's (labels of rows) or CoNLL-2003's (tags), with its own lengths, repeated until there are enough rows.
+Models have random weights, which cost what trained ones do. For every model these take turns:
 
 - ``text to label``: `fastmux.predict` of a file of JSON lines to another one, with the defaults of the command.
-- ``model only``: the same batches, tokenised before; what the pipeline would reach if all else were free.
-- ``pipeline``: Hugging Face's ``pipeline(batch_size=...)`` of the plain encoder at the best of ``--batch_sizes``.
-- ``onnx int8``: ONNX Runtime, weights quantised to 8 bits, of the plain encoder, in batches of rows of like length; for
-  labels of rows, where onnxruntime is installed (``--onnx``).
+- ``model only``: the same batches, tokenised before. The pipeline would reach this if all else were free.
+- ``pipeline``: Hugging Face's ``pipeline(batch_size=...)`` of the plain encoder, at the best of ``--batch_sizes``.
+- ``onnx int8``: the plain encoder in ONNX Runtime with weights of 8 bits, in batches of rows of like length; for labels
+  of rows, if onnxruntime is installed (``--onnx``).
 
-On a machine that others use too, ``--clock cpu --num_workers 0`` with OMP_NUM_THREADS=1 counts processor time, that of
-tokenising included. Every row of the table is stored as soon as it is known. The seconds say when the first rows were
-ready (``starting``), which a short run spends a good part of its time on and a long one does not.
+On a machine that others use too, ``--clock cpu --num_workers 0`` with OMP_NUM_THREADS=1 counts processor time, with
+that of tokenising. Every row of the table is stored as soon as it is known. Its seconds say when the first rows were
+ready (``starting``); a short run spends a good part of its time on them, and a long one does not.
 
-A model that serves N rows a pass gets N times ``--rows_a_slot`` rows, at most ``--rows``, so that all take about as
-long. Ratios are to the plain encoder through the same pipeline.
+A model that serves N rows a pass gets N times ``--rows_a_slot`` rows, at most ``--rows``, so that all models take about
+as long. Ratios are to the plain encoder through the same pipeline.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 if not __package__:
@@ -59,6 +58,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.report import processor_seconds
 from fastmux.lines import read_lines
 from fastmux.passes.plan import plan_passes
+from training.figures import markdown
 
 TASKS = {
     "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),
@@ -68,7 +68,7 @@ _PIPELINES = {"sequence": "text-classification", "token": "token-classification"
 
 
 def texts_of(task: str, folder: Path) -> list[str]:
-    """The rows of SST-2, or the sentences of CoNLL-2003, words between single spaces."""
+    """The rows of SST-2, or the sentences of CoNLL-2003 with single spaces between words."""
     if task == "sequence":
         return [line.split("\t")[0] for line in itertools.islice(read_lines(folder / "sst2" / "train.tsv"), 1, None)]
     sentences: list[list[str]] = [[]]
@@ -81,7 +81,7 @@ def texts_of(task: str, folder: Path) -> list[str]:
 
 
 def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """BERT's, of the vocabulary in the folder's ``tokenizer``."""
+    """BERT's tokenizer, with the vocabulary in the folder ``tokenizer``."""
     vocabulary = next(iter(sorted((folder / "tokenizer").glob("*.txt"))))
     return transformers.BertTokenizerFast(
         vocab={entry: index for index, entry in enumerate(read_lines(vocabulary))}, model_max_length=512
@@ -89,7 +89,7 @@ def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def some(texts: Sequence[str], rows: int) -> list[str]:
-    """So many rows, spread evenly over all; repeated where there are more."""
+    """So many rows, spread evenly over all texts; texts are repeated if there are too few."""
     if rows >= len(texts):
         return list(itertools.islice(itertools.cycle(texts), rows))
     return [texts[i] for i in np.linspace(0, len(texts) - 1, rows).round().astype(int)]
@@ -103,7 +103,7 @@ def seconds(call: Callable[[], object], clock: str) -> float:
 
 
 def text_to_label(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> Callable[[], dict]:
-    """A run of the pipeline over a file, to be timed: what it reports."""
+    """A function that runs the pipeline over a file and returns what it reports."""
 
     def run() -> dict:
         with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def text_to_label(model: PreTrainedModel, tokenizer, texts: Sequence[str], args)
 
 
 def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> Callable[[], dict]:
-    """The same model on the same rows in the same batches, with tokens at hand and logits thrown away."""
+    """A function that runs the model on the same rows in the same batches, tokenised before."""
     classifier = Classifier(model, tokenizer, args.task == "token")
     words = "given" if args.task == "token" else None
     encoder = classifier.encoder(args.max_length, True, words, pairs=False)
@@ -139,7 +139,7 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
 
 
 def best_pipeline(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) -> tuple[int, Callable[[], dict]]:
-    """Hugging Face's pipeline at its best batch size, by a quarter of the rows."""
+    """The best batch size of Hugging Face's pipeline, found on a quarter of the rows, and a function that runs it."""
     pipe = pipeline(_PIPELINES[args.task], model=model, tokenizer=tokenizer, device=args.device)
     options = {"truncation": True, "max_length": args.max_length} if args.task == "sequence" else {}
 
@@ -153,7 +153,7 @@ def best_pipeline(model: PreTrainedModel, tokenizer, texts: Sequence[str], args)
 
 
 def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, folder: Path) -> Callable[[], dict]:
-    """The encoder in ONNX Runtime, its matrices quantised to 8 bits, tokenising included."""
+    """A function that tokenises and runs the encoder in ONNX Runtime, its matrices quantised to 8 bits."""
     import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
 
@@ -186,7 +186,7 @@ def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, fol
 
 
 def measure(calls: dict[str, Callable[[], dict]], repeats: int) -> dict[str, dict]:
-    """The run of each call that has the median rate, the calls taking turns."""
+    """Each call's run with the median rate. The calls take turns."""
     runs: dict[str, list[dict]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -198,7 +198,7 @@ def measure(calls: dict[str, Callable[[], dict]], repeats: int) -> dict[str, dic
 
 
 def compare(task: str, tokenizer: PreTrainedTokenizerBase, args, found: Callable[[dict], None]) -> None:
-    """Plain encoder, peers and every T-MUX of a task; each is ``found`` as soon as it is measured."""
+    """Measures the plain encoder, its peers and every T-MUX of a task, and tells ``found`` of each."""
     args.task = task
     plain_class, tmux_class, labels = TASKS[task]
     texts = texts_of(task, args.data_dir)
@@ -245,19 +245,35 @@ def compare(task: str, tokenizer: PreTrainedTokenizerBase, args, found: Callable
         row(demultiplexer, n, both(model, many), len(many))
 
 
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote."""
+    encoder = result["encoder"]
+    yield (
+        f"Text in, labels out, at the rows' own lengths: {encoder['num_hidden_layers']} layers, d = "
+        f"{encoder['hidden_size']}, random weights; {result['clock']} clock, medians of {result['repeats']} in turns. "
+        "`python bench/predict.py`."
+    )
+    rows = []
+    for r in result["rows"]:
+        cells = [f"{r['task']}, {r['model']}", str(r["num_instances"])]
+        cells += [f"{r['rows']:,}", f"{r['rows_per_second']:,.1f}", f"{r['x_plain']:.2f}"]
+        rows.append([*cells, f"{r['of_model_only']:.2f}" if "of_model_only" in r else "-"])
+    yield markdown(["", "N", "rows", "rows/s", "x plain", "of the model alone"], rows)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", type=Path, required=True, help="with the folders sst2, conll2003 and tokenizer")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder with sst2, conll2003 and tokenizer")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--demultiplexers", nargs="+", default=["unbind"])
     parser.add_argument("--num_instances", nargs="+", type=positive, default=[2, 4, 10, 20, 40], metavar="N")
-    parser.add_argument("--rows", type=positive, default=200_000, help="at most (default: 200000)")
-    parser.add_argument("--rows_a_slot", type=int, default=200, help="0: every model gets --rows (default: 200)")
+    parser.add_argument("--rows", type=positive, default=200_000, help="most rows of a model (default: 200000)")
+    parser.add_argument("--rows_a_slot", type=int, default=200, help="rows for each of N; 0: --rows (default: 200)")
     parser.add_argument("--max_length", type=positive, default=128)
-    parser.add_argument("--batch_tokens", type=positive, help="(default: as the command's)")
+    parser.add_argument("--batch_tokens", type=positive, help="(default: that of `fastmux predict`)")
     parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--batch_sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="B", help="of pipeline")
-    parser.add_argument("--onnx", action="store_true", help="ONNX Runtime with 8 bit weights as well")
+    parser.add_argument("--batch_sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="B", help="pipeline's")
+    parser.add_argument("--onnx", action="store_true", help="measure ONNX Runtime with 8-bit weights as well")
     parser.add_argument(
         "--clock",
         choices=["wall", "cpu"],
@@ -292,9 +308,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     for task in args.tasks:
         compare(task, tokenizer, args, found)
-    shares = [row["of_model_only"] for row in rows if "of_model_only" in row]
-    mean = statistics.mean(shares)
-    print(f"text to label at {min(shares):.2f} to {max(shares):.2f} of the model alone, {mean:.2f} on average")
+    print("\n" + "\n\n".join(section(result | {"rows": rows})))
     return rows
 
 

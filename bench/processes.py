@@ -1,4 +1,4 @@
-"""Commands with a deadline, whose output is seen as it comes; and an environment in which packages are missing."""
+"""Commands with a deadline whose output is seen as it comes, and an environment in which packages are missing."""
 
 from __future__ import annotations
 
@@ -14,45 +14,40 @@ from pathlib import Path
 from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
-#: What an interrupted command may take to write its summary, in seconds.
+#: The seconds that an interrupted command gets to write its summary.
 GRACE = 8.0
 
-#: Wraps every finder of modules: those that are hidden are not found, nor are their distributions.
+#: Makes the finder of modules on the path, and the one of distributions, find nothing of the hidden packages.
 HIDING = """
-import sys
+import importlib.machinery
+import importlib.metadata
 
 HIDDEN = frozenset({packages!r})
+modules, distributions = importlib.machinery.PathFinder, importlib.metadata.MetadataPathFinder
+find_module, find_distributions = modules.find_spec, distributions.find_distributions
 
 
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-    def find_spec(self, name, *args):
-        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, *args)
-
-    def find_distributions(self, *args, **options):
-        find = getattr(self.finder, "find_distributions", lambda *args, **options: ())
-        return (d for d in find(*args, **options) if (d.name or "").lower().replace("-", "_") not in HIDDEN)
+def visible(name):
+    return name.partition(".")[0].lower().replace("-", "_") not in HIDDEN
 
 
-sys.meta_path[:] = map(Hiding, sys.meta_path)
+modules.find_spec = classmethod(lambda cls, name, *rest: find_module(name, *rest) if visible(name) else None)
+modules.find_distributions = distributions.find_distributions = classmethod(
+    lambda cls, *context: (d for d in find_distributions(*context) if visible(d.name or ""))
+)
 """
 
 
 def environment(without: Iterable[str] = (), folder: Path | None = None) -> dict[str, str]:
-    """That of a command that imports this checkout, prints as it goes, and does not find the packages ``without``.
+    """The environment of a command that imports this checkout and prints as it goes.
 
     Args:
-        without: names of packages to be hidden, as they are imported.
-        folder: where what hides them is written; needed if there are any.
+        without: packages that the command does not find, by the names under which they are imported.
+        folder: where the file that hides them is written; needed if there are any.
     """
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     if packages := sorted(without):
-        # Read by every Python that starts with this folder on its path, workers of workers included.
+        # Every Python that starts with this folder on its path reads the file, workers of workers included.
         (folder / "sitecustomize.py").write_text(HIDING.replace("{packages!r}", repr(packages)), encoding="utf-8")
         path.insert(0, str(folder))
     return os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
@@ -63,18 +58,19 @@ def run(
     seconds: float,
     log: BinaryIO,
     env: dict[str, str],
-    meanwhile: Callable[[], object] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
     grace: float = GRACE,
 ) -> tuple[int | None, float]:
     """Runs a command in a process group of its own; what it prints goes to ``log`` and to this process's output.
 
-    Out of time it is interrupted as by Ctrl+C, so that it can say what it has done, and killed ``grace`` seconds later.
+    A command that is out of time is interrupted as by Ctrl+C, so that it can say what it has done. It is killed
+    ``grace`` seconds later.
 
     Args:
-        meanwhile: called every few seconds.
+        meanwhile: is called every few seconds.
 
     Returns:
-        Exit status (None: out of time) and seconds taken.
+        The exit status (None: out of time) and the seconds taken.
     """
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -98,8 +94,7 @@ def run(
                 process.wait(timeout=max(0.0, min(left, 5.0)))
             except subprocess.TimeoutExpired:
                 in_time = time.perf_counter() < start + seconds
-            if meanwhile is not None:
-                meanwhile()
+            meanwhile()
     finally:  # also when this process is told to stop
         if process.poll() is None:
             _signal(process, signal.SIGINT)

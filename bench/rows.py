@@ -1,11 +1,11 @@
-"""Memory of `fastmux.predict` on many rows, how long until the first, and rows a second, through a tiny model.
+"""Memory and speed of `fastmux.predict` on many rows through a tiny model, and how long the first rows take.
 
     python bench/rows.py --rows 200000              # about a minute
-    python bench/rows.py --rows 10000000            # the time is told as it goes; 4 GB on the disk
+    python bench/rows.py --rows 10000000            # shows its progress; needs 4 GB of disk
 
-Rows are a few words each, in a file of JSON lines; the model has two layers, d = 16, N = 10. Memory is the peak of
-the process that runs the model and of those that tokenise; what more rows cost is the difference to the same run of
-1,000 rows, library and model being in both. The quarters of the run say whether the first process still grows.
+Rows have a few words each, in a file of JSON lines. The model has two layers, d = 16 and N = 10. Memory is the peak of
+the process that runs the model and of those that tokenise. A run of 1,000 rows also holds the library and the model, so
+the difference to it is what more rows cost. The peaks of the run's quarters say whether the first process still grows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:
@@ -57,7 +58,7 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 def measured(model: str, source: str, output: str, num_workers: int) -> None:
-    """A run in this process, which prints its report, and the peaks of memory, in bytes, as JSON."""
+    """Runs in this process, and prints the report and the peaks of memory, in bytes, as JSON."""
     transformers.utils.logging.set_verbosity_error()
     sizes: list[int] = []
     peaks: dict[Path, int] = {}
@@ -93,8 +94,20 @@ def quarters(sizes: list[int]) -> list[list[int]]:
 
 
 def memory(process: Path, name: str) -> int:
-    """A line of a process's status, in bytes."""
+    """The bytes that a line of a process's status gives."""
     return 1024 * int((process / "status").read_text().split(f"{name}:")[1].split()[0])
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote."""
+    many, quarters = result["many"], [f"{size / 2**20:.0f}" for size in result["many"]["bytes_by_quarter"]]
+    yield (
+        f"A file of {many['rows']:,} short rows through a model of 2 layers, d = 16, N = {result['num_instances']}: "
+        f"{many['rows_per_second']:,.0f} rows/s, the first ready after {many['until_first_rows_seconds']:.1f} s; "
+        f"{result['beyond_the_model_bytes'] / 2**20:.0f} MiB more, in all processes, than {result['few']['rows']:,} "
+        f"rows take; in the quarters of the run the first process held at most {', '.join(quarters)} MiB. "
+        "`python bench/rows.py`."
+    )
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -102,7 +115,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--rows", type=positive, default=200_000, help="(default: 200000)")
     parser.add_argument("--num_instances", type=positive, default=10, metavar="N", help="(default: 10)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that tokenise (default: 1)")
-    parser.add_argument("--work_dir", type=Path, help="for the files, 400 bytes a row (default: a temporary folder)")
+    parser.add_argument("--work_dir", type=Path, help="folder for 400 bytes a row (default: a temporary one)")
     parser.add_argument("--output", type=Path, help="JSON file; default: rows.json in the device's results folder")
     args = parser.parse_args(argv)
     device = default_device()
@@ -119,15 +132,10 @@ def main(argv: list[str] | None = None) -> dict:
             done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
             result[part] = json.loads(done.stdout.splitlines()[-1])
             output.unlink()
-    few, many = result["few"], result["many"]
-    both = [one["peak_bytes"] + one["peak_bytes_of_other_processes"] for one in (few, many)]
+    both = [result[part]["peak_bytes"] + result[part]["peak_bytes_of_other_processes"] for part in ("few", "many")]
     result["beyond_the_model_bytes"] = both[1] - both[0]
     write_json(args.output or results_folder(device) / "rows.json", result)
-    print(
-        f"{many['rows']:,} rows, {many['rows_per_second']:,.0f} a second, the first after "
-        f"{many['until_first_rows_seconds']:.1f} s; {result['beyond_the_model_bytes'] / 2**20:.0f} MiB more than "
-        f"{few['rows']:,} rows took (quarters: {', '.join(f'{q / 2**20:.0f}' for q in many['bytes_by_quarter'])})"
-    )
+    print(*section(result))
     return result
 
 

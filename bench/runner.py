@@ -21,9 +21,10 @@ class Runner:
     """One model on batches of one size: forward passes, timed.
 
     Args:
-        model: takes ids and mask (rows, length), returns logits.
-        rows: of a batch, which are the instances that one pass serves.
-        encoder_rows: sequences the encoder sees in one pass.
+        model: takes ids (rows, length) and returns logits. No row is padded, so there is no mask: with one, a plain
+            encoder whose pass is captured would run masked attention, because nothing can look at a mask then.
+        rows: the instances that one pass serves.
+        encoder_rows: the sequences that the encoder sees in one pass.
         execution: "eager"; "graphed", a CUDA graph of the eager pass; "compiled", by `torch.compile`, and on a GPU a
             CUDA graph of that.
     """
@@ -33,19 +34,13 @@ class Runner:
         self.model = torch.compile(model, dynamic=False) if execution == "compiled" else model
         self.graphed = execution != "eager" and args.device.type == "cuda"
         shape = (rows, args.length)
-        self.inputs = [
-            (
-                torch.randint(args.vocab_size, shape, device=self.device),
-                torch.ones(shape, dtype=torch.long, device=self.device),
-            )
-            for _ in range(INPUT_SETS)
-        ]
+        self.inputs = [torch.randint(args.vocab_size, shape, device=self.device) for _ in range(INPUT_SETS)]
         self.passes = 1
         self.min_seconds = args.min_seconds
         self.clock = time.process_time if args.clock == "cpu" else time.perf_counter
 
     def warm_up(self) -> None:
-        """Runs once for caches, compilation and allocators, then sees how many passes make a measurement."""
+        """Runs once for caches, compilation and allocators, then finds how many passes make a measurement."""
         self._seconds()
         if self.graphed:
             self._capture()
@@ -58,65 +53,61 @@ class Runner:
 
     @torch.inference_mode()
     def _capture(self) -> None:
-        """From now on a pass copies ids and mask to where the graph reads them, and replays it."""
-        static = [torch.empty_like(t).copy_(t) for t in self.inputs[0]]
+        """From now on a pass copies its ids to where the graph reads them, and replays the graph."""
+        static = torch.empty_like(self.inputs[0]).copy_(self.inputs[0])
         eager, graph = self.model, torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            eager(input_ids=static[0], attention_mask=static[1])
+            eager(input_ids=static)
         torch.cuda.current_stream().wait_stream(side)
         with torch.cuda.graph(graph):
-            output = eager(input_ids=static[0], attention_mask=static[1])
+            output = eager(input_ids=static)
 
-        def replay(**inputs: torch.Tensor) -> object:
-            for ours, given in zip(static, inputs.values(), strict=True):
-                ours.copy_(given)
+        def replay(input_ids: torch.Tensor) -> object:
+            static.copy_(input_ids)
             graph.replay()
             return output
 
         self.model = replay
 
-    @torch.inference_mode()
     def _seconds(self) -> float:
         synchronize(self.device)
         start = self.clock()
         for i in range(self.passes):
-            ids, mask = self.inputs[i % INPUT_SETS]
-            self.model(input_ids=ids, attention_mask=mask)
+            self._pass(self.inputs[i % INPUT_SETS])
         synchronize(self.device)
         return self.clock() - start
 
+    @torch.inference_mode()
+    def _pass(self, ids: torch.Tensor) -> None:
+        self.model(input_ids=ids)
+
 
 class TrainingRunner(Runner):
-    """The same, timed over whole steps of training: forward with the labels' loss, backward, AdamW.
+    """The same for whole steps of training: forward with the labels' loss, backward, AdamW.
 
     Args:
-        per_position: whether labels are (rows, length) or (rows).
+        per_position: True for labels (rows, length), False for labels (rows).
     """
 
     def __init__(self, *args, per_position: bool, **kwargs):
         super().__init__(*args, **kwargs)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5)
-        ids, _ = self.inputs[0]
-        self.labels = torch.randint(2, ids.shape if per_position else ids.shape[:1], device=self.device)
+        shape = self.inputs[0].shape
+        self.labels = torch.randint(2, shape if per_position else shape[:1], device=self.device)
 
-    def _seconds(self) -> float:
-        synchronize(self.device)
-        start = self.clock()
-        for i in range(self.passes):
-            ids, mask = self.inputs[i % INPUT_SETS]
-            self.model(input_ids=ids, attention_mask=mask, labels=self.labels).loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-        synchronize(self.device)
-        return self.clock() - start
+    def _pass(self, ids: torch.Tensor) -> None:
+        self.model(input_ids=ids, labels=self.labels).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def fastest(runners: list[Runner], repeats: int, progress: tqdm, end: float = float("inf")) -> Runner:
-    """The runner with the least time for an instance; measured in turns, the best of ``repeats`` each.
+    """The runner with the least time for an instance. They take turns, and the best of ``repeats`` counts.
 
-    What has not been tried at ``end``, of `time.perf_counter`, is passed over, but for the first.
+    Args:
+        end: a moment of `time.perf_counter`, after which no more runners are tried; the first always is.
     """
     tried = []
     for runner in runners:
@@ -138,7 +129,7 @@ def fastest(runners: list[Runner], repeats: int, progress: tqdm, end: float = fl
 def measure(
     plain: Runner, others: dict[tuple, Runner], repeats: int, progress: tqdm
 ) -> dict[tuple, list[tuple[float, float]]]:
-    """By key, for every repeat: (seconds per instance, those of the plain encoder around it). The order rotates."""
+    """For each key and repeat: (seconds per instance, those of the plain encoder around it). The order rotates."""
     samples = {key: [] for key in others}
     keys = list(others)
     before = plain.seconds_per_instance()

@@ -6,27 +6,28 @@
     python bench/throughput.py --compiled_plain --every_group      # on a GPU: see below
 
 Both sides run the same encoder (random weights from one config) in eval mode under `torch.inference_mode`, on random
-tokens without padding: ids and mask in, logits out. The plain encoder runs at the best of several batch sizes, T-MUX
-at the best of several group counts, both found in the run, or, with ``--every_group``, at each of them. Every T-MUX
-measurement lies between two of the plain encoder, and the ratio is taken to the mean of these two, so that a machine
-that slows down slows both; figures are medians over repeats.
+tokens without padding and without a mask: ids in, logits out. The plain encoder runs at the best of several batch
+sizes, T-MUX at the best of several group counts, both found in the run; with ``--every_group``, at each of them. Every
+measurement of T-MUX lies between two of the plain encoder, and the ratio is to the mean of these two: if the machine
+slows down, both slow down. Figures are medians over repeats. The first of ``--num_instances`` is measured first, for
+every task and demultiplexer.
 
-On a GPU models run in bfloat16 and each pass is a captured CUDA graph, so that what launches cost the host is in
-neither side. ``--execution compiled`` compiles both with `torch.compile` first (seconds to minutes for each number of
-rows), and ``--compiled_plain`` measures the compiled and captured plain encoder in the same turns: the strongest there
-is.
+On a GPU models run in bfloat16 and each pass is a captured CUDA graph, so neither side pays the host for launches.
+``--execution compiled`` compiles both with `torch.compile` first (seconds to minutes for each number of rows).
+``--compiled_plain`` measures the compiled and captured plain encoder in the same turns, which is the strongest
+baseline.
 
-The limit is what counting encoder work allows, with everything around the encoder free:
+The limit counts the encoder's work, as if everything around the encoder were free:
 
 - ``index`` runs L + N + 1 positions for N instances of L: limit N * L / (L + N + 1).
 - ``key`` and ``unbind`` have no prefix: limit N on sequence tasks, where one position of each instance is
   demultiplexed.
-- ``unbind`` on token tasks applies a linear layer of its own, 2 d^2 FLOPs, for every instance at every position. With
-  E the FLOPs of the encoder for one position, E = layers * (8 d^2 + 4 d f + 4 L d) (four d x d projections; two of
-  the feed-forward layer of width f; scores and weighted values over L positions; two FLOPs a multiply-add), N
-  instances take E + N * 2 d^2 where the plain encoder takes N * E: limit N * E / (E + N * 2 d^2).
+- ``unbind`` on token tasks applies a linear layer of its own, 2 d^2 FLOPs, to every instance at every position. With
+  E = layers * (8 d^2 + 4 d f + 4 L d), the FLOPs of the encoder for one position (four d x d projections; two of the
+  feed-forward layer of width f; scores and weighted values over L positions; two FLOPs a multiply-add), N instances
+  take E + N * 2 d^2 where the plain encoder takes N * E: limit N * E / (E + N * 2 d^2).
 
-Task heads, embeddings, normalisation and elementwise work are in no limit: what they cost shows as a fraction below 1.
+No limit counts task heads, embeddings, normalisation and elementwise work. They show as a fraction below 1.
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ import copy
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -60,16 +60,18 @@ from bench import random_bert
 from bench.machine import default_device, machine_info, results_folder
 from bench.random_bert import positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
-from bench.throughput_report import DEMULTIPLEXERS, Row, plot, table
-from fastmux.files import replacing, write_json
+from bench.timing import CLOCKS, quartiles
+from fastmux.files import write_json
 from fastmux.functional import holding
+from training.figures import markdown, number
 
-# (plain model, multiplexed model, labels): a sentence-pair task and CoNLL-2003
+#: (plain model, multiplexed model, labels), as of a sentence-pair task and of CoNLL-2003
 TASKS = {
     "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),
     "token": (AutoModelForTokenClassification, fastmux.TMuxForTokenClassification, 9),
 }
 EXECUTIONS = ("eager", "graphed", "compiled")
+DEMULTIPLEXERS = ("index", "key", "unbind")
 
 
 def encoder_flops(config: PreTrainedConfig, length: int) -> int:
@@ -89,62 +91,62 @@ def limit(task: str, demultiplexer: str, num_instances: int, length: int, config
     return float(n)
 
 
-def sweep(args: argparse.Namespace, report: Callable[[list[Row]], object] = lambda rows: None) -> list[Row]:
-    """All rows, task by task, as far as the budget goes; ``report`` is given those there are after every model."""
+def sweep(args: argparse.Namespace, report: Callable[[dict], object]) -> None:
+    """Measures every N, task and demultiplexer, as far as the budget goes; ``report`` gets each row."""
     end = time.perf_counter() + args.budget
-    cases = [(name, n) for name in args.demultiplexers for n in args.num_instances]
+    cases = [(n, task, name) for n in args.num_instances for task in args.tasks for name in args.demultiplexers]
     chosen = len(args.group_counts) if args.every_group else 1
     tried = len(args.group_counts) * (1 if args.every_group else args.tune_repeats + 1)
-    runs = (args.tune_repeats + 1) * len(args.batch_sizes) + len(cases) * (tried + chosen * args.repeats)
-    rows: list[Row] = []
-    with tqdm(total=runs * len(args.tasks), unit="run", smoothing=0, disable=args.disable_tqdm) as progress:
-        for task in args.tasks:
+    runs = (args.tune_repeats + 1) * len(args.batch_sizes) * len(args.tasks)
+    plains: dict[str, Runner] = {}
+    compiled: dict[str, dict[str, Runner]] = {}
+    with tqdm(
+        total=runs + len(cases) * (tried + chosen * args.repeats), unit="run", smoothing=0, disable=args.disable_tqdm
+    ) as progress:
+        for n, task, demultiplexer in cases:
+            if time.perf_counter() > end:
+                print(f"out of time before {task}, {demultiplexer}, N = {n}", flush=True)
+                return
             plain_class, tmux_class, num_labels = TASKS[task]
-            config = copy.deepcopy(args.config)
-            config.num_labels = num_labels
-            progress.set_description(f"{task}, plain")
-            model = _ready(plain_class.from_config(config, attn_implementation=args.attn_implementation), args)
             make = partial(TrainingRunner, per_position=task == "token") if args.training else Runner
-            sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
-            # Of the time that is left, no more than half: what it is for is the models beside it.
-            half = (time.perf_counter() + end) / 2
-            plain = fastest(sizes, args.tune_repeats, progress, half)
-            del sizes
-            beside = {}
-            if args.compiled_plain:
-                beside["plain"] = make(model, plain.rows, plain.rows, args, "compiled")
-                beside["plain"].warm_up()
-            for demultiplexer, n in cases:
-                if time.perf_counter() > end:
-                    print(f"out of time before {task}, {demultiplexer}, N = {n}", flush=True)
-                    return rows
-                progress.set_description(f"{task}, {demultiplexer}, N = {n}")
-                # From a config of its own, and not around the plain encoder: no state of one side reaches the other.
+            if task not in plains:
+                progress.set_description(f"{task}, plain")
                 config = copy.deepcopy(args.config)
-                config._attn_implementation = args.attn_implementation
-                options = {"num_labels": num_labels, "retrieval_loss_weight": 0.0}  # as the plain one: the task's loss
-                model = tmux_class.from_backbone(config, n, demultiplexer=demultiplexer, **options)
-                model = _ready(model, args)
-                runners = [make(model, g * n, g, args, args.execution) for g in args.group_counts]
-                if args.every_group:
-                    for runner in runners:
-                        runner.warm_up()
-                        progress.update()
-                else:
-                    runners = [fastest(runners, args.tune_repeats, progress, end)]
-                samples = measure(plain, dict(enumerate(runners)) | beside, args.repeats, progress)
-                for i, runner in enumerate(runners):
-                    rows.append(_row(task, demultiplexer, n, runner, plain, samples[i], samples.get("plain"), args))
-                del runners
-                report(rows)
-    return rows
+                config.num_labels = num_labels
+                model = _ready(plain_class.from_config(config, attn_implementation=args.attn_implementation), args)
+                sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
+                # A quarter of the remaining time at most: the rest is for the models beside it.
+                now = time.perf_counter()
+                plains[task] = fastest(sizes, args.tune_repeats, progress, now + (end - now) / 4)
+                compiled[task] = {}
+                if args.compiled_plain:
+                    rows = plains[task].rows
+                    compiled[task] = {"plain": make(model, rows, rows, args, "compiled")}
+                    compiled[task]["plain"].warm_up()
+            plain = plains[task]
+            progress.set_description(f"{task}, {demultiplexer}, N = {n}")
+            # Made from a config of its own, and not around the plain encoder: the two sides share no state.
+            config = copy.deepcopy(args.config)
+            config._attn_implementation = args.attn_implementation
+            options = {"num_labels": num_labels, "retrieval_loss_weight": 0.0}  # as the plain one: the task's loss
+            model = _ready(tmux_class.from_backbone(config, n, demultiplexer=demultiplexer, **options), args)
+            runners = [make(model, g * n, g, args, args.execution) for g in args.group_counts]
+            if args.every_group:
+                for runner in runners:
+                    runner.warm_up()
+                    progress.update()
+            else:
+                runners = [fastest(runners, args.tune_repeats, progress, end)]
+            samples = measure(plain, dict(enumerate(runners)) | compiled[task], args.repeats, progress)
+            for i, runner in enumerate(runners):
+                report(_row(task, demultiplexer, n, runner, plain, samples[i], samples.get("plain"), args))
 
 
 def _ready(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
-    """The model as it is measured.
+    """Puts the model on the device, in its dtype and mode.
 
     Raises:
-        RuntimeError: if its encoder runs another attention than the one asked for, which would be what is compared.
+        RuntimeError: if its encoder runs another attention than the one that was asked for.
     """
     encoder = model.tmux.backbone if hasattr(model, "tmux") else model.base_model
     attention = encoder.config._attn_implementation
@@ -155,85 +157,87 @@ def _ready(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
     return model.to(args.device, args.torch_dtype).train(args.training)
 
 
-def _row(task, demultiplexer, n, runner, plain, samples, compiled, args) -> Row:
+def _row(task, demultiplexer, n, runner, plain, samples, compiled, args) -> dict:
+    """T-MUX with N instances, beside the plain encoder that ran around it."""
     ratios = [around / ours for ours, around in samples]
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     ratio, bound = statistics.median(ratios), limit(task, demultiplexer, n, args.length, args.config)
-    return Row(
-        task=task,
-        demultiplexer=demultiplexer,
-        num_instances=n,
-        groups=runner.encoder_rows,
-        plain_batch_size=plain.rows,
-        instances_per_second=1 / statistics.median(ours for ours, _ in samples),
-        plain_instances_per_second=1 / statistics.median(around for _, around in samples),
-        ratio=ratio,
-        ratio_quartiles=(low, high),
-        limit=bound,
-        fraction_of_limit=ratio / bound,
-        # both over the plain encoder that ran around them
-        ratio_to_compiled_plain=ratio / statistics.median(b / a for a, b in compiled) if compiled else None,
+    return {
+        "task": task,
+        "demultiplexer": demultiplexer,
+        "num_instances": n,
+        "groups": runner.encoder_rows,
+        "plain_batch_size": plain.rows,
+        "instances_per_second": 1 / statistics.median(ours for ours, _ in samples),
+        "plain_instances_per_second": 1 / statistics.median(around for _, around in samples),
+        "ratio": ratio,
+        "ratio_quartiles": quartiles(ratios)[::2],
+        "limit": bound,
+        "fraction_of_limit": ratio / bound,
+        # Both compared with the plain encoder that ran around them.
+        "ratio_to_compiled_plain": ratio / statistics.median(b / a for a, b in compiled) if compiled else None,
+    }
+
+
+def best_groups(rows: list[dict]) -> list[dict]:
+    """For each task, demultiplexer and N the row with the number of groups that serves most, in that order."""
+    best: dict[tuple, dict] = {}
+    for row in sorted(rows, key=lambda row: row["instances_per_second"]):
+        best[row["task"], row["demultiplexer"], row["num_instances"]] = row
+    return [best[key] for key in sorted(best)]
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote; of several numbers of groups, the best."""
+    encoder, options = result["encoder"], result["options"]
+    yield (
+        f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, L = {options['length']}, "
+        f"{options['dtype']}, {options['attn_implementation']}, {options.get('execution', 'eager')}; "
+        f"{options['clock']} clock, medians of {options['repeats']}, each beside plain "
+        f"{'steps of training' if options.get('training') else 'passes'} at their best batch size. "
+        f"`python bench/throughput.py{' --training' if options.get('training') else ''}`."
     )
+    compiled = any(row.get("ratio_to_compiled_plain") for row in result["rows"])
+    rows = []
+    for r in best_groups(result["rows"]):
+        low, high = r["ratio_quartiles"]
+        cells = [f"{r['task']}, `{r['demultiplexer']}`", str(r["num_instances"]), f"{r['instances_per_second']:,.1f}"]
+        cells += [f"{r['ratio']:.2f} ({low:.2f} to {high:.2f})", f"{r['limit']:.2f}", f"{r['fraction_of_limit']:.2f}"]
+        rows.append(cells + ([number(r["ratio_to_compiled_plain"])] if compiled else []))
+    head = ["", "N", "instances/s", "x plain (quartiles)", "limit", "of the limit"]
+    yield markdown(head + (["x compiled plain"] if compiled else []), rows)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="sequence: 2 labels; token: 9 labels"
-    )
-    what.add_argument("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
-    what.add_argument("--num_instances", nargs="+", type=positive, default=[1, 2, 5, 10, 20, 40], metavar="N")
-    what.add_argument("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
-    what.add_argument("--training", action="store_true", help="steps of training, with the task's loss alone")
+    add, many = parser.add_argument, {"nargs": "+", "type": positive}
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="sequence: 2 labels; token: 9 labels")
+    add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
+    add("--num_instances", **many, default=[1, 2, 5, 10, 20, 40], metavar="N")
+    add("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
+    add("--training", action="store_true", help="measure steps of training, with the task's loss alone")
     random_bert.add_arguments(parser, preset="base", vocab_size=30522)
-    how = parser.add_argument_group("how")
-    how.add_argument(
-        "--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)"
-    )
-    how.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="(default: float32 on a CPU, bfloat16 on a GPU)"
-    )
-    how.add_argument("--attn_implementation", default="sdpa", help="of both sides (default: sdpa)")
-    how.add_argument(
-        "--execution", choices=EXECUTIONS, help="of both sides (default: eager on a CPU, graphed on a GPU)"
-    )
-    how.add_argument("--compiled_plain", action="store_true", help="measure the plain encoder compiled as well")
-    how.add_argument(
-        "--batch_sizes",
-        nargs="+",
-        type=positive,
-        metavar="B",
-        help="the plain encoder runs at the best of these (default: 1 2 4 8 16 32 on a CPU, 32 to 512 on a GPU)",
-    )
-    how.add_argument(
-        "--group_counts",
-        nargs="+",
-        type=positive,
-        metavar="G",
-        help="T-MUX runs at the best of these (default: 2 4 8 on a CPU, 1 to 256 on a GPU)",
-    )
-    how.add_argument("--every_group", action="store_true", help="a row for each of --group_counts, not the best alone")
-    how.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no model is begun")
-    how.add_argument("--repeats", type=positive, default=7, help="measurements of each row, in turns (default: 7)")
-    how.add_argument("--tune_repeats", type=positive, default=1, help="measurements of each batch size to choose from")
-    how.add_argument(
-        "--min_seconds",
-        type=float,
-        help="a measurement repeats passes for so long (default: one pass on a CPU, 0.2 on a GPU)",
-    )
-    how.add_argument(
-        "--clock",
-        choices=["wall", "cpu"],
-        default="wall",
-        help="cpu: processor time of one thread, for a machine that others use too (default: wall)",
-    )
-    how.add_argument("--num_threads", type=positive, help="of torch on a CPU (default: torch's choice)")
-    how.add_argument("--seed", type=int, default=0)
-    out = parser.add_argument_group("output")
-    out.add_argument("--output_dir", type=Path, help="of the results (default: bench/results/<device>)")
-    out.add_argument("--name", default="throughput", help="of NAME.json and NAME.png (default: throughput)")
-    out.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+    add("--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)")
+    dtypes = ["float32", "bfloat16", "float16"]
+    add("--dtype", choices=dtypes, help="(default: float32 on a CPU, bfloat16 on a GPU)")
+    add("--attn_implementation", default="sdpa", help="attention of both sides (default: sdpa)")
+    add("--execution", choices=EXECUTIONS, help="how both sides run (default: eager on a CPU, graphed on a GPU)")
+    add("--compiled_plain", action="store_true", help="measure the plain encoder compiled as well")
+    help = "the plain encoder runs at the best of these (default: 1 2 4 8 16 32 on a CPU, 32 to 512 on a GPU)"
+    add("--batch_sizes", **many, metavar="B", help=help)
+    help = "T-MUX runs at the best of these numbers of groups (default: 2 4 8 on a CPU, 1 to 256 on a GPU)"
+    add("--group_counts", **many, metavar="G", help=help)
+    add("--every_group", action="store_true", help="a row for each of --group_counts, not the best alone")
+    add("--budget", type=float, default=float("inf"), help="seconds after which no model is begun")
+    add("--repeats", type=positive, default=7, help="measurements of each row, in turns (default: 7)")
+    add("--tune_repeats", type=positive, default=1, help="measurements of each batch size to choose from (default: 1)")
+    add("--min_seconds", type=float, help="least time of a measurement (default: one pass on a CPU, 0.2 on a GPU)")
+    help = "cpu: processor time of one thread, for a machine that others use too (default: wall)"
+    add("--clock", choices=CLOCKS, default="wall", help=help)
+    add("--num_threads", type=positive, help="threads of torch on a CPU (default: torch's choice)")
+    add("--seed", type=int, default=0)
+    add("--output_dir", type=Path, help="folder for the results (default: bench/results/<device>)")
+    add("--name", default="throughput", help="writes NAME.json (default: throughput)")
+    add("--disable_tqdm", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
 
     gpu = args.device.type != "cpu"
@@ -259,53 +263,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> list[Row]:
+def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
-    machine = machine_info(args.device)
-    encoder = random_bert.sizes(args.config)
-    options = (
-        "training",
-        "length",
-        "dtype",
-        "execution",
-        "compiled_plain",
-        "clock",
-        "attn_implementation",
-        "batch_sizes",
-        "group_counts",
-        "repeats",
-        "seed",
-    )
+    names = ["training", "length", "dtype", "execution", "compiled_plain", "clock", "attn_implementation"]
+    names += ["batch_sizes", "group_counts", "repeats", "seed"]
+    rows: list[dict] = []
+    result = {"machine": machine_info(args.device), "encoder": random_bert.sizes(args.config)}
+    result |= {"options": {name: getattr(args, name) for name in names}, "rows": rows}
 
-    def report(rows: list[Row]) -> None:
-        """Kept after every model, whatever comes then."""
-        result = {
-            "machine": machine,
-            "encoder": encoder,
-            "options": {name: getattr(args, name) for name in options},
-            "rows": [asdict(row) for row in rows],
-        }
+    def report(row: dict) -> None:
+        """Keeps a row as soon as it is known, whatever comes then."""
+        rows.append(row)
         write_json(args.output_dir / f"{args.name}.json", result)
-        if args.disable_tqdm and rows:
-            print(table(rows[-1:] if len(rows) > 1 else rows).splitlines()[-1], flush=True)
+        told = "{task}, {demultiplexer}, N = {num_instances}, G = {groups}: {instances_per_second:.1f} instances/s, "
+        tqdm.write((told + "{ratio:.2f} x plain, limit {limit:.2f}").format(**row), file=sys.stdout)
+        sys.stdout.flush()
 
     with nullcontext() if args.training else holding():
-        rows = sweep(args, report)
-    print(f"\n{table(rows)}")
-    sizes = f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, L = {args.length}, {args.dtype}"
-    where = (
-        machine["device"]
-        if args.device.type != "cpu"
-        else f"{machine['cpu']}, threads: {machine['threads']}, {args.clock} time"
-    )
-    if not rows:
-        return rows
-    with replacing(args.output_dir / f"{args.name}.png") as picture:
-        plot(rows, f"{sizes}, {args.execution}; {where}; torch {machine['torch']}", picture)
-    print(f"\nwritten to {args.output_dir}/{args.name}.json and {args.name}.png")
+        sweep(args, report)
+    print("\n" + "\n\n".join(section(result)) + f"\n\nwritten to {args.output_dir}/{args.name}.json")
     return rows
 
 

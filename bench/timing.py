@@ -1,4 +1,4 @@
-"""How long a call takes: on the device itself, and by the clock on the wall; and how much memory it holds."""
+"""How long a call takes, on the device alone and by the clock on the wall, and how much memory it holds."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.machine import default_device, synchronize
 DEVICE = default_device()
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-#: A turn measures so many seconds of calls at least, or one call.
+#: The shortest time that a turn measures; a single call may be longer.
 TURN_SECONDS = 0.01
 KEPT_RESULTS = 3
-#: Of a captured graph: so many seconds of work on the device, and so many calls at most.
+#: A captured graph has so many seconds of work for the device, and so many calls at most.
 GRAPH_SECONDS, GRAPH_CALLS = 0.002, 64
 
 #: A call of one implementation on one set of its inputs.
@@ -31,14 +31,14 @@ Call = Callable[[], object]
 
 @dataclass
 class Times:
-    """Seconds of one call, a value a turn."""
+    """Seconds of one call, with a value for each turn."""
 
     wall: list[float] = field(default_factory=list)
     device: list[float] = field(default_factory=list)
 
     @property
     def best_known(self) -> list[float]:
-        """The device's own where they are known: what the host adds is not the implementation's."""
+        """The device's times if they are known, because the host's share is not the implementation's."""
         return self.device or self.wall
 
 
@@ -50,16 +50,16 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, clock: str = "wall") -> dict[str, Times]:
-    """Times implementations in turns, in an order that rotates, so that a machine that slows down slows all.
+    """Times implementations in turns, in an order that rotates: if the machine slows down, all of them slow down.
 
     Args:
-        calls: implementation -> the same call on sets of inputs that it rotates through; each has run before.
-        seconds: how long to go on.
-        least: turns, however long they take.
-        clock: "wall", or "cpu" for the time this process had a CPU: on one that others use as well, with one thread.
+        calls: implementation -> the same call on several sets of inputs, used in rotation. Each call has run before.
+        seconds: how long the measurement lasts.
+        least: the smallest number of turns, however long they take.
+        clock: "wall", or "cpu" for this process's processor time, on a machine that others use too (one thread).
 
     Returns:
-        Implementation -> its times; turn i of one and turn i of another lie side by side. ``device`` is empty on a CPU.
+        Implementation -> its times. Turn i of one is beside turn i of another. ``device`` is empty on a CPU.
     """
     clocks = {name: _wall(sets, CLOCKS[clock]) for name, sets in calls.items()}
     graphs = {name: _device(sets) for name, sets in calls.items()} if DEVICE.type == "cuda" else {}
@@ -76,7 +76,7 @@ def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, c
 
 
 def _wall(sets: Sequence[Call], clock: Callable[[], float]) -> Callable[[], float]:
-    """Seconds of a call with its way through Python and to the device and back, measured when called."""
+    """A function that measures the seconds of a call, with its way through Python and to the device and back."""
     # The last results are kept, so that the next lie elsewhere: on a CPU a loop is a quarter slower where what it
     # writes and what it reads happen to agree in the last 12 bits of their addresses.
     turns, kept = itertools.cycle(sets), collections.deque(maxlen=KEPT_RESULTS)
@@ -94,10 +94,9 @@ def _wall(sets: Sequence[Call], clock: Callable[[], float]) -> Callable[[], floa
 
 
 def _device(sets: Sequence[Call]) -> Callable[[], float]:
-    """Seconds of a call on the GPU alone, by events around a captured graph of many calls.
+    """A function that measures the seconds of a call on the GPU alone, by events around a captured graph of many calls.
 
-    What cannot be captured (it synchronizes, say) is timed by events around single calls behind a kernel that keeps the
-    device busy while they are launched, as `triton.testing.do_bench` does it.
+    A call that cannot be captured, because it synchronizes for example, is timed by `triton.testing.do_bench`.
     """
     number = min(GRAPH_CALLS, max(len(sets), round(GRAPH_SECONDS / max(_eager(sets), 1e-6))))
     graph, turns = torch.cuda.CUDAGraph(), itertools.cycle(sets)
@@ -129,22 +128,22 @@ def _eager(sets: Sequence[Call]) -> float:
 
 
 def rotated(size: int, device: torch.device) -> int:
-    """Sets of inputs of ``size`` bytes to rotate on a GPU so that its L2 cannot hold what the next call reads."""
+    """How many sets of inputs of ``size`` bytes to rotate, so that a GPU's L2 cannot hold what the next call reads."""
     if device.type != "cuda":
         return 1
     cache = torch.cuda.get_device_properties(device).L2_cache_size
     return min(64, max(2, -(-4 * cache // max(1, size))))
 
 
-def peak_bytes(call: Call) -> int:
-    """Most bytes that a call holds at a time beyond those allocated before it, by the device's allocator."""
-    if DEVICE.type == "cuda":
-        synchronize(DEVICE)
-        torch.cuda.reset_peak_memory_stats(DEVICE)
-        before = torch.cuda.memory_allocated(DEVICE)
+def peak_bytes(call: Call, device: torch.device = DEVICE) -> int:
+    """The most bytes that the device's allocator adds to what it holds, during a call."""
+    if device.type == "cuda":
+        synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         call()
-        synchronize(DEVICE)
-        return torch.cuda.max_memory_allocated(DEVICE) - before
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         call()
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -154,7 +153,7 @@ def peak_bytes(call: Call) -> int:
 
 @functools.cache
 def copy_bandwidth(clock: str = "wall") -> float:
-    """Bytes per second of a large copy on the device, read and written; the floor that traffic is compared with."""
+    """Bytes a second, read and written, of a large copy on the device. No op moves its bytes much faster."""
     source = torch.randn(2**28 if DEVICE.type == "cuda" else 2**25, device=DEVICE)
     target = torch.empty_like(source)
 

@@ -2,69 +2,156 @@
 
     python -m bench.tune                                   # every launcher, in bfloat16 at two shapes
     python -m bench.tune --ops hadamard_mux --shapes 6 --dtypes bf16 fp32
+    python -m bench.tune --worst ratios.json               # the two ops that `bench.ops` found slowest
     python -m bench.tune --budget 420                      # seconds, shared among the launchers
     python -m bench.tune --output /tmp/sm_90.json          # for a look first; the launchers do not read it there
 
-The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher this
-starts from the default and halves or doubles one parameter at a time, as long as that helps. Timed are the launcher's
+The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher the search
+starts from the default and halves or doubles one parameter at a time, as long as that helps. It times the launcher's
 calls of ``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more
 than one group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
 
-A candidate must first give what the default gives. It is kept only if it is faster than the best so far by more than
-noise: in the geometric mean over all calls, and slower by more than noise in none of them. Noise is how far two timings
-of the default lie apart, in the mean and in each call, but 2 % at least. At the end what was found must beat the
-default by the same rule, both timed once more.
+A candidate has to give what the default gives. It is kept if it is faster than the best so far by more than noise in
+the geometric mean over all calls, and slower by more than noise in none of them. Noise is the difference between two
+timings of the default, in the mean and in each call, and at least 2 %. At the end the best candidate has to beat the
+default by the same rule, when both are timed once more.
 
-Candidates are compiled and run once side by side, in processes of their own, before the first of them is timed: one
-that does not compile, or kills its process, is refused. Out of time a launcher keeps the best that it has found.
+Before any candidate is timed, all are compiled and run side by side in other processes. A candidate that does not
+compile, or kills its process, is refused. A launcher that is out of time keeps the best that it has found.
 
-The table is written after each launcher. It goes to ``kernels/tuned/<architecture>.json``, with device, versions and
-command beside it. Launchers that were not asked for keep their entries there. Processes that run already keep the
-parameters they started with.
+The table is written after each launcher, to ``kernels/tuned/<architecture>.json``, with device, versions and command
+beside it. Launchers that were not asked for keep their entries there. Running processes keep the parameters they have.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
 import importlib
 import itertools
 import math
+import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from bench.candidates import Compiler
 from bench.harness import Sizes
-from bench.machine import default_device, machine_info
-from bench.problems import Problem, problems
+from bench.machine import default_device, machine_info, synchronize
+from bench.timing import rotated
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
+from training.figures import markdown
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")
-#: Less than this is noise, however well two timings agree.
+#: A smaller difference is noise, however well two timings agree.
 LEAST_NOISE = 0.02
+KILLED = "its process, or one beside it, was killed"
 
-#: Calls that do the same work on inputs that rotate -> seconds of one.
+Tile = dict[str, int]
+#: Takes calls that do the same work on inputs that rotate, and returns the seconds of one.
 Timer = Callable[[Sequence[Callable[[], object]]], float]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a search ended with: parameters, how many times faster than the default, the noise, and what was refused."""
+class Subject:
+    """What a search is about: a launcher, and the shapes, dtypes and device on which it is called."""
 
-    tile: dict[str, int]
-    speedup: float
-    noise: float
-    tried: int
-    refused: dict[str, str]
+    launcher: str
+    shapes: list[Sizes]
+    dtypes: list[torch.dtype]
+    device: torch.device
+
+    def problems(self, sets: int | None = None) -> Iterator[Problem]:
+        """Every call of the launcher, on ``sets`` sets of random inputs; by default as many as the L2 asks for."""
+        from bench.audit.launches import calls
+
+        for dtype, sizes in itertools.product(self.dtypes, self.shapes):
+            for call in calls(dtype, sizes["d"], sizes["G"], sizes["N"], sizes["L"]):
+                if call.launcher == self.launcher:
+                    function = getattr(call.module, self.launcher)
+                    size = sum(t.nbytes for t in call.arguments if isinstance(t, Tensor))
+                    number = sets or rotated(size, self.device)
+                    drawn = [_drawn(call.arguments, self.device) for _ in range(number)]
+                    yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in drawn])
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of a launcher: the same work on several sets of inputs."""
+
+    dtype: torch.dtype
+    calls: Sequence[Callable[[], object]]
+
+    def result(self) -> list[Tensor]:
+        found = self.calls[0]()
+        return [found] if isinstance(found, Tensor) else list(found)
+
+
+@dataclass
+class Outcome:
+    """The best parameters (none: the default stays), their speed as a multiple of the default's, and what was tried."""
+
+    tile: Tile = field(default_factory=dict)
+    speedup: float = 1.0
+    noise: float = LEAST_NOISE
+    tried: int = 1
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Compiler:
+    """Tries candidates in processes of their own, so that Triton's cache has them when they are timed."""
+
+    def __init__(self, workers: int | None = None):
+        self.workers = workers or max(1, min(8, (os.cpu_count() or 2) // 2))
+        self._pool = self._start()
+
+    def refusals(self, subject: Subject, candidates: list[Tile]) -> list[str | None]:
+        """Why each candidate cannot be had, or None."""
+        reasons: list[str | None] = [KILLED] * len(candidates)
+        try:
+            futures = [self._pool.submit(refusal, subject, candidate) for candidate in candidates]
+            for i, future in enumerate(futures):
+                reasons[i] = future.result()
+        except BrokenProcessPool:  # which of those without an answer did it is not known: all are refused
+            self.close()
+            self._pool = self._start()
+        return reasons
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def refusal(
+    subject: Subject, tile: Tile, problems: list[Problem] | None = None, expected: list[list[Tensor]] | None = None
+) -> str | None:
+    """Why a launcher does not run with a tile, or how far its results are from what is expected; None if both fit."""
+    from fastmux.kernels.common import launch_table
+
+    try:
+        problems = problems or list(subject.problems(sets=1))
+        with launch_table.using({subject.launcher: tile}):
+            results = [problem.result() for problem in problems]
+        synchronize(results[0][0].device)
+    except Exception as error:  # TritonError, RuntimeError: a compiler that gives up raises what it likes
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    for problem, ours, theirs in zip(problems, results, expected or results, strict=True):
+        # Two roundings apart at most: each within the tolerance of the exact result.
+        error = max(relative_error(a, b) for a, b in zip(ours, theirs, strict=True))
+        if not error <= 2 * TOLERANCE[problem.dtype]:
+            return f"relative error {error:.1e} in {problem.dtype}"
+    return None
 
 
 def launchers() -> dict[str, str]:
@@ -81,77 +168,63 @@ def shapes(op: str) -> list[Sizes]:
     return [sizes for sizes in listed if sizes["G"] > 1]
 
 
-def search(
-    launcher: str,
-    listed: Sequence[Problem],
-    seconds: Timer,
-    report: Callable[[str], object],
-    refusals: Callable[[list[dict[str, int]]], list[str | None]],
-    budget: float = math.inf,
-) -> Outcome:
-    """Climbs from the default of ``launcher`` by halving and doubling one parameter at a time.
+def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, budget: float = math.inf) -> Outcome:
+    """Climbs from the launcher's default by halving and doubling one parameter at a time.
 
     Args:
         seconds: times calls; `do_bench` on a GPU.
-        report: told what is tried.
-        refusals: says of each candidate why it cannot be had, or None; given those that are to be tried next.
+        compiler: tries candidates before this process does.
         budget: seconds after which no candidate is tried.
     """
     from fastmux.kernels.common import launch_table
 
-    end = time.perf_counter() + budget
+    end, launcher, problems = time.perf_counter() + budget, subject.launcher, list(subject.problems())
     default = dict(launch_table.DEFAULTS[launcher])
 
-    def timed(tile: dict[str, int]) -> list[float]:
+    def timed(tile: Tile) -> list[float]:
         with launch_table.using({launcher: tile}):
-            return [seconds(problem.calls) for problem in listed]
+            return [seconds(problem.calls) for problem in problems]
 
     with launch_table.using({launcher: default}):
-        expected = [_flat(problem.calls[0]()) for problem in listed]
-    report("default")
+        expected = [problem.result() for problem in problems]
     first, again = timed(default), timed(default)
     apart = [a / b for a, b in zip(again, first, strict=True)]
-    noise = max(LEAST_NOISE, abs(1 - mean(apart)))
     own_noise = [max(LEAST_NOISE, abs(1 - ratio)) for ratio in apart]
+    found = Outcome(noise=max(LEAST_NOISE, abs(1 - mean(apart))))
 
     def better(times: list[float], than: list[float]) -> bool:
         ratios = [ours / theirs for ours, theirs in zip(times, than, strict=True)]
-        return mean(ratios) < 1 - noise and all(r < 1 + n for r, n in zip(ratios, own_noise, strict=True))
+        return mean(ratios) < 1 - found.noise and all(r < 1 + n for r, n in zip(ratios, own_noise, strict=True))
 
     best, best_times = default, [min(a, b) for a, b in zip(first, again, strict=True)]
-    seen, refused = [default], {}
-    climbing = True
+    seen, climbing = [default], True
     while climbing and time.perf_counter() < end:
         climbing = False
         candidates = [tile for tile in neighbours(best) if tile not in seen]
-        report(f"compiling {len(candidates)}")
-        for tile, reason in zip(candidates, refusals(candidates), strict=True):
+        refusals = compiler.refusals(subject, candidates) if compiler else [None] * len(candidates)
+        for tile, known in zip(candidates, refusals, strict=True):
             if time.perf_counter() > end:
                 break
             seen.append(tile)
-            name = describe(tile)
-            report(name)
-            reason = reason or _refusal(launcher, tile, listed, expected)
-            if reason:
-                refused[name] = reason
+            if reason := known or refusal(subject, tile, problems, expected):
+                found.refused[describe(tile)] = reason
                 continue
             times = timed(tile)
             if better(times, best_times):
                 best, best_times, climbing = tile, times, True
                 break
-    if best is default:
-        return Outcome({}, 1.0, noise, len(seen), refused)
-    # The winner of many draws is also a lucky one: both once more, side by side.
-    report(f"default against {describe(best)}")
-    baseline, best_times = timed(default), timed(best)
-    if not better(best_times, baseline):
-        return Outcome({}, 1.0, noise, len(seen), refused)
-    speedup = 1 / mean([ours / theirs for ours, theirs in zip(best_times, baseline, strict=True)])
-    return Outcome(best, speedup, noise, len(seen), refused)
+    found.tried = len(seen)
+    if best is not default:
+        # The winner of many draws is also a lucky one, so both are timed once more, side by side.
+        baseline, best_times = timed(default), timed(best)
+        if better(best_times, baseline):
+            found.tile = best
+            found.speedup = 1 / mean([ours / theirs for ours, theirs in zip(best_times, baseline, strict=True)])
+    return found
 
 
-def neighbours(tile: dict[str, int]) -> Iterator[dict[str, int]]:
-    """Every tile with one parameter half or twice as large, as far as it may be."""
+def neighbours(tile: Tile) -> Iterator[Tile]:
+    """Every allowed tile with one parameter half or twice as large."""
     from fastmux.kernels.common.launch_table import is_allowed
 
     for parameter, value in tile.items():
@@ -160,38 +233,24 @@ def neighbours(tile: dict[str, int]) -> Iterator[dict[str, int]]:
                 yield {**tile, parameter: other}
 
 
-def describe(tile: dict[str, int]) -> str:
+def describe(tile: Tile) -> str:
     return " ".join(f"{parameter}={value}" for parameter, value in tile.items())
 
 
 def mean(ratios: Sequence[float]) -> float:
-    """The geometric one."""
+    """The geometric mean."""
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def _refusal(launcher: str, tile: dict, listed: Sequence[Problem], expected: list[list[Tensor]]) -> str | None:
-    """Why a candidate cannot be had: it does not compile or launch, or its results are not the default's."""
-    from fastmux.kernels.common import launch_table
-
-    for problem, default in zip(listed, expected, strict=True):
-        try:
-            with launch_table.using({launcher: tile}):
-                ours = _flat(problem.calls[0]())
-        except Exception as error:  # TritonError, RuntimeError: a compiler that gives up raises what it likes
-            return f"{type(error).__name__}: {error}".splitlines()[0]
-        # Two roundings apart at most: each within the tolerance of the exact result.
-        error = max(relative_error(a, b) for a, b in zip(ours, default, strict=True))
-        if not error <= 2 * TOLERANCE[problem.dtype]:
-            return f"relative error {error:.1e} in {problem.dtype}"
-    return None
-
-
-def _flat(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return [result] if isinstance(result, Tensor) else list(result)
+def _drawn(arguments: tuple, device: torch.device) -> tuple:
+    """Arguments on the device, floating ones at random. A tensor that stands twice among them stays one."""
+    tensors = {id(t): t.to(device) for t in arguments if isinstance(t, Tensor)}
+    moved = {key: torch.randn_like(t) if t.is_floating_point() else t for key, t in tensors.items()}
+    return tuple(moved.get(id(value), value) for value in arguments)
 
 
 def do_bench(calls: Sequence[Callable[[], object]]) -> float:
-    """Median seconds of a call, the inputs rotating, by `triton.testing.do_bench`."""
+    """The median seconds of a call, on inputs that rotate, by `triton.testing.do_bench`."""
     from triton.testing import do_bench
 
     turns = itertools.cycle(calls)
@@ -199,70 +258,59 @@ def do_bench(calls: Sequence[Callable[[], object]]) -> float:
 
 
 def tune(
-    asked: Sequence[str],
-    listed: Callable[[str], list[Sizes]],
-    dtypes: Sequence[torch.dtype],
-    device: torch.device,
+    subjects: Sequence[Subject],
     seconds: Timer,
-    progress: bool = True,
     compiler: Compiler | None = None,
     budget: float = math.inf,
     keep: Callable[[str, Outcome], object] = lambda launcher, outcome: None,
 ) -> dict[str, Outcome]:
-    """Launcher -> outcome, for the launchers of the ops ``asked`` for, at the shapes ``listed`` for each.
+    """Launcher -> outcome.
 
     Args:
-        compiler: tries candidates out before this process does; None: it does so alone.
+        compiler: see `search`.
         budget: seconds, of which every launcher has its share of what is left.
-        keep: told of each outcome as it is found.
+        keep: is told of each outcome as it is found.
     """
-    wanted = [(launcher, op) for launcher, op in launchers().items() if op in asked]
     outcomes, end = {}, time.perf_counter() + budget
-    with tqdm(wanted, disable=not progress, unit="launcher") as bar:
-        for i, (launcher, op) in enumerate(bar):
-            share = (end - time.perf_counter()) / (len(wanted) - i)
-            if share <= 0:
-                bar.write(f"{launcher}: out of time", file=sys.stdout)
-                continue
-            own = list(problems(launcher, listed(op), dtypes, device))
-            subject = (launcher, listed(op), list(dtypes))
-            refusals = functools.partial(compiler.refusals, subject) if compiler else _none_refused
-            report = functools.partial(_show, bar, launcher)
-            found = outcomes[launcher] = search(launcher, own, seconds, report, refusals, share)
-            keep(launcher, found)
-            verdict = f"{describe(found.tile)}: {found.speedup:.3f} x as fast" if found.tile else "the default stays"
-            bar.write(f"{launcher}: {verdict} (noise {found.noise:.1%}, {found.tried} tried)", file=sys.stdout)
+    for i, subject in enumerate(subjects):
+        launcher, share = subject.launcher, (end - time.perf_counter()) / (len(subjects) - i)
+        if share <= 0:
+            print(f"{launcher}: out of time", flush=True)
+            continue
+        found = outcomes[launcher] = search(subject, seconds, compiler, share)
+        keep(launcher, found)
+        verdict = f"{describe(found.tile)}: {found.speedup:.3f} x as fast" if found.tile else "the default stays"
+        print(f"{launcher}: {verdict} (noise {found.noise:.1%}, {found.tried} tried)", flush=True)
     return outcomes
 
 
-def _none_refused(candidates: list[dict[str, int]]) -> list[str | None]:
-    return [None] * len(candidates)
-
-
-def _show(bar: tqdm, launcher: str, what: str) -> None:
-    bar.set_postfix_str(f"{launcher} {what}")
-
-
-def write_table(path: Path, outcomes: dict[str, Outcome], device: torch.device, command: str) -> None:
-    """Replaces the entries of the launchers that were tuned, and keeps the others of a table that is there."""
+def write_table(path: Path, one: tuple[str, Outcome], device: torch.device, command: str) -> None:
+    """Replaces the entry of the launcher that was tuned, and keeps the others of a table that is there."""
     from fastmux.kernels.common.launch_table import merged
 
     former = read_json(path) if path.exists() else {"launchers": {}, "found": {}}
-    entries = {k: v for k, v in former["launchers"].items() if k not in outcomes}
-    entries |= {launcher: outcome.tile for launcher, outcome in outcomes.items() if outcome.tile}
+    launcher, outcome = one
+    entries = {name: tile for name, tile in former["launchers"].items() if name != launcher}
+    entries |= {launcher: outcome.tile} if outcome.tile else {}
     merged(entries, str(path))
-    found = former["found"] | {
-        launcher: {
-            "speedup": outcome.speedup,
-            "noise": outcome.noise,
-            "tried": outcome.tried,
-            "refused": outcome.refused,
-            "command": command,
-            "machine": machine_info(device),
-        }
-        for launcher, outcome in outcomes.items()
-    }
-    write_json(path, {"launchers": entries, "found": found})
+    own = asdict(outcome) | {"command": command, "machine": machine_info(device)}
+    write_json(path, {"launchers": entries, "found": former["found"] | {launcher: own}})
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a table of launch parameters."""
+    yield "Launch parameters, compared with the defaults: `python -m bench.tune`."
+    rows = []
+    for launcher, found in result["found"].items():
+        tile = describe(result["launchers"].get(launcher, {})) or "the default"
+        rows.append([f"`{launcher}`", tile, f"{found['speedup']:.3f}", f"{found['noise']:.1%}", str(found["tried"])])
+    yield markdown(["launcher", "parameters", "x default", "noise", "tried"], rows)
+
+
+def worst(path: Path) -> list[str]:
+    """The two ops of `OPS` that ``ratios.json`` has as slowest beside the compiled reference."""
+    listed = [row["op"] for row in read_json(path)["to_compiled"]]  # slowest first
+    return [op for op in dict.fromkeys(listed) if op in OPS][:2]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -270,8 +318,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="default: all")
+    parser.add_argument("--worst", type=Path, metavar="FILE", help="the two slowest ops of this ratios.json, not --ops")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16"], help="default: bf16")
-    parser.add_argument("--shapes", type=int, default=2, help="of each op's benchmark, the first so many (default: 2)")
+    parser.add_argument("--shapes", type=int, default=2, help="number of shapes of each op's benchmark (default: 2)")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all launchers (default: no limit)")
     parser.add_argument("--output", type=Path, help="JSON file; default: kernels/tuned/<architecture>.json")
     return parser.parse_args(argv)
@@ -288,20 +337,11 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device("cuda", torch.cuda.current_device())
     path = args.output or launch_table.FOLDER / f"{launch_table.architecture(device)}.json"
     command = " ".join(["python -m bench.tune", *(sys.argv[1:] if argv is None else argv)])
-    compiler = Compiler(device)
-    try:
-        outcomes = tune(
-            args.ops,
-            lambda op: shapes(op)[: args.shapes],
-            [DTYPES[name] for name in args.dtypes],
-            device,
-            do_bench,
-            compiler=compiler,
-            budget=args.budget,
-            keep=lambda launcher, outcome: write_table(path, {launcher: outcome}, device, command),
-        )
-    finally:
-        compiler.close()
+    ops, dtypes = worst(args.worst) if args.worst else args.ops, [DTYPES[name] for name in args.dtypes]
+    named = [(launcher, op) for launcher, op in launchers().items() if op in ops]
+    subjects = [Subject(launcher, shapes(op)[: args.shapes], dtypes, device) for launcher, op in named]
+    with contextlib.closing(Compiler()) as compiler:
+        outcomes = tune(subjects, do_bench, compiler, args.budget, lambda *one: write_table(path, one, device, command))
     print(f"{sum(bool(o.tile) for o in outcomes.values())} of {len(outcomes)} launchers tuned: {path}")
     return 0
 

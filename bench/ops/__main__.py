@@ -1,10 +1,11 @@
-"""The benchmarks of all ops, past one that kills its process, and how fastmux compares with the compiled reference.
+"""The benchmarks of all ops, past a case that kills its process, and how fastmux compares with the compiled reference.
 
     python -m bench.ops                                  # every case; prints
     python -m bench.ops --first_pass --budget 180        # on a GPU: bfloat16, three shapes an op, in three minutes
     python -m bench.ops --clock cpu --output results/    # a small file an op, and ratios.json
 
-On a GPU what must be compiled is compiled by all ops side by side first; nothing is timed meanwhile.
+The first shape of every op is timed before the second shape of any. On a GPU all ops are compiled side by side first,
+and nothing is timed meanwhile.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from bench.conftest import BEGUN
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
 from bench.timing import CLOCKS
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json, write_json
+from training.figures import markdown
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
-#: Beside an implementation's own microseconds, those that these took.
+#: The microseconds of these are recorded beside an implementation's own.
 TIMES = {f"{who.replace('-', '_')}_microseconds": who for who in ("torch", *REFERENCES)}
-#: Of the budget, at most, for compiling.
+#: The largest share of the budget that compiling may take.
 COMPILING = 0.4
 
 
@@ -38,16 +42,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     names = [file.stem.removeprefix("test_") for file in FILES]
     parser.add_argument("--ops", nargs="+", choices=names, default=names, metavar="OP", help=" ".join(names))
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all ops together")
-    parser.add_argument("--first_pass", action="store_true", help="the first shapes and the first dtype alone")
-    parser.add_argument("--case_seconds", type=float, default=1.0, help="of timing a case (default: 1)")
+    parser.add_argument("--first_pass", action="store_true", help="only the first shapes, in the first dtype")
+    parser.add_argument("--case_seconds", type=float, default=1.0, help="seconds to time a case (default: 1)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
     parser.add_argument("--output", type=Path, help="folder for OP.json and ratios.json (default: nothing is kept)")
     return parser.parse_args(argv)
 
 
 def ratios(folder: Path) -> list[dict]:
-    """How many times as fast as the compiled reference fastmux is, slowest first: each case's fastest implementation,
-    with the median microseconds of it, of the torch backend and of the reference, eager and compiled."""
+    """How many times as fast as the compiled reference fastmux is, slowest first. Each case has its fastest
+    implementation, with the median microseconds of it, of the torch backend and of the reference, eager and compiled.
+    """
     best: dict[tuple, dict] = {}
     for file in sorted(folder.glob("*.json")):
         result = read_json(file)
@@ -73,84 +78,90 @@ def _sizes(row: dict) -> dict[str, int]:
 
 
 def _microseconds(row: dict) -> float:
-    """The median: on the device alone where that is known."""
+    """The median: the device's alone if that is known."""
     return (row["device_us"] or row["wall_us"])[1]
 
 
-def table(rows: list[dict]) -> str:
-    head = f"{'us':>11}{'torch us':>11}{'eager us':>11}{'compiled us':>13}{'times compiled':>16}{'quartiles':>13}"
-    lines = ["", f"{'op':22}{'direction':18}{'by':16}{head}  sizes"]
-    for row in rows:
-        low, median, high = row["speed_to_compiled"]
+def section(result: dict) -> Iterator[str]:
+    """The page's section on ``ratios.json``."""
+    found = [row["speed_to_compiled"][1] for row in result["to_compiled"]]
+    losing, clearly = (sum(ratio < least for ratio in found) for least in (1.0, 0.98))
+    yield (
+        "Each op, eager and by `torch.compile`, beside the plain formula of `fastmux.reference`, eager and by "
+        "`torch.compile`, all in turns in one run; medians. The last columns compare the faster of ours, and ours in "
+        "eager mode, with the compiled formula. Slower than it, the faster of ours: "
+        f"{losing} of {len(found)}, by more than 2 %: {clearly}. `python -m bench.ops --clock {result['clock']}`."
+    )
+    rows = []
+    for row in result["to_compiled"]:
+        low, ratio, high = row["speed_to_compiled"]
         sizes = " ".join(f"{letter}={size}" for letter, size in _sizes(row).items())
-        torch, eager, compiled = ("-" if row[name] is None else f"{row[name]:.1f}" for name in TIMES)
-        lines.append(
-            f"{row['op']:22}{row['direction']:18}{row['implementation']:16}{row['microseconds']:>11.1f}{torch:>11}"
-            f"{eager:>11}{compiled:>13}{median:>16.2f}{f'{low:.2f}-{high:.2f}':>13}  {sizes} {row['dtype']}"
-        )
-    losing = sum(row["speed_to_compiled"][1] < 1 for row in rows)
-    return "\n".join([*lines, f"{losing} of {len(rows)} slower than the compiled reference"])
+        times = {name: row.get(name) for name in ("microseconds", *TIMES)}
+        torch, compiled = (times[f"{who}_microseconds"] for who in ("torch", "reference_compiled"))
+        cells = [f"`{row['op']}`, {row['direction']}", f"{sizes}, {row['dtype']}", row["implementation"]]
+        cells += ["-" if time is None else f"{time:,.0f}" for time in times.values()]
+        cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
+        rows.append([*cells, "-" if torch is None or compiled is None else f"{compiled / torch:.2f}"])
+    head = ["", "shape", "the faster", "us", "eager us", "formula us", "compiled us", "x compiled", "eager x compiled"]
+    yield markdown(head, rows)
+
+
+def compile_all(command: list[str], files: list[str], seconds: float) -> None:
+    """Compiles the cases of every file, each file in a process of its own."""
+    start = time.perf_counter()
+    options = [*command, "--compile_only", "--budget", str(seconds)]
+    env = environment() | {"OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    compiling = [subprocess.Popen([*options, file], cwd=ROOT, env=env, **quiet) for file in files]
+    for process in compiling:
+        try:
+            process.wait(timeout=max(0.0, min(start + seconds - time.perf_counter(), 1e6)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     end = time.perf_counter() + args.budget
-    env = environment()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command += ["--first_pass"] if args.first_pass else []
     files = [str(Path("bench", "ops", f"test_{name}.py")) for name in args.ops]
-    chosen = ["--first_pass"] if args.first_pass else []
     if default_device().type == "cuda":
-        start = time.perf_counter()
-        budget = str(COMPILING * args.budget)
-        compiling = [
-            subprocess.Popen(
-                [*command, file, *chosen, "--compile_only", "--budget", budget],
-                cwd=ROOT,
-                env=env | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for file in files
-        ]
-        for process in compiling:
-            try:
-                process.wait(timeout=max(0.0, min(start + COMPILING * args.budget - time.perf_counter(), 1e6)))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
+        compile_all(command, files, COMPILING * args.budget)
+    options = ["--clock", args.clock, "--case_seconds", str(args.case_seconds)]
+    killers: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         output = args.output or Path(folder)
-        options = ["--output", str(output), "--clock", args.clock, "--case_seconds", str(args.case_seconds)]
-        left, failed = list(args.ops), []
-        while left and (seconds := end - time.perf_counter()) > 0:
-            began = time.time()
-            own = [file for name, file in zip(args.ops, files, strict=True) if name in left]
+        begun = output / BEGUN
+        begun.unlink(missing_ok=True)
+        for name in args.ops:  # of an earlier run
+            (output / f"{name}.json").unlink(missing_ok=True)
+        count, status = -1, -1
+        # A process that was killed has begun the case that did it; the next one goes on behind that case.
+        while status not in (None, 0, 1, 5) and (seconds := end - time.perf_counter()) > 0:
+            cases = begun.read_text(encoding="utf-8").splitlines() if begun.exists() else []
+            if len(cases) == count:
+                break
+            killers += cases[-1:]
+            count = len(cases)
             # Less grace than whoever runs this gives, and cases end a little before the command.
-            budget = ["--budget", str(0.9 * seconds)]
-            asked = [*command, *own, *chosen, *options, *budget]
+            asked = [*command, *files, *options, "--output", str(output), "--budget", str(0.9 * seconds)]
             with open(os.devnull, "wb") as nowhere:
                 try:
-                    status, _ = run(asked, seconds, nowhere, env, grace=GRACE / 2)
-                except KeyboardInterrupt:  # whoever runs this has no more time: of what was measured, the ratios
+                    status, _ = run(asked, seconds, nowhere, environment(), grace=GRACE / 2)
+                except KeyboardInterrupt:  # whoever runs this has no more time: the ratios of what was measured
                     status = None
-            done = {file.stem for file in output.glob("*.json") if file.stat().st_mtime >= began}
-            if status == 0:
-                left = []
-            elif status is None or status == 1:  # out of time, or a wrong result among those that were measured
-                failed, left = left, []
-            else:  # it was killed: on with the ops that have no results, without the first if that is the one
-                dropped = [name for name in left if name in done] or left[:1]
-                failed += dropped
-                left = [name for name in left if name not in dropped]
-        rows = ratios(output)
-        print(table(rows))
+        result = {"machine": machine_info(default_device()), "clock": args.clock, "to_compiled": ratios(output)}
+        print("\n" + "\n\n".join(section(result)))
         if args.output:
-            result = {"machine": machine_info(default_device()), "clock": args.clock, "to_compiled": rows}
             write_json(args.output / "ratios.json", result)
-    if failed or left:
-        print(f"not all was measured, or was right: {' '.join(failed + left)}")
-    return 1 if failed or left else 0
+    for case in killers:
+        print(f"killed its process: {case}")
+    if status not in (0, 5):
+        print("not all was measured, or was right")
+    return 1 if killers or status not in (0, 5) else 0
 
 
 if __name__ == "__main__":

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tarfile
 import time
-from fnmatch import fnmatch
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 import bench.ops.__main__ as ops
-from bench import everything, processes
+from bench import everything, machine, processes
 from fastmux.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,34 +46,39 @@ def test_every_step_runs_within_its_budget_and_prints_as_it_goes(tmp_path):
         "slow": (1, ["-c", SLOW]),
         "good": (30, ["-c", "print('{seconds}')"]),
     }
-    process = start(steps, "--output", str(tmp_path), "--archive", str(tmp_path / "packed" / "all.tar.gz"))
+    process = start(steps, "--output", str(tmp_path / "out"), "--pack", str(tmp_path / "packed"))
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert {name: step["outcome"] for name, step in report(tmp_path).items()} == {
+    out, packed = tmp_path / "out", tmp_path / "packed"
+    assert {name: step["outcome"] for name, step in report(out).items()} == {
         "bad": "exit 3",
         "slow": "out of time",
         "good": "ok",
     }
     # A process has the grace to end, and then as long again for the rest of its output to be read.
-    assert 1 <= report(tmp_path)["slow"]["seconds"] < 1 + 2 * processes.GRACE
-    assert "begun" in printed and "begun" in (tmp_path / "everything.log").read_text()
-    with tarfile.open(tmp_path / "packed" / "all.tar.gz") as archive:
+    assert 1 <= report(out)["slow"]["seconds"] < 1 + 2 * processes.GRACE
+    assert "begun" in printed and "begun" in (out / "everything.log").read_text()
+    assert sorted(file.name for file in packed.iterdir()) == ["everything.json", "results.tar.gz", "summary.md"]
+    assert report(packed) == report(out) and "| bad | exit 3 |" in (packed / "summary.md").read_text()
+    with tarfile.open(packed / "results.tar.gz") as archive:
         names = {Path(name).name for name in archive.getnames()}
     assert {"everything.json", "everything.log", "first.json"} <= names
 
 
 def test_in_less_time_every_budget_shrinks_alike(tmp_path):
+    """A step is told 0.85 of the time after which it is stopped."""
     steps = {"one": (30, ["-c", "print('one has {seconds}')"]), "two": (90, ["-c", "print('two has {seconds}')"])}
     printed, _ = start(steps, "--output", str(tmp_path), "--minutes", "1").communicate(timeout=120)
-    assert "one has 15" in printed and "two has 45" in printed
+    assert "one has 13" in printed and "two has 38" in printed
+    assert [step["budget"] for step in report(tmp_path).values()] == [15, 45]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopped_halfway_it_leaves_what_it_had(tmp_path, number):
-    out, archive = tmp_path / "out", tmp_path / "all.tar.gz"
+    out, packed = tmp_path / "out", tmp_path / "packed"
     child = f"import os; open(r'{tmp_path}/pid', 'w').write(str(os.getpid())); {SLOW}"
     steps = {"done": (30, ["-c", "print('done')"]), "slow": (60, ["-c", child])}
-    process = start(steps, "--output", str(out), "--archive", str(archive))
+    process = start(steps, "--output", str(out), "--pack", str(packed))
     end = time.monotonic() + 90
     while not (out / "first.json").exists() and time.monotonic() < end:
         time.sleep(0.1)
@@ -82,7 +86,7 @@ def test_stopped_halfway_it_leaves_what_it_had(tmp_path, number):
     process.communicate(timeout=60)
     assert process.returncode == (143 if number == signal.SIGTERM else -number)
     assert report(out)["done"]["outcome"] == "ok" and report(out)["slow"]["outcome"] == "stopped"
-    assert (out / "first.json").read_text() == "1" and tarfile.is_tarfile(archive)
+    assert (out / "first.json").read_text() == "1" and tarfile.is_tarfile(packed / "results.tar.gz")
     running = int((tmp_path / "pid").read_text())
     if number == signal.SIGTERM:
         assert not Path(f"/proc/{running}").exists(), "what it had started still runs"
@@ -120,16 +124,29 @@ def test_tests_go_on_past_files_that_cannot_be_collected(tmp_path):
     with open(tmp_path / "log", "wb") as log:
         status, _ = processes.run([sys.executable, *arguments], 120, log, env)
     assert status == 1
-    outcomes = [json.loads(line) for line in (tmp_path / "tests.jsonl").read_text().splitlines()]
-    assert sorted(line["outcome"] for line in outcomes) == ["failed", "not collected", "passed"]
-    assert "No module named 'tqdm'" in next(line["why"] for line in outcomes if line["outcome"] == "not collected")
+    cases = {case.get("name"): case for case in ElementTree.parse(tmp_path / "tests.xml").iter("testcase")}
+    assert cases["test_one"].find("*") is None and cases["test_two"].find("failure") is not None
+    (missing,) = [case.find("error") for name, case in cases.items() if "test_missing" in name]
+    assert "No module named 'tqdm'" in missing.text
 
 
-def test_tests_of_a_device_leave_out_what_trains():
-    for file in (ROOT / "tests").rglob("test_*.py"):
-        if re.search("^(from|import) training", file.read_text(), re.MULTILINE):
-            relative = file.relative_to(ROOT)
-            assert any(fnmatch(str(relative), pattern) for pattern in everything.ELSEWHERE), relative
+def test_tests_that_are_interrupted_leave_their_outcomes(tmp_path):
+    tests = "import time\n\n\ndef test_one():\n    pass\n\n\ndef test_two():\n    time.sleep(60)\n"
+    (tmp_path / "test_slow.py").write_text(tests)
+    own = [a for a in everything.STEPS["tests"].arguments if not a.startswith("tests")]
+    arguments = [a.format(out=tmp_path) for a in own] + [str(tmp_path)]
+    with open(tmp_path / "log", "wb") as log:
+        status, _ = processes.run([sys.executable, *arguments], 20, log, processes.environment())
+    assert status is None
+    assert "test_one" in [case.get("name") for case in ElementTree.parse(tmp_path / "tests.xml").iter("testcase")]
+
+
+def test_the_commit_travels_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "COMMIT", tmp_path / "commit.txt")
+    monkeypatch.setattr(machine, "BENCH", tmp_path)  # outside of a checkout
+    assert machine.commit() is None
+    (tmp_path / "commit.txt").write_text("0123456789ab-dirty\n")
+    assert machine.commit() == "0123456789ab-dirty"
 
 
 COMPILED = "reference-compiled"
@@ -152,25 +169,33 @@ def test_ratios_take_the_faster_backend_of_each_case(tmp_path):
     ]
     whose = ("", "torch_", "reference_", "reference_compiled_")
     assert [found[1][f"{who}microseconds"] for who in whose] == [2.0, 4.0, 60.0, 6.0]
-    assert ops.table(found).endswith("1 of 2 slower than the compiled reference")
+    written = "\n".join(ops.section({"clock": "cpu", "to_compiled": found}))
+    assert "the faster of ours: 1 of 2" in written
+    assert "| `hadamard_mux`, forward | G=1 N=2, bfloat16 | triton | 2 |" in written
 
 
-def test_ops_go_on_past_one_that_kills_its_process(tmp_path, monkeypatch):
-    """The second op dies before it has results; the third has some and dies; the fourth ends well."""
-    names, asked = ["embedding_mux", "hadamard_mux", "index_demux", "mlp_demux"], []
+def test_ops_go_on_past_a_case_that_kills_its_process(tmp_path, monkeypatch):
+    """The second case kills the first process, the third the next one; the third process has the rest."""
+    left, asked = ["a", "killer", "b", "killer too", "c"], []
 
     def run(command, *_, **__):
-        own = [Path(a).stem.removeprefix("test_") for a in command if a.endswith(".py")]
-        asked.append(own)
-        for name in own:
-            if name == "hadamard_mux":
-                return -11, 1.0
-            write_json(tmp_path / f"{name}.json", {"op": name, "rows": []})
-            if name == "index_demux":
-                return -11, 1.0
+        asked.append(list(left))
+        with open(tmp_path / ops.BEGUN, "a", encoding="utf-8") as file:
+            while left:
+                case = left.pop(0)
+                print(case, file=file)
+                if case.startswith("killer"):
+                    return -11, 1.0
         return 0, 1.0
 
     monkeypatch.setattr(ops, "run", run)
     monkeypatch.setattr(ops, "default_device", lambda: torch.device("cpu"))
-    assert ops.main(["--ops", *names, "--output", str(tmp_path)]) == 1
-    assert asked == [names, names[1:], names[2:], names[3:]]
+    assert ops.main(["--ops", "hadamard_mux", "--output", str(tmp_path)]) == 1
+    assert [cases[0] for cases in asked] == ["a", "b", "c"]
+
+
+def test_ops_do_not_go_on_where_nothing_begins(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ops, "run", lambda command, *_, **__: asked.append(command) or (4, 1.0))
+    monkeypatch.setattr(ops, "default_device", lambda: torch.device("cpu"))
+    assert ops.main(["--ops", "hadamard_mux", "--output", str(tmp_path)]) == 1 and len(asked) == 1

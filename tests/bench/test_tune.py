@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("triton", reason="bench.tune tunes the Triton kernels")
 
 import fastmux
-from bench import candidates, problems, tune
+from bench import tune
 from fastmux.files import write_json
 from fastmux.kernels import hadamard_mux
 from fastmux.kernels.common import launch_table
@@ -22,10 +22,13 @@ class TestTune:
     LAUNCHER = "hadamard_mux_forward"
     SIZES = {"G": 2, "N": 2, "L": 4, "d": 64}
 
-    def run(self, seconds, op="hadamard_mux", **options):
-        device = torch.device("cpu")
+    def subject(self, launcher=LAUNCHER):
+        return tune.Subject(launcher, [self.SIZES], [torch.float32], torch.device("cpu"))
+
+    def run(self, seconds, **options):
+        subjects = [self.subject(launcher) for launcher, op in tune.launchers().items() if op == "hadamard_mux"]
         with fastmux.backend("triton"):
-            return tune.tune([op], lambda _: [self.SIZES], [torch.float32], device, seconds, progress=False, **options)
+            return tune.tune(subjects, seconds, **options)
 
     def clock(self, best):
         """Seconds of whatever runs: shortest at ``best``, a tile of `LAUNCHER`."""
@@ -49,12 +52,13 @@ class TestTune:
 
         path = tmp_path / "sm_00.json"
         write_json(path, {"launchers": {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: {"rows": 64}}, "found": {}})
-        tune.write_table(path, {self.LAUNCHER: found}, torch.device("cpu"), "python -m bench.tune --ops hadamard_mux")
+        tune.write_table(path, (self.LAUNCHER, found), torch.device("cpu"), "python -m bench.tune --ops hadamard_mux")
         table = json.loads(path.read_text())
         assert table["launchers"] == {"hadamard_mux_dx": {"rows": 4}, self.LAUNCHER: best}
         written = table["found"][self.LAUNCHER]
         assert written["command"] == "python -m bench.tune --ops hadamard_mux" and written["speedup"] > 5
         assert written["machine"]["triton"] and written["machine"]["device"] == "cpu"
+        assert "| `hadamard_mux_forward` | rows=2 columns=64 warps=8 | 6.000 |" in "\n".join(tune.section(table))
 
         monkeypatch.setattr(launch_table, "FOLDER", tmp_path)
         monkeypatch.setattr(launch_table, "architecture", lambda device: "sm_00")
@@ -99,22 +103,20 @@ class TestTune:
         outcomes = self.run(clock, keep=lambda launcher, outcome: kept.append(launcher))
         assert kept == list(outcomes)
         assert self.run(clock, budget=0) == {}
-        listed = list(problems.problems(self.LAUNCHER, [self.SIZES], [torch.float32], torch.device("cpu")))
         with fastmux.backend("triton"):
-            found = tune.search(self.LAUNCHER, listed, clock, lambda what: None, tune._none_refused, budget=0)
+            found = tune.search(self.subject(), clock, budget=0)
         assert found.tile == {} and found.tried == 1
 
     def test_candidates_are_tried_in_processes_of_their_own(self):
         """One that is allowed, one that is not, and two whose process is gone."""
-        compiler = candidates.Compiler(torch.device("cpu"), workers=1)
-        subject = (self.LAUNCHER, [self.SIZES], [torch.float32])
+        compiler, subject = tune.Compiler(workers=1), self.subject()
         try:
             good, bad = compiler.refusals(subject, [{"rows": 4, "columns": 64, "warps": 4}, {"rows": 3}])
             assert good is None and bad.startswith("ValueError")
             (process,) = compiler._pool._processes.values()
             process.kill()
             process.join()
-            assert compiler.refusals(subject, [{}, {}]) == [candidates.KILLED] * 2
+            assert compiler.refusals(subject, [{}, {}]) == [tune.KILLED] * 2
             assert compiler.refusals(subject, [{"rows": 4, "columns": 64, "warps": 4}]) == [None]
         finally:
             compiler.close()
@@ -124,6 +126,11 @@ class TestTune:
         assert set(tune.launchers().values()) == set(tune.OPS), "OPS of bench/tune.py"
         for op in tune.OPS:
             assert set(tune.shapes(op)[0]) >= {"G", "N", "L", "d"}
+
+    def test_the_worst_two_ops_are_those_that_a_tile_can_help(self, tmp_path):
+        listed = ["mlp_demux", "pair_norm", "pair_norm", "unbind_demux", "hadamard_mux", "embedding_mux"]
+        write_json(tmp_path / "ratios.json", {"to_compiled": [{"op": op} for op in listed]})
+        assert tune.worst(tmp_path / "ratios.json") == ["pair_norm", "hadamard_mux"]
 
     def test_without_a_gpu_nothing_is_done(self, monkeypatch, capsys):
         monkeypatch.setattr(tune, "default_device", lambda: torch.device("cpu"))

@@ -1,0 +1,112 @@
+"""One model in every way that a device runs it, beside the same model in float64 on a CPU.
+
+`bench/everything.py` runs this file on a device. Without a GPU the model runs on the CPU, and nothing is captured.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from amount import ALL
+from transformers import BertConfig
+
+import fastmux
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+TASKS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMuxForTokenClassification}
+ROWS, LENGTH, WORDS = 8, 16, 50
+
+
+@pytest.fixture(params=[(t, d) for t in TASKS for d in ("index", "unbind")], ids="-".join)
+def exact(request):
+    task, demultiplexer = request.param
+    config = BertConfig(
+        vocab_size=WORDS,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    options = {"demultiplexer": demultiplexer, "num_labels": 3, "retrieval_loss_weight": 0.0}
+    return TASKS[task].from_backbone(config, 4, **options).double().eval()
+
+
+@pytest.fixture
+def ids():
+    return torch.randint(WORDS, (ROWS, LENGTH))
+
+
+def captured(model, ids):
+    """The logits of a CUDA graph's second replay, on ids that it was not captured with."""
+    static, side = torch.zeros_like(ids), torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        model(input_ids=static)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits = model(input_ids=static).logits
+    graph.replay()
+    static.copy_(ids)
+    graph.replay()
+    return logits
+
+
+def autocast(model, ids):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        return model(input_ids=ids).logits
+
+
+#: The logits of a model, and the error that they may have beside the largest of them.
+WAYS = {
+    "eager": (lambda model, ids: model(input_ids=ids).logits, 1e-4),
+    "compiled": (lambda model, ids: torch.compile(model)(input_ids=ids).logits, 1e-4),
+    "captured": (captured, 1e-4),
+    "autocast": (autocast, 0.05),
+}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "eager",
+        pytest.param("compiled", marks=pytest.mark.skipif(not (GPU or ALL), reason="takes long on a CPU")),
+        pytest.param("captured", marks=pytest.mark.gpu),
+        "autocast",
+    ],
+)
+def test_logits(exact, ids, way):
+    run, tolerance = WAYS[way]
+    model = copy.deepcopy(exact).to(DEVICE, torch.float32)
+    with torch.inference_mode():
+        expected = exact(input_ids=ids).logits
+        logits = run(model, ids.to(DEVICE)).cpu().double()
+    assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_a_step_of_training(exact, ids):
+    model = copy.deepcopy(exact).to(DEVICE, torch.float32).train()
+    with torch.no_grad():
+        labels = exact(input_ids=ids).logits.argmin(-1)  # so that there is something to learn
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(2):
+        loss = model(input_ids=ids.to(DEVICE), labels=labels.to(DEVICE)).loss
+        losses.append(loss.item())
+        loss.backward()
+        if len(losses) == 1:
+            exact(input_ids=ids, labels=labels).loss.backward()
+            for (name, ours), gold in zip(model.named_parameters(), exact.parameters(), strict=True):
+                assert (ours.grad is None) == (gold.grad is None), name
+                if gold.grad is not None:
+                    error = (ours.grad.cpu().double() - gold.grad).abs().max()
+                    assert error <= 1e-3 * gold.grad.abs().max() + 1e-7, name
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[1] < losses[0]
