@@ -43,6 +43,7 @@ TRAIN = [
     "accelerate>=1.1",  # transformers.Trainer does not start without it
     "datasets",
     "matplotlib",
+    "orjson>=3.10",
     "pyarrow",
     "pyyaml",
     "seqeval",

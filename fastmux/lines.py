@@ -7,12 +7,13 @@ In a vocabulary, a table or a corpus all of these are text: a line that ends at 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 #: The longer marks first: that of UTF-32 begins with that of UTF-16.
 _OTHER_MARKS = {
@@ -21,6 +22,34 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+#: What files begin with that hold no lines of text, and what they are.
+_NO_TEXT = {
+    b"\x1f\x8b": "packed by gzip",
+    b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
+    b"PK\x05\x06": "an empty zip archive",
+    b"\xfd7zXZ\0": "packed by xz",
+    b"BZh": "packed by bzip2",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"\x04\x22\x4d\x18": "packed by lz4",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"SQLite format 3\0": "an SQLite database",
+    b"PAR1": "Parquet",
+    b"ARROW1\0\0": "an Arrow file",
+    b"ORC": "ORC",
+    b"Obj\x01": "Avro",
+    b"\x89HDF": "HDF5",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\xd0\xcf\x11\xe0": "an old document of Office, as .xls is",
+    b"%PDF-": "a PDF document",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"\x7fELF": "a program",
+}
+#: Of these, what a text may begin with too: it is one if UTF-8 goes on behind it.
+_PERHAPS_TEXT = (b"BZh", b"ORC", b"PAR1")
+#: Bytes that are read at a time.
+_BLOCK = 2**18
 
 
 class RawLines:
@@ -35,12 +64,14 @@ class RawLines:
 
     Raises:
         ValueError: (while iterating) the file is not there or cannot be read, or begins with the byte order mark of
-            UTF-16 or UTF-32.
+            UTF-16 or UTF-32, or as no text does (packed files, Parquet, images).
     """
 
     def __init__(self, path: str | PathLike, limit: int | None = None):
         self.path, self.limit = Path(path), limit
         self._disk: BinaryIO | None = None
+        self._number = 0
+        self._kept = b""
 
     @property
     def position(self) -> int:
@@ -48,22 +79,53 @@ class RawLines:
         return self._disk.tell() if self._disk is not None and not self._disk.closed else 0
 
     def __iter__(self) -> Iterator[bytes]:
-        number = 0
+        self._number = 0
+        with self._opened() as file:
+            for number, line in enumerate(self._cut(file), start=1):
+                self._number = number
+                if number == 1:
+                    line = self._begun(line)
+                    if not line:
+                        break  # nothing but a byte order mark
+                yield line
+
+    def blocks(self) -> Iterator[list[bytes]]:
+        r"""The same lines, many at a time and without their ends, which is several times as fast."""
+        self._number = 0
+        rest, begun, passing = b"", False, False
+        with self._opened() as file:
+            while data := file.read(_BLOCK):
+                if not begun:
+                    data, begun = self._begun(data), True
+                lines = (rest + data).split(b"\n")
+                rest = lines.pop()
+                if passing and lines:
+                    lines[0], passing = self._kept, False
+                elif passing:
+                    rest = b""
+                if b"\r\n" in data or (data[:1] == b"\n" and lines[0].endswith(b"\r")):
+                    lines = [line.removesuffix(b"\r") for line in lines]
+                if self.limit is not None and max(map(len, lines), default=0) > self.limit:
+                    lines = [line[: self.limit + 1] for line in lines]
+                self._number += len(lines)
+                if lines:
+                    yield lines
+                if self.limit is not None and len(rest) > self.limit:
+                    self._kept, rest, passing = rest[: self.limit + 1], b"", True
+            if passing or rest:
+                yield [self._kept if passing else rest]
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
         try:
             with open(self.path, "rb") as self._disk, self._unpacked(self._disk) as file:
-                for number, line in enumerate(self._cut(file), start=1):
-                    if number == 1:
-                        self._refuse_other_marks(line)
-                        line = line.removeprefix(codecs.BOM_UTF8)
-                        if not line:
-                            break  # nothing but a byte order mark
-                    yield line
+                yield file
         except (OSError, EOFError, zlib.error) as error:
-            after = f" after line {number}" if number else ""
+            after = f" after line {self._number}" if self._number else ""
             raise ValueError(f"{self.path} cannot be read{after}: {error}") from error
 
-    def _unpacked(self, disk: BinaryIO):
-        return gzip.GzipFile(fileobj=disk) if self.path.suffix == ".gz" else disk
+    def _unpacked(self, disk: BinaryIO) -> BinaryIO:
+        return cast(BinaryIO, gzip.GzipFile(fileobj=disk)) if self.path.suffix == ".gz" else disk
 
     def _cut(self, file) -> Iterator[bytes]:
         if self.limit is None:
@@ -74,6 +136,20 @@ class RawLines:
             rest = line
             while rest and len(rest) > self.limit and not rest.endswith(b"\n"):
                 rest = file.readline(self.limit + 1)
+
+    def _begun(self, data: bytes) -> bytes:
+        """The start of the file, without its byte order mark."""
+        self._refuse_other_marks(data)
+        for mark, what in _NO_TEXT.items():
+            if data.startswith(mark) and not (mark in _PERHAPS_TEXT and _is_text(data)):
+                packed = self.path.suffix == ".gz"
+                ending = " and its name does not end in .gz" if what == "packed by gzip" and not packed else ""
+                raise ValueError(
+                    f"{self.path} must be lines of text, but {'what it packs' if packed else 'it'} is {what}{ending}"
+                )
+        if data[257:262] == b"ustar":
+            raise ValueError(f"{self.path} must be lines of text, but it is a tar archive")
+        return data.removeprefix(codecs.BOM_UTF8)
 
     def _refuse_other_marks(self, line: bytes) -> None:
         for mark, name in _OTHER_MARKS.items():
@@ -112,6 +188,15 @@ def read_lines(path: str | PathLike, *, keepends: bool = False) -> Iterator[str]
         except ValueError as error:
             raise ValueError(f"{path} must be UTF-8, but line {number} has {error}; save it as UTF-8") from error
         yield line if keepends else without_end(line)
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether the start of a file is UTF-8 without NUL; where it ends within a character, it may be."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in data
 
 
 def decode(raw: bytes) -> str:

@@ -23,6 +23,7 @@ LAYERS = {
         "fastmux.lines",
         "fastmux.reference",
     ),
+    "tables": ("fastmux.tables",),
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
     "passes": ("fastmux.passes",),

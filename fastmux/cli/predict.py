@@ -12,12 +12,13 @@ from datetime import timedelta
 import fastmux
 from fastmux.cli.parser import OneOf, Parser, integer, number
 from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
-from fastmux.labelling.settings import DTYPES, INPUT_FORMATS, LabellingSettings
+from fastmux.labelling.settings import DTYPES, REJECTED, LabellingSettings
+from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
 Label text with a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. The same rows come out,
-in their order, with a label and its score (tags, where the model labels tokens). Rows that cannot be labelled go, with
-their line and the reason, to OUT.rejects.jsonl.
+in their order, with a label and its score (tags, where the model labels tokens). Rows that cannot be labelled stay in
+their place without a label, and are listed, with their line and the reason, in OUT.rejects.jsonl.
 
 Killed at any moment, it goes on where it was when the same command is started again, and ends in the same bytes."""
 
@@ -35,6 +36,8 @@ _HELP = HELP | {
     "pair_column": "the second text of a pair",
     "is_split_into_words": "text is words between single spaces, each of which gets a tag",
     "prefix": "of the new columns' names, where the input has columns of these names",
+    "rejected": "rows that cannot be labelled stay in place without a label (keep, the default), with the reason in a "
+    "column `error` (reason), or go (drop)",
     "all_scores": "every label's score, not the best one alone",
     "min_confidence": "rows below it go through the model that --fallback names",
     "rows_per_shard": "rows that are written together (default: 65536 on a GPU, 8192 x N up to 32768 on a CPU)",
@@ -48,7 +51,8 @@ _TYPES: dict[str, Callable] = {
     "num_workers": integer(0),
     "min_confidence": number,
     "dtype": OneOf(*DTYPES),
-    "input_format": OneOf(*INPUT_FORMATS.values()),
+    "input_format": OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
+    "rejected": OneOf(*REJECTED),
 }
 
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
-from fastmux.labelling.labels import Answers
+from fastmux.labelling.labels import Answers, label_names
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.tokens import Encoder
 from fastmux.models.checkpoints import read_config
@@ -83,8 +83,7 @@ class Classifier:
     @property
     def names(self) -> list[str]:
         """Of the labels."""
-        known = self.model.config.id2label
-        return [str(known[index]) for index in range(self.model.config.num_labels)]
+        return label_names(self.model.config.id2label, self.model.config.num_labels)
 
     def max_length(self, asked: int | None, what: str = "model") -> int:
         """Tokens of a row, special ones counted.

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastmux.labelling.settings import LabellingSettings
-from fastmux.labelling.sources import Source
+import pyarrow
+from pyarrow import types
+
+from fastmux.tables.opening import Source
+from fastmux.tables.table_source import TableSource
 
 #: Names that text usually has, in data sets of the hub too.
 _USUAL = ("text", "sentence", "tokens", "words")
@@ -17,47 +20,101 @@ class Column:
     """What is labelled.
 
     Attributes:
-        name: of the column.
+        names: of the column, and of the second text of a pair.
+        places: of these in a table.
         words: how a model that labels tokens knows words: "given", as they are in the row; "found", by its tokenizer;
             None for labels of whole rows.
         split: the words are what is between single spaces.
     """
 
-    name: str
+    names: tuple[str, ...]
+    places: tuple[int, ...]
     words: str | None
     split: bool
 
 
-def choose_column(source: Source, sample: Sequence[dict], settings: LabellingSettings, per_token: bool) -> Column:
-    """The column that the settings name, or the one that holds text.
-
-    Args:
-        sample: the first rows.
+def choose_names(source: Source, column: str | None, pair_column: str | None) -> tuple[str, ...]:
+    """The column of text that is asked for, or the one that holds text; and the second of a pair.
 
     Raises:
-        ValueError: there is no such column, or none that must be it; the message lists those there are.
+        ValueError: there is no such column, or none that must be it, or two; the message lists those there are.
     """
-    names = source.columns or list(dict.fromkeys(name for row in sample for name in row))
+    names = _names_of(source)
     if not names:
         raise ValueError(f"{source.name} has no columns")
     there = ", ".join(map(repr, names))
-    name = settings.column
-    if name is None:
+    if column is None:
         usual = [known for known in _USUAL if known in names]
         if not usual and len(names) > 1:
             raise ValueError(f"{source.name} has the columns {there}; say with column which one is labelled")
-        name = usual[0] if usual else names[0]
-    for wanted in filter(None, (name, settings.pair_column)):
+        column = usual[0] if usual else names[0]
+    chosen = (column,) if pair_column is None else (column, pair_column)
+    for wanted in chosen:
         if wanted not in names:
             raise ValueError(f"{source.name} has no column {wanted!r}; there are {there}")
+        if names.count(wanted) > 1:
+            raise ValueError(
+                f"{source.name} has {names.count(wanted)} columns {wanted!r}; give them names of their own"
+            )
+    return chosen
+
+
+def choose_column(
+    source: Source, column: str | None, pair_column: str | None, is_split_into_words: bool, per_token: bool
+) -> Column:
+    """What is labelled of a source, by a model that labels tokens or rows.
+
+    Raises:
+        ValueError: as `choose_names`; the column holds neither text nor lists of words; or an option is for models of
+            the other kind.
+    """
+    names = choose_names(source, column, pair_column)
+    places = tuple(source.columns.index(name) for name in names) if source.columns else ()
     if not per_token:
-        if settings.is_split_into_words:
+        if is_split_into_words:
             raise ValueError("is_split_into_words is for models that label tokens; this one labels rows")
-        return Column(name, None, False)
-    if settings.pair_column is not None:
+        check_text_columns(source, names)
+        return Column(names, places, None, False)
+    if pair_column is not None:
         raise ValueError("pair_column is for models that label rows; this one labels tokens")
-    lists = isinstance(next((row[name] for row in sample if row.get(name) is not None), None), list)
-    if lists and settings.is_split_into_words:
-        raise ValueError(f"is_split_into_words is for text, but column {name!r} holds lists of words")
-    split = settings.is_split_into_words
-    return Column(name, "given" if lists or split else "found", split)
+    lists = _holds_lists(source, names[0])
+    if lists and is_split_into_words:
+        raise ValueError(f"is_split_into_words is for text, but column {names[0]!r} holds lists of words")
+    if not lists:
+        check_text_columns(source, names)
+    return Column(names, places, "given" if lists or is_split_into_words else "found", is_split_into_words)
+
+
+def check_text_columns(source: Source, names: Sequence[str]) -> None:
+    """Raises ValueError for a column of a table whose type is no text; of lines, every row says what it holds."""
+    if isinstance(source, TableSource):
+        for name in names:
+            kind = source.schema.field(source.columns.index(name)).type
+            if not _is_text(kind):
+                raise ValueError(f"{source.name}: column {name!r} is {kind}, expected text")
+
+
+def _names_of(source: Source) -> list[str]:
+    if isinstance(source, TableSource):
+        return source.columns
+    return source.columns or list(dict.fromkeys(name for row in source.sample for name in row))
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return _is_text(kind.storage_type)
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _is_text(kind.value_type)
+    return any(known(kind) for known in (types.is_string, types.is_large_string, types.is_string_view, types.is_null))
+
+
+def _holds_lists(source: Source, name: str) -> bool:
+    if isinstance(source, TableSource):
+        kind = source.schema.field(source.columns.index(name)).type
+        lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view)
+        if not any(known(kind) for known in lists):
+            return False
+        if not _is_text(kind.value_type):
+            raise ValueError(f"{source.name}: column {name!r} is {kind}, expected text or lists of words")
+        return True
+    return isinstance(next((row[name] for row in source.sample if row.get(name) is not None), None), list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,19 @@ from fastmux.passes.tokens import Tokens
 #: Digits of a score: what is behind them differs between machines.
 DIGITS = 6
 _TEXT, _NUMBER = pyarrow.string(), pyarrow.float64()
+
+
+def label_names(id2label: Mapping[int, object], labels: int) -> list[str]:
+    """The names of so many labels, by their ids.
+
+    Raises:
+        ValueError: the ids are not those from 0.
+    """
+    ids = sorted(id2label)
+    if ids != list(range(labels)):
+        there = ", ".join(map(str, ids[:20]))
+        raise ValueError(f"id2label of the model has the ids {there}, expected 0 to {labels - 1}")
+    return [str(id2label[index]) for index in range(labels)]
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,17 @@ class Answers:
     spans: bool
     prefix: str
 
+    def check(self) -> None:
+        """Raises ValueError for a name that two labels have, whose scores would have one place."""
+        if not self.all_scores or self.problem == "regression" or len(set(self.names)) == len(self.names):
+            return
+        name = next(name for name in self.names if self.names.count(name) > 1)
+        ids = [str(index) for index, other in enumerate(self.names) if other == name]
+        raise ValueError(
+            f"all_scores gives every label a score under its name, but id2label of the model has {name!r} for "
+            f"{' and '.join(ids)}"
+        )
+
     def columns(self) -> dict[str, pyarrow.DataType]:
         """The new columns and their types."""
         every = pyarrow.struct([(name, _NUMBER) for name in self.names])
@@ -53,6 +78,7 @@ class Answers:
 
     def of(self, logits: Tensor, tokens: Tokens) -> dict[str, list]:
         """The new columns' values: logits (rows, C), or (tokens, C) of all rows' tokens, end to end."""
+        self.check()
         logits = logits.float()
         if self.problem == "regression":
             return self._named([row[0] if len(row) == 1 else row for row in _rounded(logits)])

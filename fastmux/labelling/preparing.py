@@ -10,20 +10,21 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
-from typing import Any
 
 import numpy as np
+import pyarrow
 
 from fastmux.labelling.checks import check_text, check_words, length_problem
-from fastmux.labelling.formats import Format
-from fastmux.labelling.rows import Reject, Row, parse_rows, shown
-from fastmux.labelling.shard import RawShard
 from fastmux.labelling.tokens import Encoder, Input
 from fastmux.passes.tokens import Tokens
+from fastmux.tables.parsing import column_values, parse_lines
+from fastmux.tables.shard import RawShard
+from fastmux.tables.table_source import serialised, table_of
+from fastmux.tables.writers import Heads, Writer
 
 #: Shards that are ready or being made ready, beside one for each process.
 _AHEAD = 2
@@ -31,23 +32,21 @@ _AHEAD = 2
 
 @dataclass
 class PreparedShard:
-    """What the model and the writer need of a shard.
+    """What the model and the writer need of a shard beside its rows.
 
     Attributes:
-        rows: how many the shard has, good and bad.
-        heads: of the good ones, what `Format.head` made of them.
-        tokens: of the good ones.
-        cut: how many of them were cut to the longest that is allowed.
+        heads: the own columns of all rows; None where they stay as they were read.
+        tokens: of the rows that can be labelled.
+        problems: why each of the others cannot, by its place in the shard.
+        unread: the places of those that are no rows at all.
+        cut: how many rows were cut to the longest that is allowed.
         seconds: that this took.
     """
 
-    index: int
-    rows: int
-    digest: str
-    share: float | None
-    heads: list
+    heads: Heads | None
     tokens: Tokens
-    rejects: list[Reject]
+    problems: dict[int, str]
+    unread: set[int]
     cut: int
     seconds: float
 
@@ -58,71 +57,84 @@ class Preparation:
 
     Args:
         kind, columns: of the source.
-        column, pair_column: what is labelled.
-        new_columns: names that no row may have.
+        names: of the column that is labelled, and of the second text of a pair.
+        places: of these columns in a table.
         words: texts are words between single spaces.
         encoder: of the inputs.
-        form: of the rows that are written.
+        writer: of the rows.
     """
 
     kind: str
     columns: list[str] | None
-    column: str
-    pair_column: str | None
-    new_columns: tuple[str, ...]
+    names: tuple[str, ...]
+    places: tuple[int, ...]
     words: bool
     encoder: Encoder
-    form: Format
+    writer: Writer
+
+    def needed(self, raw: RawShard) -> RawShard:
+        """A shard with no more than is needed here."""
+        return raw.select(self.places) if self.kind == "table" and self.writer.keeps else raw
 
     def __call__(self, raw: RawShard) -> PreparedShard:
         start = time.perf_counter()
-        rejects: list[Reject] = []
-        good: list[tuple[Row, Input, Any]] = []
-        for row in parse_rows(raw, self.kind, self.columns):
-            if isinstance(row, Reject):
-                rejects.append(row)
-                continue
+        fields, unread, heads = self._of_table(raw.rows) if self.kind == "table" else self._of_lines(raw.rows)
+        problems: dict[int, str] = {}
+        inputs: list[Input] = []
+        places: list[int] = []
+        for place, row in enumerate(fields):
             try:
-                good.append((row, self._input(row), self.form.head(row)))
+                if isinstance(row, ValueError):
+                    raise row
+                inputs.append(self._input(row))
             except ValueError as error:
-                rejects.append(self._reject(row, str(error)))
-        tokens, cut = self.encoder.encode([given for _, given, _ in good])
-        bad = {}
-        for place, length in enumerate(tokens.lengths.tolist()):
-            if reason := length_problem(length, self.encoder.max_length):
-                bad[place] = reason
-        rejects.extend(self._reject(good[place][0], reason) for place, reason in bad.items())
-        heads = [head for place, (_, _, head) in enumerate(good) if place not in bad]
-        return PreparedShard(
-            raw.index,
-            len(raw.rows),
-            raw.digest,
-            raw.share,
-            heads,
-            tokens.select(np.array([row for row in range(len(good)) if row not in bad], np.int64)) if bad else tokens,
-            sorted(rejects, key=lambda reject: reject.number),
-            cut,
-            time.perf_counter() - start,
-        )
+                problems[place] = str(error)
+            else:
+                places.append(place)
+        tokens, cut = self.encoder.encode(inputs)
+        bad = set()
+        if len(tokens.lengths) and not 0 < tokens.lengths.min() <= tokens.lengths.max() <= self.encoder.max_length:
+            for number, length in enumerate(tokens.lengths.tolist()):
+                if reason := length_problem(length, self.encoder.max_length):
+                    bad.add(number)
+                    problems[places[number]] = reason
+        if bad:
+            tokens = tokens.select(np.array([row for row in range(len(places)) if row not in bad], np.int64))
+        return PreparedShard(heads, tokens, problems, unread, cut, time.perf_counter() - start)
 
-    def _reject(self, row: Row, reason: str) -> Reject:
-        return Reject(row.number, reason, shown(row.source or str(row.values.get(self.column, row.values))))
+    def _of_lines(self, rows: Sequence[bytes]) -> tuple[list, set[int], Heads | None]:
+        """Of every row what is labelled, or why it is none; the places of those; and the rows' own columns."""
+        parsed = list(parse_lines(rows, self.kind, self.columns, self.names, self.writer.exact))
+        unread = {place for place, row in enumerate(parsed) if isinstance(row, ValueError)}
+        heads = None
+        if not self.writer.keeps:
+            heads = self.writer.heads([None if isinstance(row, ValueError) else row for row in parsed])
+        return [self._picked(row) for row in parsed], unread, heads
 
-    def _input(self, row: Row) -> Input:
-        for name in self.new_columns:
-            if name in row.values:
-                raise ValueError(f"has a column {name!r} already (prefix gives the new columns other names)")
+    def _picked(self, row: dict | ValueError) -> tuple | ValueError:
+        if isinstance(row, ValueError):
+            return row
+        try:
+            return tuple(row[name] for name in self.names)
+        except KeyError as error:
+            return ValueError(f"has no column {error}, but {', '.join(map(repr, row)) or 'none'}")
+
+    def _of_table(self, table: pyarrow.Table) -> tuple[list, set[int], Heads | None]:
+        kept = self.writer.keeps
+        columns = [table.column(number if kept else place) for number, place in enumerate(self.places)]
+        heads = None if kept else self.writer.heads_of_table(table)
+        return list(zip(*map(column_values, columns), strict=True)), set(), heads
+
+    def _input(self, row: tuple) -> Input:
+        for name, value in zip(self.names, row, strict=True):
+            if isinstance(value, ValueError):
+                raise ValueError(f"column {name!r} {value}")
         if self.encoder.words == "given" and not self.words:
-            return check_words(f"column {self.column!r}", row.values.get(self.column))
-        text = self._text(row.values, self.column)
+            return check_words(f"column {self.names[0]!r}", row[0])
+        texts = [check_text(f"column {name!r}", value) for name, value in zip(self.names, row, strict=True)]
         if self.words:
-            return text.split(" ")
-        return text if self.pair_column is None else (text, self._text(row.values, self.pair_column))
-
-    def _text(self, values: dict, name: str) -> str:
-        if name not in values:
-            raise ValueError(f"has no column {name!r}, but {', '.join(map(repr, values)) or 'none'}")
-        return check_text(f"column {name!r}", values[name])
+            return texts[0].split(" ")
+        return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 _preparation: Preparation
@@ -146,8 +158,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _prepare(raw: RawShard) -> PreparedShard:
-    return _preparation(raw)
+def _prepare(raw: RawShard, table: pyarrow.Buffer | None) -> PreparedShard:
+    return _preparation(raw if table is None else replace(raw, rows=table_of(table)))
 
 
 def executor(preparation: Preparation, num_workers: int) -> Executor:
@@ -162,21 +174,31 @@ def executor(preparation: Preparation, num_workers: int) -> Executor:
 
 def prepared(
     shards: Iterable[RawShard], preparation: Preparation, pool: Executor, num_workers: int
-) -> Generator[PreparedShard, None, None]:
-    """Shards made ready, in their order, a few ahead of whoever takes them.
+) -> Generator[tuple[RawShard, PreparedShard], None, None]:
+    """Shards and what was made ready of them, in their order, a few ahead of whoever takes them.
 
     Raises:
         RuntimeError: a process that tokenises has ended, as when memory is out.
     """
-    work = preparation if num_workers == 0 else _prepare
-    source, waiting = iter(shards), deque[Future]()
+
+    def submit(raw: RawShard) -> Future:
+        needed = preparation.needed(raw)
+        if num_workers == 0:
+            return pool.submit(preparation, needed)
+        if preparation.kind != "table":
+            return pool.submit(_prepare, needed, None)
+        # A slice of a table is pickled with all that it is a slice of.
+        return pool.submit(_prepare, replace(needed, rows=()), serialised(needed.rows))
+
+    source, waiting = iter(shards), deque[tuple[RawShard, Future]]()
     try:
         while True:
             while len(waiting) < num_workers + _AHEAD and (raw := next(source, None)) is not None:
-                waiting.append(pool.submit(work, raw))
+                waiting.append((raw, submit(raw)))
             if not waiting:
                 return
-            yield waiting.popleft().result()
+            raw, future = waiting.popleft()
+            yield raw, future.result()
     except BrokenExecutor as error:
         raise RuntimeError(
             "a process that tokenises was killed, perhaps for want of memory; what is labelled is kept, and the same "

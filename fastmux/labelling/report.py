@@ -31,6 +31,21 @@ class Times:
     processor: float = 0.0
 
 
+@dataclass(frozen=True)
+class Reject:
+    """A row that has no label.
+
+    Attributes:
+        number: of its line, or of the row, from 1.
+        reason: what is wrong with it.
+        content: the row: its line, with bytes that are no UTF-8 as ``\\xE9``; or its columns, as JSON.
+    """
+
+    number: int
+    reason: str
+    content: str
+
+
 def processor_seconds() -> float:
     """Of this process, and of those that it has seen end."""
     return time.process_time() + sum(os.times()[2:4])

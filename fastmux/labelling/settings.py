@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fastmux.tables.kinds import INPUT_FORMATS
+
 T = TypeVar("T")
 
-#: Endings of inputs, each perhaps with .gz behind it but the last, and of outputs; the format of each.
-INPUT_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "text", ".parquet": "parquet"}
-OUTPUT_FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 DTYPES = ("float32", "bfloat16", "float16")
+#: What becomes of rows that cannot be labelled.
+REJECTED = ("keep", "reason", "drop")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class LabellingSettings:
         pair_column: the second text of a pair.
         is_split_into_words: a model that labels tokens takes text as words between single spaces, and gives each a tag.
         prefix: of the names of the new columns, for inputs that have columns of these names.
+        rejected: what becomes of rows that cannot be labelled: "keep" leaves them in their place, with null in the new
+            columns; "reason" says why in a further column, ``error``; "drop" leaves them out.
         all_scores: every label's score, not the best one alone.
         truncation: cut rows that are longer than ``max_length``; otherwise they are rejected.
         max_length: tokens of a row; what the model has room for if None.
@@ -46,6 +49,7 @@ class LabellingSettings:
     pair_column: str | None = None
     is_split_into_words: bool = False
     prefix: str = ""
+    rejected: str = "keep"
     all_scores: bool = False
     truncation: bool = False
     max_length: int | None = None
@@ -66,7 +70,9 @@ class LabellingSettings:
             check_integer(name, getattr(self, name), least, optional=name != "copies")
         check_integer("num_workers", self.num_workers, 0)
         check_choice("dtype", self.dtype, DTYPES)
-        check_choice("input_format", self.input_format, tuple(INPUT_FORMATS.values()))
+        check_choice("input_format", self.input_format, tuple(dict.fromkeys(INPUT_FORMATS.values())))
+        if self.rejected not in REJECTED:
+            raise ValueError(f"rejected is {self.rejected!r}, expected one of {', '.join(map(repr, REJECTED))}")
         check_confidence(self.min_confidence)
 
 

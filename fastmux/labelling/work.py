@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastmux.files import changes, read_json, remove, replacing, write_json
-from fastmux.labelling.formats import Format, JsonLines
-from fastmux.labelling.rows import Reject
+from fastmux.labelling.report import Reject
 from fastmux.labelling.sharing import Share
+from fastmux.tables.writers import Writer, join_lines
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
 #: Made when all shards are joined, before the output is there.
@@ -32,7 +32,7 @@ class Work:
 
     Args:
         output: the file that all ends in.
-        form: of that file.
+        writer: of that file.
         fingerprint: what the labels depend on, by name: model, options.
         unit: what rows are counted by, "line" or "row".
 
@@ -40,8 +40,8 @@ class Work:
         ValueError: the output exists, or was begun with another fingerprint; the message says what differs.
     """
 
-    def __init__(self, output: Path, form: Format, fingerprint: dict, unit: str):
-        self.output, self.form, self.fingerprint, self.unit = output, form, fingerprint, unit
+    def __init__(self, output: Path, writer: Writer, fingerprint: dict, unit: str):
+        self.output, self.writer, self.fingerprint, self.unit = output, writer, fingerprint, unit
         self.folder = parts_folder(output)
         self.rejects = rejects_file(output)
 
@@ -119,9 +119,9 @@ class Work:
             # Temporary files lie in the folder, so that a kill leaves nothing outside of it.
             if rejects:
                 with replacing(self.rejects, durable=True, within=self.folder) as path:
-                    JsonLines(None).join(path, rejects)
+                    join_lines(path, rejects)
             with replacing(self.output, durable=True, within=self.folder) as path:
-                self.form.join(path, [self._path(index, "rows") for index in range(shards)])
+                self.writer.join(path, [self._path(index, "rows") for index in range(shards)])
                 (self.folder / _JOINED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with

@@ -8,8 +8,18 @@ import io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmux.labelling import sources
-from fastmux.labelling.rows import Reject, parse_rows
+from fastmux.tables.opening import open_source
+from fastmux.tables.parsing import parse_lines
+
+
+def rows_of(path, size: int) -> list[tuple]:
+    """Every row with its line: what it holds, or why it is none."""
+    source = open_source(path)
+    return [
+        row
+        for shard in source.shards(size)
+        for row in zip(shard.numbers, parse_lines(shard.rows, source.kind, source.columns), strict=True)
+    ]
 
 
 def test_fields_of_csv_may_hold_the_end_of_a_line(label, models, tmp_path):
@@ -23,9 +33,8 @@ def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path):
     path = tmp_path / "in.csv"
     good = b"".join(b"w%d,x\n" % i for i in range(1000))
     path.write_bytes(b'text,note\n"w1,x\n' + good + b'w2,"y\n' + good)
-    source = sources.open_source(path)
-    rows = [row for shard in source.shards(300) for row in parse_rows(shard, source.kind, source.columns)]
-    assert [row.number for row in rows if isinstance(row, Reject)] == [2, 1003] and len(rows) == 2002
+    rows = rows_of(path, 300)
+    assert [number for number, row in rows if isinstance(row, ValueError)] == [2, 1003] and len(rows) == 2002
 
 
 @settings(max_examples=60, deadline=None)
@@ -39,6 +48,4 @@ def test_whatever_csv_is_written_is_read(tmp_path_factory, rows, size):
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([["text", "note"], *rows])
     path = tmp_path_factory.mktemp("csv") / "in.csv"
     path.write_bytes(text.getvalue().encode())
-    source = sources.open_source(path)
-    found = [row for shard in source.shards(size) for row in parse_rows(shard, source.kind, source.columns)]
-    assert [list(row.values.values()) for row in found] == rows
+    assert [list(row.values()) for _, row in rows_of(path, size)] == rows

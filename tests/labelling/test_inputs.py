@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from labelling.reading import read_jsonl
 
-from fastmux.labelling import sources
+from fastmux.tables import line_source, opening, table_source
 
 ROWS = [
     {"text": "w1 w2", "note": "a,b"},
@@ -102,7 +102,7 @@ BAD = {
         (b'{"text": "w\0"}', "holds a NUL"),
         (b'{"text": "w\\u0000"}', "column 'text' holds a NUL"),
         (b'{"text": "w\\ud800"}', "column 'text' holds half a character"),
-        (b'{"text": "w1", "label": 3}', "has a column 'label' already"),
+        (b'{"text": "w1", "text": "w2"}', "has two columns 'text'"),
         (b'{"text": "' + b"w1 " * 40 + b'"}', "has 42 tokens, the limit is 32"),
         (b"", "empty"),
         (b" \t ", "empty"),
@@ -139,12 +139,14 @@ def test_bad_rows_are_put_aside_with_line_and_reason(label, models, tmp_path, en
     path.write_bytes(FIRST[ending] + b"\n".join(lines))
     report = label(models["plain"], path, output, rows_per_shard=3).report
     assert (report.labelled, report.rejected) == (len(BAD[ending]) + 1, len(BAD[ending]))
-    assert len(read_jsonl(output)) == report.labelled
+    found = read_jsonl(output)
+    assert [row["label"] is not None for row in found] == [True, *[False, True] * len(BAD[ending])]
     rejects = read_jsonl(tmp_path / "out.jsonl.rejects.jsonl")
     header = FIRST[ending].count(b"\n")
     assert [reject["line"] for reject in rejects] == [2 * i + 2 + header for i in range(len(rejects))]
     for (line, reason), reject in zip(BAD[ending], rejects, strict=True):
         assert reject["reason"].startswith(reason), (line, reject)
+        assert reject["content"] == line.decode("utf-8", "backslashreplace")
     assert report.rejects == str(tmp_path / "out.jsonl.rejects.jsonl")
 
 
@@ -164,11 +166,11 @@ def test_no_separator_within_a_row_ends_it(label, models, tmp_path):
 
 
 def test_a_line_without_an_end_takes_no_more_memory(label, models, tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmux.labelling.sources.MAX_ROW_BYTES", 1000)
-    monkeypatch.setattr("fastmux.labelling.rows.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("fastmux.tables.line_source.MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr("fastmux.tables.parsing.MAX_ROW_BYTES", 1000)
     path = tmp_path / "in.txt"
     path.write_bytes(b"w1\n" + b"w2 " * 5000 + b"\nw3\n" + b"x" * 3000)
-    found = label(models["plain"], path)
+    found = label(models["plain"], path, rejected="drop")
     assert found.dataset["text"] == ["w1", "w3"]
     assert [(reject.number, reject.reason) for reject in found.rejects] == [
         (2, "longer than 1000 bytes"),
@@ -177,12 +179,13 @@ def test_a_line_without_an_end_takes_no_more_memory(label, models, tmp_path, mon
 
 
 def test_shards_end_early_where_rows_are_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(line_source, "SHARD_BYTES", 1000)
+    monkeypatch.setattr(table_source, "SHARD_BYTES", 1000)
     path = tmp_path / "in.txt"
     path.write_bytes(b"".join(b"x" * 300 + b"\n" for _ in range(10)))
-    assert [len(shard.rows) for shard in sources.open_source(path).shards(100)] == [4, 4, 2]
+    assert [len(shard.rows) for shard in opening.open_source(path).shards(100)] == [4, 4, 2]
     table = pyarrow.table({"text": ["x" * 300] * 5000})
-    shards = list(sources.TableSource.of_dataset(datasets.Dataset(table)).shards(3000))
+    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(3000))
     assert sum(len(shard.rows) for shard in shards) == 5000 and max(len(shard.rows) for shard in shards) <= 1024
     assert [n for shard in shards for n in shard.numbers] == list(range(1, 5001))
 
@@ -190,7 +193,7 @@ def test_shards_end_early_where_rows_are_long(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 7, 1000, 1024, 3000])
 def test_shards_of_tables_have_so_many_rows(rows):
     table = pyarrow.table({"text": [str(i) for i in range(2500)]})
-    shards = list(sources.TableSource.of_dataset(datasets.Dataset(table)).shards(rows))
+    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(rows))
     assert [row for shard in shards for row in shard.rows["text"].to_pylist()] == table["text"].to_pylist()
     assert {len(shard.rows) for shard in shards[:-1]} <= {rows}
 
@@ -215,9 +218,15 @@ def test_text_in_parquet_that_is_no_text(label, models, tmp_path):
     path = tmp_path / "in.parquet"
     strings = pyarrow.array([b"w1", b"caf\xe9", b"w2"], pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": strings}), path)
-    found = label(models["plain"], path)
+    found = label(models["plain"], path, rejected="drop")
     assert found.dataset["text"] == ["w1", "w2"]
     assert found.rejects[0].number == 2 and found.rejects[0].reason.startswith("column 'text' is not UTF-8: ")
+    assert found.rejects[0].content == r'{"text": "caf\\xe9"}'
+    label(models["plain"], path, tmp_path / "out.parquet")
+    kept = pyarrow.parquet.read_table(tmp_path / "out.parquet")["text"].cast(pyarrow.binary())
+    assert kept.to_pylist() == [b"w1", b"caf\xe9", b"w2"]
+    with pytest.raises(ValueError, match="column 'text' of row 2 is not UTF-8"):
+        label(models["plain"], path, tmp_path / "out.jsonl")
 
 
 def test_the_column_is_found_or_named(label, models):
@@ -297,24 +306,3 @@ def test_what_is_no_input(label, models):
             label(models["plain"], wrong)
     with pytest.raises(ValueError, match="the list has no rows"):
         label(models["plain"], [])
-
-
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
-def test_rows_that_an_output_cannot_hold(label, models, tmp_path, ending):
-    path, output = tmp_path / "in.jsonl", tmp_path / f"out{ending}"
-    more = [{"text": "w1", "note": "x", "extra": 1}, {"text": "w2", "note": 5 if ending == ".parquet" else "\t"}]
-    rows = [*ROWS, *[{"text": "w1", "note": "x"}] * 100, *more]
-    path.write_bytes(as_jsonl(rows))
-    report = label(models["plain"], path, output, rows_per_shard=50).report
-    rejects = read_jsonl(tmp_path / f"out{ending}.rejects.jsonl")
-    reasons = {
-        ".csv": ["has other columns than the first row (extra), which .csv cannot hold"],
-        ".tsv": [
-            "has other columns than the first row (extra), which .tsv cannot hold",
-            "holds a tab or an end of line",
-        ],
-        ".parquet": ["has columns that the first rows have not (extra)", "has a value of another type than the first"],
-    }[ending]
-    assert [reject["line"] for reject in rejects] == [105, 106][: len(reasons)]
-    assert all(r["reason"].startswith(reason) for r, reason in zip(rejects, reasons, strict=True))
-    assert report.labelled == len(rows) - len(reasons)

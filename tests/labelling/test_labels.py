@@ -149,7 +149,8 @@ def test_longer_rows_are_cut_or_rejected(label, models, tokenizer):
     texts = ["w1", "w2 " * 50, "w3"]
     found = label(models["plain"], texts)
     assert found.rejects[0].reason == "has 52 tokens, the limit is 32 (truncation cuts it there)"
-    assert found.rejects[0].number == 2 and found.dataset["text"] == ["w1", "w3"]
+    assert found.rejects[0].number == 2 and found.dataset["text"] == texts
+    assert [score is None for score in found.dataset["score"]] == [False, True, False]
     cut = label(models["plain"], texts, truncation=True)
     expected = alone(models["plain"], tokenizer, texts, truncation=True, max_length=32)
     assert cut.report.cut == 1 and not cut.rejects

@@ -64,7 +64,9 @@ def test_runs_that_are_killed_again_and_again_end_in_the_same_bytes(label, folde
         for path in outputs + rejects:
             path.unlink()
     assert not any(killed.iterdir())
-    assert [row["id"] for row in read_jsonl(tmp_path / "straight.jsonl")] == [i for i in range(1, 400) if i % 17]
+    assert [row.get("id") for row in read_jsonl(tmp_path / "straight.jsonl")] == [
+        i if i % 17 else None for i in range(1, 400)
+    ]
 
 
 class Stop(Exception):
@@ -209,19 +211,21 @@ def test_a_folder_that_cannot_be_written_to(label, models, rows_file, tmp_path):
 
 ORPHAN = """
 import os, signal, sys
-from fastmux.labelling.formats import JsonLines
+import pyarrow
+from fastmux.tables.writers import JsonLines
 from fastmux.labelling.preparing import Preparation, executor, prepared
-from fastmux.labelling.shard import RawShard
+from fastmux.tables.shard import RawShard
 from fastmux.labelling.tokens import Encoder
 
 if __name__ == "__main__":
     assert "torch" not in sys.modules and "transformers" not in sys.modules and "datasets" not in sys.modules
     encoder = Encoder(open(sys.argv[1]).read(), 32, False, None, False)
-    preparation = Preparation("text", ["text"], "text", None, ("label",), False, encoder, JsonLines(["text"]))
+    writer = JsonLines("text", pyarrow.schema([("text", pyarrow.string())]), ("label",))
+    preparation = Preparation("text", ["text"], ("text",), (0,), False, encoder, writer)
     pool = executor(preparation, 2)
     shards = (RawShard(index, [b"w1 w2"], [1], "", None) for index in range(100))
     made = prepared(shards, preparation, pool, 2)
-    assert next(made).tokens.lengths.tolist() == [4]
+    assert next(made)[1].tokens.lengths.tolist() == [4]
     print(*pool._processes, flush=True)
     if sys.argv[2] == "worker":
         for process in pool._processes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow
 
@@ -18,7 +19,7 @@ class RawShard:
 
     Attributes:
         index: number of the shard, from 0.
-        rows: the bytes of every row, or a table.
+        rows: the bytes of every row, without the end of its line; or a table.
         numbers: of the line that each row begins at, or of the row, from 1.
         digest: of all bytes.
         share: of the input that has been read by its end, from 0 to 1; None where that is not known.
@@ -29,6 +30,23 @@ class RawShard:
     numbers: Sequence[int]
     digest: str
     share: float | None
+
+    def select(self, columns: Sequence[int]) -> RawShard:
+        """The same rows with some columns of the table alone."""
+        return replace(self, rows=self.table.select(list(columns)))
+
+    @property
+    def table(self) -> pyarrow.Table:
+        """The rows of a source that has types."""
+        return self.rows
+
+
+def digest_of(parts: Iterable) -> str:
+    """Of bytes, end to end."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 def allow_long_fields() -> None:

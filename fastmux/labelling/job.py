@@ -1,0 +1,225 @@
+"""A run of `fastmux.predict`: all that is decided before the first row, and the shards one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import datasets
+import pyarrow
+import torch
+from tqdm.auto import tqdm
+
+from fastmux.labelling.classifier import Classifier, check_same_labels
+from fastmux.labelling.columns import choose_column
+from fastmux.labelling.labels import Answers
+from fastmux.labelling.placement import Placement
+from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
+from fastmux.labelling.report import Reject, Report, processor_seconds
+from fastmux.labelling.settings import LabellingSettings
+from fastmux.labelling.sharing import Share
+from fastmux.labelling.work import Work
+from fastmux.passes.engine import Engine
+from fastmux.tables.capacity import settled_schema
+from fastmux.tables.opening import Source
+from fastmux.tables.parsing import whole_row
+from fastmux.tables.shard import RawShard
+from fastmux.tables.writers import WRITERS, Heads, Parquet, Writer, with_columns
+
+#: On a CPU, where a multiplexed model gets as many more as it labels in the same time, up to a limit; on anything else.
+_ROWS_PER_SHARD, _MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD_ELSEWHERE = 8192, 32768, 65536
+#: Settings that say where rows come from or how fast they go, and nothing of what comes out.
+_NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device"}
+#: The column that says why a row has no label.
+_REASON = "error"
+
+
+@dataclass
+class Job:
+    """All that was decided before the first row.
+
+    Attributes:
+        types: of the new columns, by name.
+    """
+
+    settings: LabellingSettings
+    source: Source
+    writer: Writer
+    engine: Engine
+    answers: Answers
+    types: dict[str, pyarrow.DataType]
+    preparation: Preparation
+    rows_per_shard: int
+    fingerprint: dict
+
+    @classmethod
+    def of(cls, model, tokenizer, fallback, source: Source, output: Path | None, settings: LabellingSettings) -> Job:
+        placement = Placement.of(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
+        classifier = Classifier.of(model, tokenizer)
+        column = choose_column(
+            source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
+        )
+        words = column.words
+        length = classifier.max_length(settings.max_length)
+        fingerprint = classifier.fingerprint()
+        second = None
+        if fallback is not None:
+            behind = Classifier.of(fallback, tokenizer, "fallback")
+            check_same_labels(classifier, behind)
+            behind.max_length(length, "fallback")
+            fingerprint["fallback"] = behind.fingerprint()["model"]
+            second = behind.engine(placement)
+        answers = classifier.answers(words, settings.all_scores, settings.prefix)
+        answers.check()
+        types = answers.columns()
+        if settings.rejected == "reason":
+            types[settings.prefix + _REASON] = pyarrow.string()
+        ending = None if output is None else output.suffix
+        schema = settled_schema(source, ending, tuple(types))
+        kind = Parquet if ending is None else WRITERS[ending]
+        writer = kind(source.kind, schema, tuple(types), source.header)
+        encoder = classifier.encoder(length, settings.truncation, words, settings.pair_column is not None)
+        preparation = Preparation(
+            source.kind, source.columns, column.names, column.places, column.split, encoder, writer
+        )
+        engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
+        rows_per_shard = settings.rows_per_shard or _rows_per_shard(placement, engine)
+        options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
+        options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
+        options |= {"rows_per_shard": rows_per_shard, "dtype": str(placement.dtype).removeprefix("torch.")}
+        options |= {"device": placement.device.type}
+        fingerprint |= options
+        return cls(settings, source, writer, engine, answers, types, preparation, rows_per_shard, fingerprint)
+
+    def run(self, work: Work, report: Report, share: Share, disable_tqdm: bool) -> None:
+        """Label what is not labelled yet, and join all."""
+        digests: list[str] = []
+
+        def new(raw: RawShard) -> bool:
+            digests.append(raw.digest)
+            if not share.has(raw.index):
+                return False
+            record = work.record(raw.index, raw.digest)
+            if record is not None:
+                report.add(record)
+                report.resumed += record["rows"]
+            return record is None
+
+        for raw, shard, values, fallback in self._labelled(report, share, disable_tqdm, new):
+            start = time.perf_counter()
+            record = {"digest": raw.digest, **_counts(raw, shard, fallback)}
+            write = partial(self.writer.write, heads=self._heads(raw, shard), types=self.types, new=values)
+            work.commit(raw.index, write, _rejects(raw, shard), record)
+            report.times.writing += time.perf_counter() - start
+            report.add(record)
+        start = time.perf_counter()
+        everywhere = share.gathered((digests, report))
+        if any(read != digests for read, _ in everywhere):
+            raise ValueError(f"the processes that label {self.source.name} have read different rows")
+        for rank, (_, other) in enumerate(everywhere):
+            if rank != share.rank:
+                report.add(vars(other))
+                report.resumed += other.resumed
+        share.once(lambda: work.finish(len(digests)))
+        report.output = str(work.output)
+        report.rejects = str(work.rejects) if report.rejected else None
+        report.times.writing += time.perf_counter() - start
+        report.times.total += time.perf_counter() - start
+
+    def run_in_memory(self, report: Report, disable_tqdm: bool) -> tuple[datasets.Dataset, list[Reject]]:
+        """Label everything, and return it, with the rows that could not be labelled."""
+        tables, rejects = [], []
+        for raw, shard, values, fallback in self._labelled(report, Share(), disable_tqdm, lambda raw: True):
+            report.add(_counts(raw, shard, fallback))
+            tables.append(with_columns(self._heads(raw, shard), self.types, values))
+            rejects.extend(_rejects(raw, shard))
+        return datasets.Dataset(pyarrow.concat_tables(tables)), rejects
+
+    def _heads(self, raw: RawShard, shard: PreparedShard) -> Heads:
+        """The own columns of the rows that come out."""
+        heads = self.writer.kept(raw.rows, shard.unread) if shard.heads is None else shard.heads
+        if self.settings.rejected != "drop" or not shard.problems:
+            return heads
+        left = [place for place in range(len(raw.rows)) if place not in shard.problems]
+        if not isinstance(heads, pyarrow.Table):
+            return [heads[place] for place in left]
+        # Not every type can be filtered; slices of any can be put together.
+        ends = [-1, *sorted(shard.problems), len(raw.rows)]
+        parts = [heads.slice(a + 1, b - a - 1) for a, b in itertools.pairwise(ends)]
+        return pyarrow.concat_tables(parts)
+
+    def _values(self, raw: RawShard, shard: PreparedShard, answers: dict[str, list]) -> dict[str, list]:
+        """The new columns of the rows that come out: null, and perhaps the reason, where a row has no label."""
+        rows, kept = len(raw.rows), self.settings.rejected
+        if shard.problems and kept != "drop":
+            for name, values in answers.items():
+                left = iter(values)
+                answers[name] = [None if place in shard.problems else next(left) for place in range(rows)]
+        if kept == "reason":
+            answers[self.settings.prefix + _REASON] = [shard.problems.get(place) for place in range(rows)]
+        return answers
+
+    def _labelled(
+        self, report: Report, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
+    ) -> Iterator[tuple[RawShard, PreparedShard, dict, int]]:
+        """Every new shard, what was made of it, its new columns, and how many of its rows the fallback took."""
+        times, workers = report.times, self.settings.num_workers
+        begin, processor = time.perf_counter(), processor_seconds()
+        total = None if self.source.total is None else self.source.total // share.world
+        bar = tqdm(total=total, unit="row", smoothing=0, disable=disable_tqdm or share.rank > 0)
+        source = (raw for raw in self.source.shards(self.rows_per_shard) if new(raw))
+        with (
+            executor(self.preparation, workers) as pool,
+            bar,
+            contextlib.closing(prepared(source, self.preparation, pool, workers)) as shards,
+        ):
+            done = 0
+            while True:
+                start = time.perf_counter()
+                found = next(shards, None)
+                times.waiting += time.perf_counter() - start
+                if found is None:
+                    break
+                raw, shard = found
+                times.starting = times.starting or time.perf_counter() - begin
+                start = time.perf_counter()
+                said = self.engine.run(shard.tokens)
+                answers = self.answers.of(torch.from_numpy(said.logits), shard.tokens)
+                times.model += time.perf_counter() - start
+                times.preparing += shard.seconds
+                yield raw, shard, self._values(raw, shard, answers), len(said.went_on)
+                done += len(raw.rows)
+                if total is None and raw.share:
+                    bar.total = round((report.resumed + done) / raw.share)
+                bar.update(report.resumed + done - bar.n)
+        times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
+
+
+def _rows_per_shard(placement: Placement, engine: Engine) -> int:
+    if placement.device.type != "cpu":
+        return _ROWS_PER_SHARD_ELSEWHERE
+    # Of few rows many groups would be padded to the length of their longest.
+    return min(_MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD * engine.layout.rows)
+
+
+def _counts(raw: RawShard, shard: PreparedShard, fallback: int) -> dict[str, int]:
+    rows, rejected = len(raw.rows), len(shard.problems)
+    return {
+        "rows": rows,
+        "labelled": rows - rejected,
+        "rejected": rejected,
+        "cut": shard.cut,
+        "fallback": fallback,
+    }
+
+
+def _rejects(raw: RawShard, shard: PreparedShard) -> list[Reject]:
+    return [
+        Reject(raw.numbers[place], reason, whole_row(raw.rows, place))
+        for place, reason in sorted(shard.problems.items())
+    ]

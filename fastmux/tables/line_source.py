@@ -1,0 +1,145 @@
+"""Rows of a file of lines: JSON lines, CSV, TSV or text."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from fastmux.lines import RawLines, decode, without_end
+from fastmux.tables.parsing import parse_lines
+from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, allow_long_fields, digest_of
+
+#: Rows from the start of an input by which it is known what it holds.
+_SAMPLE = 100
+
+
+class LineSource:
+    """A text file with a row a line: "jsonl", "tsv" or "text"; or "csv", where quotes may hold an end of line.
+
+    Attributes:
+        columns: the names in the first line of TSV and CSV; ["text"] for text; None for JSON, where rows have names.
+        header: the first line of TSV and CSV as it is written; empty for others.
+        sample: the first rows that can be read.
+        unit: what `RawShard.numbers` count.
+
+    Raises:
+        ValueError: the file cannot be read, has no row at its start, or its first line names no columns.
+    """
+
+    unit = "line"
+    total: int | None = None
+
+    def __init__(self, path: Path, kind: str):
+        self.path, self.kind, self.name = path, kind, str(path)
+        self.header = b""
+        self.columns = ["text"] if kind == "text" else None if kind == "jsonl" else self._read_header()
+        self.sample = self._sample()
+
+    def _read_header(self) -> list[str]:
+        first = next(iter(RawLines(self.path, MAX_ROW_BYTES)), None)
+        if first is None:
+            raise ValueError(f"{self.path} is empty, expected a first line with the names of its columns")
+        try:
+            line = without_end(decode(first))
+        except ValueError as error:
+            raise ValueError(f"{self.path} must be UTF-8, but line 1 has {error}") from error
+        self.header = line.encode()
+        names = line.split("\t") if self.kind == "tsv" else next(csv.reader([line]), [])
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"{self.path}: the first line must name every column once, got {names}")
+        return names
+
+    def _sample(self) -> list[dict]:
+        first = next(self.shards(_SAMPLE), None)
+        if first is None:
+            raise ValueError(f"{self.name} has no rows")
+        rows = list(parse_lines(first.rows, self.kind, self.columns))
+        good = [row for row in rows if isinstance(row, dict)]
+        if not good:
+            # Lines that are empty may stand before others; that nothing can be read says that it is no such file.
+            wrong = [place for place, row in enumerate(rows) if str(row) != "empty"] or [0]
+            line, reason = first.numbers[wrong[0]], str(rows[wrong[0]])
+            if self.kind == "jsonl" and first.rows[wrong[0]].lstrip()[:1] == b"[":
+                reason = f"{reason}; a file that is one JSON array is not read: write an object a line (jq -c '.[]')"
+            raise ValueError(f"{self.name}: none of the first {len(rows)} lines is a row; line {line} is {reason}")
+        return good
+
+    def _blocks(self) -> Iterator[tuple[list[bytes], Sequence[int]]]:
+        """Rows without their ends, some at a time, and the numbers of their lines."""
+        self._lines = RawLines(self.path, MAX_ROW_BYTES)
+        if self.kind == "csv":
+            numbered = enumerate(self._lines, start=1)
+            next(numbered, None)
+            for number, row in _csv_rows(numbered, len(self.columns)):
+                yield [row[:-1].removesuffix(b"\r") if row.endswith(b"\n") else row], [number]
+            return
+        begin = 1
+        for block in self._lines.blocks():
+            numbers: Sequence[int] = range(begin, begin + len(block))
+            begin += len(block)
+            if self.kind == "tsv" and numbers and numbers[0] == 1:
+                block, numbers = block[1:], numbers[1:]
+            yield block, numbers
+
+    def shards(self, rows: int) -> Iterator[RawShard]:
+        """All rows, so many a shard."""
+        size = max(1, self.path.stat().st_size)
+        kept: list[bytes] = []
+        numbers: list[int] = []
+        held = index = 0
+        for block, lines in self._blocks():
+            length = sum(map(len, block))
+            if len(kept) + len(block) < rows and held + length < SHARD_BYTES:
+                kept += block
+                numbers += lines
+                held += length
+                continue
+            for number, row in zip(lines, block, strict=True):
+                kept.append(row)
+                numbers.append(number)
+                held += len(row)
+                if len(kept) == rows or held >= SHARD_BYTES:
+                    yield self._shard(index, kept, numbers, min(1.0, self._lines.position / size))
+                    kept, numbers, held, index = [], [], 0, index + 1
+        if kept:
+            yield self._shard(index, kept, numbers, 1.0)
+
+    def _shard(self, index: int, kept: list[bytes], numbers: list[int], share: float) -> RawShard:
+        return RawShard(index, kept, numbers, digest_of([b"\n".join(kept)]), share)
+
+
+def _csv_rows(lines: Iterable[tuple[int, bytes]], columns: int) -> Iterator[tuple[int, bytes]]:
+    """Lines of CSV joined where quotes hold an end of line.
+
+    A quote that is never closed would make one row of all that follows: where the lines that it spans are no row of so
+    many columns, its own line is one by itself, which will not parse, and reading goes on at the next.
+    """
+    allow_long_fields()
+    source = iter(lines)
+    waiting: deque[tuple[int, bytes]] = deque()
+    while (first := waiting.popleft() if waiting else next(source, None)) is not None:
+        number, row = first
+        if row.count(b'"') % 2 == 0:  # no quote is left open, or the row is malformed anyway
+            yield number, row
+            continue
+        spanned = [first]
+
+        def pull(spanned=spanned) -> Iterator[str]:
+            yield spanned[0][1].decode("utf-8", "replace")
+            size = len(spanned[0][1])
+            while size <= MAX_ROW_BYTES and (line := waiting.popleft() if waiting else next(source, None)):
+                spanned.append(line)
+                size += len(line[1])
+                yield line[1].decode("utf-8", "replace")
+
+        fields = None
+        with contextlib.suppress(csv.Error):
+            fields = next(csv.reader(pull(), strict=True), None)
+        if fields is not None and len(fields) == columns:
+            yield number, b"".join(line for _, line in spanned)
+        else:
+            yield first
+            waiting.extendleft(reversed(spanned[1:]))

@@ -1,0 +1,104 @@
+"""Rows of Python objects as a table: every value is in it as it was given, or the rows are refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+
+def table_of_rows(rows: Sequence, name: str) -> pyarrow.Table:
+    """A table of texts, or of rows by column; a row that lacks a column of another has null there.
+
+    Raises:
+        ValueError: something is no row, or a column has values of several types; the message names column and row.
+    """
+    if all(isinstance(row, str) for row in rows):
+        return pyarrow.table({"text": _column("text", list(rows))})
+    kind = str if isinstance(rows[0], str) else Mapping
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, kind):
+            raise ValueError(
+                f"row {number} of {name} is a {type(row).__name__}, expected texts, or rows by column, all alike"
+            )
+        if kind is Mapping and (wrong := [key for key in row if not isinstance(key, str)]):
+            raise ValueError(f"row {number} of {name} has a column {wrong[0]!r}, expected a name")
+    names = dict.fromkeys(key for row in rows for key in row)
+    return pyarrow.table({key: _column(key, [row.get(key) for row in rows]) for key in names})
+
+
+def table_of_columns(columns: Mapping) -> pyarrow.Table:
+    """A table of columns by name.
+
+    Raises:
+        ValueError: they have no name or another length; or as `table_of_rows`.
+    """
+    lengths = {}
+    for key, values in columns.items():
+        if not isinstance(key, str):
+            raise ValueError(f"the input has a column {key!r}, expected a name")
+        if isinstance(values, (str, bytes, Mapping)) or not hasattr(values, "__len__"):
+            raise ValueError(
+                f"the input is a dict, expected columns by name, but {key!r} is a {type(values).__name__}; rows go "
+                "into a list"
+            )
+        lengths[key] = len(values)
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the columns have other lengths: {lengths}")
+    arrow = (pyarrow.Array, pyarrow.ChunkedArray)
+    return pyarrow.table({key: v if isinstance(v, arrow) else _column(key, list(v)) for key, v in columns.items()})
+
+
+def _column(name: str, values: list) -> pyarrow.Array:
+    try:
+        array = pyarrow.array(values)
+        back = array.to_pylist()
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError) as error:
+        row = _first_wrong(values)
+        raise ValueError(
+            f"column {name!r} of row {row} is {values[row - 1]!r:.100}, which does not go into one column with those "
+            f"before it: {str(error).splitlines()[0]}"
+        ) from error
+    for row, (given, held) in enumerate(zip(values, back, strict=True), start=1):
+        if not _same(given, held):
+            raise ValueError(
+                f"column {name!r} of row {row} is {given!r:.100}, which a column of {array.type} cannot hold"
+            )
+    return array
+
+
+def _first_wrong(values: list) -> int:
+    """Number of the first row with which a column cannot be made any more."""
+    good, bad = 0, len(values)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            pyarrow.array(values[:middle]).to_pylist()
+            good = middle
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError, NotImplementedError):
+            bad = middle
+    return bad
+
+
+def _same(given: Any, held: Any) -> bool:
+    """Whether a value came back from Arrow as it was given; a key that an object lacks comes back as null."""
+    if isinstance(given, np.generic):
+        given = given.item()
+    if given is held:
+        return True
+    if isinstance(given, Mapping):
+        return isinstance(held, dict) and all(_same(given.get(key), held.get(key)) for key in {*given, *held})
+    if isinstance(held, list):
+        if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") or len(given) != len(held):
+            return False
+        return all(map(_same, given, held))
+    if given is None or held is None or isinstance(given, bool) is not isinstance(held, bool):
+        return False
+    if isinstance(held, float) and math.isnan(held):
+        return given != given
+    same = given == held
+    # A moment with a zone and one without are never equal, and a day is no moment.
+    return same if isinstance(same, bool) else bool(same)

@@ -1,0 +1,233 @@
+"""What rows with new columns look like in a file: JSON lines, CSV, TSV or Parquet.
+
+A row is written in two halves: its own columns, then the new ones. Where input and output are of one format, its own
+are what was read: the bytes of the line, or the Arrow slice. Otherwise they are made of its values (`Writer.heads`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow
+import pyarrow.parquet
+
+from fastmux.tables.parsing import column_values
+
+#: Made once: with an argument `json.dumps` makes one for every row.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+#: What a row's own columns are: bytes of each, or a table of all.
+Heads: TypeAlias = "Sequence[bytes] | pyarrow.Table"
+
+
+class Writer:
+    """How rows are written.
+
+    Args:
+        kind: of the source, "jsonl", "csv", "tsv", "text" or "table".
+        schema: of the input's columns; only names where rows are lines.
+        new: names of the columns that are added.
+        header: the first line of the source, if it has one.
+    """
+
+    ending: str
+    #: The kind of source whose rows stay as they are.
+    same: str
+
+    def __init__(self, kind: str, schema: pyarrow.Schema, new: Sequence[str], header: bytes = b""):
+        self.kind, self.schema, self.new, self.header = kind, schema, new, header
+
+    @property
+    def keeps(self) -> bool:
+        """Whether rows stay as they were read."""
+        return self.kind == self.same
+
+    @property
+    def exact(self) -> bool:
+        """Whether integers of any length are written."""
+        return False
+
+    def heads(self, rows: Sequence[dict[str, Any] | None]) -> Heads:
+        """The own columns of rows, None for what is no row."""
+        raise NotImplementedError
+
+    def heads_of_table(self, table: pyarrow.Table) -> Heads:
+        """The own columns of rows that have types."""
+        columns = [column_values(column) for column in table.columns]
+        return self.heads([dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)])
+
+    def kept(self, rows: Sequence[bytes] | pyarrow.Table, unread: set[int]) -> Heads:
+        """The own columns of rows as they were read.
+
+        Args:
+            unread: places of what is no row.
+        """
+        raise NotImplementedError
+
+    def write(self, path: Path, heads: Heads, types: dict[str, pyarrow.DataType], new: dict[str, list]) -> None:
+        """A part of the output: the own columns of rows, and the new columns' types and values, by name."""
+        raise NotImplementedError
+
+    def join(self, path: Path, parts: Sequence[Path]) -> None:
+        """The output, of the parts that `write` wrote."""
+        join_lines(path, parts)
+
+
+def join_lines(path: Path, parts: Sequence[Path], begin: bytes = b"") -> None:
+    """A file of what others hold, one behind the other."""
+    with open(path, "wb") as whole:
+        whole.write(begin)
+        for part in parts:
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, whole, 2**20)
+
+
+class JsonLines(Writer):
+    """An object a line."""
+
+    ending = ".jsonl"
+    same = "jsonl"
+
+    def heads(self, rows):
+        return [b"{" if row is None else _opened(_ENCODER.encode(row).encode()) for row in rows]
+
+    def kept(self, rows, unread):
+        heads = [raw.rstrip()[:-1].rstrip() + b", " for raw in rows]
+        for place, head in enumerate(heads):
+            if len(head) < 5 and head == b"{, ":
+                heads[place] = b"{"
+        for place in unread:
+            heads[place] = b"{"
+        return heads
+
+    def write(self, path, heads, types, new):
+        parts: list[Iterable[str]] = []
+        for number, (name, values) in enumerate(new.items()):
+            parts += [itertools.repeat(f"{', ' if number else ''}{_ENCODER.encode(name)}: "), _json_texts(values)]
+        tails = "\n".join(map("".join, zip(*parts, strict=False))).encode().split(b"\n")
+        with open(path, "wb") as file:
+            file.write(b"".join(itertools.chain(*zip(heads, tails, itertools.repeat(b"}\n"), strict=False))))
+
+
+def _opened(line: bytes) -> bytes:
+    """An object of JSON, to be gone on with."""
+    return b"{" if line == b"{}" else line[:-1] + b", "
+
+
+def _json_texts(values: list) -> Iterable[str]:
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return map(repr, values)
+    if kinds <= {str, type(None)}:
+        known = {value: _ENCODER.encode(value) for value in set(values)}
+        return map(known.__getitem__, values)
+    return map(_ENCODER.encode, values)
+
+
+class Delimited(Writer):
+    """Fields between commas, in quotes where they must be."""
+
+    ending, separator, same = ".csv", ",", "csv"
+
+    @property
+    def exact(self):
+        return True
+
+    def heads(self, rows):
+        names = self.schema.names
+        return [self._joined([row.get(name) for name in names] if row else [None] * len(names)) for row in rows]
+
+    def kept(self, rows, unread):
+        empty = self.separator.encode() * (len(self.schema.names) - 1)
+        return [empty if place in unread else raw for place, raw in enumerate(rows)]
+
+    def _joined(self, values: Sequence) -> bytes:
+        if len(values) == 1 and values[0] in (None, ""):
+            return b""  # more columns come behind it; alone it would be put in quotes
+        out = io.StringIO()
+        # Fields are put in quotes for what ends a line, which is why there is an end to take off.
+        csv.writer(out, lineterminator="\r\n").writerow([_field(value) for value in values])
+        return out.getvalue()[:-2].encode()
+
+    def write(self, path, heads, types, new):
+        columns = []
+        for values in new.values():
+            kinds = set(map(type, values))
+            if kinds <= {str, float, type(None)}:
+                known = {value: self._joined([value]) for value in set(values)} if float not in kinds else {}
+                columns.append([known[v] if known else self._joined([v]) for v in values])
+            else:
+                columns.append([self._joined([v]) for v in values])
+        separator = self.separator.encode()
+        with open(path, "wb") as file:
+            file.writelines(separator.join(row) + b"\n" for row in zip(heads, *columns, strict=True))
+
+    def join(self, path, parts):
+        own = self.header if self.keeps else self._joined(self.schema.names)
+        join_lines(path, parts, own + self.separator.encode() + self._joined(self.new) + b"\n")
+
+
+class TabSeparated(Delimited):
+    """Fields between tabs, which no field may hold."""
+
+    ending, separator, same = ".tsv", "\t", "tsv"
+
+    def _joined(self, values):
+        return "\t".join(map(_field, values)).encode()
+
+
+def _field(value: object) -> str:
+    """A cell: text as it is, nothing for null, all else as JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return _ENCODER.encode(value)
+
+
+class Parquet(Writer):
+    """A table. Its parts are Arrow's own format, which every type goes through; the last step writes Parquet, once."""
+
+    ending, same = ".parquet", "table"
+
+    def heads(self, rows):
+        columns = [
+            pyarrow.array([None if row is None else row.get(column.name) for row in rows], column.type)
+            for column in self.schema
+        ]
+        return pyarrow.Table.from_arrays(columns, schema=self.schema)
+
+    def kept(self, rows, unread):
+        return rows
+
+    def write(self, path, heads, types, new):
+        table = with_columns(heads, types, new)
+        options = pyarrow.ipc.IpcWriteOptions(compression="lz4" if pyarrow.Codec.is_available("lz4") else None)
+        with pyarrow.ipc.new_stream(path, table.schema, options=options) as stream:
+            stream.write_table(table)
+
+    def join(self, path, parts):
+        writer = None
+        try:
+            for part in parts:
+                with pyarrow.ipc.open_stream(part) as stream:
+                    table = stream.read_all()
+                writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def with_columns(table: pyarrow.Table, types: dict[str, pyarrow.DataType], new: dict[str, list]) -> pyarrow.Table:
+    """A table with further columns, by name."""
+    for name, kind in types.items():
+        table = table.append_column(name, pyarrow.array(new[name], kind))
+    return table
+
+
+WRITERS: dict[str, type[Writer]] = {form.ending: form for form in (JsonLines, Delimited, TabSeparated, Parquet)}
