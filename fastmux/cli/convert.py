@@ -11,6 +11,7 @@ from fastmux.cli.parser import OneOf, Parser, integer, number
 from fastmux.cli.settings import MODEL_HELP
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.joins import JOINS
+from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
 Make a trained encoder, or one with a sequence or token classification head, faster: a copy whose deeper layers serve
@@ -22,8 +23,10 @@ Started again after an interruption, with the same arguments, it goes on from it
 EPILOG = """\
 examples:
   fastmux convert my-model --text reviews.txt --num_instances 2 --output_dir my-model-2x
+  fastmux convert my-model --text reviews.csv --column body --num_instances 2 --output_dir out
   fastmux convert my-model --text a.txt b.txt.gz --num_instances 4 --row_layers 1 --joined_layers 2 4 --output_dir out
-  fastmux convert my-model --text pairs.tsv --num_instances 1 --joined_layers 2 --output_dir shallower   # no joining"""
+  fastmux convert my-model --text pairs.tsv --column question --pair_column answer --output_dir out
+  fastmux convert my-model --text reviews.txt --num_instances 1 --joined_layers 2 --output_dir out   # no joining"""
 
 _HELP = {
     "num_instances": "N, states that share a pass of the joined layers; 1 joins nothing",
@@ -62,7 +65,14 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="UTF-8 text, one row a line, .gz too; a line with a tab is a pair of texts",
+        help=f"files that end in {', '.join(INPUT_FORMATS)} (a row a line), perhaps with .gz behind it",
+    )
+    parser.add_argument("--column", help="that holds the text (default: text, sentence or the only one)")
+    parser.add_argument("--pair_column", help="of the second text of a pair")
+    parser.add_argument(
+        "--input_format",
+        type=OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
+        help="what FILEs are (default: by ending)",
     )
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="a new folder, for the converted model")
     parser.add_argument("--max_steps", type=integer(1), help="optimiser steps, in place of --num_train_epochs")
@@ -91,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     trainer |= _placed(options.device)
     report = fastmux.convert(
         options.model,
-        fastmux.read_texts(options.text),
+        fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format),
         options.output_dir,
         settings=ConversionSettings(**given),
         **trainer,

@@ -28,7 +28,7 @@ from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.settings import STRUCTURE, ConversionSettings
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
-from fastmux.distillation.texts import Row, tokenize
+from fastmux.distillation.texts import Row, check_texts, tokenize
 from fastmux.files import changes, read_json, remove, write_json
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
@@ -86,6 +86,7 @@ def convert(
     Args:
         model: a Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
         texts: rows, each a text or the two texts of a pair; what the model will be used on, without labels.
+            `fastmux.read_texts` reads them from files.
         output_dir: gets the model, its tokenizer and ``conversion.json``.
         tokenizer: of the model; comes with ``model`` if that is a name or a folder.
         settings: see `ConversionSettings`.
@@ -96,10 +97,11 @@ def convert(
 
     Raises:
         ValueError: for a model that is no encoder, or without a tokenizer, or with another vocabulary than the
-            tokenizer's; too few texts; an output folder that holds something else; NaN in what the original says.
-            Before anything is trained.
+            tokenizer's; too few texts, or what is no text; an output folder that holds something else; NaN in what
+            the original says. Before anything is trained.
     """
     settings = settings or ConversionSettings()
+    texts = check_texts(texts)
     original, tokenizer, student_class = _load(model, tokenizer)
     structure = {name: getattr(settings, name) for name in STRUCTURE}
     student = student_class.from_backbone(original, settings.num_instances, **structure)

@@ -2,45 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from fastmux.lines import read_lines
+from fastmux.labelling.checks import check_text
+from fastmux.labelling.columns import check_text_columns, choose_names
+from fastmux.tables.opening import Source, is_table, open_source
+from fastmux.tables.parsing import column_values, parse_lines
+from fastmux.tables.table_source import TableSource
 
 #: A row: a text, or the two texts of a pair.
 Row = str | tuple[str, str]
+_ROWS = 1024
 
 
-def read_texts(files: Sequence[str | PathLike]) -> list[Row]:
-    """The rows of text files, one a line; a line with a tab is a pair of texts. Blank lines are passed over.
+def read_texts(
+    files: Sequence[str | PathLike],
+    column: str | None = None,
+    pair_column: str | None = None,
+    input_format: str | None = None,
+) -> list[Row]:
+    """The texts of files, as `fastmux.predict` reads them. Rows without text are passed over.
+
+    Args:
+        files: JSON lines, CSV, TSV, Parquet or text (a row a line), by the endings of their names, perhaps with .gz.
+        column: that holds the text; "text", "sentence" or the only column if None.
+        pair_column: of the second text of a pair.
+        input_format: what all of the files are: "jsonl", "csv", "tsv", "text" or "parquet".
 
     Raises:
-        ValueError: a file is not there, is empty, binary or not UTF-8, or some of its lines are pairs and others are
-            not; the message names file and line.
+        ValueError: a file is not there, cannot be read, lacks the column, has no text or a row that cannot be read;
+            the message names file and row.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "reviews.csv"
+        >>> _ = path.write_text("text,label\\nfine film,1\\n")
+        >>> read_texts([path])
+        ['fine film']
     """
+    if isinstance(files, (str, PathLike)):
+        raise ValueError(f"files is {str(files)!r}, expected a list of files")
     rows: list[Row] = []
-    first: tuple[Path, int] | None = None
     for path in map(Path, files):
+        if not path.is_file():
+            raise ValueError(f"{path} is not there")
         before = len(rows)
-        for number, line in enumerate(read_lines(path), start=1):
-            if not line.strip():
-                continue
-            parts = line.split("\t")
-            if len(parts) > 2:
-                raise ValueError(f"{path}: line {number} has {len(parts) - 1} tabs, expected a text or a pair with one")
-            if rows and len(parts) != (2 if isinstance(rows[0], tuple) else 1):
-                kinds = ("a pair of texts", "one text") if len(parts) == 2 else ("one text", "a pair of texts")
-                raise ValueError(
-                    f"{path}: line {number} is {kinds[0]}, but line {first[1]} of {first[0]} is {kinds[1]}"
-                )
-            first = first or (path, number)
-            rows.append((parts[0], parts[1]) if len(parts) == 2 else parts[0])
+        rows += _texts(open_source(path, input_format), column, pair_column)
         if len(rows) == before:
             raise ValueError(f"{path} has no text in it")
+    return rows
+
+
+def _texts(source: Source, column: str | None, pair_column: str | None) -> Iterator[Row]:
+    names = choose_names(source, column, pair_column)
+    check_text_columns(source, names)
+    for number, values in _values(source, names):
+        try:
+            if isinstance(values, ValueError):
+                raise values
+            if any(isinstance(value, ValueError) for value in values):
+                raise ValueError("is not UTF-8")
+            if any(value is None or (isinstance(value, str) and not value.strip()) for value in values):
+                continue
+            texts = [check_text(f"column {name!r}", value) for name, value in zip(names, values, strict=True)]
+        except ValueError as error:
+            if str(error) == "empty":
+                continue
+            raise ValueError(f"{source.name}: {source.unit} {number} cannot be read: {error}") from error
+        yield texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+def _values(source: Source, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any] | ValueError]]:
+    """The number of every row, and what it has in those columns, or why it is none."""
+    for shard in source.shards(_ROWS):
+        if isinstance(source, TableSource):
+            columns = [column_values(shard.table.column(source.columns.index(name))) for name in names]
+            yield from zip(shard.numbers, zip(*columns, strict=True), strict=True)
+            continue
+        rows = parse_lines(shard.rows, source.kind, source.columns, names)
+        for number, row in zip(shard.numbers, rows, strict=True):
+            yield number, row if isinstance(row, ValueError) else [row.get(name) for name in names]
+
+
+def check_texts(texts: Iterable) -> list[Row]:
+    """The rows that ``texts`` are.
+
+    Raises:
+        ValueError: it is a path, a table or no rows; or a row is no text and no pair, has no text, or is of another
+            kind than the first. The message names the row.
+    """
+    if isinstance(texts, (str, PathLike)):
+        raise ValueError(
+            f"texts is {os.fspath(texts)!r:.100}, expected a list of texts; fastmux.read_texts reads files"
+        )
+    if isinstance(texts, (bytes, Mapping, Dataset)) or is_table(texts) or not isinstance(texts, Iterable):
+        raise ValueError(f"texts is a {type(texts).__name__}, expected a list of texts, or of pairs of texts")
+    rows: list[Row] = []
+    for number, row in enumerate(texts, start=1):
+        pair = isinstance(row, (tuple, list))
+        if pair and len(row) != 2:
+            raise ValueError(f"row {number} of texts has {len(row)} parts, expected a text, or a pair of texts")
+        if rows and pair != isinstance(rows[0], tuple):
+            kinds = ("a pair of texts", "a text")
+            raise ValueError(f"row {number} of texts is {kinds[not pair]}, but row 1 is {kinds[pair]}")
+        parts = [check_text(f"row {number} of texts", part) for part in (row if pair else [row])]
+        rows.append((parts[0], parts[1]) if pair else parts[0])
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastmux.labelling.settings import check_cascade
 from fastmux.labelling.tokens import Encoder, Input
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
+from fastmux.tables.opening import is_table
 
 #: What a row may be, by the kind of model.
 _ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
@@ -140,7 +141,7 @@ class Labeller:
         """What an answer to a text has, by name, and of which type: for tables that answers are put into."""
         return self._answers["text", all_scores].columns()
 
-    def __call__(self, rows: Sequence, *, copies: int = 1, all_scores: bool = False) -> list[dict]:
+    def __call__(self, rows: Iterable, *, copies: int = 1, all_scores: bool = False) -> list[dict]:
         """The answer of every row; of one that cannot be labelled the reason, as ``error``.
 
         Rows of like length share a group and a pass.
@@ -150,7 +151,8 @@ class Labeller:
             all_scores: every label's score, not the best one alone.
 
         Raises:
-            ValueError: copies out of range; or the model returns NaN or infinity.
+            ValueError: ``rows`` is one text, one row or a table; copies out of range; or the model returns NaN or
+                infinity.
         """
         engine = replace(self.engine, copies=copies)
         found = self.tokenise(rows)
@@ -162,8 +164,18 @@ class Labeller:
         left = iter(answers)
         return [next(left) if isinstance(row, Tokenised) else {"error": str(row)} for row in found]
 
-    def tokenise(self, rows: Sequence) -> list[Tokenised | ValueError]:
-        """Every row with its tokens, or why it cannot be labelled."""
+    def tokenise(self, rows: Iterable) -> list[Tokenised | ValueError]:
+        """Every row with its tokens, or why it cannot be labelled.
+
+        Raises:
+            ValueError: ``rows`` is one text, one row or a table.
+        """
+        if isinstance(rows, (str, bytes, Mapping)) or is_table(rows) or not isinstance(rows, Iterable):
+            raise ValueError(
+                f"rows is a {type(rows).__name__}, expected a list of rows, each {_ROWS[self.per_token]} "
+                "(fastmux.predict takes tables)"
+            )
+        rows = list(rows)
         found: list[Tokenised | ValueError | None] = [None] * len(rows)
         by_kind: dict[str, list[tuple[int, Input]]] = {}
         for place, row in enumerate(rows):

@@ -58,9 +58,10 @@ class LineSource:
             raise ValueError(f"{self.name} has no rows")
         rows = list(parse_lines(first.rows, self.kind, self.columns))
         good = [row for row in rows if isinstance(row, dict)]
-        if not good:
-            # Lines that are empty may stand before others; that nothing can be read says that it is no such file.
-            wrong = [place for place, row in enumerate(rows) if str(row) != "empty"] or [0]
+        # Empty lines may stand before others; that nothing else can be read says that it is no such file.
+        wrong = [place for place, row in enumerate(rows) if str(row) != "empty"]
+        if not good and (wrong or self.kind == "jsonl"):
+            wrong = wrong or [0]
             line, reason = first.numbers[wrong[0]], str(rows[wrong[0]])
             if self.kind == "jsonl" and first.rows[wrong[0]].lstrip()[:1] == b"[":
                 reason = f"{reason}; a file that is one JSON array is not read: write an object a line (jq -c '.[]')"

@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from fastmux.tables.kinds import INPUT_FORMATS
 from fastmux.tables.line_source import LineSource
-from fastmux.tables.python_rows import table_of_columns, table_of_rows
+from fastmux.tables.python_rows import check_objects, table_of_columns, table_of_rows
 from fastmux.tables.table_source import TableSource
 
 Source = LineSource | TableSource
@@ -52,6 +52,8 @@ def open_source(
             table = given.to_arrow() if type(given).__module__.startswith("polars") else pyarrow.table(given)
         except (pyarrow.ArrowException, TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"the {kind} cannot be read as a table: {' '.join(map(str, error.args))}") from error
+        if type(given).__module__.startswith("pandas"):
+            check_objects(given, table)
         return TableSource.of_table(table, f"the {kind}")
     if isinstance(given, Mapping):
         return TableSource.of_table(table_of_columns(given), f"the {kind}")

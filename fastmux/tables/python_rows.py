@@ -62,12 +62,30 @@ def _column(name: str, values: list) -> pyarrow.Array:
             f"column {name!r} of row {row} is {values[row - 1]!r:.100}, which does not go into one column with those "
             f"before it: {str(error).splitlines()[0]}"
         ) from error
+    _check_same(name, values, back, array.type)
+    return array
+
+
+def check_objects(frame: Any, table: pyarrow.Table) -> None:
+    """Raises ValueError for an object in a table of pandas that Arrow has made another one of; NaN may become null."""
+    for name, kind in frame.dtypes.items():
+        if getattr(kind, "kind", "") == "O" and str(kind) == "object":
+            column = table.column(str(name))
+            values = [
+                None if held is None and _is_missing(given) else given
+                for given, held in zip(frame[name].tolist(), column.to_pylist(), strict=True)
+            ]
+            _check_same(str(name), values, column.to_pylist(), column.type)
+
+
+def _is_missing(value: Any) -> bool:
+    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+
+
+def _check_same(name: str, values: list, back: list, kind: pyarrow.DataType) -> None:
     for row, (given, held) in enumerate(zip(values, back, strict=True), start=1):
         if not _same(given, held):
-            raise ValueError(
-                f"column {name!r} of row {row} is {given!r:.100}, which a column of {array.type} cannot hold"
-            )
-    return array
+            raise ValueError(f"column {name!r} of row {row} is {given!r:.100}, which a column of {kind} cannot hold")
 
 
 def _first_wrong(values: list) -> int:
@@ -92,7 +110,7 @@ def _same(given: Any, held: Any) -> bool:
     if isinstance(given, Mapping):
         return isinstance(held, dict) and all(_same(given.get(key), held.get(key)) for key in {*given, *held})
     if isinstance(held, list):
-        if isinstance(given, (str, bytes)) or not hasattr(given, "__len__") or len(given) != len(held):
+        if isinstance(given, (str, bytes, set, frozenset)) or not hasattr(given, "__len__") or len(given) != len(held):
             return False
         return all(map(_same, given, held))
     if given is None or held is None or isinstance(given, bool) is not isinstance(held, bool):

@@ -165,6 +165,7 @@ def test_help_teaches(capsys):
     ("change", "message"),
     [
         ({"texts": ["w1"]}, "texts has 1 rows, expected at least 20"),
+        ({"texts": "reviews.txt"}, "texts is 'reviews.txt', expected a list of texts"),
         ({"tokenizer": None}, "tokenizer is None"),
         ({"settings": ConversionSettings(joined_layers=(9,))}, r"joined_layers is \(9,\)"),
         ({"model": "nowhere/to-be-found"}, "model 'nowhere/to-be-found' cannot be loaded"),
