@@ -19,6 +19,9 @@ TYPED = {
 WRONG = {
     "convert": {
         "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows, expected at least 20")],
+        "column": [("nope", "has no column 'nope'")],
+        "pair_column": [("nope", "has no column 'nope'")],
+        "input_format": [("xml", "--input_format is 'xml', expected one of")],
         "output_dir": [
             ("rows.txt", "--output_dir is 'rows.txt', which is a file"),
             ("used", "--output_dir 'used' is not"),
@@ -53,6 +56,7 @@ WRONG = {
         "column": [("nope", "has no column 'nope'")],
         "pair_column": [("nope", "has no column 'nope'")],
         "prefix": [],
+        "rejected": [("gone", "--rejected is 'gone', expected one of 'keep', 'reason', 'drop'")],
         "max_length": [
             ("0", "--max_length is '0'"),
             ("999", "--max_length is 999, but the model has room for 32 tokens"),
