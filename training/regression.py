@@ -30,6 +30,15 @@ def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def spread(name: str, values: list[float]) -> str:
+    """What training rows are about, and whether rates that are meant for values of about 1 will reach it."""
+    mean, deviation = float(np.mean(values)), float(np.std(values))
+    said = f"{name!r} has mean {mean:.4g} and standard deviation {deviation:.4g} in the training rows"
+    if 0.1 <= deviation <= 10 and abs(mean) <= 10:
+        return said
+    return f"{said}: learning rates are meant for values of about 1, give them in other units if the scores are low"
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
     """From 0; equal values share the mean of their ranks."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -20,6 +20,7 @@ from fastmux.files import write_json
 from training.arguments import Settings, parse
 from training.folders import RunFolder, choose_folder
 from training.inputs import prepare
+from training.regression import spread
 from training.report import write_report
 from training.results import RunResult
 from training.run import Run, device_arguments, say
@@ -55,6 +56,8 @@ def main(argv: list[str] | None = None) -> RunResult | None:
         f"{inputs.task.name}: {counts['train_rows']} training rows, {len(inputs.labels)} labels, "
         f"{counts['packed_text_rows']} packed rows of text, {counts['vocabulary']} tokens; writing to {folder.path}"
     )
+    if inputs.task.kind == "regression":
+        say(spread(inputs.labels[0], inputs.train["labels"]))
     cut = [f"{count} of {split}" for split, count in counts["cut_rows"].items() if count]
     if cut:
         say(f"rows longer than max_length = {settings.recipe.max_length} tokens, which are cut: {', '.join(cut)}")

@@ -44,9 +44,10 @@ def predicted(folder: Path, variant: str, rows: list, **options) -> list[dict]:
     return list(fastmux.predict(model, rows, disable_tqdm=True, **options).dataset)
 
 
-def test_measurements(tmp_path):
+def test_measurements(tmp_path, capsys):
     rows = [{"text": f"a film of {row % 5} stars", "label": row % 5 + 0.25 * (row % 2)} for row in range(32)]
     result = run(tmp_path, rows, "--problem_type", "regression")
+    assert "'label' has mean 2.031 and standard deviation" in capsys.readouterr().out
     assert result.metric == "r2" and result.data["labels"] == ["label"]
     for name, found in result.variants.items():
         scores = found.scores["validation"]

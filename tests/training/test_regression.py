@@ -12,7 +12,7 @@ from transformers import EvalPrediction
 
 from training.distillation import Distillation
 from training.metrics import regression
-from training.regression import ranks
+from training.regression import ranks, spread
 from training.scoring import Predicted, difference, score_split
 
 ROWS = Dataset.from_dict({"row": list(range(40))})
@@ -60,6 +60,12 @@ def test_splits_are_scored_by_slot_and_beside_another_model():
     found = difference(regression, "r2", a.counts, b.counts)
     assert found.mean == pytest.approx(r2_score(true, near) - r2_score(true, far))
     assert 0 < found.low < found.mean < found.high
+
+
+def test_values_far_from_what_rates_are_meant_for_are_said():
+    assert spread("stars", [1.0, 3.0]) == "'stars' has mean 2 and standard deviation 1 in the training rows"
+    for values in ([1e5, 3e5], [0.0, 0.01], [1000.0, 1002.0]):
+        assert "learning rates are meant for values of about 1" in spread("price", values)
 
 
 def test_a_teacher_of_numbers_is_followed_by_squared_error():
