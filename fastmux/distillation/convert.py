@@ -30,6 +30,7 @@ from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize
 from fastmux.files import changes, read_json, remove, write_json
+from fastmux.labelling.classifier import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 
@@ -115,6 +116,11 @@ def convert(
 
     set_seed(settings.seed)
     rows = tokenize(texts, tokenizer, settings.max_length)
+    longest, room = max(rows["length"]), room_of(original)
+    if longest > room:
+        raise ValueError(
+            f"max_length is {settings.max_length}, but the model has room for {room} tokens, and a row has {longest}"
+        )
     order = np.random.default_rng(settings.seed).permutation(len(rows))
     # Whole groups, so that none is filled up.
     kept = min(HELD_OUT_ROWS, int(HELD_OUT_SHARE * len(rows)))

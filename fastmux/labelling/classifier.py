@@ -91,7 +91,7 @@ class Classifier:
         Raises:
             ValueError: more are asked for than the model has positions.
         """
-        room = _room(self.model)
+        room = room_of(self.model)
         if asked is not None and asked > room:
             raise ValueError(f"max_length is {asked}, but the {what} has room for {room} tokens")
         return asked or min(room, self.tokenizer.model_max_length)
@@ -201,7 +201,8 @@ def _load(name: str | PathLike, what: str) -> tuple[PreTrainedModel, str]:
     return model, named
 
 
-def _room(model: PreTrainedModel) -> int:
+def room_of(model: PreTrainedModel) -> int:
+    """Tokens of a row that a model has positions for, special ones counted."""
     encoder = model.base_model
     if hasattr(encoder, "max_length") and hasattr(encoder, "multiplexer"):
         return encoder.max_length

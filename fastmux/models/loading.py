@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,13 +16,31 @@ def read_pretrained(auto: Any, name: str | PathLike, what: str, **options) -> An
     Raises:
         ValueError: there is nothing of that name, or it is damaged.
     """
+    if (missing := _missing(name)) is not None:
+        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {missing}")
     try:
         return auto.from_pretrained(name, **options)
     # A damaged file is whatever its reader makes of it: of JSON, of safetensors, of a tokenizer in Rust.
     except Exception as error:
         said = " ".join(str(error).split())
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {kind}{said}") from error
+        where = "" if Path(name).is_dir() else "there is no folder of that name, and from the hub: "
+        raise ValueError(f"{what} {str(name)!r} cannot be loaded: {where}{kind}{said}") from error
+
+
+def _missing(name: str | PathLike) -> str | None:
+    """Why a name is neither that of a folder nor one that the hub could have; None if it is."""
+    path, text = Path(name), str(name)
+    if text and path.is_dir():
+        return None if any(path.iterdir()) else "the folder is empty"
+    if text and path.exists():
+        return "it is a file, expected a folder, or a name on the Hugging Face hub"
+    if "://" in text:
+        return "it is an address, expected a folder, or a name on the Hugging Face hub, such as bert-base-uncased"
+    # A name on the hub has one slash at most.
+    if isinstance(name, PathLike) or not text or text[0] in "./~" or text.count("/") > 1:
+        return "there is no such folder"
+    return None
 
 
 def read_tokenizer(name: str | PathLike) -> PreTrainedTokenizerBase:

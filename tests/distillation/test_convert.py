@@ -167,6 +167,10 @@ def test_help_teaches(capsys):
         ({"texts": ["w1"]}, "texts has 1 rows, expected at least 20"),
         ({"texts": "reviews.txt"}, "texts is 'reviews.txt', expected a list of texts"),
         ({"tokenizer": None}, "tokenizer is None"),
+        (
+            {"texts": ["w1"] * 39 + ["w1 " * 60]},
+            "max_length is 128, but the model has room for 32 tokens, and a row has",
+        ),
         ({"settings": ConversionSettings(joined_layers=(9,))}, r"joined_layers is \(9,\)"),
         ({"model": "nowhere/to-be-found"}, "model 'nowhere/to-be-found' cannot be loaded"),
     ],
