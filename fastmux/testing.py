@@ -6,7 +6,7 @@ gradients, against float64, relative to the size of the answer. Imports nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,18 +58,25 @@ def run(op: Callable, inputs: dict[str, Tensor], dy: Tensor | None = None) -> tu
 
 
 def assert_meets(
-    op: Callable, reference: Callable, inputs: dict[str, Tensor], dtype: torch.dtype, device="cpu"
+    op: Callable,
+    reference: Callable,
+    inputs: dict[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    dy: Tensor | None = None,
 ) -> None:
     """``op`` in ``dtype`` on ``device`` equals ``reference`` in float64 on the very same (rounded) inputs.
 
-    inputs are float64 (or integer) CPU tensors; they are rounded to ``dtype`` first. Strides are kept.
+    inputs are float64 (or integer) CPU tensors, as is dy, the upstream gradient, drawn if None; they are rounded to
+    ``dtype`` first. Strides are kept.
     """
     rounded = {k: _cast(t, dtype) for k, t in inputs.items()}
-    gold, gold_grads, dy = run(reference, {k: _cast(t, torch.float64) for k, t in rounded.items()})
-    dy = dy.to(dtype).double()
+    if dy is None:
+        dy = run(reference, {k: _cast(t, torch.float64) for k, t in rounded.items()})[2]
+    dy = _cast(dy, dtype)
     gold, gold_grads, _ = run(reference, {k: _cast(t, torch.float64) for k, t in rounded.items()}, dy)
     plain, plain_grads, _ = run(reference, rounded, dy)
-    ours, grads, _ = run(op, {k: _cast(t, t.dtype, device) for k, t in rounded.items()}, dy)
+    ours, grads, _ = run(op, {k: _cast(t, t.dtype, device) for k, t in rounded.items()}, _cast(dy, dtype, device))
 
     assert ours.shape == gold.shape, f"output has shape {tuple(ours.shape)}, the reference {tuple(gold.shape)}"
     assert ours.dtype == dtype, f"output has dtype {ours.dtype}, expected {dtype}"
@@ -99,12 +106,38 @@ def _check(what: str, ours: Tensor, gold: Tensor, plain: Tensor, dtype: torch.dt
 
 
 def layouts(t: Tensor) -> dict[str, Tensor]:
-    """The same values under strides that callers have: sliced, transposed, a chunk of a wider tensor."""
-    wide = torch.cat([t, torch.full_like(t, float("nan"))], dim=-1)
-    sliced = wide[..., : t.shape[-1]]
-    flipped = t.transpose(0, -2).contiguous().transpose(0, -2)
-    every_other = torch.stack([t, torch.full_like(t, float("nan"))], dim=-1).flatten(-2)[..., ::2]
-    return {"sliced": sliced, "transposed": flipped, "strided_columns": every_other}
+    """``t`` under every kind of strides that a caller may have, by name: any two dimensions transposed; every other
+    element along one dimension of something wider, from an offset on; the first element along one dimension, expanded;
+    overlapping windows.
+
+    The first two kinds have the values of ``t``; the others, whose elements share memory, have some of them. What lies
+    around is NaN, or a number that is no id.
+    """
+    found, outside = {}, float("nan") if t.is_floating_point() else -99
+    for k in range(t.dim()):
+        for j in range(k):
+            found[f"transposed_{j}_{k}"] = t.transpose(j, k).contiguous().transpose(j, k)
+        wide = t.new_full((*t.shape[:k], 2 * t.shape[k] + 2, *t.shape[k + 1 :]), outside)
+        index = (slice(None),) * k + (slice(1, 1 + 2 * t.shape[k], 2),)
+        wide[index] = t
+        found[f"sliced_{k}"] = wide[index]
+        found[f"expanded_{k}"] = t.narrow(k, 0, 1).expand_as(t)
+    if t.dim() > 1:
+        found["windows"] = t.flatten()[: t.shape[-1] + t.shape[-2] - 1].clone().unfold(0, t.shape[-1], 1).expand_as(t)
+    return found
+
+
+def layout_rounds(inputs: dict[str, Tensor]) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """(names of layouts, inputs) until every operand has lain in memory in every way that its rank allows: in each
+    round one whose elements share memory, so that rows keep a variance, the others each in one of the other ways."""
+    found = {name: layouts(tensor) for name, tensor in inputs.items()}
+    shared = {name: [k for k in kinds if k.startswith(("expanded", "windows"))] for name, kinds in found.items()}
+    own = {name: [k for k in kinds if k not in shared[name]] for name, kinds in found.items()}
+    rounds = ((name, kind) for name, kinds in shared.items() for kind in kinds)
+    for number, (chosen, kind) in enumerate(rounds):
+        kinds = {name: kinds[(number + turn) % len(kinds)] for turn, (name, kinds) in enumerate(own.items())}
+        kinds[chosen] = kind
+        yield kinds, {name: found[name][kind] for name, kind in kinds.items()}
 
 
 @dataclass(frozen=True)
@@ -163,6 +196,11 @@ def instance_embeddings(g, n, l, d):
     inputs = embedding_mux(g, n, l, d)
     del inputs["instance_vectors"]
     return inputs
+
+
+def pair_norm(g, n, l, d):
+    """Centred, for what `index_demux` says of GELU."""
+    return {"a": normal(g, l, d) + 0.7, "b": normal(g, n, d) + 0.7, **layer_norm(d)}
 
 
 def index_demux(g, n, l, d):
@@ -238,6 +276,9 @@ OPS = {
     "walsh_hadamard_mux": Op(functional.walsh_hadamard_mux, reference.walsh_hadamard_mux, walsh_hadamard_mux),
     "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux),
     "instance_embeddings": Op(functional.instance_embeddings, reference.instance_embeddings, instance_embeddings),
+    "pair_norm": Op(functional.pair_norm, reference.pair_norm, pair_norm),
+    "pair_norm-drawn": Op(functional.pair_norm, reference.pair_norm, _drawn(pair_norm)),
+    "pair_norm-head": Op(functional.pair_norm, _headed(reference.pair_norm), _with_head(pair_norm)),
     "index_demux": Op(_index, reference.index_demux, index_demux),
     "index_demux-drawn": Op(_index, reference.index_demux, _drawn(index_demux)),
     "index_demux-head": Op(_index, _headed(reference.index_demux), _with_head(index_demux)),

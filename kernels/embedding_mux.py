@@ -8,6 +8,9 @@ as the GEMM of `orthogonal_mux` reads them. The same kernels then store in the l
 Traffic, s bytes an element: forward gathers s*G*N*L*d, mostly from L2, and writes s*G*L*d. Backward gathers as much,
 reads dy and adds as many elements of the accumulator to the word table. Ids, tables and a seed are all it needs.
 
+An id that is no row of its table reads nothing and makes the row's result NaN, and adds nothing to the table's
+gradient; what else its row adds to is NaN.
+
 Forward takes rows (g, l) through all instances. Backward takes a block of positions through all instances of a chunk
 of groups: what instances and groups share (positions, types, LayerNorm, v) then adds up in registers, and is left as
 one partial a program, to be summed in a fixed order. Rows of the word table are added to by atomics; the deterministic
@@ -31,7 +34,9 @@ from .common.rows import (
     columns,
     drop_blocks,
     full_blocks,
+    is_row,
     load_blocks,
+    look_up,
     multiply_blocks,
     standardise,
     standardise_backward,
@@ -42,12 +47,12 @@ from .common.tensors import accumulator_dtype, rowwise
 
 @triton.jit
 def _add_rows(
-    xs, table_ptr, ids_ptr, at, stride, live, cols, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    xs, table_ptr, ids_ptr, at, rows, stride, live, cols, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
     """xs and rows ``ids[at]`` of a table."""
     ids = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
-    rows = load_blocks(table_ptr + ids[:, None] * stride + cols, mask, ACC, BLOCKS, BLOCK_D)
-    return add_blocks(xs, rows, BLOCKS)
+    return add_blocks(xs, look_up(table_ptr + cols, ids, rows, stride, mask, ACC, BLOCKS, BLOCK_D), BLOCKS)
 
 
 @triton.jit
@@ -60,6 +65,8 @@ def _shared_rows(
     live,
     cols,
     mask,
+    positions,
+    types,
     width,
     POSITION_SHARED: tl.constexpr,
     TYPE_SHARED: tl.constexpr,
@@ -71,9 +78,9 @@ def _shared_rows(
     """What all instances add to their word rows: looked up once a program."""
     x = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     if POSITION_SHARED:
-        x = _add_rows(x, position_ptr, position_ids_ptr, l, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
+        x = _add_rows(x, position_ptr, position_ids_ptr, l, positions, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     if TYPE_SHARED:
-        x = _add_rows(x, type_ptr, type_ids_ptr, l, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
+        x = _add_rows(x, type_ptr, type_ids_ptr, l, types, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     return x
 
 
@@ -90,6 +97,9 @@ def _own_rows(
     live,
     cols,
     mask,
+    words,
+    positions,
+    types,
     word_stride,
     width,
     POSITION_SHARED: tl.constexpr,
@@ -99,12 +109,12 @@ def _own_rows(
     BLOCK_D: tl.constexpr,
 ):
     """The embeddings of one instance, whose words are in rows ``row`` (R), before LayerNorm."""
-    words = load_blocks(word_ptr + row[:, None] * word_stride + cols, mask, ACC, BLOCKS, BLOCK_D)
-    x = add_blocks(shared, words, BLOCKS)
+    own = look_up(word_ptr + cols, row, words, word_stride, mask, ACC, BLOCKS, BLOCK_D)
+    x = add_blocks(shared, own, BLOCKS)
     if position_ptr is not None and not POSITION_SHARED:
-        x = _add_rows(x, position_ptr, position_ids_ptr, at, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
+        x = _add_rows(x, position_ptr, position_ids_ptr, at, positions, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     if type_ptr is not None and not TYPE_SHARED:
-        x = _add_rows(x, type_ptr, type_ids_ptr, at, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
+        x = _add_rows(x, type_ptr, type_ids_ptr, at, types, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
     return x
 
 
@@ -136,6 +146,9 @@ def _forward_kernel(
     bias_ptr,  # (d), or None
     v_ptr,  # (N, d) contiguous, or None to keep the instances
     y_ptr,  # (G * L, d) contiguous; (G * L, N, d) without vectors
+    words,  # V, P and T
+    positions,
+    types,
     word_stride,
     seed,
     num_rows,  # G * L
@@ -163,8 +176,8 @@ def _forward_kernel(
     cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
     mask = live[:, None] & in_row
     shared = _shared_rows(
-        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
-        TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
+        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, positions, types, width,
+        POSITION_SHARED, TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
     if v_ptr is None:
         weight, bias = _affine(weight_ptr, bias_ptr, cols, in_row, FACTOR, ACC, BLOCKS, BLOCK_D)
@@ -180,10 +193,10 @@ def _forward_kernel(
         following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
         x = _own_rows(
             shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
-            word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
+            words, positions, types, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
         )  # fmt: skip
         if weight_ptr is not None:
-            x, _rstd = standardise(x, in_row, width, EPS, EXACT, BLOCKS)
+            x, _rstd = standardise(x, live, in_row, width, EPS, EXACT, BLOCKS)
         if v_ptr is not None:
             v = load_blocks(v_ptr + n * width + cols, in_row, ACC, BLOCKS, BLOCK_D)
             if DROPOUT > 0.0:
@@ -203,9 +216,9 @@ def _forward_kernel(
 
 
 @triton.jit
-def _scatter(table_ptr, xs, row, padding, width, cols, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Adds xs (R, D) to rows ``row`` (R) of a table, but to row ``padding``."""
-    wanted = mask & (row != padding)[:, None]
+def _scatter(table_ptr, xs, row, rows, padding, width, cols, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Adds xs (R, D) to rows ``row`` (R) of a table that has so many, but to row ``padding``."""
+    wanted = mask & is_row(row, rows) & (row != padding)[:, None]
     ptrs = table_ptr + row[:, None] * width + cols
     for i in tl.static_range(BLOCKS):
         tl.atomic_add(ptrs + i * BLOCK_D, xs[i], mask=wanted, sem="relaxed")
@@ -233,6 +246,9 @@ def _backward_kernel(
     dy_stride_g,
     dy_stride_n,  # 0 with vectors
     dy_stride_l,
+    words,  # V, P and T
+    positions,
+    types,
     word_stride,
     seed,
     padding_idx,  # -1 for none
@@ -240,7 +256,6 @@ def _backward_kernel(
     groups,
     groups_per_chunk,
     num_instances,
-    num_types,
     length,
     width,
     POSITION_SHARED: tl.constexpr,
@@ -276,8 +291,8 @@ def _backward_kernel(
     mask = live[:, None] & in_row
 
     shared = _shared_rows(
-        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, width, POSITION_SHARED,
-        TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
+        position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, positions, types, width,
+        POSITION_SHARED, TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
     dshared = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     # Instances outside, groups inside: an instance's sums stay in registers, and dy comes from the cache after the
@@ -305,11 +320,11 @@ def _backward_kernel(
             if DROPOUT > 0.0:
                 dy = drop_blocks(dy, seed, at, DROPOUT, BLOCK_R, BLOCKS, BLOCK_D)
             x = _own_rows(
-                shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols,
-                mask, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
+                shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
+                words, positions, types, word_stride, width, POSITION_SHARED, TYPE_SHARED, ACC, BLOCKS, BLOCK_D,
             )  # fmt: skip
             if weight_ptr is not None:
-                x, rstd = standardise(x, in_row, width, EPS, EXACT, BLOCKS)
+                x, rstd = standardise(x, live, in_row, width, EPS, EXACT, BLOCKS)
             if along_ptr is not None:
                 along = add_blocks(along, multiply_blocks(dy, x, BLOCKS), BLOCKS)
             if total_ptr is not None:
@@ -321,15 +336,17 @@ def _backward_kernel(
                 store_blocks(dx_ptr + at[:, None] * width + cols, dx, mask, BLOCKS, BLOCK_D)
             if dword_ptr is not None:
                 # Padding is the commonest word of all, and its row gets no gradient: no queue for it here.
-                _scatter(dword_ptr, dx, row, padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
+                _scatter(dword_ptr, dx, row, words, padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
             if dposition_ptr is not None:
                 position = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
-                _scatter(dposition_ptr, dx, position, position_padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
+                _scatter(
+                    dposition_ptr, dx, position, positions, position_padding_idx, width, cols, mask, BLOCKS, BLOCK_D
+                )
             if dtoken_type_ptr is not None:
                 # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
                 kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
-                for t in tl.range(0, num_types):
-                    ptrs = dtoken_type_ptr + (pid * num_types + t) * width + cols
+                for t in tl.range(0, types):
+                    ptrs = dtoken_type_ptr + (pid * types + t) * width + cols
                     seen = load_blocks(ptrs, in_row, ACC, BLOCKS, BLOCK_D)
                     for i in tl.static_range(BLOCKS):
                         of_type = tl.sum(tl.where((kind == t)[:, None], dx[i], 0.0), axis=0, keep_dims=True)
@@ -358,6 +375,10 @@ _MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than
 
 def _is_shared(ids: Tensor | None) -> bool:
     return ids is not None and ids.dim() == 1
+
+
+def _rows(*tables: Tensor | None) -> list[int]:
+    return [0 if table is None else table.shape[0] for table in tables]
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -397,8 +418,8 @@ def embedding_mux_forward(
     acc = accumulator(word, v)
     with on_device(word):
         _forward_kernel[(triton.cdiv(groups * length, options["BLOCK_R"]),)](
-            ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y, word.stride(0), seed,
-            groups * length, num_instances, length, width,
+            ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y,
+            *_rows(word, position, token_type), word.stride(0), seed, groups * length, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
             DROPOUT=dropout, ACC=acc, INDEX=index_type(groups * length), **options, **register_limit(acc),
         )  # fmt: skip
@@ -470,9 +491,8 @@ def embedding_mux_backward(
     with on_device(dy):
         _backward_kernel[(programs,)](
             dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
-            dtoken_type, along, total, *strides, word.stride(0), seed, padding_idx, position_padding_idx,
-            groups, per_chunk, num_instances, 0 if token_type is None else token_type.shape[0],
-            length, width,
+            dtoken_type, along, total, *strides, *_rows(word, position, token_type), word.stride(0), seed, padding_idx,
+            position_padding_idx, groups, per_chunk, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
             DROPOUT=dropout, ACC=kernel_acc, **options, **register_limit(kernel_acc),
         )  # fmt: skip
@@ -480,11 +500,14 @@ def embedding_mux_backward(
     rows = dshared.sum(0) if shared else None
 
     def scattered(table: Tensor, row_ids: Tensor, gradients: Tensor, padding: int) -> Tensor:
-        gradient = torch.zeros(table.shape, **acc)
-        gradient.index_add_(0, row_ids.reshape(-1), gradients.reshape(-1, width))
+        # One row more, for what has no row in the table.
+        rows, row_ids = table.shape[0], row_ids.reshape(-1)
+        gradient = torch.zeros((rows + 1, width), **acc)
+        row_ids = torch.where((row_ids >= 0) & (row_ids < rows), row_ids, rows)
+        gradient.index_add_(0, row_ids, gradients.reshape(-1, width))
         if padding >= 0:
             gradient[padding] = 0
-        return gradient
+        return gradient[:rows]
 
     if need_word and dword is None:
         dword = scattered(word, ids, dx, padding_idx)

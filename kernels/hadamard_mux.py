@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import accumulator, column_block, index_type, on_device
+from .common.launch import FUSED, accumulator, column_block, index_type, on_device
 from .common.launch_table import launch_parameters
 from .common.tensors import accumulator_dtype, rowwise
 
@@ -136,7 +136,7 @@ def _plan(launcher: str, t: Tensor, other: Tensor, scale: float, rows: int) -> t
     block_r, block_d = chosen["rows"], column_block(width, chosen["columns"])
     options = {
         "SCALE": scale, "ACC": accumulator(t, other), "INDEX": index_type(rows), "BLOCK_R": block_r,
-        "BLOCK_D": block_d, "num_warps": chosen["warps"],
+        "BLOCK_D": block_d, "num_warps": chosen["warps"], **FUSED,
     }  # fmt: skip
     return triton.cdiv(rows, block_r), triton.cdiv(width, block_d), options
 

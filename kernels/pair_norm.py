@@ -14,6 +14,8 @@ With a linear head of few labels behind it, z need not be written: kernels/pair_
 ``product`` puts ``a * b`` in the place of ``GELU(a + b)``: LN(v_i * h_j), `unbind_demux` without its linear layer. With
 the linear layer, its output is a (G, I, L, d) of any strides and b the bias: groups then are the pairs (g, i).
 
+An instance that is none of the N reads nothing and makes its position's z NaN.
+
 A tile is a block of positions of one group; rows are whole (d columns). Gradients that many tiles share (db, d
 ln_weight, d ln_bias) are left as one partial a program, summed in a fixed order: two runs are bit-equal.
 
@@ -37,6 +39,7 @@ from .common.rows import (
     gelu,
     gelu_value,
     load_blocks,
+    look_up,
     standardise,
     standardise_backward,
     store_blocks,
@@ -69,13 +72,13 @@ def group_start(g, inner, stride_g, stride_i):
 
 @triton.jit
 def _normalised(
-    a, b, weight, bias, in_row, width, PRODUCT: tl.constexpr, EPS: tl.constexpr, EXACT: tl.constexpr,
+    a, b, weight, bias, live, in_row, width, PRODUCT: tl.constexpr, EPS: tl.constexpr, EXACT: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
     values = ()
     for i in tl.static_range(BLOCKS):
         values = values + (pair(a[i], b[i], PRODUCT),)
-    x_hat, _rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
+    x_hat, _rstd = standardise(values, live, in_row, width, EPS, EXACT, BLOCKS)
     z = ()
     for i in tl.static_range(BLOCKS):
         z = z + (x_hat[i] * weight[i] + bias[i],)
@@ -127,8 +130,8 @@ def _forward_kernel(
 
     if instances_ptr is not None:
         n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-        b = load_blocks(b_ptrs + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
-        z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
+        b = look_up(b_ptrs, n, num_instances, b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
+        z = _normalised(a, b, weight, bias, live, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
         store_blocks(z_ptr + (g * length + l)[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
     else:
         first = (block - group * blocks_n).to(tl.int64) * instances_per_program
@@ -137,7 +140,7 @@ def _forward_kernel(
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
             b = load_blocks(b_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
-            z = _normalised(a, b, weight, bias, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
+            z = _normalised(a, b, weight, bias, live, in_row, width, PRODUCT, EPS, EXACT, BLOCKS)
             store_blocks(z_ptr + rows[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
             b_ptrs += b_stride_n
             rows += length
@@ -151,6 +154,7 @@ def _row_gradient(
     dz_x_hat,
     dz_sum,
     weight,
+    live,
     mask,
     in_row,
     width,
@@ -169,7 +173,7 @@ def _row_gradient(
         value, slope = pair_and_slope(a[i], b[i], PRODUCT)
         values = values + (value,)
         slopes = slopes + (slope,)
-    x_hat, rstd = standardise(values, in_row, width, EPS, EXACT, BLOCKS)
+    x_hat, rstd = standardise(values, live, in_row, width, EPS, EXACT, BLOCKS)
     dz = load_blocks(dz_ptrs, mask, ACC, BLOCKS, BLOCK_D)
     dx_hat = ()
     new_dz_x_hat = ()
@@ -245,10 +249,11 @@ def _backward_kernel(
         da_ptrs = da_ptrs + l[:, None] * da_stride_l + cols
         if instances_ptr is not None:
             n = tl.load(instances_ptr + g * length + l, mask=live, other=0)
-            b = load_blocks(b_ptrs + n[:, None] * b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
+            b = look_up(b_ptrs, n, num_instances, b_stride_n, mask, ACC, BLOCKS, BLOCK_D)
             da, db, dz_x_hat, dz_sum = _row_gradient(
-                a, b, dz_ptrs, dz_x_hat, dz_sum, weight, mask, in_row, width, PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT
-            )
+                a, b, dz_ptrs, dz_x_hat, dz_sum, weight, live, mask, in_row, width, PRODUCT, EPS, ACC, BLOCKS, BLOCK_D,
+                EXACT,
+            )  # fmt: skip
             if db_ptr is not None:
                 store_blocks(db_ptr + (g * length + l)[:, None] * width + cols, db, mask, BLOCKS, BLOCK_D)
         else:
@@ -257,8 +262,8 @@ def _backward_kernel(
                 b_row_ptrs = b_ptrs + tl.cast(n, tl.int64) * b_stride_n
                 b = load_blocks(b_row_ptrs, in_row, ACC, BLOCKS, BLOCK_D)
                 da_n, db, dz_x_hat, dz_sum = _row_gradient(
-                    a, b, dz_ptrs + tl.cast(n, tl.int64) * dz_stride_n, dz_x_hat, dz_sum, weight, mask, in_row, width,
-                    PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT,
+                    a, b, dz_ptrs + tl.cast(n, tl.int64) * dz_stride_n, dz_x_hat, dz_sum, weight, live, mask, in_row,
+                    width, PRODUCT, EPS, ACC, BLOCKS, BLOCK_D, EXACT,
                 )  # fmt: skip
                 da = add_blocks(da, da_n, BLOCKS)
                 if db_ptr is not None:
@@ -380,5 +385,5 @@ def present(gradients: tuple[Tensor | None, ...], like: Tensor) -> list[Tensor]:
 def _gather_by_instance(da: Tensor, instances: Tensor, num_instances: int) -> Tensor:
     """Sum da (G, L, d) over the positions that drew each instance -> (G, N, d): a GEMM with a 0/1 matrix, which,
     unlike a scatter with atomics, adds in a fixed order."""
-    drawn = torch.nn.functional.one_hot(instances, num_instances).to(da.dtype)
+    drawn = (instances[..., None] == torch.arange(num_instances, device=instances.device)).to(da.dtype)
     return drawn.mT @ da

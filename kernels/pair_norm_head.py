@@ -11,20 +11,21 @@ needs one pass over d and no row in registers: blocks of d add to x @ H.T, to th
 them taken off the mean of the row's first block, lest a large mean cancel: at worst, where that block lies far off the
 others, the variance loses a factor 1 + d / block of its precision.
 
-Backward, with x^ = (x - mean) * rstd from the saved statistics and t = logits - shift,
+Backward, with x^ = (x - mean) * rstd from the saved statistics and t = rstd * (x @ H.T), saved before the shift is
+added and it is rounded: of logits that a bias makes large no digit of t need be left,
 
     dx = rstd * (dlogits @ H - x^ * sum_c(dlogits * t) / d),
 
-LayerNorm's two means over d being 0 (H is centred) and known from the logits: so it is one pass, blocks of d are
+LayerNorm's two means over d being 0 (H is centred) and known from t: so it is one pass, blocks of d are
 independent of each other, and T = dlogits.T @ x^ gives all parameters' gradients: dhead_c = T_c * ln_weight +
 sum(dlogits_c) * ln_bias, dln_weight = sum_c head_c * T_c, dln_bias = sum(dlogits) @ head.
 
-Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d + C*d), writes s*G*N*L*C and, for backward, 8*G*N*L of mean
-and rstd; backward reads all of these and dlogits and writes s*(G*L*d + G*N*d) and the partial sums. Operations an
-element: 15 forward, 21 backward, with erf and exp as one each, which are most of the time; on tensor cores 2*C forward
-and 4*C backward, C at least 16, in bfloat16. A float32 is the sum of three bfloat16s and takes six times as many, a
-float16 three times: a * b may leave its range. Tensor cores cut off what they add up, so that of a float32 only one
-block's products are added there, the smallest first.
+Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d + C*d), writes s*G*N*L*C and, for backward, 4*G*N*L*C of t
+and 8*G*N*L of mean and rstd; backward reads what is saved and dlogits and writes s*(G*L*d + G*N*d) and the partial
+sums. Operations an element: 15 forward, 21 backward, with erf and exp as one each, which are most of the time; on
+tensor cores 2*C forward and 4*C backward, C at least 16, in bfloat16. A float32 is the sum of three bfloat16s and takes
+six times as many, a float16 three times: a * b may leave its range. Tensor cores cut off what they add up, so that of a
+float32 only one block's products are added there, the smallest first.
 
 A tile of forward is any 64 rows (g, l, n): short sequences and few instances fill it as well as others. One of
 backward is a block of positions and of features, through all instances; a program takes tiles one after another, which
@@ -43,7 +44,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common.held import held
-from .common.launch import accumulator, index_type, lanes, multiprocessors, on_device, register_limit
+from .common.launch import FUSED, accumulator, index_type, lanes, multiprocessors, on_device, register_limit
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
 from .pair_norm import group_start, group_strides, pair, pair_and_slope, present, zeros
@@ -79,7 +80,8 @@ def _forward_kernel(
     head_ptr,  # H: (C, d) contiguous
     shift_ptr,  # (C), accumulator dtype
     logits_ptr,  # (G, N, L, C) contiguous
-    mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None when not wanted
+    t_ptr,  # (G, N, L, C) contiguous, accumulator dtype; None when not wanted
+    mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None with t
     rstd_ptr,  # like mean
     inner,  # G is G / inner times inner for `a`, whose strides are
     a_stride_g,
@@ -134,11 +136,14 @@ def _forward_kernel(
 
     mean = total / width
     rstd = 1.0 / tl.sqrt(tl.maximum(squares / width - mean * mean, 0.0) + EPS)
-    logits = logits * rstd[:, None] + tl.load(shift_ptr + labels, mask=labels < LABELS, other=0.0)[None, :]
+    t = logits * rstd[:, None]
+    logits = t + tl.load(shift_ptr + labels, mask=labels < LABELS, other=0.0)[None, :]
     rows = (g * num_instances + n) * length + l
-    ptrs = logits_ptr + rows[:, None] * LABELS + labels[None, :]
-    tl.store(ptrs, logits.to(logits_ptr.dtype.element_ty), mask=live[:, None] & (labels < LABELS)[None, :])
-    if mean_ptr is not None:
+    at = rows[:, None] * LABELS + labels[None, :]
+    mask = live[:, None] & (labels < LABELS)[None, :]
+    tl.store(logits_ptr + at, logits.to(logits_ptr.dtype.element_ty), mask=mask)
+    if t_ptr is not None:
+        tl.store(t_ptr + at, t, mask=mask)
         tl.store(mean_ptr + rows, first + mean, mask=live)
         tl.store(rstd_ptr + rows, rstd, mask=live)
 
@@ -146,13 +151,12 @@ def _forward_kernel(
 @triton.jit
 def _backward_kernel(
     dlogits_ptr,  # (G, N, L, C), of any strides
-    logits_ptr,  # (G, N, L, C) contiguous
+    t_ptr,  # (G, N, L, C) contiguous, accumulator dtype
     mean_ptr,  # (G, N, L) contiguous, accumulator dtype
     rstd_ptr,  # like mean
     a_ptr,  # (G, L, d), unit stride along d
     b_ptr,  # (G, N, d), unit stride along d
     head_ptr,  # H: (C, d) contiguous
-    shift_ptr,  # (C), accumulator dtype
     da_ptr,  # like `a`
     db_ptr,  # (G, parts, N, d) contiguous, accumulator dtype; None when not wanted
     sums_ptr,  # T: (shares, C, d) contiguous, accumulator dtype; None when not wanted
@@ -197,15 +201,14 @@ def _backward_kernel(
     head_mask = is_label[:, None] & in_row[None, :]
     head_at = labels[:, None] * width + cols[None, :]
     head = tl.load(head_ptr + head_at, mask=head_mask, other=0.0)
-    shift = tl.load(shift_ptr + labels, mask=is_label, other=0.0)
     sums = tl.zeros((BLOCK_C, BLOCK_D), dtype=ACC)
     inverse = 1.0 / tl.cast(width, ACC)
 
     row = tl.arange(0, BLOCK_L)
     for group in tl.range(first_group, tl.minimum(first_group + groups_per_share, groups)):
-        for t in tl.range(0, tiles_per_part):
+        for tile in tl.range(0, tiles_per_part):
             # 64 bits for where a tile lies, 32 for what lies in it.
-            g, l = tl.cast(group, tl.int64), (tl.cast(part, tl.int64) * tiles_per_part + t) * BLOCK_L
+            g, l = tl.cast(group, tl.int64), (tl.cast(part, tl.int64) * tiles_per_part + tile) * BLOCK_L
             live = row < length - l
             mask = live[:, None] & in_row[None, :]
             label_mask = live[:, None] & is_label[None, :]
@@ -224,9 +227,9 @@ def _backward_kernel(
             for n in tl.range(0, num_instances):
                 dlogits_ptrs = dlogits_tile + (row * dlogits_stride_l)[:, None] + (labels * dlogits_stride_c)[None, :]
                 dlogits = tl.load(dlogits_ptrs, mask=label_mask, other=0.0)
-                logits_ptrs = logits_ptr + first_row * LABELS + row[:, None] * LABELS + labels[None, :]
-                logits = tl.load(logits_ptrs, mask=label_mask, other=0.0)
-                along = tl.sum(dlogits.to(ACC) * (logits.to(ACC) - shift[None, :]), axis=1) * inverse
+                t_ptrs = t_ptr + first_row * LABELS + row[:, None] * LABELS + labels[None, :]
+                t = tl.load(t_ptrs, mask=label_mask, other=0.0).to(ACC)
+                along = tl.sum(dlogits.to(ACC) * t, axis=1) * inverse
                 mean = tl.load(mean_ptr + first_row + row, mask=live, other=0.0)
                 rstd = tl.load(rstd_ptr + first_row + row, mask=live, other=0.0)
 
@@ -245,7 +248,7 @@ def _backward_kernel(
                 if db_ptr is not None:
                     # The program's own partial: read back from L2 at every tile but the first.
                     db_ptrs = db_ptr + ((g * parts + part) * num_instances + n) * width + cols
-                    seen = tl.load(db_ptrs, mask=in_row & (t > 0), other=0.0)
+                    seen = tl.load(db_ptrs, mask=in_row & (tile > 0), other=0.0)
                     tl.store(db_ptrs, seen + tl.sum(db, axis=0), mask=in_row)
                 dlogits_tile += dlogits_stride_n
                 first_row += length
@@ -275,7 +278,7 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameter
         "PRODUCT": product, "LABELS": labels, "PARTS": parts, "OPERAND": tl.float32 if interpreted else tl.bfloat16,
         "ACC": acc, "BLOCK_C": _block(labels, 64), "BLOCK_D": _block(a.shape[-1], columns),
         # As many threads, and so as few registers of each, where a warp has twice as many lanes.
-        "num_warps": max(1, chosen["warps"] * 32 // lanes()), "num_stages": stages,
+        "num_warps": max(1, chosen["warps"] * 32 // lanes()), "num_stages": stages, **FUSED,
     }  # fmt: skip
 
 
@@ -300,7 +303,9 @@ def _fold(
     shift = shift if head_bias is None else shift + head_bias.to(acc)
     head = head * ln_weight.to(acc)
     head = head - head.mean(1, keepdim=True)
-    return head.to(torch.bfloat16 if dtype == torch.bfloat16 and acc == torch.float32 else acc), shift
+    # Contiguous, where arithmetic would keep the strides of a head that lies column by column.
+    head = head.to(torch.bfloat16 if dtype == torch.bfloat16 and acc == torch.float32 else acc).contiguous()
+    return head, shift
 
 
 def pair_norm_head_forward(
@@ -313,34 +318,36 @@ def pair_norm_head_forward(
     eps: float,
     product: bool,
     need_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a (G, L, d) or (G / inner, inner, L, d), b (G, N, d), head_weight (C, d), head_bias (C) or None -> (logits
-    (G, N, L, C) in a's dtype, mean and rstd (G, N, L) in the accumulator's); the latter empty if not needed."""
+    (G, N, L, C) in a's dtype; t, as they are before the shift, and mean and rstd (G, N, L) in the accumulator's); the
+    latter three empty if not needed."""
     a, b = rowwise(a), rowwise(b)
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
     labels, rows = head_weight.shape[0], (groups, num_instances, length)
     logits = torch.empty((*rows, labels), dtype=a.dtype, device=a.device)
-    mean, rstd = (
-        torch.empty(rows if need_statistics else (0,), dtype=accumulator_dtype(a, b), device=a.device) for _ in range(2)
+    t, mean, rstd = (
+        torch.empty(size if need_statistics else (0,), dtype=accumulator_dtype(a, b), device=a.device)
+        for size in ((*rows, labels), rows, rows)
     )
     if logits.numel():
-        statistics = (mean, rstd) if need_statistics else (None, None)
+        saved = (t, mean, rstd) if need_statistics else (None, None, None)
         chosen = launch_parameters("pair_norm_head_forward", a)
         total = groups * num_instances * length
         block_r = _block(total, chosen["rows"])
         with on_device(a):
             _forward_kernel[(triton.cdiv(total, block_r),)](
-                a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *statistics,
+                a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *saved,
                 *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps,
                 INDEX=index_type(total), BLOCK_R=block_r, **_options(a, b, labels, product, chosen),
             )  # fmt: skip
-    return logits, mean, rstd
+    return logits, t, mean, rstd
 
 
 def pair_norm_head_backward(
     dlogits: Tensor,
-    logits: Tensor,
+    t: Tensor,
     mean: Tensor,
     rstd: Tensor,
     a: Tensor,
@@ -380,7 +387,7 @@ def pair_norm_head_backward(
     sums = torch.empty((shares, labels, width), **partial) if need_parameters else None
     with on_device(a):
         _backward_kernel[(blocks_d * shares,)](
-            dlogits, logits, mean, rstd, a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), da, db, sums,
+            dlogits, t, mean, rstd, a, b, _folded(ln_weight, ln_bias, head_weight, head_bias, a, b)[0], da, db, sums,
             *dlogits.stride(), *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), groups,
             num_instances, length, width, groups_per_share, tiles_per_part, BLOCK_L=block_l,
             **options, **(register_limit(options["ACC"]) if fits else {}),

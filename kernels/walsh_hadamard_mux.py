@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.launch import MAX_ROW, accumulator, on_device
+from .common.launch import FUSED, MAX_ROW, accumulator, on_device
 from .common.launch_table import launch_parameters
 from .common.tensors import rowwise
 
@@ -174,7 +174,7 @@ def _options(launcher: str, rows: Tensor, left: Tensor, right: Tensor, sides: tu
         "SCALE": scale, "A": a, "B": b, "INV_A": a**-0.5, "INV_B": b**-0.5,
         "PARTS": 3 if rows.dtype == torch.float32 else 1, "ACC": accumulator(rows),
         "BLOCK_A": left.shape[0], "BLOCK_B": right.shape[0],
-        "num_warps": max(1, min(limits["warps"], elements // limits["per_warp"])),
+        "num_warps": max(1, min(limits["warps"], elements // limits["per_warp"])), **FUSED,
     }  # fmt: skip
 
 

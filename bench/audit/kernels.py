@@ -103,7 +103,7 @@ def compile_for(launch: Launch, target: GPUTarget):
         else:
             signature[name], constants[(position,)] = "constexpr", value
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=hints)
-    known = ("num_warps", "num_stages", "maxnreg")[: 2 if target.backend == "hip" else 3]
+    known = ("enable_fp_fusion", "num_warps", "num_stages", "maxnreg")[: 3 if target.backend == "hip" else 4]
     options = {k: v for k, v in launch.options.items() if k in known}
     return triton.compile(source, target=target, options=options)
 

@@ -104,19 +104,19 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     ]
 
     statistics = torch.ones(g, n, l), torch.ones(g, n, l)
-    all_statistics = 8 * g * n * l
     forward, backward = "pair_norm_head_forward", "pair_norm_head_backward"
     for labels in LABELS:
         head, bias = torch.ones(labels, d, dtype=dtype), torch.ones(labels, dtype=dtype)
         logits = torch.ones(g, n, l, labels, dtype=dtype)
         inputs, all_logits, all_head = (y, p, row, row, head, bias), s * logits.numel(), s * head.numel()
         minimum = all_y + all_p + all_head + all_logits
-        saved = (torch.ones_like(logits), logits, *statistics, *inputs)
+        all_saved = 4 * (labels + 2) * g * n * l
+        saved = (logits, torch.ones(g, n, l, labels), *statistics, *inputs)
         listed += [
             (pair_norm_head, forward, (*inputs, 1e-12, False, False), minimum),
-            (pair_norm_head, forward, (*inputs, 1e-12, True, True), minimum + all_statistics),
+            (pair_norm_head, forward, (*inputs, 1e-12, True, True), minimum + all_saved),
         ]
         # Of the parameters' gradients one partial sum is left, in the accumulator's dtype.
-        minimum += all_y + all_p + all_logits + all_statistics + 4 * head.numel()
+        minimum += all_y + all_p + all_saved + 4 * head.numel()
         listed += [(pair_norm_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
     return [Call(*call) for call in listed]

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+
+def is_fake(t: Tensor) -> bool:
+    """Whether ``t`` says how a tensor looks and holds no values."""
+    return isinstance(t, FakeTensor) or t.device.type == "meta"
 
 
 class Shapes:
@@ -81,11 +87,15 @@ def check_index(op: str, name: str, index: Tensor, size: int | None, like: Tenso
         check_range(f"{op}: {name}", index, size)
 
 
-def check_range(what: str, index: Tensor, size: int) -> None:
-    """Raises ValueError if a value of ``index`` is outside [0, size); CPU tensors only, and never while a graph is
-    traced."""
-    if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0:
+def check_range(what: str, index: Tensor, size: int, ignored: int | None = None) -> None:
+    """Raises ValueError if a value of ``index`` is neither in [0, size) nor ``ignored``; CPU tensors only, and never
+    while a graph is traced."""
+    if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0 or is_fake(index):
         return
     low, high = map(int, torch.aminmax(index))
+    if ignored is not None and (low < 0 or high >= size):
+        index = index[index != ignored]
+        low, high = map(int, torch.aminmax(index)) if index.numel() else (0, size - 1)
     if low < 0 or high >= size:
-        raise ValueError(f"{what} holds {low if low < 0 else high}, expected values from 0 to {size - 1}")
+        also = "" if ignored is None else f", or {ignored}"
+        raise ValueError(f"{what} holds {low if low < 0 else high}, expected values from 0 to {size - 1}{also}")

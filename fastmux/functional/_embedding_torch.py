@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.functional._blocking import blocks
+from fastmux.functional._checks import is_fake
 from fastmux.functional._instance_sums import weighted_sum
 from fastmux.functional._layer_norm import layer_norm, once
 from fastmux.kernels.common.tensors import accumulator_dtype
@@ -162,7 +163,9 @@ class _Embedder:
         shared = [F.embedding(i, t).to(self.dtype) for t, i in pairs if i.dim() == 1]
         self.shared = [once(sum(shared[1:], shared[0]))] if shared else []
         self.own = [(t, i) for t, i in pairs if i.dim() > 1]
-        self.generator = torch.Generator(ids.device).manual_seed(options.seed) if self.dropout else None
+        self.generator = None
+        if self.dropout and not is_fake(ids):
+            self.generator = torch.Generator(ids.device).manual_seed(options.seed)
 
     def embed(self, g: slice, n: slice, affine: bool) -> _State:
         """Without ``affine`` LayerNorm's weight and bias are left to the caller."""

@@ -1,4 +1,5 @@
-"""How the launcher of a Triton kernel becomes an op that PyTorch knows."""
+"""How the launcher of a Triton kernel becomes an op that PyTorch knows, and how an op runs: with a backward pass where
+one can follow, and refusing derivatives that nobody wrote."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _LIBRARY = torch.library.Library("fastmux", "FRAGMENT")
 
 
 def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Callable[[Callable], Callable]:
     """Registers the launcher of ``fastmux.kernels.<module>`` that has the decorated function's name as an op
-    ``fastmux::<name>``, and returns the op.
+    ``fastmux::<name>``, and returns the op, refusing forward-mode derivatives: PyTorch would take them for 0.
 
     The decorated function is everything but the launcher: its annotations are the op's schema, the first of which is a
     tensor's, and its body says, from tensors without data, how the results look. Launchers are imported when they are
@@ -57,9 +59,59 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
         _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
         _LIBRARY.impl(name, launch, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastmux::{name}", fake, lib=_LIBRARY)
-        return getattr(torch.ops.fastmux, name).default
+        op = getattr(torch.ops.fastmux, name).default
+
+        @functools.wraps(fake)
+        def call(*arguments):
+            if forward_ad._current_level >= 0:
+                _refuse_tangents(name, arguments)
+            return op(*arguments)
+
+        return call
 
     return register
+
+
+def _refuse_tangents(name: str, arguments: tuple) -> None:
+    if any(isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments):
+        raise NotImplementedError(
+            f"{name}: forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad) of the triton backend are "
+            "not implemented; take them within fastmux.backend('torch')"
+        )
+
+
+def once_differentiable(backward: Callable) -> Callable:
+    """Decorates a backward pass whose result must not be differentiated again: whoever tries gets an error.
+
+    `torch.autograd.function.once_differentiable` promises the same, and keeps it for ``Tensor.backward`` alone: to
+    `torch.autograd.grad` its results are constants, and what comes out lacks a summand. These depend on all that the
+    function was given and has saved.
+    """
+
+    @functools.wraps(backward)
+    def once(ctx, *gradients):
+        with torch.no_grad():
+            results = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():
+            return results
+        return _NotDifferentiable.apply(len(results), *results, *gradients, *ctx.saved_tensors)
+
+    return once
+
+
+class _NotDifferentiable(torch.autograd.Function):
+    """The first ``count`` tensors as they are, as results of all: no way back leads past the error."""
+
+    @staticmethod
+    def forward(ctx, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(None if t is None else t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx, *_: Tensor | None):
+        raise NotImplementedError(
+            "second derivatives of fastmux's ops are not implemented: backward ran with create_graph=True, and what it "
+            "returned was differentiated; take them of fastmux.reference"
+        )
 
 
 def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
-from fastmux.functional._checks import Shapes, check_floating, check_index
+from fastmux.functional._checks import Shapes, check_floating, check_index, is_fake
 from fastmux.functional._embedding_torch import Operands, Options, backward_torch, forward_torch
-from fastmux.functional._ops import asked_for, kernel_op, run
+from fastmux.functional._ops import asked_for, kernel_op, once_differentiable, run
 from fastmux.kernels.common.tensors import needed
 
 
@@ -51,14 +50,16 @@ def embedding_mux(
         dropout: probability; each element of each instance is dropped on its own, by a seed from torch's default CPU
             generator. The mask of a seed is one per backend.
         padding_idx, position_padding_idx: rows of the word and position tables that get no gradient, as in
-        nn.Embedding.
+        nn.Embedding; without position_embeddings the latter says nothing.
         validate_ids: look at the values of ids on a CPU; False where somebody has done so.
 
     Returns:
         (G, L, d).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an id is out of range.
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an id is out of range. On a GPU, where
+            looking would wait for the device, the row of such an id comes out as NaN, and so do gradients that it
+            reaches; no memory behind a table is read or written.
 
     Example:
         >>> import torch
@@ -115,14 +116,32 @@ def embed(
             shapes.bind(**{f"{name}_embeddings": (table, letter + "d")})
             shapes.bind(**{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
             check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word_embeddings)
-    # Drawn on the CPU whatever the device: no wait for the GPU, and the mask of a seed is the mask of a seed.
-    seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
+    padding_idx = _row("padding_idx", op, padding_idx, word_embeddings)
+    position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position_embeddings)
+    # Drawn on the CPU whatever the device, and whatever the default one: no wait for the GPU, and the mask of a seed is
+    # the mask of a seed.
+    drawn = dropout and not is_fake(word_embeddings)
+    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if drawn else 0
     operands = Operands(
         input_ids, position_ids, token_type_ids, word_embeddings, position_embeddings, token_type_embeddings, ln_weight,
         ln_bias, instance_vectors,
     )  # fmt: skip
     options = Options(float(eps), float(scale), float(dropout), seed, padding_idx, position_padding_idx)
     return run(EmbeddingMux, *operands, options, choose_backend(word_embeddings))
+
+
+def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
+    """A row of a table, counted from its start; None without a row or a table.
+
+    Raises:
+        ValueError: if the table has no such row.
+    """
+    if index is None or table is None:
+        return None
+    rows = table.shape[0]
+    if not -rows <= index < rows:
+        raise ValueError(f"{op}: {name} is {index}, expected a row of the table, from {-rows} to {rows - 1}")
+    return index % rows
 
 
 class EmbeddingMux(torch.autograd.Function):
@@ -149,8 +168,7 @@ class EmbeddingMux(torch.autograd.Function):
         operands, options = Operands(*ctx.saved_tensors), ctx.options
         need = list(ctx.needs_input_grad[3:9])
         if ctx.backend == "triton":
-            paddings = ((options.padding_idx, operands.word), (options.position_padding_idx, operands.position))
-            paddings = [-1 if i is None else i % table.shape[0] for i, table in paddings]
+            paddings = [-1 if i is None else i for i in (options.padding_idx, options.position_padding_idx)]
             deterministic = torch.are_deterministic_algorithms_enabled()
             gradients = embedding_mux_backward(dy, *operands, *options[:4], *paddings, need, deterministic)
         else:

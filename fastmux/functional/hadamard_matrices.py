@@ -11,23 +11,23 @@ from torch import Tensor
 
 def _paley(q: int) -> Tensor:
     """Hadamard matrix of order q + 1 for a prime q = 3 mod 4, of order 2q + 2 for a prime q = 1 mod 4."""
-    symbol = -torch.ones(q, dtype=torch.float64)
-    symbol[torch.arange(1, q) ** 2 % q] = 1
+    symbol = -torch.ones(q, dtype=torch.float64, device="cpu")
+    i = torch.arange(q, device="cpu")
+    symbol[i[1:] ** 2 % q] = 1
     symbol[0] = 0
-    i = torch.arange(q)
-    bordered = torch.ones(q + 1, q + 1, dtype=torch.float64)
+    bordered = torch.ones(q + 1, q + 1, dtype=torch.float64, device="cpu")
     bordered[1:, 1:] = symbol[(i[:, None] - i) % q]
     bordered[0, 0] = 0
-    eye = torch.eye(q + 1, dtype=torch.float64)
+    eye = torch.eye(q + 1, dtype=torch.float64, device="cpu")
     if q % 4 == 3:
         bordered[1:, 0] = -1
         return eye + bordered
-    plus, minus = torch.tensor([[[1, 1], [1, -1]], [[1, -1], [-1, -1]]], dtype=torch.float64)
+    plus, minus = torch.tensor([[[1, 1], [1, -1]], [[1, -1], [-1, -1]]], dtype=torch.float64, device="cpu")
     return torch.kron(bordered, plus) + torch.kron(eye, minus)
 
 
 def sylvester(order: int) -> Tensor:
-    i = torch.arange(order)
+    i = torch.arange(order, device="cpu")
     common = i[:, None] & i
     parity = sum(((common >> bit) & 1 for bit in range(order.bit_length())), torch.zeros_like(common)) % 2
     return 1.0 - 2.0 * parity.double()
@@ -47,11 +47,11 @@ def check_order(op: str, name: str, width: int) -> None:
         )
 
 
-def hadamard_factors(width: int, largest: int = 64) -> list[Tensor]:
-    """The matrices whose Kronecker product, in this order, is the Hadamard matrix of order ``width``: H_m, if m > 1,
-    and Sylvester's of at most ``largest`` rows. Entries +1 and -1, float64 on the CPU."""
+def factor_orders(width: int, largest: int = 64) -> list[int]:
+    """The orders of the matrices whose Kronecker product is the Hadamard matrix of order ``width``: m, if m > 1, and
+    powers of two of at most ``largest``."""
     m = ODD_PART[width // (width & -width)]
     powers = (width // m).bit_length() - 1
     parts = max(1, -(-powers // (largest.bit_length() - 1)))
     orders = [2 ** (powers // parts + (part < powers % parts)) for part in range(parts)]
-    return [MATRICES[order] for order in ([m] if m > 1 else []) + [o for o in orders if o > 1]]
+    return ([m] if m > 1 else []) + [order for order in orders if order > 1]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating
 from fastmux.functional._instance_sums import weighted_sum, weighted_sum_dv
-from fastmux.functional._ops import kernel_op, run
+from fastmux.functional._ops import kernel_op, once_differentiable, run
 from fastmux.kernels.common.tensors import accumulator_dtype
 
 

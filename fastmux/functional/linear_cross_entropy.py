@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from fastmux.functional._checks import Shapes, check_floating
-from fastmux.functional._ops import run
+from fastmux.functional._checks import Shapes, check_floating, check_index, check_range
+from fastmux.functional._ops import once_differentiable, run
 
 # Logits in memory at a time: on a CPU 4 MiB of float32, of which caches hold much, elsewhere 512 MiB, over which some
 # 15 launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows
@@ -44,7 +43,7 @@ def linear_cross_entropy(
         Scalar, float32 or wider: the mean over the targets that count.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit.
+        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) a target is out of range.
 
     Example:
         >>> import torch
@@ -58,7 +57,10 @@ def linear_cross_entropy(
     if bias is not None:
         shapes.bind(bias=(bias, "V"))
     check_floating("linear_cross_entropy", hidden=hidden, weight=weight, bias=bias)
-    return run(LinearCrossEntropy, hidden, weight, bias, target.long(), ignore_index)
+    check_index("linear_cross_entropy", "target", target, None, hidden)
+    target = target.long()
+    check_range("linear_cross_entropy: target", target, weight.shape[0], ignore_index)
+    return run(LinearCrossEntropy, hidden, weight, bias, target, ignore_index)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -80,7 +82,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 loss = loss + F.cross_entropy(logits, target[part], ignore_index=ignore_index, reduction="sum")
             return loss / count
         share = counted.to(wide) / count
-        target = target.clamp(min=0).masked_fill(~counted, 0)
+        target = target.masked_fill(~counted, 0)
         dhidden = torch.zeros_like(hidden) if need_h else None
         dweight = None
         dbias = torch.zeros_like(bias, dtype=wide) if need_b else None
@@ -95,7 +97,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             dlogits = log_p.exp_().scatter_add_(1, index, -torch.ones_like(weights)).mul_(weights)
             if need_w and low == wide and len(chunks) == 1 and hidden.shape[0] <= hidden.shape[1]:
                 # Fewer numbers than the weight's gradient: the products wait for dloss, which then costs no pass.
-                ctx.save_for_backward(dlogits, hidden, weight)
+                ctx.save_for_backward(dlogits, None, None, None, hidden, weight)
                 return loss
             if need_b:
                 dbias += dlogits.sum(0)
@@ -112,7 +114,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             del log_p, dlogits  # or two chunks would be alive while the next one is made
         if need_w and dweight is None:  # no row at all
             dweight = torch.zeros_like(weight, dtype=wide)
-        ctx.save_for_backward(None, dhidden, dweight, dbias)
+        # The inputs as well, lest a second derivative take gradients for constants.
+        ctx.save_for_backward(None, dhidden, dweight, dbias, hidden, weight)
         return loss
 
     @staticmethod
@@ -120,9 +123,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, dloss: Tensor):
         weight_dtype, bias_dtype = ctx.dtypes
         need_h, need_w, need_b = ctx.needs_input_grad[:3]
-        dlogits, *saved = ctx.saved_tensors
+        dlogits, *saved, hidden, weight = ctx.saved_tensors
         if dlogits is not None:
-            hidden, weight = saved
             dlogits = dlogits * dloss
             dhidden = dlogits @ weight if need_h else None
             dweight = dlogits.T @ hidden if need_w else None

@@ -52,7 +52,7 @@ def mlp_demux(
         check_index("mlp_demux", "instances", instances, num_instances, h)
         instances = instances.long()
         u = u.gather(2, instances[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
-        ln_weight, ln_bias = ln_weight[instances], ln_bias[instances]
+        ln_weight, ln_bias = F.embedding(instances, ln_weight), F.embedding(instances, ln_bias)
     # The affine is an instance's own, which `layer_norm` has no place for.
     z = torch.addcmul(ln_bias, F.layer_norm(F.gelu(u), (width,), eps=eps), ln_weight).to(h.dtype)
     return z if instances is not None else z.transpose(1, 2)

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
 from fastmux.functional._layer_norm import layer_norm
-from fastmux.functional._ops import asked_for, kernel_op, needs_grad, run
+from fastmux.functional._ops import asked_for, kernel_op, needs_grad, once_differentiable, run
 from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like, needed
 
 #: Elements of a block on a CPU, four times as many as by default, and of what is one block as it is in backward.
@@ -182,14 +181,15 @@ def pair_norm_backward(
 
 
 class PairNormHead(torch.autograd.Function):
-    """`PairNorm` and the head on the triton backend, in one kernel that forms no z. Saved for backward, beside inputs
-    and logits, are the statistics of LayerNorm, if ``need_grad``: there no program sees a whole row."""
+    """`PairNorm` and the head on the triton backend, in one kernel that forms no z. Saved for backward, beside inputs,
+    are the logits as they are before what every row adds to them, and the statistics of LayerNorm, if ``need_grad``:
+    there no program sees a whole row."""
 
     @staticmethod
     def forward(ctx, a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_grad) -> Tensor:
         inputs = (a, b, ln_weight, ln_bias, head_weight, head_bias)
-        logits, *statistics = pair_norm_head_forward(*inputs, eps, product, need_grad)
-        ctx.save_for_backward(logits, *statistics, *inputs)
+        logits, *saved = pair_norm_head_forward(*inputs, eps, product, need_grad)
+        ctx.save_for_backward(*saved, *inputs)
         ctx.product = product
         return logits
 
@@ -212,16 +212,19 @@ def pair_norm_head_forward(
     eps: float,
     product: bool,
     need_statistics: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows = (b.shape[0], b.shape[1], a.shape[-2])
-    mean, rstd = (a.new_empty(rows if need_statistics else (0,), dtype=accumulator_dtype(a, b)) for _ in range(2))
-    return a.new_empty(*rows, head_weight.shape[0]), mean, rstd
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, labels = (b.shape[0], b.shape[1], a.shape[-2]), head_weight.shape[0]
+    t, mean, rstd = (
+        a.new_empty(size if need_statistics else (0,), dtype=accumulator_dtype(a, b))
+        for size in ((*rows, labels), rows, rows)
+    )
+    return a.new_empty(*rows, labels), t, mean, rstd
 
 
 @kernel_op("pair_norm_head")
 def pair_norm_head_backward(
     dlogits: Tensor,
-    logits: Tensor,
+    t: Tensor,
     mean: Tensor,
     rstd: Tensor,
     a: Tensor,

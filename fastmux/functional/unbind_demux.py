@@ -142,7 +142,7 @@ def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
     """v_i * h_j, or O_i^T h_j: (G, N, L, d), or (G, L, d) for the drawn instances."""
     if transforms.dim() == 2:
         if instances is not None:
-            return transforms[instances] * h
+            return F.embedding(instances.long(), transforms) * h  # which takes no -1 for the last instance
         return transforms[None, :, None] * h[:, None]
     num_instances, width, _ = transforms.shape
     stacked = held("beside", transforms, [transforms], lambda: transforms.transpose(0, 1).reshape(width, -1))

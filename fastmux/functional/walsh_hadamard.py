@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastmux.functional._checks import check_floating
-from fastmux.functional.hadamard_matrices import check_order, hadamard_factors
+from fastmux.functional._checks import check_floating, is_fake
+from fastmux.functional.hadamard_matrices import MATRICES, check_order, factor_orders
 
 
 def walsh_hadamard(x: Tensor, *, transpose: bool = False) -> Tensor:
@@ -44,11 +44,38 @@ def walsh_hadamard(x: Tensor, *, transpose: bool = False) -> Tensor:
 def transform(x: Tensor, transpose: bool) -> Tensor:
     """Factor by factor over the last dimension; every other keeps its place."""
     shape, before, behind = x.shape, x.shape[:-1].numel(), x.shape[-1]
-    for factor in hadamard_factors(behind):
-        rows = factor.shape[0]
+    for rows in factor_orders(behind):
         behind //= rows
-        matrix = ((factor.mT if transpose else factor) / math.sqrt(rows)).to(x)
+        matrix = _matrix(rows, transpose, x)
         x = x.reshape(before, rows, behind)
         x = torch.matmul(matrix, x) if behind > 1 else x.squeeze(-1) @ matrix.mT
         before *= rows
     return x.reshape(shape)
+
+
+#: (order, transposed, dtype, device) -> a matrix.
+_matrices: dict[tuple[int, bool, torch.dtype, torch.device], Tensor] = {}
+
+
+def _matrix(order: int, transpose: bool, x: Tensor) -> Tensor:
+    """The orthonormal matrix of a small order in the dtype and on the device of ``x``, copied there once: at every call
+    the host would wait, and a CUDA graph could not be captured."""
+    if is_fake(x) and not torch.compiler.is_compiling():
+        return x.new_empty(order, order)
+    key = (order, transpose, x.dtype, x.device)
+    if torch.compiler.is_compiling() or not _is_ordinary():
+        return _made(*key)  # of a traced graph, which cannot keep it
+    if key not in _matrices:
+        with torch.inference_mode(False), torch.no_grad():  # a later call may record gradients
+            _matrices[key] = _made(*key)
+    return _matrices[key]
+
+
+def _made(order: int, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    matrix = MATRICES[order] / math.sqrt(order)
+    return (matrix.mT if transpose else matrix).to(device, dtype)
+
+
+def _is_ordinary() -> bool:
+    """Whether a tensor made here and now may be kept: not that of a mode or of a transform of functions."""
+    return torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None

@@ -7,12 +7,11 @@ import os
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import blocks
 from fastmux.functional._checks import Shapes, check_floating
-from fastmux.functional._ops import kernel_op, run
+from fastmux.functional._ops import kernel_op, once_differentiable, run
 from fastmux.functional.hadamard_matrices import MATRICES, ODD_PART, check_order, sylvester
 from fastmux.functional.walsh_hadamard import transform
 from fastmux.kernels.common.tensors import accumulator_dtype

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .tensors import accumulator_dtype
 
+#: An option of every launch: products and sums become one instruction, which the kernels are counted and bounded with.
+#: From Triton 3.10 on that is off unless a launch asks for it.
+FUSED = {"enable_fp_fusion": True}
 MAX_ROW = 16384  # one row of this many features still fits the registers of one program
 
 
@@ -31,7 +34,7 @@ def column_block(width: int, limit: int) -> int:
     return min(limit, divisor if divisor >= 64 else triton.next_power_of_2(width))
 
 
-def whole_rows(length: int, width: int, elements: int, per_thread: int) -> dict[str, int]:
+def whole_rows(length: int, width: int, elements: int, per_thread: int) -> dict[str, int | bool]:
     """Options of a tile that holds whole rows, about ``elements`` elements, at most ``per_thread`` a thread if 16 warps
     are enough: BLOCK_R rows of BLOCKS blocks of BLOCK_D columns, EXACT if none of these are padding.
 
@@ -51,7 +54,7 @@ def whole_rows(length: int, width: int, elements: int, per_thread: int) -> dict[
     rows = max(1, min(elements // padded, triton.next_power_of_2(length)))
     warps = triton.next_power_of_2(min(16, triton.cdiv(rows * blocks * columns, 32 * per_thread)))
     exact = blocks * columns == width
-    return {"BLOCK_R": rows, "BLOCKS": blocks, "BLOCK_D": columns, "EXACT": exact, "num_warps": warps}
+    return {"BLOCK_R": rows, "BLOCKS": blocks, "BLOCK_D": columns, "EXACT": exact, "num_warps": warps, **FUSED}
 
 
 def register_limit(acc: tl.constexpr) -> dict[str, int]:

@@ -63,6 +63,25 @@ def load_blocks(ptrs, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl
 
 
 @triton.jit
+def is_row(row, rows):
+    """Which of ``row`` (R) are rows of a table that has so many: (R, 1)."""
+    return ((row >= 0) & (row < rows))[:, None]
+
+
+@triton.jit
+def look_up(ptrs, row, rows, stride, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Rows ``row`` (R) of a table whose first row begins at ``ptrs`` (1, D); NaN for what is no row of it, in whose
+    place nothing is read."""
+    there = is_row(row, rows)
+    other = tl.where(there, 0.0, float("nan"))
+    ptrs += row[:, None] * stride
+    xs = ()
+    for i in tl.static_range(BLOCKS):
+        xs = xs + (tl.load(ptrs + i * BLOCK_D, mask=mask & there, other=other).to(ACC),)
+    return xs
+
+
+@triton.jit
 def store_blocks(ptrs, xs, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
     for i in tl.static_range(BLOCKS):
         tl.store(ptrs + i * BLOCK_D, xs[i].to(ptrs.dtype.element_ty), mask=mask)
@@ -111,9 +130,10 @@ def row_sums(xs, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def standardise(xs, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCKS: tl.constexpr):
-    """Rows, 0 in padding, to mean 0 and variance 1 over their ``width`` columns -> (x_hat, rstd). Two passes over
-    registers, not sum and sum of squares: no cancellation when the mean is large."""
+def standardise(xs, live, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCKS: tl.constexpr):
+    """Rows, 0 in padding, to mean 0 and variance 1 over their ``width`` columns -> (x_hat, rstd), both 0 for rows that
+    are not ``live``, whose variance of 0 an EPS of 0 leaves as it is. Two passes over registers, not sum and sum of
+    squares: no cancellation when the mean is large."""
     share = 1.0 / tl.cast(width, xs[0].dtype)
     mean = row_sums(xs, BLOCKS) * share
     centred = ()
@@ -123,6 +143,7 @@ def standardise(xs, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCK
             x = tl.where(in_row, x, 0.0)
         centred = centred + (x,)
     rstd = tl.rsqrt(row_sums(multiply_blocks(centred, centred, BLOCKS), BLOCKS) * share + EPS)
+    rstd = tl.where(live, rstd, 0.0)
     x_hat = ()
     for i in tl.static_range(BLOCKS):
         x_hat = x_hat + (centred[i] * rstd[:, None],)

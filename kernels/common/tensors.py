@@ -16,8 +16,10 @@ def accumulator_dtype(*tensors: Tensor | None) -> torch.dtype:
 
 
 def gradient_like(t: Tensor) -> Tensor:
-    """Where the gradient of ``t`` goes: in its own layout, so that the matrix product behind it reads it as it lies."""
-    return torch.empty_like(t) if t.stride(-1) == 1 else t.new_empty(t.shape)
+    """Where the gradient of ``t`` goes: in its own layout, so that the matrix product behind it reads it as it lies, if
+    rows are contiguous there. `torch.empty_like` makes other strides of those of elements that share memory."""
+    like = torch.empty_like(t)
+    return like if like.stride(-1) == 1 else t.new_empty(t.shape)
 
 
 def needed(t: Tensor, need: bool) -> Tensor:

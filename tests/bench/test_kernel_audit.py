@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from amount import on_request
 
 from bench.audit import findings
@@ -67,6 +68,15 @@ def test_the_section_has_a_floor_for_every_launcher_that_was_counted():
     result = {"triton": "3.9.0", "compiled": 2, "problems": 0, "dtypes": ["bf16"], "hidden_sizes": [8]}
     written = "\n".join(findings.section(result | {"findings": findings.worst(found), "traffic": [entry]}))
     assert "| `f_kernel` | 25% | 16 |" in written and "| `f` | 1.050 | " + "12.3 | " * 4 + "12.3 |" in written
+
+
+def test_every_launch_asks_for_fused_multiply_adds():
+    """By default some versions of Triton fuse them and some do not."""
+    pytest.importorskip("triton", reason="the audit needs the package triton")
+    from bench.audit.recording import launches
+
+    recorded = launches(torch.bfloat16, 64)
+    assert recorded and [launch.name for launch in recorded if launch.options.get("enable_fp_fusion") is not True] == []
 
 
 @on_request

@@ -200,6 +200,107 @@ def test_registered_ops_pass_opcheck(triton_device):
         torch.library.opcheck(ops.embedding_mux_backward.default, (upstream, *tensors, *options, 0, -1, need, True))
 
 
+def within(storage, table):
+    """``table`` amid a larger storage, of which nothing else may be read or written."""
+    view = storage[3 : 3 + table.shape[0], : table.shape[1]]
+    view.copy_(table)
+    return view
+
+
+@pytest.mark.parametrize("deterministic", [False, True], ids=["atomics", "deterministic"])
+@pytest.mark.parametrize("types", [2, 12], ids=["few_types", "many_types"])
+@pytest.mark.parametrize("vectors", [True, False], ids=["mux", "instances"])
+@pytest.mark.parametrize("table", ["input_ids", "position_ids", "token_type_ids"])
+def test_an_id_without_a_row_is_nan_and_touches_nothing(
+    triton_device, monkeypatch, table, vectors, types, deterministic
+):
+    """What the kernels do with ids that nobody looked at: no word behind a table is read, nor added to behind its
+    gradient; the row is NaN, and others are what they were."""
+    from fastmux.kernels import embedding_mux as kernels
+
+    inputs = {k: t.to(triton_device) for k, t in draw(2, 3, 20, 12).items()}
+    inputs["token_type_embeddings"] = torch.randn(types, 12, dtype=torch.float64, device=triton_device)
+    names = {"input_ids": "word_embeddings", "position_ids": "position_embeddings"}
+    names |= {"token_type_ids": "token_type_embeddings"}
+    order = (*names, *names.values(), "ln_weight", "ln_bias", "instance_vectors")
+    tensors = [inputs[name] for name in order]
+    if not vectors:
+        tensors[-1] = None
+    ids = tensors[list(names).index(table)] = inputs[table].clone()
+    rows = inputs[names[table]].shape[0]
+    clean = kernels.embedding_mux_forward(*tensors, 1e-12, 0.5, 0.0, 0)
+    ids[0, 0, 3], ids[1, 2, 5], ids[1, 1, 7], ids[0, 2, 0] = rows, -1, 2**40, -(2**40)
+    if table == "input_ids":
+        storage = torch.full((rows + 6, 15), 1e30, dtype=torch.float64, device=triton_device)
+        tensors[3] = within(storage, tensors[3])
+
+    y = kernels.embedding_mux_forward(*tensors, 1e-12, 0.5, 0.0, 0)
+    bad = torch.zeros(2, 3, 20, dtype=torch.bool, device=triton_device)
+    bad[0, 0, 3] = bad[1, 2, 5] = bad[1, 1, 7] = bad[0, 2, 0] = True
+    bad = bad.any(1) if vectors else bad
+    assert y[bad].isnan().all() and torch.equal(y[~bad], clean[~bad])
+
+    # Gradients are allocated by torch.zeros: amid a larger storage, of which the rest must stay as it is.
+    storages = []
+
+    def zeros(shape, **options):
+        if len(shape) != 2:
+            return torch.full(shape, 0.0, **options)
+        storages.append(torch.full((shape[0] + 6, shape[1]), 1e30, **options))
+        return storages[-1][3:-3].zero_()
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    need, upstream = [True] * 5 + [vectors], torch.ones_like(y)
+    gradients = kernels.embedding_mux_backward(upstream, *tensors, 1e-12, 0.5, 0.0, 0, -1, -1, need, deterministic)
+    assert storages and all((t[:3] == 1e30).all() and (t[-3:] == 1e30).all() for t in storages)
+    own = gradients[list(names).index(table)]
+    assert own.isfinite().all() and own.shape == inputs[names[table]].shape
+    assert gradients[3].isnan().all(), "a sum over all rows does not leave one out in silence"
+
+
+def test_ids_are_looked_at_on_a_cpu():
+    inputs = {k: t.float() if t.is_floating_point() else t for k, t in draw(2, 3, 4, 8).items()}
+    for name, rows in (("input_ids", 11), ("position_ids", 7), ("token_type_ids", 2)):
+        for bad in (rows, -1):
+            ids = inputs[name].clone()
+            ids[1, 2, 3] = bad
+            with pytest.raises(ValueError, match=f"{name} holds {bad}, expected values from 0 to {rows - 1}"):
+                embedding_mux(**(inputs | {name: ids}))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 8), (2, 2, 5, 12)], ids=str)
+def test_rows_that_are_not_there_leave_no_nan_where_eps_is_zero(backend, device, shape):
+    """In a tile of four positions three are real; eps is 0 in float32."""
+    assert_meets(
+        lambda **inputs: embedding_mux(**inputs, eps=1e-50),
+        lambda **inputs: reference.embedding_mux(**inputs, eps=1e-50),
+        draw(*shape),
+        torch.float32,
+        device,
+    )
+
+
+def test_a_padding_row_of_no_table_and_one_out_of_range(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(2, 3, 4, 8).items() if not k.startswith("position")}
+    words = inputs["word_embeddings"].requires_grad_()
+    embedding_mux(**inputs, padding_idx=1, position_padding_idx=0).sum().backward()
+    assert not words.grad[1].any()
+    with pytest.raises(ValueError, match="padding_idx is 11, expected a row of the table, from -11 to 10"):
+        embedding_mux(**inputs, padding_idx=11)
+
+
+def test_dropout_wherever_tensors_are_made_by_default(backend, device):
+    inputs = {k: t.to(device) for k, t in draw(1, 2, 3, 8).items()}
+    torch.manual_seed(0)
+    expected = embedding_mux(**inputs, dropout=0.5)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        assert torch.equal(embedding_mux(**inputs, dropout=0.5), expected)
+    on_meta = {k: t.to("meta") for k, t in inputs.items()}
+    if backend == "torch":
+        assert embedding_mux(**on_meta, dropout=0.5).shape == expected.shape
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 import fastmux
 from fastmux import reference
-from fastmux.functional import index_demux, pair_norm, unbind_demux
-from fastmux.testing import TOLERANCE, assert_agrees, assert_meets, relative_error
+from fastmux.functional import index_demux, mlp_demux, pair_norm, unbind_demux
+from fastmux.testing import TOLERANCE, assert_agrees, assert_meets, relative_error, run
 from fastmux.testing import index_demux as draw
+from fastmux.testing import mlp_demux as draw_mlp
+from fastmux.testing import unbind_demux as draw_unbind
 from fastmux.testing import unbind_demux_elementwise as draw_product
 
 
@@ -128,13 +130,74 @@ def test_fused_heads_lose_nothing_to_a_large_mean(triton_device, first):
     assert_meets(index_demux, headed_reference, inputs, torch.float32, triton_device)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("bias", [100.0, 1000.0])
+@pytest.mark.parametrize("name", ["head_bias", "ln_bias"])
+def test_what_a_head_adds_to_every_logit_costs_no_digit_of_a_gradient(triton_device, name, bias, dtype):
+    """Logits of a thousand are rounded to fours in bfloat16; gradients are not to be taken from them."""
+    inputs = with_head(draw(3, 4, 9, 64), 5)
+    inputs[name] = inputs[name] + bias
+    dy = torch.randn(3, 4, 9, 5, dtype=torch.float64)
+    rounded = {k: t.to(dtype).double() for k, t in inputs.items()}
+    _, gold, _ = run(headed_reference, rounded, dy.to(dtype).double())
+    _, plain, _ = run(headed_reference, {k: t.to(dtype) for k, t in rounded.items()}, dy.to(dtype))
+    inputs = {k: t.to(triton_device, dtype) for k, t in rounded.items()}
+    _, ours, _ = run(index_demux, inputs, dy.to(triton_device, dtype))
+    for k in ("h", "p", "weight", "bias", "ln_weight", "head_weight"):
+        allowed = max(1.5 * relative_error(plain[k], gold[k]), TOLERANCE[dtype])
+        assert relative_error(ours[k], gold[k]) <= allowed, k
+
+
+@pytest.mark.parametrize("product", [False, True], ids=["gelu", "product"])
+def test_an_instance_that_is_none_is_nan_and_touches_nothing(triton_device, product):
+    """What the kernels do with instances that nobody looked at."""
+    from fastmux.kernels import pair_norm as kernels
+
+    kind = {"dtype": torch.float64, "device": triton_device}
+    a, weight, bias = torch.randn(2, 9, 16, **kind), torch.randn(16, **kind), torch.randn(16, **kind)
+    storage = torch.full((2, 11, 16), 1e30, **kind)
+    b = storage[:, 4:7].copy_(torch.randn(2, 3, 16, **kind))
+    instances = torch.randint(0, 3, (2, 9), device=triton_device)
+    clean = kernels.pair_norm_forward(a, b, instances, weight, bias, 1e-12, product)
+    bad = torch.zeros(2, 9, dtype=torch.bool, device=triton_device)
+    bad[0, [2, 5]] = bad[1, [0, 8]] = True
+    instances[bad] = torch.tensor([3, -1, 2**40, -(2**40)], device=triton_device)
+    z = kernels.pair_norm_forward(a, b, instances, weight, bias, 1e-12, product)
+    assert z[bad].isnan().all() and torch.equal(z[~bad], clean[~bad])
+    da, db, dweight, _ = kernels.pair_norm_backward(
+        torch.ones_like(z), a, b, instances, weight, 1e-12, True, True, product
+    )
+    assert da[bad].isnan().all() and da[~bad].isfinite().all() and dweight.isnan().all()
+    assert db.shape == b.shape and db.isnan().any()
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["all", "drawn"])
+@pytest.mark.parametrize("mode", HEADED)
+def test_rows_that_are_not_there_leave_no_nan_where_eps_is_zero(triton_device, mode, drawn):
+    op, gold, draws = HEADED[mode]
+    gold = reference.index_demux if mode == "gelu" else lambda **i: reference.unbind_demux(weight=None, bias=None, **i)
+    inputs = draws(2, 2, 3, 12)  # three positions in a tile of four
+    if drawn:
+        inputs["instances"] = torch.randint(0, 2, (2, 3))
+    assert_meets(lambda **i: op(eps=1e-50, **i), lambda **i: gold(eps=1e-50, **i), inputs, torch.float32, triton_device)
+
+
+@pytest.mark.parametrize("op", [index_demux, mlp_demux, unbind_demux], ids=lambda op: op.__name__)
+@pytest.mark.parametrize("instance", [3, -1])
+def test_instances_are_looked_at_on_a_cpu(backend, op, instance):
+    draws = {"index_demux": draw, "mlp_demux": draw_mlp, "unbind_demux": draw_unbind}[op.__name__]
+    instances = torch.tensor([[0, 1, instance, 2]])
+    with pytest.raises(ValueError, match=f"instances holds {instance}, expected values from 0 to 2"):
+        op(**draws(1, 3, 4, 8), instances=instances)
+
+
 def test_what_fused_heads_save(triton_device):
-    """Beside inputs and logits the statistics of a row, and nothing of size (G, N, L, d)."""
-    inputs = {k: t.to(triton_device).requires_grad_() for k, t in with_head(draw(2, 6, 16, 24), 3).items()}
+    """Beside inputs the logits before the shift and the statistics of a row, and nothing of size (G, N, L, d)."""
+    inputs = {k: t.to(triton_device).requires_grad_() for k, t in with_head(draw(2, 6, 16, 24), 5).items()}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         index_demux(**inputs)
-    assert max(saved) <= 2 * 24 * 24 and saved.count(2 * 6 * 16) == 2
+    assert max(saved) <= 2 * 24 * 24 and saved.count(2 * 6 * 16) == 2 and saved.count(2 * 6 * 16 * 5) == 1
 
 
 @pytest.mark.parametrize("labels", [3, 64])
@@ -163,7 +226,7 @@ def test_registered_ops_pass_opcheck(triton_device):
         torch.library.opcheck(ops.pair_norm_backward.default, arguments)
         arguments = (a, b, weight, bias, head, head[:, 0].contiguous() if needed else None)
         torch.library.opcheck(ops.pair_norm_head_forward.default, (*arguments, 1e-5, True, needed), test_utils=quick)
-        saved = ops.pair_norm_head_forward(*arguments, 1e-5, True, True)
+        _logits, *saved = ops.pair_norm_head_forward(*arguments, 1e-5, True, True)
         arguments = (dz[..., :5], *saved, *arguments, True, needed, needed)
         torch.library.opcheck(ops.pair_norm_head_backward.default, arguments, test_utils=quick)
 
