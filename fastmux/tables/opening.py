@@ -39,6 +39,7 @@ def open_source(
     """
     if isinstance(given, (str, os.PathLike)):
         return _open_file(given, input_format, dataset_name, split)
+    _check_no_hub(f"the input is a {type(given).__name__}", dataset_name, split)
     if isinstance(given, datasets.Dataset):
         return TableSource.of_dataset(given)
     if isinstance(given, (datasets.DatasetDict, datasets.IterableDatasetDict)):
@@ -80,7 +81,10 @@ def _open_file(
     path, name = Path(given), str(given)
     unpacked = Path(path.name.removesuffix(".gz"))
     known = ", ".join(INPUT_FORMATS)
+    if not name:
+        raise ValueError(f"the input is '', expected the name of a file that ends in {known}")
     if path.is_file():
+        _check_no_hub(f"{path} is a file", dataset_name, split)
         kind = input_format or INPUT_FORMATS.get(unpacked.suffix)
         if kind is None or (kind == "parquet" and path.suffix == ".gz"):
             raise ValueError(
@@ -100,6 +104,13 @@ def _open_file(
     if like_a_file or path.is_absolute() or name.startswith((".", "~")) or not _may_be_on_the_hub(name):
         raise ValueError(f"{path} is not there")
     return TableSource.of_dataset(_from_hub(given, dataset_name, split), name)
+
+
+def _check_no_hub(what: str, dataset_name: str | None, split: str | None) -> None:
+    """Raises ValueError for what chooses a part of a data set of the hub, where the input is none."""
+    for option, value in (("dataset_name", dataset_name), ("split", split)):
+        if value is not None:
+            raise ValueError(f"{option} is {value!r}, but {what}: it chooses a part of a data set of the hub")
 
 
 def _may_be_on_the_hub(name: str) -> bool:

@@ -72,8 +72,8 @@ WRONG = {
         "dtype": [("int8", "--dtype is 'int8', expected one of 'float32', 'bfloat16', 'float16'")],
         "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
         "input_format": [("xml", "--input_format is 'xml', expected one of")],
-        "dataset_name": [],
-        "split": [],
+        "dataset_name": [("x", "--dataset_name is 'x', but rows.txt is a file")],
+        "split": [("test", "--split is 'test', but rows.txt is a file")],
     },
     "serve": {
         "fallback": [("model", "--fallback and --min_confidence go together")],

@@ -306,3 +306,11 @@ def test_what_is_no_input(label, models):
             label(models["plain"], wrong)
     with pytest.raises(ValueError, match="the list has no rows"):
         label(models["plain"], [])
+
+
+@pytest.mark.parametrize("option", ["split", "dataset_name"])
+def test_what_chooses_a_part_of_a_data_set_needs_one(option, models, label, tmp_path):
+    (tmp_path / "rows.txt").write_text("w1\n")
+    for given, what in ((tmp_path / "rows.txt", "rows.txt is a file"), (["w1"], "the input is a list")):
+        with pytest.raises(ValueError, match=f"{option} is 'test', but .*{what}: it chooses"):
+            label(models["plain"], given, **{option: "test"})
