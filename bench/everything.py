@@ -7,8 +7,9 @@
     python bench/everything.py --without datasets peft # as if packages were missing
     python -m bench.machine                            # before a tree is copied to a device without its .git
 
-Each step runs in a process of its own and prints as it goes. It is told 0.85 of the time after which it is stopped. A
-step that fails or is out of time does not keep the others from running, and leaves what it had done. Results go to
+Each step runs in a process of its own and prints as it goes. It is told 0.85 of the time after which it is killed; a
+step that takes no such option is interrupted then, as by Ctrl+C, and has the rest to write what it found. A step that
+fails or is out of time does not keep the others from running, and leaves what it had done. Results go to
 bench/results/<device>/. ``everything.json`` there says how each step went, and ``everything.log`` has all that was
 printed. ``--pack FOLDER`` writes three files for who has to fetch them: ``results.tar.gz``, packed again every few
 seconds, so it is there whatever ends this program; ``everything.json``; and at the end ``summary.md``, with the tables
@@ -28,18 +29,21 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.machine import default_device, machine_info, results_folder
-from bench.processes import ROOT, environment, run
+from bench.processes import GRACE, ROOT, environment, run
 from fastmux.files import replacing, write_json
 from training.figures import markdown
 
-#: The share of a step's time that the step is told of.
+#: The share of a step's time that the step is told of, or after which it is interrupted.
 INNER = 0.85
+#: An interrupted pytest waits ten seconds for its workers before it writes its outcomes.
+ENDING = 15.0
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ def _tests() -> list[str]:
 
 
 OPS = ["-m", "bench.ops", "--budget", "{seconds}", "--output", "{out}/ops"]
-THROUGHPUT = ["bench/throughput.py", "--disable_tqdm", "--output_dir", "{out}", "--budget", "{seconds}"]
+THROUGHPUT = ["bench/throughput.py", "--disable_tqdm", "--budget", "{seconds}", "--output"]
 BOTH = ["--demultiplexers", "unbind", "index"]
 TUNE = ["-m", "bench.tune", "--budget", "{seconds}", "--output", "{out}/tuned.json"]
-#: Captured models at every G; what matters most comes first.
-SWEEP = [*BOTH, "--num_instances", "10", "40", "2", "20", "--every_group", "--repeats", "3", "--compiled_plain"]
+#: Captured models at every G; what matters most comes first. To compile the plain encoder takes as long as many rows.
+SWEEP = [*BOTH, "--num_instances", "10", "40", "2", "20", "--every_group", "--repeats", "3"]
 COMPILED = ["--execution", "compiled", "--tasks", "sequence", "--num_instances", "10", "40", "--batch_sizes", "256"]
 TRAINING = ["--training", "--num_instances", "10", "40", "--demultiplexers", "unbind", "--batch_sizes", "64", "256"]
 LABELLING = ["bench/predict.py", "--data_dir", "{data}", "--num_instances", "10", "40", "--rows_a_slot", "2000"]
@@ -76,16 +80,16 @@ AUDIT = ["bench/audit/kernels.py", "--hidden_sizes", "768", "--dtypes", "bf16", 
 STEPS = {
     "tests": Step(150, _tests()),
     "ops": Step(180, [*OPS, "--first_pass", "--case_seconds", "0.5"]),
-    "throughput": Step(180, [*THROUGHPUT, *SWEEP]),
-    "training": Step(60, [*THROUGHPUT, *TRAINING, "--group_counts", "64", "--repeats", "3", "--name", "training"]),
+    "throughput": Step(180, [*THROUGHPUT, "{out}/throughput.json", *SWEEP]),
+    "training": Step(60, [*THROUGHPUT, "{out}/training.json", *TRAINING, "--group_counts", "64", "--repeats", "3"]),
     "text_to_label": Step(90, [*LABELLING, "--repeats", "1", "--output", "{out}/predict.json"]),
     "serving": Step(
         90, [*SERVING, *SHORT, "--batch_tokens", "8192", "--max_wait_ms", "5", "--output", "{out}/serve.json"]
     ),
     "tune_worst": Step(90, [*TUNE, "--worst", "{out}/ops/ratios.json"]),
-    "compiled": Step(300, [*THROUGHPUT, *COMPILED, "--group_counts", "64", "--name", "throughput_compiled"]),
+    "compiled": Step(300, [*THROUGHPUT, "{out}/throughput_compiled.json", *COMPILED, "--group_counts", "64"]),
     "all_ops": Step(540, OPS),
-    "memory": Step(120, ["bench/memory.py", "--disable_tqdm", "--output_dir", "{out}"]),
+    "memory": Step(120, ["bench/memory.py", "--disable_tqdm", "--output", "{out}/memory.json"]),
     "tune": Step(420, TUNE),
     "audit": Step(540, AUDIT),
 }
@@ -105,10 +109,10 @@ def pack(out: Path, folder: Path | None) -> None:
             shutil.copy(out / "everything.json", temporary)
 
 
-def summarize(out: Path, folder: Path) -> None:
+def summarize(out: Path, folder: Path, env: dict[str, str]) -> None:
     """The tables of all results of a run, in ``summary.md``."""
     command = [sys.executable, "bench/results_page.py", "--folder", str(out)]
-    written = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    written = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     (folder / "summary.md").write_text(written.stdout + written.stderr, encoding="utf-8")
 
 
@@ -158,15 +162,18 @@ def main(argv: list[str] | None = None) -> int:
             write_json(out / "everything.json", result)
             print(f"\n== {name}, {seconds:.0f} s", flush=True)
             try:
-                status, taken = run([sys.executable, *arguments], seconds, log, env, lambda: pack(out, args.pack))
+                told = any("{seconds}" in a for a in STEPS[name].arguments)
+                limit, grace = (seconds, GRACE) if told else (INNER * seconds, max(ENDING, (1 - INNER) * seconds))
+                keep = partial(pack, out, args.pack)
+                status, taken = run([sys.executable, *arguments], limit, log, env, keep, grace)
                 step["outcome"] = "out of time" if status is None else "ok" if status == 0 else f"exit {status}"
                 step["seconds"] = round(taken, 1)
             finally:
                 write_json(out / "everything.json", result)
                 pack(out, args.pack)
             print(f"== {name}: {step['outcome']} in {step['seconds']} s", flush=True)
-    if args.pack:
-        summarize(out, args.pack)
+        if args.pack:
+            summarize(out, args.pack, env)
     print("\n" + "\n\n".join(section(result)) + f"\n\nresults: {args.pack or out}")
     return 0 if all(step["outcome"] == "ok" for step in result["steps"].values()) else 1
 

@@ -5,9 +5,7 @@ are those of `fastmux.testing.OPS` unless it names others, and a test that runs 
 
     OP = Op("hadamard_mux", cpu=[{"G": 4, "N": 10, "L": 128, "d": 768}], gpu=GROUPED)
 
-    @OP.cases
-    def test_hadamard_mux(measure, case):
-        measure(case)
+    test_hadamard_mux = OP.test()
 
 A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs).
 Its implementations take turns: each backend of the machine (on a CPU also as `torch.compile` makes it), the op's peers
@@ -102,16 +100,20 @@ class Op:
             for name, value in defaults.items():
                 object.__setattr__(self, name, getattr(self, name) or value)
 
-    @property
-    def cases(self) -> pytest.MarkDecorator:
-        """Parametrizes a test with all cases of this machine's device."""
+    def test(self) -> Callable:
+        """A test of all cases of this machine's device."""
         cases = [
             Case(self, tuple(sizes.items()), dtype, direction, rank=i + len(self.gpu) * j)
             for i, sizes in enumerate(self.gpu if DEVICE.type == "cuda" else self.cpu)
             for j, dtype in enumerate(_dtypes(i == 0))
             for direction in DIRECTIONS
         ]
-        return pytest.mark.parametrize("case", cases, ids=str)
+
+        @pytest.mark.parametrize("case", cases, ids=str)
+        def test(measure, case):
+            measure(case)
+
+        return test
 
     def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
         """The least bytes that move: every input is read once and every output written once; backward reads the

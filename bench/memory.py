@@ -34,7 +34,7 @@ if not __package__:
 
 import fastmux
 from bench import random_bert
-from bench.machine import default_device, machine_info, results_folder
+from bench.machine import machine_info, results_folder
 from bench.random_bert import positive
 from bench.timing import peak_bytes
 from fastmux.files import write_json
@@ -109,23 +109,19 @@ def section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = random_bert.parser(__doc__, preset="embedded", vocab_size=4096)
     add = parser.add_argument
     add("--num_instances", nargs="+", type=positive, default=[10], metavar="N", help="(default: 10)")
     add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
     add("--groups", nargs="+", type=positive, default=[8], metavar="G", help="rows of the encoder (default: 8)")
     add("--length", type=positive, default=64, metavar="L", help="tokens of a row (default: 64)")
     add("--dropout", type=float, default=0.1, help="(default: 0.1)")
-    random_bert.add_arguments(parser, preset="embedded", vocab_size=4096)
-    add("--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)")
-    add("--seed", type=int, default=0)
-    add("--output_dir", type=Path, help="folder for memory.json (default: bench/results/<device>)")
     add("--disable_tqdm", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     dropout = {"hidden_dropout_prob": args.dropout, "attention_probs_dropout_prob": args.dropout}
     positions = args.length + max(args.num_instances) + 1
     args.config = random_bert.config(parser, args, positions, num_labels=NUM_LABELS, **dropout)
-    args.output_dir = args.output_dir or results_folder(args.device)
+    args.output = args.output or results_folder(args.device) / "memory.json"
     return args
 
 
@@ -142,11 +138,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
         def report(row: dict) -> None:
             rows.append(row)
-            write_json(args.output_dir / "memory.json", result)
+            write_json(args.output, result)
             bar.update()
 
         compare(args, report)
-    print("\n\n".join(section(result)) + f"\n\nwritten to {args.output_dir / 'memory.json'}")
+    print("\n\n".join(section(result)) + f"\n\nwritten to {args.output}")
     return rows
 
 

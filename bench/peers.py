@@ -1,7 +1,7 @@
-"""Others' code for fastmux's ops, to be timed beside them where it is installed (``pip install -e ".[peers]"``).
+"""Others' code for fastmux's ops, timed beside them if it is installed (``pip install -e ".[peers]"``).
 
-Each function imports a package and returns a callable that takes an op's inputs by name. What a package does not cover
-is plain PyTorch, written as its users would.
+Each function imports a package and returns a callable that takes an op's inputs by name. Parts that a package does not
+have are plain PyTorch, as its users would write them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Peer = Callable[..., Tensor]
 
 
 def installed(**loaders: Callable[[], Peer]) -> dict[str, Peer]:
-    """The peers that can be had, by name: all need a GPU, and a package that may not be installed."""
+    """The available peers by name. All need a GPU, and a package that may be missing."""
     peers = {}
     if default_device().type == "cuda":
         for name, load in loaders.items():
@@ -28,14 +28,14 @@ def installed(**loaders: Callable[[], Peer]) -> dict[str, Peer]:
 
 
 def liger_linear_cross_entropy() -> Peer:
-    """Liger-Kernel's fused linear cross entropy: logits in chunks, their gradients in the forward pass."""
+    """Liger-Kernel's fused linear cross entropy. It makes logits in chunks, and their gradients in the forward pass."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     return lambda hidden, weight, target, bias: liger_fused_linear_cross_entropy(hidden, weight, target, bias)
 
 
 def liger_index_demux() -> Peer:
-    """The two halves of the first layer apart, as here, then GELU by PyTorch and Liger-Kernel's LayerNorm."""
+    """The first layer as two products, as in `fastmux`, then PyTorch's GELU and Liger-Kernel's LayerNorm."""
     from liger_kernel.transformers.functional import liger_layer_norm
 
     def index_demux(h, p, weight, bias, ln_weight, ln_bias):
@@ -48,7 +48,7 @@ def liger_index_demux() -> Peer:
 
 
 def liger_embedding_mux() -> Peer:
-    """Embeddings and average by PyTorch, Liger-Kernel's LayerNorm between them."""
+    """PyTorch's embeddings and average, with Liger-Kernel's LayerNorm between them."""
     from liger_kernel.transformers.functional import liger_layer_norm
 
     def embedding_mux(
@@ -62,7 +62,7 @@ def liger_embedding_mux() -> Peer:
 
 
 def fast_hadamard_transform() -> Peer:
-    """Tri Dao's transform, applied to every row and to the sum; it knows the powers of two."""
+    """Tri Dao's transform of every row and of the sum. It takes widths that are powers of two."""
     from fast_hadamard_transform import hadamard_transform
 
     def walsh_hadamard_mux(x, inner_signs, outer_signs):

@@ -50,7 +50,7 @@ from transformers import (
 
 import fastmux
 from bench import random_bert
-from bench.machine import default_device, machine_info, results_folder
+from bench.machine import machine_info, results_folder
 from bench.random_bert import positive
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
@@ -262,7 +262,7 @@ def section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = random_bert.parser(__doc__, preset="base", vocab_size=30522)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with sst2, conll2003 and tokenizer")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--demultiplexers", nargs="+", default=["unbind"])
@@ -281,9 +281,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="cpu: processor time, tokenising included, for a machine that others use too (default: wall)",
     )
     parser.add_argument("--repeats", type=positive, default=3)
-    parser.add_argument("--device", type=torch.device, default=default_device())
-    parser.add_argument("--output", type=Path, help="JSON file; default: predict.json in the device's results folder")
-    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
     args = parser.parse_args(argv)
     gpu = args.device.type != "cpu"
     args.dtype = torch.bfloat16 if gpu else torch.float32
@@ -295,7 +292,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     tokenizer = stored_tokenizer(args.data_dir)
     rows: list[dict] = []
     names = ("max_length", "batch_tokens", "num_workers", "clock", "repeats")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+import torch
 from transformers import BertConfig
+
+from bench.machine import default_device
 
 PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -23,13 +27,18 @@ def positive(text: str) -> int:
     return value
 
 
-def add_arguments(parser: argparse.ArgumentParser, preset: str, vocab_size: int) -> None:
-    """Adds the options that say how large the encoder is."""
-    group = parser.add_argument_group("encoder (BERT, random weights)")
+def parser(description: str, preset: str, vocab_size: int) -> argparse.ArgumentParser:
+    """A parser for the encoder's size, the device, the seed and the file for results."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = made.add_argument_group("encoder (BERT, random weights)")
     group.add_argument("--preset", choices=PRESETS, default=preset, help=f"a set of sizes (default: {preset})")
     for name in PRESETS["base"]:
         group.add_argument(f"--{name}", type=positive, help="replaces the preset's")
     group.add_argument("--vocab_size", type=positive, default=vocab_size, help=f"(default: {vocab_size})")
+    made.add_argument("--device", type=torch.device, default=default_device(), help="(default: the GPU, else cpu)")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--output", type=Path, help="JSON file (default: one in bench/results/<device>)")
+    return made
 
 
 def config(parser: argparse.ArgumentParser, args: argparse.Namespace, positions: int, **options) -> BertConfig:

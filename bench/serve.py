@@ -41,7 +41,7 @@ from transformers import AutoModelForSequenceClassification
 import fastmux
 from bench import random_bert
 from bench.clients import Clients
-from bench.machine import default_device, machine_info, results_folder
+from bench.machine import machine_info, results_folder
 from bench.predict import stored_tokenizer, texts_of
 from bench.random_bert import positive
 from fastmux.files import write_json
@@ -60,9 +60,16 @@ def server(folder: Path, threads: int, options: list[str]) -> Iterator[Server]:
     command = [sys.executable, "-m", "fastmux", "serve", str(folder), "--port", str(port)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     process = subprocess.Popen([*command, "--log_level", "warning", *options], env=env)
-    found = Server(f"http://127.0.0.1:{port}", process)
+    found = Server(f"http://127.0.0.1:{port}")
     try:
-        found.wait_until_ready(300)
+        end = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                found.get("/health")
+                break
+            time.sleep(0.2)
+        else:
+            raise RuntimeError(f"the server did not become ready (exit status {process.poll()})")
         yield found
     finally:
         process.terminate()
@@ -76,17 +83,8 @@ def server(folder: Path, threads: int, options: list[str]) -> Iterator[Server]:
 class Server:
     """A running server."""
 
-    def __init__(self, url: str, process: subprocess.Popen):
-        self.url, self.process = url, process
-
-    def wait_until_ready(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                self.get("/health")
-                return
-            time.sleep(0.2)
-        raise RuntimeError(f"the server did not become ready (exit status {self.process.poll()})")
+    def __init__(self, url: str):
+        self.url = url
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
@@ -110,14 +108,11 @@ class Server:
 
 
 def summary(found: list[tuple], seconds: float) -> dict:
-    """Rate, latencies in milliseconds and statuses of the requests that came after the first fifth of a run."""
+    """Number and latencies in milliseconds of the requests that came after the first fifth of a run."""
     counted = [one for one in found if one[0] >= seconds / 5]
     answered = _latencies(counted, 200)
-    return {
-        "requests": len(counted),
-        "answered": answered["requests"],
-        **{f"{name}_ms": answered.get(name, float("inf")) for name in ("p50", "p99", "max")},
-    }
+    times = {f"{name}_ms": answered.get(name, float("inf")) for name in ("p50", "p99", "max")}
+    return {"requests": len(counted), "answered": answered["requests"], **times}
 
 
 class Search:
@@ -133,6 +128,11 @@ class Search:
         """Whether the rate is known to ``--resolution``, or ``--runs`` runs were made."""
         near = self.good and self.bad is not None and self.bad / self.good <= 1 + self.args.resolution
         return bool(near) or len(self.runs) == self.args.runs
+
+    def row(self, plain: float) -> dict:
+        """What is known, beside the rate of the plain encoder."""
+        ratio = self.good / plain if plain else None
+        return {"num_instances": self.num_instances, "rate": self.good, "x_plain": ratio, "runs": self.runs}
 
     def step(self) -> None:
         """Makes a run at the next rate."""
@@ -254,7 +254,7 @@ def crowd_section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = random_bert.parser(__doc__, preset="base", vocab_size=30522)
     add = parser.add_argument
     add("--data_dir", type=Path, required=True, help="folder with the folders sst2 and tokenizer")
     add("--num_instances", nargs="+", type=positive, default=[10], metavar="N")
@@ -273,23 +273,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--crowd", type=int, default=0, help="measure overload by so many clients, not rates")
     add("--arrive_seconds", type=float, default=2.0, help="seconds within which a crowd comes (default: 2)")
     add("--max_concurrent_requests", type=positive, default=512, help="the option of a crowd's server (default: 512)")
-    add("--output", type=Path, help="JSON file; default: serve.json, or crowd.json, in the results folder")
-    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
     args = parser.parse_args(argv)
     args.config = random_bert.config(parser, args, 512, num_labels=2)
+    args.output = args.output or results_folder(args.device) / ("crowd.json" if args.crowd else "serve.json")
     return args
 
 
 def main(argv: list[str] | None = None) -> dict:
     args = parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
-    torch.manual_seed(0)
+    torch.manual_seed(args.seed)
     tokenizer = stored_tokenizer(args.data_dir)
-    device = default_device()
     names = ("p99_ms", "max_wait_ms", "batch_tokens", "threads", "processes", "seconds", "requests")
-    result = {"machine": machine_info(device), "encoder": random_bert.sizes(args.config)}
+    result = {"machine": machine_info(args.device), "encoder": random_bert.sizes(args.config)}
     result |= {name: getattr(args, name) for name in names} | {"load_average_before": os.getloadavg()}
     options = ["--truncation", "--max_wait_ms", str(args.max_wait_ms), "--batch_tokens", str(args.batch_tokens)]
+    options += ["--device", str(args.device)]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         texts = work / "rows.txt"
@@ -320,15 +319,11 @@ def main(argv: list[str] | None = None) -> dict:
                 while waiting := [search for search in searches if not search.done]:
                     for search in waiting:
                         search.step()
-            plain = searches[0].good
-            result["rows"] = [
-                {"num_instances": one.num_instances, "rate": one.good, "x_plain": one.good / plain if plain else None}
-                | {"runs": one.runs}
-                for one in searches
-            ]
+                        result["rows"] = [one.row(searches[0].good) for one in searches]
+                        write_json(args.output, result | {"load_average_after": os.getloadavg()})
     result["load_average_after"] = os.getloadavg()
     print("\n\n".join((crowd_section if args.crowd else rates_section)(result)))
-    write_json(args.output or results_folder(device) / ("crowd.json" if args.crowd else "serve.json"), result)
+    write_json(args.output, result)
     return result
 
 

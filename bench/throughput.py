@@ -57,7 +57,7 @@ if not __package__:
 
 import fastmux
 from bench import random_bert
-from bench.machine import default_device, machine_info, results_folder
+from bench.machine import machine_info, results_folder
 from bench.random_bert import positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.timing import CLOCKS, quartiles
@@ -208,15 +208,13 @@ def section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = random_bert.parser(__doc__, preset="base", vocab_size=30522)
     add, many = parser.add_argument, {"nargs": "+", "type": positive}
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="sequence: 2 labels; token: 9 labels")
     add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
     add("--num_instances", **many, default=[1, 2, 5, 10, 20, 40], metavar="N")
     add("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
     add("--training", action="store_true", help="measure steps of training, with the task's loss alone")
-    random_bert.add_arguments(parser, preset="base", vocab_size=30522)
-    add("--device", type=torch.device, default=default_device(), help="(default: the accelerator, else cpu)")
     dtypes = ["float32", "bfloat16", "float16"]
     add("--dtype", choices=dtypes, help="(default: float32 on a CPU, bfloat16 on a GPU)")
     add("--attn_implementation", default="sdpa", help="attention of both sides (default: sdpa)")
@@ -234,9 +232,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     help = "cpu: processor time of one thread, for a machine that others use too (default: wall)"
     add("--clock", choices=CLOCKS, default="wall", help=help)
     add("--num_threads", type=positive, help="threads of torch on a CPU (default: torch's choice)")
-    add("--seed", type=int, default=0)
-    add("--output_dir", type=Path, help="folder for the results (default: bench/results/<device>)")
-    add("--name", default="throughput", help="writes NAME.json (default: throughput)")
     add("--disable_tqdm", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
 
@@ -249,7 +244,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.group_counts = args.group_counts or ([1, 4, 16, 64, 256] if gpu else [2, 4, 8])
     if args.min_seconds is None:
         args.min_seconds = 0.2 if gpu else 0.0
-    args.output_dir = args.output_dir or results_folder(args.device)
+    args.output = args.output or results_folder(args.device) / "throughput.json"
     args.execution = args.execution or ("graphed" if gpu and not args.training else "eager")
     if args.training and args.execution == "graphed":
         parser.error("--execution graphed captures forward passes; give eager or compiled with --training")
@@ -277,14 +272,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
     def report(row: dict) -> None:
         """Keeps a row as soon as it is known, whatever comes then."""
         rows.append(row)
-        write_json(args.output_dir / f"{args.name}.json", result)
+        write_json(args.output, result)
         told = "{task}, {demultiplexer}, N = {num_instances}, G = {groups}: {instances_per_second:.1f} instances/s, "
         tqdm.write((told + "{ratio:.2f} x plain, limit {limit:.2f}").format(**row), file=sys.stdout)
         sys.stdout.flush()
 
     with nullcontext() if args.training else holding():
         sweep(args, report)
-    print("\n" + "\n\n".join(section(result)) + f"\n\nwritten to {args.output_dir}/{args.name}.json")
+    print("\n" + "\n\n".join(section(result)) + f"\n\nwritten to {args.output}")
     return rows
 
 

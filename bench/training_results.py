@@ -1,4 +1,4 @@
-"""What `bench/results_page.py` shows of the programs in training/: one function for each kind of file."""
+"""The sections of the page of results on files of the programs in training/: one function for each kind of file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from training.figures import markdown, measured, number
 
 
 def score(found: dict | None) -> str:
-    """A score's mean, with its spread where there is one."""
+    """A score's mean, with its spread if it has one."""
     return "-" if found is None else measured(found["mean"], found["std"])
 
 
 def labels(result: dict, split: str) -> Iterator[str]:
-    """Of a run of a multi-label task, accuracy and F1 of each label."""
+    """Accuracy and F1 of each label, for a run of a multi-label task."""
     scores = {name: variant["scores"][split] for name, variant in result["variants"].items()}
     if not all("micro_f1" in own for own in scores.values()):
         return
@@ -28,7 +28,7 @@ def labels(result: dict, split: str) -> Iterator[str]:
 
 
 def weighted(result: dict, splits: list[str]) -> Iterator[str]:
-    """Of a run on entities, F1 by tokens: reports that do not say how they score may mean it."""
+    """F1 by tokens, for a run on entities: reports that do not say how they score may mean it."""
     scores = {name: variant["scores"] for name, variant in result["variants"].items()}
     if not all("weighted_f1" in own[split] for own in scores.values() for split in splits):
         return
@@ -123,7 +123,6 @@ def front(result: dict) -> Iterator[str]:
 
 def experiment(result: dict) -> Iterator[str]:
     """``results.json`` of ``training/experiment.py``."""
-
     lines = result["table"]
     names = list(dict.fromkeys(name for line in lines for name in line["scores"]))
     seeds = sorted({seed for line in lines for seed in line["seeds"]})

@@ -53,24 +53,23 @@ def ratios(folder: Path) -> list[dict]:
     """How many times as fast as the compiled reference fastmux is, slowest first. Each case has its fastest
     implementation, with the median microseconds of it, of the torch backend and of the reference, eager and compiled.
     """
-    best: dict[tuple, dict] = {}
+    cases: dict[tuple, list[dict]] = {}
     for file in sorted(folder.glob("*.json")):
         result = read_json(file)
-        rows = result["rows"] if "rows" in result and "op" in result else []
-        cases = [(result["op"], row["direction"], row["dtype"], *_sizes(row).items()) for row in rows]
-        times: dict[tuple, dict[str, float]] = {}
-        for key, row in zip(cases, rows, strict=True):
-            times.setdefault(key, {})[row["implementation"]] = _microseconds(row)
-        for key, row in zip(cases, rows, strict=True):
-            if row["implementation"].removesuffix(COMPILED) not in BACKENDS or "speed_to_compiled" not in row:
-                continue
-            own = {"op": result["op"], "direction": row["direction"], "dtype": row["dtype"], **_sizes(row)}
-            own |= {"implementation": row["implementation"], "microseconds": _microseconds(row)}
-            own |= {name: times[key].get(who) for name, who in TIMES.items()}
-            own["speed_to_compiled"] = row["speed_to_compiled"]
-            if key not in best or own["speed_to_compiled"][1] > best[key]["speed_to_compiled"][1]:
-                best[key] = own
-    return sorted(best.values(), key=lambda row: row["speed_to_compiled"][1])
+        for row in result["rows"] if "rows" in result and "op" in result else []:
+            cases.setdefault((result["op"], row["direction"], row["dtype"], *_sizes(row).items()), []).append(row)
+    best = []
+    for (op, direction, dtype, *sizes), rows in cases.items():
+        ours = [row for row in rows if row["implementation"].removesuffix(COMPILED) in BACKENDS]
+        ours = [row for row in ours if "speed_to_compiled" in row]
+        if ours:
+            own = max(ours, key=lambda row: row["speed_to_compiled"][1])
+            times = {row["implementation"]: _microseconds(row) for row in rows}
+            best.append({"op": op, "direction": direction, "dtype": dtype, **dict(sizes)})
+            best[-1] |= {"implementation": own["implementation"], "microseconds": _microseconds(own)}
+            best[-1] |= {name: times.get(who) for name, who in TIMES.items()}
+            best[-1]["speed_to_compiled"] = own["speed_to_compiled"]
+    return sorted(best, key=lambda row: row["speed_to_compiled"][1])
 
 
 def _sizes(row: dict) -> dict[str, int]:

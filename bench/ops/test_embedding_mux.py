@@ -12,14 +12,14 @@ GPU = [sizes | {"V": 30522} for sizes in GROUPED]
 
 
 def inputs(G, N, L, d, V):
-    """As an encoder without token types has them, every row at the same positions."""
+    """The inputs of an encoder without token types. Every row has the same positions."""
     tables = {"word_embeddings": testing.normal(V, d), "position_embeddings": testing.normal(POSITIONS, d)}
     ids = {"input_ids": torch.randint(V, (G, N, L)), "position_ids": torch.arange(L).expand(G, N, L)}
     return ids | tables | {"instance_vectors": testing.normal(N, d), **testing.layer_norm(d)}
 
 
 def with_shared_positions(op):
-    """An op takes positions that all rows share as (L), as the models give them."""
+    """Passes positions that all rows share as (L), as the models do."""
     return lambda position_ids, **tensors: op(position_ids=position_ids[0, 0], **tensors)
 
 
@@ -35,7 +35,4 @@ OP = Op(
     peers=peers.installed(liger=peers.liger_embedding_mux),
 )
 
-
-@OP.cases
-def test_embedding_mux(measure, case):
-    measure(case)
+test_embedding_mux = OP.test()

@@ -10,7 +10,4 @@ OP = Op(
     gpu=GROUPED,
 )
 
-
-@OP.cases
-def test_hadamard_mux(measure, case):
-    measure(case)
+test_hadamard_mux = OP.test()

@@ -9,7 +9,4 @@ OP = Op(
     peers=peers.installed(liger=peers.liger_index_demux),
 )
 
-
-@OP.cases
-def test_index_demux(measure, case):
-    measure(case)
+test_index_demux = OP.test()

@@ -21,7 +21,4 @@ OP = Op(
     index_bytes=lambda G, N, L, **_: 8 * G * N * L,
 )
 
-
-@OP.cases
-def test_instance_embeddings(measure, case):
-    measure(case)
+test_instance_embeddings = OP.test()

@@ -7,7 +7,4 @@ OP = Op(
     products=lambda G, N, L, d: G * N * L * d * d,
 )
 
-
-@OP.cases
-def test_mlp_demux(measure, case):
-    measure(case)
+test_mlp_demux = OP.test()

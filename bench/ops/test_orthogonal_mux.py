@@ -7,24 +7,24 @@ from fastmux import functional, testing
 
 
 def inputs(G, N, L, d):
-    """Matrices of the size of orthogonal ones: to make those takes longer than all the rest at d = 4096."""
+    """Matrices as large as orthogonal ones. To make orthogonal ones would take longest of all at d = 4096."""
     return {"x": testing.normal(G, N, L, d), "instance_matrices": testing.normal(N, d, d) * d**-0.5}
 
 
 def product(x, instance_matrices):
-    """The formula of `fastmux.reference.orthogonal_mux` at scale 1. That multiplies matrix by vector, for which PyTorch
-    copies the matrix for each of the G * N * L vectors: too much memory at these sizes."""
+    """The formula of `fastmux.reference.orthogonal_mux` at scale 1. The reference multiplies matrices by vectors, and
+    PyTorch copies the matrix for each of the G * N * L vectors, which is too much memory at these sizes."""
     return torch.einsum("nde,gnle->gld", instance_matrices, x)
 
 
 def multiplexed(x, instance_matrices):
-    """At scale 1, so that a bare product is the same number."""
+    """The op at scale 1, where a bare product gives the same numbers."""
     return functional.orthogonal_mux(x, instance_matrices, scale=1.0)
 
 
 def gemm(x, instance_matrices):
-    """`torch.matmul` and nothing else, on operands that `laid_out` has put so that it can take them as they lie: the
-    rate that the op's is compared with."""
+    """`torch.matmul` and nothing else, on operands that `laid_out` has put in the right order. The op is compared with
+    its rate."""
     G, N, L, d = x.shape
     rows = x.transpose(1, 2).view(G * L, N * d)
     return torch.matmul(rows, instance_matrices.mT.view(N * d, d)).view(G, L, d)
@@ -49,7 +49,4 @@ OP = Op(
     layouts={"gemm": laid_out},
 )
 
-
-@OP.cases
-def test_orthogonal_mux(measure, case):
-    measure(case)
+test_orthogonal_mux = OP.test()

@@ -8,7 +8,4 @@ OP = Op(
     gpu=GROUPED,
 )
 
-
-@OP.cases
-def test_pair_norm(measure, case):
-    measure(case)
+test_pair_norm = OP.test()

@@ -11,7 +11,7 @@ from fastmux import reference
 
 
 def written_out(x, inner_signs, outer_signs):
-    """`fastmux.reference.walsh_hadamard_mux`, its matrices multiplied as those of `orthogonal_mux`."""
+    """`fastmux.reference.walsh_hadamard_mux`, with matrix products as in the benchmark of `orthogonal_mux`."""
     h = _matrix(x.shape[-1], x.dtype, x.device)
     inner, outer = inner_signs.to(x), outer_signs.to(x)
     return product(x, h @ (outer[:, :, None] * h * inner[:, None, :])) * x.shape[1] ** -0.5
@@ -19,7 +19,7 @@ def written_out(x, inner_signs, outer_signs):
 
 @torch.compiler.assume_constant_result
 def _matrix(order, dtype, device):
-    """The orthonormal Hadamard matrix, built once: loops in Python and a copy to the device are not what is timed."""
+    """The orthonormal Hadamard matrix, built once, so that no loops in Python and no copy to the device are timed."""
     return _built(order, dtype, device)
 
 
@@ -38,7 +38,4 @@ OP = Op(
     peers=peers.installed(fast_hadamard_transform=peers.fast_hadamard_transform),
 )
 
-
-@OP.cases
-def test_walsh_hadamard_mux(measure, case):
-    measure(case)
+test_walsh_hadamard_mux = OP.test()

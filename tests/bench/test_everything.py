@@ -56,7 +56,7 @@ def test_every_step_runs_within_its_budget_and_prints_as_it_goes(tmp_path):
         "good": "ok",
     }
     # A process has the grace to end, and then as long again for the rest of its output to be read.
-    assert 1 <= report(out)["slow"]["seconds"] < 1 + 2 * processes.GRACE
+    assert 0.85 <= report(out)["slow"]["seconds"] < 1 + 2 * everything.ENDING
     assert "begun" in printed and "begun" in (out / "everything.log").read_text()
     assert sorted(file.name for file in packed.iterdir()) == ["everything.json", "results.tar.gz", "summary.md"]
     assert report(packed) == report(out) and "| bad | exit 3 |" in (packed / "summary.md").read_text()
@@ -136,7 +136,9 @@ def test_tests_that_are_interrupted_leave_their_outcomes(tmp_path):
     own = [a for a in everything.STEPS["tests"].arguments if not a.startswith("tests")]
     arguments = [a.format(out=tmp_path) for a in own] + [str(tmp_path)]
     with open(tmp_path / "log", "wb") as log:
-        status, _ = processes.run([sys.executable, *arguments], 20, log, processes.environment())
+        status, _ = processes.run(
+            [sys.executable, *arguments], 20, log, processes.environment(), grace=everything.ENDING
+        )
     assert status is None
     assert "test_one" in [case.get("name") for case in ElementTree.parse(tmp_path / "tests.xml").iter("testcase")]
 

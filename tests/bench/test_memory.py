@@ -44,8 +44,8 @@ def test_memory_runs(tmp_path, run_script):
         "8",
         "--groups",
         "2",
-        "--output_dir",
-        str(tmp_path),
+        "--output",
+        str(tmp_path / "memory.json"),
         "--device",
         "cpu",
     ]

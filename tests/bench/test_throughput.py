@@ -38,7 +38,7 @@ class TestLimits:
 @on_request
 def test_throughput_runs(tmp_path, run_script):
     options = ["--num_instances", "1", "3", "--length", "8", "--batch_sizes", "2", "4", "--group_counts", "2"]
-    printed = run_script("throughput.py", *options, "--repeats", "2", "--output_dir", str(tmp_path))
+    printed = run_script("throughput.py", *options, "--repeats", "2", "--output", str(tmp_path / "throughput.json"))
     result = json.loads((tmp_path / "throughput.json").read_text())
     rows = throughput.best_groups(result["rows"])
     assert [r["num_instances"] for r in result["rows"]] == [1] * 4 + [3] * 4, "not N by N"
@@ -60,13 +60,13 @@ def test_every_group_has_a_row_beside_the_compiled_encoder(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     options = ["--preset", "tiny", "--tasks", "sequence", "--demultiplexers", "unbind", "--num_instances", "2", "3"]
     sizes = ["--length", "8", "--batch_sizes", "2", "--group_counts", "1", "2", "--repeats", "1", "--device", "cpu"]
-    how = ["--every_group", "--compiled_plain", "--disable_tqdm", "--name", "swept", "--output_dir", str(tmp_path)]
+    how = ["--every_group", "--compiled_plain", "--disable_tqdm", "--output", str(tmp_path / "throughput.json")]
     rows = throughput.main([*options, *sizes, *how])
     assert [(r["num_instances"], r["groups"]) for r in rows] == [(2, 1), (2, 2), (3, 1), (3, 2)] and len(compiled) == 1
     assert all(r["ratio_to_compiled_plain"] > 0 for r in rows)
     best = throughput.best_groups(rows)
     assert [r["num_instances"] for r in best] == [2, 3] and all(r["limit"] == r["num_instances"] for r in best)
-    assert len(json.loads((tmp_path / "swept.json").read_text())["rows"]) == 4
+    assert len(json.loads((tmp_path / "throughput.json").read_text())["rows"]) == 4
     assert throughput.main([*options, *sizes, *how, "--budget", "0"]) == []
 
 
@@ -83,7 +83,7 @@ def test_a_training_step_moves_the_model(task, tmp_path, monkeypatch):
         "fastest",
         lambda runners, *how: starts.append(copy.deepcopy(runners[0].model.state_dict())) or fastest(runners, *how),
     )
-    rows = throughput.main([*options, *sizes, "--disable_tqdm", "--output_dir", str(tmp_path)])
+    rows = throughput.main([*options, *sizes, "--disable_tqdm", "--output", str(tmp_path / "throughput.json")])
     assert [(r["task"], r["demultiplexer"], r["num_instances"]) for r in rows] == [(task, "unbind", 2)]
     assert rows[0]["ratio"] > 0
     assert json.loads((tmp_path / "throughput.json").read_text())["options"]["training"] is True
@@ -116,5 +116,7 @@ def test_nothing_is_masked_on_either_side(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     options = ["--preset", "tiny", "--num_instances", "2", "--length", "8", "--batch_sizes", "2", "--group_counts", "1"]
-    throughput.main([*options, "--repeats", "1", "--disable_tqdm", "--device", "cpu", "--output_dir", str(tmp_path)])
+    throughput.main(
+        [*options, "--repeats", "1", "--disable_tqdm", "--device", "cpu", "--output", str(tmp_path / "throughput.json")]
+    )
     assert len(attended) > 10 and all(mask is None for mask in attended)
