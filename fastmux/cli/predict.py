@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import fastmux
 from fastmux.cli.parser import OneOf, Parser, integer, number
@@ -40,7 +42,7 @@ _HELP = HELP | {
     "column `error` (reason), or go (drop)",
     "all_scores": "every label's score, not the best one alone",
     "min_confidence": "rows below it go through the model that --fallback names",
-    "rows_per_shard": "rows that are written together (default: 65536 on a GPU, 8192 x N up to 32768 on a CPU)",
+    "rows_per_shard": "rows that are written together, and done again after a kill (default: some ten seconds of work)",
     "num_workers": "processes that tokenise ahead of the model; 0 for a thread (default: 1)",
     "input_format": "what INPUT is (default: by its ending)",
     "dataset_name": "configuration of a data set of the hub",
@@ -77,12 +79,19 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     return parser
 
 
+def _told_to_end(number: int, frame: object) -> None:
+    raise KeyboardInterrupt("told to end")
+
+
 def run(options: argparse.Namespace) -> None:
     """Label, and print what came of it; a process that torchrun started labels its share."""
     import torch
     import torch.distributed as dist
 
+    from fastmux.labelling.work import rows_done
+
     settings = given(options, LabellingSettings)
+    signal.signal(signal.SIGTERM, _told_to_end)
     group = None
     if dist.is_torchelastic_launched():
         # However long the others take; of one that dies the connections are closed.
@@ -100,11 +109,14 @@ def run(options: argparse.Namespace) -> None:
             disable_tqdm=options.disable_tqdm,
             process_group=group,
         )
-    except KeyboardInterrupt:
-        sys.exit(
-            f"fastmux predict: interrupted; what is labelled is kept in {options.output}.parts, and the same "
-            "command goes on from there"
+    except KeyboardInterrupt as stop:
+        rows, what = rows_done(Path(options.output)), str(stop) or "interrupted"
+        print(
+            f"fastmux predict: {what} after {rows:,} rows, which are kept in {options.output}.parts; the same command "
+            "goes on from there",
+            file=sys.stderr,
         )
+        sys.exit(130 if what == "interrupted" else 143)
     if group is None or dist.get_rank() == 0:
         print("\n".join(found.report.lines()))
     if group is not None:

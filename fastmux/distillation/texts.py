@@ -81,7 +81,7 @@ def _texts(source: Source, column: str | None, pair_column: str | None) -> Itera
 
 def _values(source: Source, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any] | ValueError]]:
     """The number of every row, and what it has in those columns, or why it is none."""
-    for shard in source.shards(_ROWS):
+    for shard in source.shards(lambda index: _ROWS):
         if isinstance(source, TableSource):
             columns = [column_values(shard.table.column(source.columns.index(name))) for name in names]
             yield from zip(shard.numbers, zip(*columns, strict=True), strict=True)

@@ -22,17 +22,16 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.report import Reject, Report, processor_seconds
 from fastmux.labelling.settings import LabellingSettings
+from fastmux.labelling.shard_sizes import full_shard, growing
 from fastmux.labelling.sharing import Share
 from fastmux.labelling.work import Work
 from fastmux.passes.engine import Engine
 from fastmux.tables.capacity import settled_schema
 from fastmux.tables.opening import Source
 from fastmux.tables.parsing import whole_row
-from fastmux.tables.shard import RawShard
+from fastmux.tables.shard import RawShard, Sizes
 from fastmux.tables.writers import WRITERS, Heads, Parquet, Writer, with_columns
 
-#: On a CPU, where a multiplexed model gets as many more as it labels in the same time, up to a limit; on anything else.
-_ROWS_PER_SHARD, _MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD_ELSEWHERE = 8192, 32768, 65536
 #: Settings that say where rows come from or how fast they go, and nothing of what comes out.
 _NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device"}
 #: The column that says why a row has no label.
@@ -54,7 +53,7 @@ class Job:
     answers: Answers
     types: dict[str, pyarrow.DataType]
     preparation: Preparation
-    rows_per_shard: int
+    sizes: Sizes
     fingerprint: dict
 
     @classmethod
@@ -88,13 +87,17 @@ class Job:
             source.kind, source.columns, column.names, column.places, column.split, encoder, writer
         )
         engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
-        rows_per_shard = settings.rows_per_shard or _rows_per_shard(placement, engine)
+        full = settings.rows_per_shard
+        if full is None:
+            encoder.start()
+            full = full_shard(engine, source, preparation, placement.device.type == "cpu")
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
-        options |= {"rows_per_shard": rows_per_shard, "dtype": str(placement.dtype).removeprefix("torch.")}
+        options |= {"rows_per_shard": full, "dtype": str(placement.dtype).removeprefix("torch.")}
         options |= {"device": placement.device.type}
         fingerprint |= options
-        return cls(settings, source, writer, engine, answers, types, preparation, rows_per_shard, fingerprint)
+        sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full
+        return cls(settings, source, writer, engine, answers, types, preparation, sizes, fingerprint)
 
     def run(self, work: Work, report: Report, share: Share, disable_tqdm: bool) -> None:
         """Label what is not labelled yet, and join all."""
@@ -172,13 +175,13 @@ class Job:
         begin, processor = time.perf_counter(), processor_seconds()
         total = None if self.source.total is None else self.source.total // share.world
         bar = tqdm(total=total, unit="row", smoothing=0, disable=disable_tqdm or share.rank > 0)
-        source = (raw for raw in self.source.shards(self.rows_per_shard) if new(raw))
+        source = (raw for raw in self.source.shards(self.sizes) if new(raw))
         with (
             executor(self.preparation, workers) as pool,
             bar,
             contextlib.closing(prepared(source, self.preparation, pool, workers)) as shards,
         ):
-            done = 0
+            done = read = 0
             while True:
                 start = time.perf_counter()
                 found = next(shards, None)
@@ -188,23 +191,17 @@ class Job:
                 raw, shard = found
                 times.starting = times.starting or time.perf_counter() - begin
                 start = time.perf_counter()
-                said = self.engine.run(shard.tokens)
+                read += len(raw.rows)
+                if total is None and raw.share:
+                    bar.total = round((report.resumed + read) / raw.share)
+                said = self.engine.run(shard.tokens, on_rows=bar.update)
                 answers = self.answers.of(torch.from_numpy(said.logits), shard.tokens)
                 times.model += time.perf_counter() - start
                 times.preparing += shard.seconds
                 yield raw, shard, self._values(raw, shard, answers), len(said.went_on)
                 done += len(raw.rows)
-                if total is None and raw.share:
-                    bar.total = round((report.resumed + done) / raw.share)
-                bar.update(report.resumed + done - bar.n)
+                bar.update(report.resumed + done - bar.n)  # and those that have no label, or had one before
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
-
-
-def _rows_per_shard(placement: Placement, engine: Engine) -> int:
-    if placement.device.type != "cpu":
-        return _ROWS_PER_SHARD_ELSEWHERE
-    # Of few rows many groups would be padded to the length of their longest.
-    return min(_MOST_ROWS_PER_SHARD, _ROWS_PER_SHARD * engine.layout.rows)
 
 
 def _counts(raw: RawShard, shard: PreparedShard, fallback: int) -> dict[str, int]:

@@ -34,9 +34,9 @@ class LabellingSettings:
         min_confidence: rows below it go through the fallback model.
         batch_tokens: positions, padding counted, that a pass of the encoder takes at most; 1024 on a CPU, 65536 on a
             GPU if None.
-        rows_per_shard: rows that are sorted by length together, written together, and done again after a kill; if None
-            65536 on a GPU, and on a CPU 8192 times the rows that share a group, at most 32768. Fewer where they hold
-            more than 16 MiB.
+        rows_per_shard: rows that are sorted by length together, written together, and done again after a kill. If None,
+            as many as take some ten seconds, fewer at first, at most 32768 (65536 on a GPU). Fewer where they hold more
+            than 16 MiB.
         num_workers: processes that tokenise ahead of the model; with 0 a thread does.
         dtype: "float32", "bfloat16" or "float16" of the weights; float32 on a CPU, bfloat16 on a GPU if None.
         device: as for torch; the GPU if there is one, if None.

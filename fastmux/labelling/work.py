@@ -136,6 +136,11 @@ def parts_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.parts")
 
 
+def rows_done(output: Path) -> int:
+    """The rows that whole shards of an unfinished output hold."""
+    return sum(read_json(record)["rows"] for record in parts_folder(output).glob("*.done"))
+
+
 def _obsolete_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.parts-obsolete")
 

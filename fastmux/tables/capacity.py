@@ -107,7 +107,7 @@ def _check_table(source: TableSource, ending: str) -> None:
                 "it to text"
             )
     check = _value_check(ending)
-    for shard in source.shards(_ROWS):
+    for shard in source.shards(lambda index: _ROWS):
         for name, column in zip(source.columns, shard.table.columns, strict=True):
             _check_values(name, column_values(column), shard.numbers, check)
 
@@ -143,7 +143,7 @@ def _check_fields(source: LineSource, ending: str | None) -> None:
 
 
 def _good_rows(source: LineSource) -> Iterator[tuple[int, dict]]:
-    for shard in source.shards(_ROWS):
+    for shard in source.shards(lambda index: _ROWS):
         for row, values in zip(shard.numbers, parse_lines(shard.rows, source.kind, source.columns), strict=True):
             if isinstance(values, dict):
                 yield row, values
@@ -183,7 +183,7 @@ def _check_keys(source: LineSource, new: Sequence[str]) -> None:
     """Objects that stay as they are must have no key of a new column. Few lines are looked into for that."""
     marks = [json.dumps(name, ensure_ascii=False).encode() for name in new]
     marks.append(b"\\u00" if all(map(str.isascii, new)) else b"\\u")  # what a key may be written with as well
-    for shard in source.shards(_ROWS):
+    for shard in source.shards(lambda index: _ROWS):
         block = b"\n".join(shard.rows)
         if not any(mark in block for mark in marks):
             continue
@@ -214,7 +214,7 @@ def _schema_of_json(source: LineSource, ending: str | None, new: Sequence[str]) 
 def _look_at_all(
     source: LineSource, ending: str | None, new: Sequence[str], found: dict[str, Seen], texts: bool
 ) -> None:
-    for shard in source.shards(_ROWS):
+    for shard in source.shards(lambda index: _ROWS):
         rows, numbers = [], []
         for row, raw, values in zip(shard.numbers, shard.rows, parse_lines(shard.rows, "jsonl", None), strict=True):
             if isinstance(values, ValueError):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastmux.lines import RawLines, decode, without_end
 from fastmux.tables.parsing import parse_lines
-from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, allow_long_fields, digest_of
+from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, Sizes, allow_long_fields, digest_of
 
 #: Rows from the start of an input by which it is known what it holds.
 _SAMPLE = 100
@@ -53,7 +53,7 @@ class LineSource:
         return names
 
     def _sample(self) -> list[dict]:
-        first = next(self.shards(_SAMPLE), None)
+        first = next(self.shards(lambda index: _SAMPLE), None)
         if first is None:
             raise ValueError(f"{self.name} has no rows")
         rows = list(parse_lines(first.rows, self.kind, self.columns))
@@ -85,12 +85,13 @@ class LineSource:
                 block, numbers = block[1:], numbers[1:]
             yield block, numbers
 
-    def shards(self, rows: int) -> Iterator[RawShard]:
-        """All rows, so many a shard."""
+    def shards(self, sizes: Sizes) -> Iterator[RawShard]:
+        """All rows, in shards of these sizes."""
         size = max(1, self.path.stat().st_size)
         kept: list[bytes] = []
         numbers: list[int] = []
         held = index = 0
+        rows = sizes(index)
         for block, lines in self._blocks():
             length = sum(map(len, block))
             if len(kept) + len(block) < rows and held + length < SHARD_BYTES:
@@ -105,6 +106,7 @@ class LineSource:
                 if len(kept) == rows or held >= SHARD_BYTES:
                     yield self._shard(index, kept, numbers, min(1.0, self._lines.position / size))
                     kept, numbers, held, index = [], [], 0, index + 1
+                    rows = sizes(index)
         if kept:
             yield self._shard(index, kept, numbers, 1.0)
 

@@ -1,10 +1,10 @@
-"""A shard: some rows in a row, as they were read."""
+"""A shard: some rows in succession, as they were read."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow
@@ -13,9 +13,13 @@ import pyarrow
 MAX_ROW_BYTES = SHARD_BYTES = 16 * 2**20
 
 
+#: The rows of shard number 0, 1, ...
+Sizes = Callable[[int], int]
+
+
 @dataclass(frozen=True)
 class RawShard:
-    """Some rows in a row.
+    """Some rows in succession.
 
     Attributes:
         index: number of the shard, from 0.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow
 import pyarrow.parquet
 
-from fastmux.tables.shard import SHARD_BYTES, RawShard, digest_of
+from fastmux.tables.shard import SHARD_BYTES, RawShard, Sizes, digest_of
 
 if TYPE_CHECKING:
     import datasets
@@ -71,12 +71,13 @@ class TableSource:
         starts = lambda size: range(0, len(table), size)  # noqa: E731
         return cls(name, table.schema, len(table), lambda size: (table.slice(at, size) for at in starts(size)))
 
-    def shards(self, rows: int) -> Iterator[RawShard]:
-        """All rows, so many a shard."""
+    def shards(self, sizes: Sizes) -> Iterator[RawShard]:
+        """All rows, in shards of these sizes."""
         kept: list[pyarrow.Table] = []
         index = read = held = size = 0
-        for table in self._batches(min(rows, _TABLE_ROWS)):
+        for table in self._batches(min(sizes(0), _TABLE_ROWS)):
             while len(table):
+                rows = sizes(index)
                 part = compact(table.slice(0, rows - held))
                 table = table.slice(len(part))
                 kept.append(part)

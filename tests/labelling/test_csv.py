@@ -17,7 +17,7 @@ def rows_of(path, size: int) -> list[tuple]:
     source = open_source(path)
     return [
         row
-        for shard in source.shards(size)
+        for shard in source.shards(lambda index: size)
         for row in zip(shard.numbers, parse_lines(shard.rows, source.kind, source.columns), strict=True)
     ]
 

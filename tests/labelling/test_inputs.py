@@ -183,9 +183,9 @@ def test_shards_end_early_where_rows_are_long(tmp_path, monkeypatch):
     monkeypatch.setattr(table_source, "SHARD_BYTES", 1000)
     path = tmp_path / "in.txt"
     path.write_bytes(b"".join(b"x" * 300 + b"\n" for _ in range(10)))
-    assert [len(shard.rows) for shard in opening.open_source(path).shards(100)] == [4, 4, 2]
+    assert [len(shard.rows) for shard in opening.open_source(path).shards(lambda index: 100)] == [4, 4, 2]
     table = pyarrow.table({"text": ["x" * 300] * 5000})
-    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(3000))
+    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(lambda index: 3000))
     assert sum(len(shard.rows) for shard in shards) == 5000 and max(len(shard.rows) for shard in shards) <= 1024
     assert [n for shard in shards for n in shard.numbers] == list(range(1, 5001))
 
@@ -193,7 +193,7 @@ def test_shards_end_early_where_rows_are_long(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 7, 1000, 1024, 3000])
 def test_shards_of_tables_have_so_many_rows(rows):
     table = pyarrow.table({"text": [str(i) for i in range(2500)]})
-    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(rows))
+    shards = list(table_source.TableSource.of_dataset(datasets.Dataset(table)).shards(lambda index: rows))
     assert [row for shard in shards for row in shard.rows["text"].to_pylist()] == table["text"].to_pylist()
     assert {len(shard.rows) for shard in shards[:-1]} <= {rows}
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -281,15 +282,23 @@ def test_the_command(folders, rows_file, tmp_path, capsys):
             main(["predict", *arguments, *options])
 
 
-def test_ctrl_c_says_how_to_go_on(folders, rows_file, tmp_path, monkeypatch):
-    def interrupt(*args):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "code", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "told to end")])
+def test_a_signal_says_how_far_it_came_and_how_to_go_on(
+    folders, rows_file, tmp_path, monkeypatch, capsys, number, code, said
+):
+    commit, output = Work.commit, tmp_path / "out.jsonl"
 
-    output = tmp_path / "out.jsonl"
+    def interrupted(work, *given):
+        commit(work, *given)
+        signal.raise_signal(getattr(signal, number))
+
     arguments = [str(folders["tmux"]), str(rows_file), "--output", str(output), "--num_workers", "0"]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="interrupted; what is labelled is kept in"):
-        patch.setattr(Work, "commit", interrupt)
+    arguments += ["--rows_per_shard", "16"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Work, "commit", interrupted)
         main(["predict", *arguments, "--disable_tqdm"])
+    assert stopped.value.code == code
+    assert f"fastmux predict: {said} after 16 rows, which are kept in {output}.parts" in capsys.readouterr().err
     main(["predict", *arguments])
     assert len(read_jsonl(output)) == 60
 

@@ -17,7 +17,7 @@ from fastmux.passes.tokens import Tokens
 class Sums:
     """Answers with the sum of a row's ids, or of a token's, whatever stands beside it."""
 
-    num_labels, problem_type, pad_token_id = 2, "single_label_classification", 999
+    num_labels, problem_type, pad_token_id, weights = 2, "single_label_classification", 999, 0
 
     def __init__(self, num_instances=1, per_token=False, factor=1.0, **layout):
         self.num_instances, self.per_token, self.factor = num_instances, per_token, factor

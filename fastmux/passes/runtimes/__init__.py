@@ -21,6 +21,7 @@ class Runtime(Protocol):
         per_token: Its logits are of tokens, not of rows.
         problem_type: As in a Hugging Face config.
         pad_token_id: What fills rows up.
+        weights: What a position of the encoder is multiplied by: parameters of its matrices, about.
     """
 
     num_instances: int
@@ -29,6 +30,7 @@ class Runtime(Protocol):
     per_token: bool
     problem_type: str
     pad_token_id: int
+    weights: int
 
     def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
         """Begin a pass over rows that fill whole groups: (B, L) arrays by name, as `Tokens.padded` makes them.

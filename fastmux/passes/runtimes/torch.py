@@ -32,6 +32,8 @@ class TorchRuntime:
         self.problem_type = "single_label_classification" if self.per_token else problem_of(config)
         self.layout = layout_of(model, least_width)
         self.num_instances = self.layout.rows
+        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        self.weights = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in looked_up)
 
     @property
     def device(self) -> torch.device:
