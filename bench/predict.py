@@ -177,7 +177,8 @@ def onnx_int8(model: PreTrainedModel, tokenizer, texts: Sequence[str], args, fol
         def label() -> None:
             coded = tokenizer(list(texts), truncation=True, max_length=args.max_length)
             for batch in plan_passes(np.array([len(ids) for ids in coded["input_ids"]]), args.batch_tokens):
-                part = tokenizer.pad({name: [coded[name][row] for row in batch] for name in names}, return_tensors="np")
+                some = {name: [coded[name][row] for row in batch] for name in names}
+                part = tokenizer.pad(some, padding_side="right", return_tensors="np")
                 session.run(None, dict(part))
 
         return {"rows_per_second": len(texts) / seconds(label, args.clock)}

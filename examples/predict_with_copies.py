@@ -13,7 +13,7 @@ import fastmux
 torch.manual_seed(0)
 small = BertConfig(vocab_size=200, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
 model = fastmux.TMuxForSequenceClassification.from_backbone(small, num_instances=4, num_labels=3)
-ids = torch.randint(0, 200, (32, 24))
+ids = torch.randint(1, 200, (32, 24))
 
 one_speed = {copies: model.predict(ids, copies=copies) for copies in (1, 2, 4)}
 for copies, logits in one_speed.items():

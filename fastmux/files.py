@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -55,6 +56,14 @@ def replacing(path: Path, *, durable: bool = False, within: Path | None = None) 
             _sync(path.parent)
     finally:
         remove(temporary)
+
+
+def destination(path: Path) -> Path:
+    """Where what is being written to ``path``, a temporary file or folder of `replacing` or `replacing_files`, will be;
+    any other path is its own."""
+    if written := re.fullmatch(r"\.(.+)\.writing-\d+(\.\w+)?", path.name):
+        return path.with_name(written[1] + (written[2] or ""))
+    return path.parent if path.name.startswith(_WRITING) else path
 
 
 def _sync(path: Path) -> None:

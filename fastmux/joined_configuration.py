@@ -73,6 +73,11 @@ class JoinedConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @property
+    def joins_rows(self) -> bool:
+        """Whether rows share a pass, so that a row's result depends on those of its group."""
+        return self.num_instances > 1 and self.join == "rows"
+
+    @property
     def hidden_size(self) -> int:
         return self.backbone_config.hidden_size
 

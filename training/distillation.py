@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fastmux.distillation.trainer import divergence
+from fastmux.models.problems import PROBLEMS, MultiLabel, Problem, Regression
 from fastmux.modules.retrieval import IGNORE_INDEX
 
 #: The column of a training set that holds the teacher's logits: (C) of a row, or (L, C) where tokens are labelled.
@@ -36,18 +35,27 @@ class Distillation:
     weight: float
     temperature: float
 
-    def loss(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """`divergence` of what has a label: student and teacher (..., C), labels (...) with -100 where there is none ->
-        scalar, in float32. Where labels are floats, (B, C), each is a question of its own: its sigmoid is the softmax
-        of its logit and 0. Floats (B) are values of a regression: the mean squared difference. 0 where nothing has a
-        label."""
-        if labels.is_floating_point() and labels.dim() == 1:
-            return F.mse_loss(student.float().flatten(), teacher.float().flatten())
+    def loss(self, student: Tensor, teacher: Tensor, labels: Tensor, problem: Problem | None = None) -> Tensor:
+        """The divergence, of the kind of labels, of what has a label, in float32; 0 where nothing has one. Of several
+        labels, and of several numbers, it is the mean over them, as the task's own loss is.
+
+        Args:
+            student, teacher: (..., C).
+            labels: (...), or (..., C) of several; -100 where there is none.
+            problem: the model's; without it, integers are labels, floats (B, C) several, and floats (B) numbers.
+        """
+        if problem is None:
+            floats = "regression" if labels.dim() == 1 else "multi_label_classification"
+            problem = PROBLEMS[floats if labels.is_floating_point() else "single_label_classification"]
+        if several := isinstance(problem, (MultiLabel, Regression)):
+            labels = labels.reshape(student.shape)
         labelled = labels != IGNORE_INDEX
-        student, teacher = student[labelled], teacher[labelled]
-        if labels.is_floating_point():
-            student, teacher = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (student, teacher))
-        return divergence(student, teacher, self.temperature) if labelled.any() else student.sum()
+        student, teacher = student[labelled], teacher.reshape(student.shape)[labelled]
+        if not labelled.any():
+            return student.sum()
+        if several:
+            student, teacher = student[:, None], teacher[:, None]
+        return problem.divergence(student, teacher, self.temperature)
 
 
 def with_teacher(rows: Dataset, logits: np.ndarray) -> Dataset:

@@ -68,7 +68,8 @@ def prepare(settings: Settings) -> Inputs:
             f"the task has {len(data.train)} training rows, fewer than num_instances={recipe.num_instances}"
         )
     if options.encoder is not None:
-        tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+        # Heads read the first position: whatever the tokenizer was used for before, padding comes last.
+        tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
     else:
         tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
     encode = encode_tokens if task.kind == "token" else encode_sequences

@@ -28,6 +28,7 @@ from transformers import (
 
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.models.losses import share_of_labels, token_loss
+from fastmux.models.problems import PROBLEMS, problem_of
 from training.distillation import TEACHER, Distillation, TeacherCollator
 from training.metrics import Measure, to_ids
 from training.results import StageResult
@@ -92,7 +93,8 @@ class MuxTrainer(Trainer):
         loss, outputs = found
         if teacher is None:
             return found if return_outputs else loss
-        learnt = self.distillation.loss(outputs.logits, teacher, inputs["labels"])
+        student = self.accelerator.unwrap_model(model)
+        learnt = self.distillation.loss(outputs.logits, teacher, inputs["labels"], PROBLEMS[problem_of(student)])
         share, processes = None, 1
         if self.model_accepts_loss_kwargs:
             share = share_of_labels(inputs["labels"], num_items_in_batch)
@@ -102,7 +104,7 @@ class MuxTrainer(Trainer):
             if self.args.average_tokens_across_devices:
                 processes = self.accelerator.num_processes if self.args.n_gpu <= 1 else self.args.n_gpu
         # The model has added retrieval to the task's loss already: only the task's share of the sum is divided anew.
-        task_weight, _ = self.accelerator.unwrap_model(model).config.loss_weights
+        task_weight, _ = student.config.loss_weights
         loss = loss + processes * task_weight * self.distillation.weight * (learnt - outputs.task_loss)
         return (loss, outputs) if return_outputs else loss
 

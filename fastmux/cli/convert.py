@@ -39,7 +39,7 @@ _HELP = {
     "max_length": "tokens of a row; longer rows are cut",
     "num_train_epochs": "passes over the text",
     "learning_rate": "peak learning rate",
-    "state_weight": "weight of the hidden states' error beside the labels' divergence",
+    "state_weight": "weight of the hidden states' error beside that of the labels",
     "per_device_train_batch_size": "rows of a step",
     "seed": "of everything that is drawn",
 }
@@ -106,16 +106,16 @@ def run(options: argparse.Namespace) -> None:
         settings=ConversionSettings(**given),
         **trainer,
     )
-    agreement, rates = report.agreement, report.rows_per_second
-    if agreement.labels is not None:
-        print(
-            f"same labels      {agreement.labels:.4f} ± {agreement.labels_std:.4f} of {agreement.rows} rows kept apart"
-        )
-        print(f"KL divergence    {agreement.kl:.4f} nats")
-    print(f"cosine of states {agreement.cosine:.4f}")
-    print(f"rows a second    {rates['converted']:,.0f}, the original {rates['original']:,.0f}: {report.speed_up:.2f} x")
+    rates = report.rows_per_second
+    lines = report.agreement.figures()
+    lines["rows a second"] = (
+        f"{rates['converted']:,.0f}, the original {rates['original']:,.0f}: {report.speed_up:.2f} x"
+    )
+    print(f"on {report.agreement.rows:,} rows kept apart, beside the original:")
+    for name, value in lines.items():
+        print(f"{name:<{max(map(len, lines))}}  {value}")
     if report.cut_rows:
-        print(f"{report.cut_rows} rows were cut at --max_length {given['max_length']}")
+        print(f"{report.cut_rows:,} rows were cut at --max_length {given['max_length']}")
     print(f"written: {options.output_dir}")
 
 

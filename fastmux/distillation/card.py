@@ -6,67 +6,75 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from fastmux import distribution
+from fastmux.joined_configuration import JoinedConfig
+from fastmux.models.model_card import PIPELINES, card_of, joined_in_words, loading, named, title
 
 _TEXT = """\
 # {title}
 
-`{original}`, made faster with fastmux (package `{distribution}`) from {train_rows:,} rows of text without
+{original}, made faster with fastmux (package `{distribution}`) from {train_rows:,} rows of text without
 labels: {structure}.
 
 | on {rows:,} rows that nothing was trained on | |
 | --- | ---: |
 {figures}
 
-```python
-import fastmux
+{loading}
 
-model = fastmux.{architecture}.from_pretrained("{repository}")
-```
+Arguments and outputs are the original's, and rows may be padded on either side. `conversion.json` has all figures and
+settings.
 
-Arguments and outputs are the original's.{companions} `conversion.json` has all figures and settings.
+## Limits
+
+- It learnt to say what the original says, mistakes and biases included, and says it less well on text of another kind
+  than it was converted on. Measure it on your own.
+- Rows were cut at {max_length} tokens while it learnt{cut}; longer ones are outside of what it has seen.
+- The speed is that of this machine, these rows and these libraries; on others measure it again.
+{companions}"""
+_COMPANIONS = """\
+- **A row's result depends on the rows that share its group** of {n}, which is filled with repeated rows where it is
+  short: do not mix rows that must not influence each other.
 """
-_COMPANIONS = (
-    " **A row's result depends on the rows that share its group** of {n}, which is filled with repeated rows where it "
-    "is short: do not mix rows that must not influence each other."
-)
 
 
-def conversion_card(report, model: PreTrainedModel, repository: str) -> ModelCard:
+def conversion_card(report, model: PreTrainedModel, original: PreTrainedModel, repository: str) -> ModelCard:
     """The card of a converted model.
 
     Args:
         report: a `fastmux.distillation.convert.Conversion`.
+        original: what ``model`` was made from. Its own card, where there is one, says licence and languages.
         repository: the name or folder that the model is loaded from.
     """
-    config, agreement, rates = model.config, report.agreement, report.rows_per_second
-    original = getattr(config.backbone_config, "_name_or_path", None) or config.backbone_config.model_type
+    config: JoinedConfig = model.config
+    agreement, rates = report.agreement, report.rows_per_second
     figures = {
-        "the original's label": None
-        if agreement.labels is None
-        else f"{agreement.labels:.4f} ± {agreement.labels_std:.4f}",
-        "KL divergence from the original, nats": None if agreement.kl is None else f"{agreement.kl:.4f}",
-        "cosine of the hidden states with the original's": f"{agreement.cosine:.4f}",
+        **{f"{name}, the original's" if "same" in name else name: value for name, value in agreement.figures().items()},
         "rows a second, the original's": f"{rates['original']:,.0f}",
         "rows a second": f"{rates['converted']:,.0f} ({report.speed_up:.2f} x)",
     }
-    joined = config.num_instances > 1
-    layers = f"{config.backbone_config.num_hidden_layers} layers"
-    what = {"rows": "rows of a batch", "positions": "neighbouring positions of a row"}[config.join]
-    shared = (
-        f"between its first {config.row_layers} and last {config.last_layers} layers, {config.num_instances} {what}"
+    architecture = type(model).__name__
+    source = getattr(original, "name_or_path", "") or ""
+    theirs = card_of(source)
+    kept = {name: getattr(theirs, name, None) for name in ("license", "license_name", "license_link", "language")}
+    data = ModelCardData(
+        library_name="fastmux",
+        pipeline_tag=PIPELINES.get(architecture),
+        base_model=named(source) or getattr(theirs, "base_model", None),
+        tags=["data-multiplexing", f"num-instances-{config.num_instances}"],
+        **{name: value for name, value in kept.items() if value is not None},
     )
-    structure = f"{layers}; {shared} share a pass" if joined else f"{layers}, nothing joined"
-    data = ModelCardData(library_name="fastmux", tags=["data-multiplexing", f"num-instances-{config.num_instances}"])
+    name = named(source)
     text = _TEXT.format(
         distribution=distribution.NAME,
-        title=repository.rstrip("/").rpartition("/")[2],
-        original=original,
+        title=title(repository),
+        original=f"`{name}`" if name else f"A {original.config.model_type} model",
         train_rows=report.train_rows,
-        structure=structure,
+        structure=joined_in_words(config),
         rows=agreement.rows,
-        figures="\n".join(f"| {name} | {value} |" for name, value in figures.items() if value is not None),
-        architecture=type(model).__name__,
-        repository=repository,
-        companions=_COMPANIONS.format(n=config.num_instances) if joined and config.join == "rows" else "",
+        figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
+        loading=loading(architecture, repository),
+        max_length=report.settings["max_length"],
+        cut=f", {report.cut_rows:,} of them" if report.cut_rows else "",
+        companions=_COMPANIONS.format(n=config.num_instances) if config.joins_rows else "",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -81,8 +82,9 @@ def convert(
     """Make a trained model faster: a copy of it whose deeper layers serve N states a pass learns to say what it says.
 
     The copy starts from the original's weights, head included, and is trained on the original's last hidden states and
-    logits for ``texts`` (`fastmux.distillation.trainer.distillation_loss`). Called again with the same arguments after
-    an interruption, it goes on from its last checkpoint.
+    logits for ``texts`` (`fastmux.distillation.trainer.distillation_loss`), by what they mean: one label, several, a
+    number or a label for each token, as of ``problem_type`` (`fastmux.models.problems`). Called again with the same
+    arguments after an interruption, it goes on from its last checkpoint.
 
     Args:
         model: a Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
@@ -98,14 +100,19 @@ def convert(
 
     Raises:
         ValueError: for a model that is no encoder, or without a tokenizer, or with another vocabulary than the
-            tokenizer's; too few texts, or what is no text; an output folder that holds something else; NaN in what
-            the original says. Before anything is trained.
+            tokenizer's; a tokenizer without padding; too few texts, or what is no text; nothing to learn from; an
+            output folder that holds something else; NaN in what the original says; several processes. Before anything
+            is trained.
     """
+    _check_alone()
     settings = settings or ConversionSettings()
     texts = check_texts(texts)
     original, tokenizer, student_class = _load(model, tokenizer)
     structure = {name: getattr(settings, name) for name in STRUCTURE}
     student = student_class.from_backbone(original, settings.num_instances, **structure)
+    if settings.state_weight < 0 or (settings.state_weight == 0 and student_class is JoinedModel):
+        kind = "above 0: the model has no head whose labels could be learnt" if student_class is JoinedModel else "0 up"
+        raise ValueError(f"state_weight is {settings.state_weight}, expected a number from {kind}")
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
     if len(texts) < least:
         raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept to measure on")
@@ -144,7 +151,15 @@ def convert(
         settings=identity,
         train_rows=len(train),
         cut_rows=cut,
-        agreement=measure_agreement(student, original, tokenizer, held_out, settings.num_instances, settings.seed),
+        # Joined positions are a row's own, so that all groupings are the same.
+        agreement=measure_agreement(
+            student,
+            original,
+            tokenizer,
+            held_out,
+            num_instances=settings.num_instances if settings.join == "rows" else 1,
+            seed=settings.seed,
+        ),
         rows_per_second=rates,
         speed_up=rates["converted"] / rates["original"],
         steps=state.global_step,
@@ -154,7 +169,7 @@ def convert(
     if state.is_world_process_zero:
         tokenizer.save_pretrained(folder)
         student.save_pretrained(folder)
-        conversion_card(report, student, str(output_dir)).save(folder / "README.md")
+        conversion_card(report, student, original, str(output_dir)).save(folder / "README.md")
         write_json(folder / REPORT, asdict(report))
         remove(work)
     return report
@@ -177,7 +192,19 @@ def _load(
         tokenizer = tokenizer or read_tokenizer(model)
         model = read_pretrained(_STUDENTS[kind][0], model, "model")
     check_vocabulary(model, tokenizer)
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token, with which rows of a batch are filled up")
     return model, tokenizer, _STUDENTS[kind][1]
+
+
+def _check_alone() -> None:
+    """Raises ValueError in one of several processes, which would train and write the same model side by side."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdigit() and int(processes) > 1:
+        raise ValueError(
+            f"convert is one process, but a launcher started {processes} (WORLD_SIZE={processes}); start it without "
+            "torchrun or accelerate launch: fastmux convert MODEL --text FILE --output_dir DIR"
+        )
 
 
 def _check_folder(folder: Path, identity: dict) -> None:

@@ -18,6 +18,7 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs
 from fastmux.distillation.trainer import ROW, DistillationTrainer, TeacherCollator
 from fastmux.files import read_json, write_json
+from fastmux.models.problems import PROBLEMS, problem_of
 
 
 def precision(bf16: bool) -> dict[str, bool]:
@@ -28,7 +29,7 @@ def precision(bf16: bool) -> dict[str, bool]:
 
 def distillation_arguments(folder: Path, settings: ConversionSettings, given: dict[str, object]) -> TrainingArguments:
     """What the trainer is told, unless ``given`` tells it otherwise; its checkpoints go to ``folder``."""
-    return TrainingArguments(
+    arguments = TrainingArguments(
         **{
             "output_dir": str(folder),
             "num_train_epochs": settings.num_train_epochs,
@@ -52,6 +53,11 @@ def distillation_arguments(folder: Path, settings: ConversionSettings, given: di
             **(precision(True) if given.get("bf16") else {}),
         }
     )
+    if arguments.n_gpu > 1:
+        # With several GPUs in one process the trainer would run copies of the student in threads, whose states nothing
+        # could tell apart.
+        arguments._n_gpu = 1
+    return arguments
 
 
 def distil(
@@ -77,6 +83,7 @@ def distil(
         The student, in eval mode; the trainer's state; seconds of training, in all processes that had a part in it.
     """
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
+    problem = PROBLEMS[problem_of(student)]
     same_width = student.config.hidden_size == teacher.states.shape[1]
     with _without_dropout(student), _frozen(student.get_input_embeddings() if same_width else nn.Module()):
         trainer = DistillationTrainer(
@@ -85,7 +92,9 @@ def distil(
             train_dataset=rows.add_column(ROW, np.arange(len(rows))),
             data_collator=TeacherCollator(tokenizer, teacher),
             processing_class=tokenizer,
+            problem=problem,
             state_variance=_variance(teacher.states),
+            logit_variance=None if teacher.logits is None else problem.variance(torch.from_numpy(teacher.logits)),
             state_weight=state_weight if same_width else 0.0,
         )
         clock = _Clock(Path(arguments.output_dir) / "seconds.json")

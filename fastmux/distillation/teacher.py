@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.files import read_json, replacing, write_json
 from fastmux.passes.plan import plan_passes
@@ -142,8 +142,16 @@ def compute_teacher_outputs(
     return TeacherOutputs.load(folder)
 
 
-def padded(rows: Dataset, indices: np.ndarray, tokenizer: PreTrainedTokenizerBase):
-    """Some rows as a batch of tensors."""
+def padded(rows: Dataset, indices: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+    """Some rows as a batch of tensors, see `pad_rows`."""
     columns = rows[indices.tolist()]
-    names = [name for name in columns if name != "length"]
-    return tokenizer.pad({name: columns[name] for name in names}, return_tensors="pt")
+    return pad_rows({name: values for name, values in columns.items() if name != "length"}, tokenizer)
+
+
+def pad_rows(rows: dict | list[dict], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+    """Tokenised rows as a batch of tensors: padding behind the tokens, and a mask that says so.
+
+    Whichever side the tokenizer is used to, padding comes last: heads read the first position, encoders number the
+    positions from the left, and what a model says of a row is then what it says of that row alone.
+    """
+    return tokenizer.pad(rows, padding_side="right", return_attention_mask=True, return_tensors="pt")

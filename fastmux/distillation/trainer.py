@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from fastmux.distillation.teacher import TeacherOutputs, captured_states
+from fastmux.distillation.teacher import TeacherOutputs, captured_states, pad_rows
+from fastmux.models.problems import Problem
 
 #: The column of a data set that says which row of the teacher's outputs is a row's own.
 ROW = "row"
@@ -20,18 +21,8 @@ class TeacherCollator:
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         inputs = [{name: v for name, v in row.items() if name not in (ROW, "length")} for row in features]
-        batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
+        batch = dict(pad_rows(inputs, self.tokenizer))
         return batch | self.teacher.batch([row[ROW] for row in features])
-
-
-def divergence(said: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-    """``T^2 KL(softmax(wanted / T) || softmax(said / T))``, the mean over all but the last dimension, in float32.
-
-    said, wanted (..., C) -> scalar. The factor T^2 keeps the size of its gradient whatever the temperature (Hinton,
-    Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", section 2).
-    """
-    ours, theirs = (F.log_softmax(t.float().flatten(0, -2) / temperature, -1) for t in (said, wanted))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def distillation_loss(
@@ -41,17 +32,22 @@ def distillation_loss(
     teacher_logits: Tensor | None,
     attention_mask: Tensor | None,
     *,
+    problem: Problem,
     state_variance: float,
+    logit_variance: Tensor | None = None,
     state_weight: float = 1.0,
 ) -> Tensor:
-    """``KL(original || student) + w MSE(states) / variance``, over what is no padding (Hinton et al., 2015, section 2;
-    TinyBERT, Jiao et al., 2020, section 3.1).
+    """``D(original || student) + w MSE(states) / variance``, over what is no padding (Hinton et al., 2015, section 2;
+    TinyBERT, Jiao et al., 2020, section 3.1). D is the divergence of the kind of labels: Kullback and Leibler's of the
+    softmax or of all sigmoids, or of a regression the squared error over the variance of the original's outputs.
 
     Args:
         states, teacher_states: (B, L, d) each, or (B, 1, d) of the first position alone.
         logits, teacher_logits: (B, C), (B, L, C) of tokens, or None without a head.
         attention_mask: (B, L), 0 at padding.
+        problem: the kind of labels, one of `fastmux.models.problems.PROBLEMS`.
         state_variance: of the original's states, the scale of the second term.
+        logit_variance: (C), of a regression's outputs, the scale of the first; see `Problem.variance`.
     """
     kept = attention_mask != 0 if attention_mask is not None and states.shape[1] > 1 else None
     ours, theirs = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
@@ -60,16 +56,29 @@ def distillation_loss(
     if logits is not None and teacher_logits is not None:
         if logits.dim() == 3 and kept is not None:
             logits, teacher_logits = logits[kept], teacher_logits[kept]
-        loss = loss + divergence(logits, teacher_logits)
+        loss = loss + problem.divergence(logits, teacher_logits, variance=logit_variance)
     return loss
 
 
 class DistillationTrainer(Trainer):
     """The Trainer, with `distillation_loss` in place of the model's own."""
 
-    def __init__(self, *args, state_variance: float, state_weight: float = 1.0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        problem: Problem,
+        state_variance: float,
+        logit_variance: Tensor | None = None,
+        state_weight: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.state_variance, self.state_weight = state_variance, state_weight
+        self.terms = {
+            "problem": problem,
+            "state_variance": state_variance,
+            "logit_variance": logit_variance,
+            "state_weight": state_weight,
+        }
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -82,8 +91,7 @@ class DistillationTrainer(Trainer):
             getattr(outputs, "logits", None),
             teacher_logits,
             inputs.get("attention_mask"),
-            state_variance=self.state_variance,
-            state_weight=self.state_weight,
+            **self.terms,
         )
         return (loss, outputs) if return_outputs else loss
 

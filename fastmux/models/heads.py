@@ -9,6 +9,7 @@ from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
+from fastmux.models.alignment import from_first_token
 from fastmux.models.inputs import check_sequence_labels, check_token_labels
 from fastmux.models.losses import (
     instances_asked,
@@ -63,6 +64,7 @@ class TMuxForRetrieval(_TMuxWithDecoder):
     """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
 
     @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -145,7 +147,10 @@ class TMuxForSequenceClassification(_TMuxForTask):
         torch.Size([10, 3])
     """
 
+    labels_of_tokens = False
+
     @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -214,6 +219,7 @@ class TMuxForTokenClassification(_TMuxForTask):
     accepts_loss_kwargs = True
 
     @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -275,6 +281,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
     """
 
     @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,

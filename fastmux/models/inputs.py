@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from fastmux.configuration import TMuxConfig
@@ -81,6 +82,36 @@ def check_inputs(
             f"The index prefix takes {prefix} of the encoder's {embeddings.max_length} positions: of rows of "
             f"{shape[1]}, the last {behind} tokens share the last position embedding. "
             "model.fit_tokenizer(tokenizer) makes truncation=True cut such rows."
+        )
+
+
+#: Tokens that may well stand at the end of a row, and that some tokenizers pad with.
+_ENDS = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+
+
+def check_unmasked(config: PreTrainedConfig, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Raises ValueError for rows that begin or end with padding where no mask says so.
+
+    Where the token that fills rows up also ends them (GPT-2's padding is often its end of text), one of it at the end
+    is taken for that end, and two are padding.
+    """
+    if attention_mask is not None or input_ids.dim() != 2 or input_ids.numel() == 0:
+        return
+    encoder = getattr(config, "backbone_config", config)
+    pad = config.pad_token_id
+    if pad is None:
+        return
+    ends = [getattr(encoder, name, None) for name in _ENDS]
+    least = 2 if any(pad in (end if isinstance(end, list) else [end]) for end in ends) else 1
+    if input_ids.shape[1] < least:
+        return
+    padded = input_ids == pad
+    rows = (padded[:, :least].all(1) | padded[:, -least:].all(1)).nonzero().flatten()
+    if len(rows):
+        raise ValueError(
+            f"attention_mask is None, but row {int(rows[0]) + 1} of input_ids begins or ends with padding, "
+            f"pad_token_id = {pad} ({len(rows)} rows do): give the attention_mask that the tokenizer returns, or ones "
+            "where these are tokens"
         )
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -21,18 +23,23 @@ from transformers import (
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from fastmux.files import finish_replacing
 from fastmux.joined_configuration import JoinedConfig
+from fastmux.models.alignment import from_first_token
 from fastmux.models.joined_encoder import JoinedEncoder
 from fastmux.models.losses import token_loss
+from fastmux.models.model_card import joined_card
 from fastmux.models.prediction import PredictsInGroups
+from fastmux.models.publishing import WithCard
 
 
-class JoinedPreTrainedModel(PreTrainedModel):
+class JoinedPreTrainedModel(WithCard):
     """What the models here share: a Hugging Face model, `model`, whose encoder is a `JoinedEncoder`."""
 
     config_class = JoinedConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
+    labels_of_tokens = True  # where a row is padded on the left, they move along with its tokens
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -139,6 +146,19 @@ class JoinedPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.model.set_input_embeddings(value)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in Hugging Face; ends first what a process that was killed while it saved the model has left."""
+        name = pretrained_model_name_or_path
+        if name is not None and Path(name).is_dir():
+            finish_replacing(Path(name, kwargs.get("subfolder", "")))
+        return super().from_pretrained(name, *args, **kwargs)
+
+    def _own_card(self, repository: str) -> ModelCard:
+        return joined_card(self.config, type(self).__name__, repository)
+
+    @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -149,10 +169,13 @@ class JoinedPreTrainedModel(PreTrainedModel):
         **kwargs,
     ):
         """Arguments and output are those of the model that this was made from; ``hidden_states`` are those of the
-        layers as they run, joined where they are."""
+        layers as they run, joined where they are. Rows may be padded on either side."""
+        return self._run(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+
+    def _run(self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         inputs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        return self.model(**{name: t for name, t in inputs.items() if t is not None}, **kwargs)
+        return self.model(**{name: t for name, t in inputs.items() if t is not None}, return_dict=True, **kwargs)
 
 
 class JoinedModel(JoinedPreTrainedModel):
@@ -160,6 +183,8 @@ class JoinedModel(JoinedPreTrainedModel):
 
 
 class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
+    @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -170,10 +195,10 @@ class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs,
     ):
-        """Arguments and output are those of the model that this was made from."""
+        """Arguments and output are those of the model that this was made from. Rows may be padded on either side."""
         if labels is not None:
             kwargs["labels"] = labels
-        return super().forward(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
+        return self._run(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
 
 
 class JoinedForSequenceClassification(_JoinedForLabels):
@@ -181,6 +206,7 @@ class JoinedForSequenceClassification(_JoinedForLabels):
 
     _auto = AutoModelForSequenceClassification
     _first_only = True
+    labels_of_tokens = False
 
 
 class JoinedForTokenClassification(_JoinedForLabels):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedConfig
+from transformers.utils import cached_file
+from yaml import YAMLError
 
 from fastmux import distribution
 from fastmux.configuration import TMuxConfig
+from fastmux.joined_configuration import JoinedConfig
 
-_PIPELINES = {
+#: What the hub and pipelines call the task of each class.
+PIPELINES = {
+    "JoinedModel": "feature-extraction",
+    "JoinedForSequenceClassification": "text-classification",
+    "JoinedForTokenClassification": "token-classification",
     "TMux": "feature-extraction",
     "TMuxForMaskedLM": "fill-mask",
     "TMuxForSequenceClassification": "text-classification",
@@ -28,11 +39,7 @@ fastmux (package `{distribution}`).
 | demultiplexer | `{demultiplexer}`{prefix} |
 | encoder | `{encoder}`, {layers}width {hidden_size} |
 
-```python
-import fastmux
-
-model = fastmux.{architecture}.from_pretrained("{repository}")
-```
+{loading}
 
 Rows may come in any number and order; the last group of {num_instances} is filled with repeated rows. **A row's result
 depends on the rows that share its group**: evaluate on several random groupings, and give rows that matter more slots
@@ -44,6 +51,122 @@ The model attends to padding, so that **its answers depend on the length to whic
 in the scripts of its authors. `fastmux.predict`, `fastmux.Labeller` and `model.predict` pad to it; for anything else,
 tokenize with `padding="max_length", max_length={length}`.
 """
+
+_JOINED_TEXT = """\
+# {title}
+
+A {encoder} encoder{head}: {structure}. Made with fastmux (package `{distribution}`).
+
+{loading}
+
+Arguments and outputs are those of the model that it was made from, and rows may be padded on either side.{companions}
+"""
+
+
+def title(repository: str) -> str:
+    """The last part of a name, or where that says nothing the one before."""
+    parts = [part for part in repository.split("/") if part]
+    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+
+
+def loading(architecture: str, repository: str) -> str:
+    """The lines that load a model, as Markdown."""
+    return f"""\
+```python
+import fastmux
+
+model = fastmux.{architecture}.from_pretrained("{repository}")
+```"""
+
+
+def for_repository(card: ModelCard, former: str, repository: str) -> ModelCard:
+    """A card from the folder ``former``, title and loading line told where the model will be."""
+    told = re.sub(r'(= fastmux\.\w+\.from_pretrained\()"[^"\n]*"', rf'\g<1>"{repository}"', card.content)
+    heading = rf"^# {re.escape(title(former))}$"
+    return ModelCard(re.sub(heading, f"# {title(repository)}", told, count=1, flags=re.MULTILINE))
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """The card in a folder; None where there is none, or one that cannot be read."""
+    try:
+        return ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except (OSError, ValueError, YAMLError):
+        return None
+
+
+def is_template(card: ModelCard) -> bool:
+    """Whether a card is Hugging Face's form, which nobody has filled in."""
+    return "[More Information Needed]" in card.content
+
+
+def named(source: str | None) -> str | None:
+    """What a model was loaded from, if that is a name on the hub; a folder is nobody else's concern."""
+    known = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source or "")
+    return source if known and not Path(source).exists() else None
+
+
+def card_of(source: str) -> ModelCardData | None:
+    """What the card of a model says of it at its top, for its folder or its name on the hub; None without one."""
+    if not source:
+        return None
+    if Path(source).is_dir():
+        folder = Path(source)
+    elif named(source) is not None:
+        without_errors = ("gated_repo", "missing_entries", "connection_errors")
+        try:
+            file = cached_file(
+                source, "README.md", **{f"_raise_exceptions_for_{kind}": False for kind in without_errors}
+            )
+        except OSError:  # no such repository
+            return None
+        if file is None:
+            return None
+        folder = Path(file).parent
+    else:
+        return None
+    card = read_card(folder)
+    return None if card is None else card.data
+
+
+def joined_in_words(config: JoinedConfig) -> str:
+    """What of a joined model runs on what."""
+    layers = f"{config.backbone_config.num_hidden_layers} layers"
+    if config.num_instances == 1:
+        return f"{layers}, nothing joined"
+    what = {"rows": "rows of a batch", "positions": "neighbouring positions of a row"}[config.join]
+    return (
+        f"{layers}; between its first {config.row_layers} and last {config.last_layers} layers, "
+        f"{config.num_instances} {what} share a pass"
+    )
+
+
+def joined_card(config: JoinedConfig, architecture: str, repository: str) -> ModelCard:
+    """The card of a joined model of which nothing was measured; arguments as of `model_card`."""
+    data = _card_data(config, architecture, [])
+    head = "" if architecture == "JoinedModel" else " with a head for " + PIPELINES[architecture].replace("-", " ")
+    companions = (
+        f" **A row's result depends on the rows that share its group** of {config.num_instances}: do not mix rows that "
+        "must not influence each other."
+    )
+    text = _JOINED_TEXT.format(
+        title=title(repository),
+        distribution=distribution.NAME,
+        encoder=config.backbone_config.model_type,
+        head=head,
+        structure=joined_in_words(config),
+        loading=loading(architecture, repository),
+        companions=companions if config.joins_rows else "",
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _card_data(config: PreTrainedConfig, architecture: str, tags: list[str]) -> ModelCardData:
+    return ModelCardData(
+        library_name="fastmux",
+        pipeline_tag=PIPELINES.get(architecture),
+        base_model=named(getattr(config.backbone_config, "_name_or_path", None)),
+        tags=["data-multiplexing", *tags, f"num-instances-{config.num_instances}"],
+    )
 
 
 def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelCard:
@@ -57,17 +180,12 @@ def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelC
         ('fastmux', 'feature-extraction')
     """
     backbone = config.backbone_config
-    data = ModelCardData(
-        library_name="fastmux",
-        pipeline_tag=_PIPELINES.get(architecture),
-        base_model=getattr(backbone, "_name_or_path", None) or None,
-        tags=["data-multiplexing", "tmux", f"num-instances-{config.num_instances}"],
-    )
+    data = _card_data(config, architecture, ["tmux"])
     layers = getattr(backbone, "num_hidden_layers", None)
     text = _TEXT.format(
         distribution=distribution.NAME,
-        title=repository.rstrip("/").rpartition("/")[2],
-        repository=repository,
+        title=title(repository),
+        loading=loading(architecture, repository),
         architecture=architecture,
         num_instances=config.num_instances,
         multiplexer=config.multiplexer,

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fastmux.models.inputs import check_unmasked
+from fastmux.models.problems import Regression, TokenLabels, problem_of
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes.torch import TorchRuntime, attends_padding, least_width
@@ -37,8 +39,9 @@ class PredictsInGroups:
         """Logits of any number of rows, in eval mode, at a speed and accuracy of one's choice.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L). Where the model's conventions have a ``padded_length``,
-                rows are padded to it.
+            input_ids, attention_mask, token_type_ids: (B, L). Rows may be padded on either side, as the mask says;
+                without a mask, padding is refused. Where the model's conventions have a ``padded_length``, rows are
+                padded to it.
             copies: slots that each row takes, 1 to N; its logits are averaged over them. A group then serves
                 N // copies rows.
             grouping: which rows share a group: "in_order", "random" (with ``seed``) or "length" (rows of like length;
@@ -94,7 +97,8 @@ class PredictsInGroups:
         the one that was asked for only on average.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L), no labels.
+            input_ids, attention_mask, token_type_ids: (B, L), as for `predict`, no labels. `fastmux.Labeller.calibrate`
+                takes texts.
             fallback: as for `predict`.
             target_agreement: share of the rows, in (0, 1].
             copies, grouping, seed, groups_per_batch: as they will be given to `predict`.
@@ -109,7 +113,7 @@ class PredictsInGroups:
             >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
             >>> original = BertForSequenceClassification(tiny)
             >>> model = fastmux.TMuxForSequenceClassification.from_backbone(original, num_instances=2, num_labels=2)
-            >>> ids = torch.arange(40).view(8, 5)
+            >>> ids = torch.arange(1, 41).view(8, 5)
             >>> found = model.calibrate(ids, fallback=original, target_agreement=0.1)
             >>> model.predict(ids, fallback=original, min_confidence=found.min_confidence).shape
             torch.Size([8, 2])
@@ -137,9 +141,13 @@ def _engine(
     min_confidence: float | None,
 ) -> Engine:
     """What runs rows through a model, and through the fallback behind it."""
+    # What attends to padding is what it is without a mask, too; a fallback is not.
+    if fallback is not None or not attends_padding(model):
+        check_unmasked(model.config, input_ids, attention_mask)
     pad_id, width = _pad_id(model, input_ids, attention_mask), input_ids.shape[1]
     behind = None
     if fallback is not None:
+        _check_same_kind(model, fallback)
         if fallback.config.num_labels != model.config.num_labels:
             raise ValueError(
                 f"fallback has {fallback.config.num_labels} labels, "
@@ -149,6 +157,15 @@ def _engine(
     # A model that attends to padding, and wants no width of its own, gets the rows as wide as they are.
     runtime = TorchRuntime(model, pad_id, least_width=width if attends_padding(model) and not least_width(model) else 0)
     return Engine(runtime, _BATCH_TOKENS, copies, fallback=behind, min_confidence=min_confidence)
+
+
+def _check_same_kind(model: PreTrainedModel, fallback: PreTrainedModel) -> None:
+    """Raises ValueError for a fallback behind a model that is never sure, or one of another kind of labels."""
+    ours, theirs = problem_of(model), problem_of(fallback)
+    if ours == Regression.name:
+        raise ValueError("fallback is given, but the model is a regression, which does not say how certain it is")
+    if ours not in (TokenLabels.name, theirs):
+        raise ValueError(f"fallback gives labels of the kind {theirs!r}, expected this model's, {ours!r}")
 
 
 def _pad_id(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> int:

@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.configuration import TMuxConfig
-from fastmux.files import finish_replacing, replacing_files
+from fastmux.files import finish_replacing
 from fastmux.models.checkpoints import (
     FILE_OPTIONS,
     HUB_OPTIONS,
     check_loaded,
     dtypes_of,
-    former_weights,
     read_config,
     stored_dtypes,
     weight_files,
@@ -24,6 +24,7 @@ from fastmux.models.checkpoints import (
 from fastmux.models.encoders import ModuleEncoder, encoder_class, load_backbone
 from fastmux.models.model_card import model_card
 from fastmux.models.published import is_published, load_tensors, published_config, published_state_dict
+from fastmux.models.publishing import WithCard
 from fastmux.modules.demultiplexers import Demultiplexer
 from fastmux.modules.embeddings import rows_of
 from fastmux.modules.multiplexer import Multiplexer
@@ -33,7 +34,7 @@ _CAPABILITIES = ("supports_gradient_checkpointing", "_supports_sdpa", "_supports
 _CAPABILITIES += ("_supports_attention_backend",)
 
 
-class TMuxPreTrainedModel(PreTrainedModel):
+class TMuxPreTrainedModel(WithCard):
     """Loading, saving and initialisation, as for every Hugging Face model, with four differences: `from_backbone`
     starts from an encoder, a damaged or foreign checkpoint is a ValueError, files appear under their names only when
     whole, and a model card goes with them."""
@@ -42,6 +43,7 @@ class TMuxPreTrainedModel(PreTrainedModel):
     base_model_prefix = "tmux"
     main_input_name = "input_ids"
     accepts_loss_kwargs = False  # a loss is a mean over rows, of which every batch of a step has as many
+    labels_of_tokens = True  # where a row is padded on the left, they move along with its tokens
     # What some encoder can do; a model can what its own encoder can.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -158,31 +160,8 @@ class TMuxPreTrainedModel(PreTrainedModel):
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.base_model.max_length)
         return tokenizer
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """As in Hugging Face, with a model card. The files count once all are written; then the former weights go,
-        whether in one file or in shards, and other files stay. The card is written where there is none.
-
-        Raises:
-            ValueError: if ``save_directory`` is a file.
-        """
-        target = Path(save_directory)
-        if target.is_file():
-            raise ValueError(f"save_directory is {str(target)!r}, which is a file; expected a folder")
-        if not self.should_save_on_this_rank(is_main_process) or kwargs.get("distributed_checkpoint"):
-            # Nothing to write, or files that all processes write together.
-            return super().save_pretrained(target, is_main_process=is_main_process, **kwargs)
-        if kwargs.get("state_dict") is not None:
-            kwargs["state_dict"] = dict(kwargs["state_dict"])  # Hugging Face takes out what it has written
-        name = target.resolve().name or "model"
-        if kwargs.get("push_to_hub"):
-            name = kwargs.setdefault("repo_id", name)
-        with replacing_files(target, former_weights) as staging:
-            super().save_pretrained(staging, **kwargs)
-            card = staging / "README.md"
-            if (target / card.name).exists():  # somebody may have written it
-                card.unlink(missing_ok=True)
-            elif not card.exists():
-                model_card(self.config, type(self).__name__, name).save(card)
+    def _own_card(self, repository: str) -> ModelCard:
+        return model_card(self.config, type(self).__name__, repository)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):

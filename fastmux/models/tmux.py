@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
+from fastmux.models.alignment import from_first_token
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
 from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
@@ -123,6 +124,7 @@ class TMux(TMuxPreTrainedModel):
         return embeddings_of(self.backbone).max_length - self.config.prefix_length
 
     @can_return_tuple
+    @from_first_token
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -133,7 +135,7 @@ class TMux(TMuxPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Args:
-            input_ids: (B, L) token ids, any B. attention_mask: (B, L), 0 at padding.
+            input_ids: (B, L) token ids, any B. attention_mask: (B, L), 0 at padding, on whichever side it is.
             token_type_ids, position_ids: (B, L), as for the encoder.
             inputs_embeds: (B, L, d) word embeddings in place of ``input_ids``.
             kwargs: ``output_hidden_states``, ``output_attentions``, ``return_dict``, as for the encoder.
@@ -169,9 +171,9 @@ class TMux(TMuxPreTrainedModel):
         summary_only: bool = False,
         **kwargs,
     ) -> MultiplexedPass:
-        """Multiplex a batch and run the encoder on it once; arguments as in `forward`. With ``summary_only`` nobody
-        asks for the content, and where the encoder allows it is not computed: it is then of length 0, or 1 without a
-        prefix."""
+        """Multiplex a batch and run the encoder on it once; arguments as in `forward`, rows beginning with their first
+        token. With ``summary_only`` nobody asks for the content, and where the encoder allows it is not computed: it is
+        then of length 0, or 1 without a prefix."""
         adapter = embeddings_of(self.backbone)
         check_inputs(self.config, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]

@@ -52,6 +52,8 @@ def agrees(
 
     Shapes as in `confidence`.
     """
+    if problem_type == "regression":
+        raise ValueError("problem_type is 'regression', expected a kind of labels: no two numbers are ever quite alike")
     if problem_type == "multi_label_classification":
         same = ((logits > 0) == (original > 0)).all(-1)
     else:

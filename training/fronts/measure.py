@@ -13,6 +13,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import padded
+from fastmux.models.problems import MultiLabel, Regression, TokenLabels, problem_of
 from fastmux.modules.retrieval import IGNORE_INDEX
 from fastmux.passes.cascade import agrees, choose_min_confidence, confidence
 from fastmux.passes.plan import Layout, plan_passes
@@ -22,7 +23,6 @@ from training.results import Score
 
 #: Padded tokens of a batch while scores are taken.
 BATCH_TOKENS = 2048
-_LABEL = "single_label_classification"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Entry:
         multiplexed: whether it is a T-MUX, alone or in front of the original.
         cascade: whether the original stands behind it.
         score: over the groupings; of several seeds, each one's mean.
-        agreement: share of rows with the original's label (with all its labels, of tokens), over the groupings.
+        agreement: share of rows with the original's label (with all its labels, of tokens and where there may be
+            several), over the groupings; None of a regression.
         rows_per_second, speed_up: measured in turns with all others; over the original.
         fallback: share of the rows that a cascade sends on.
         parameters: of the model that was trained.
@@ -66,7 +67,7 @@ class Entry:
     multiplexed: bool
     cascade: bool
     score: Score
-    agreement: float
+    agreement: float | None
     rows_per_second: float
     speed_up: float
     fallback: float | None = None
@@ -116,6 +117,7 @@ class Measure:
             contestants: by name.
             behind: answers as the original does; second in a cascade.
         """
+        self._look_at(contestants)
         truth = self.answers(contestants[ORIGINAL].models[0], 1, 0)
         timed = self.inputs.select(self.rate_places)
         passes, found = {}, {}
@@ -127,7 +129,7 @@ class Measure:
             found[name] = (
                 contestant,
                 by_model,
-                np.mean([np.mean(self._same(own, truth)) for said in by_model for own in said]),
+                self._agreement([own for said in by_model for own in said], truth),
                 None,
             )
             passes[name] = [(models[0], timed)]
@@ -140,8 +142,7 @@ class Measure:
                 both = [mixed for mixed, _ in together]
                 sent = together[0][1]
                 share = np.mean([np.mean(on) for _, on in together])
-                agreement = np.mean([np.mean(self._same(own, truth)) for own in both])
-                found[behind_it] = (contestant, [both], agreement, share)
+                found[behind_it] = (contestant, [both], self._agreement(both, truth), share)
                 on = self.inputs.select(np.flatnonzero(sent[self.rate_places]))
                 passes[behind_it] = [(models[0], timed), (behind, on)]
         print(f"== speed of {len(passes)} in turns", flush=True)
@@ -156,7 +157,7 @@ class Measure:
                     multiplexed=contestant.multiplexed,
                     cascade=share is not None,
                     score=Score.of(scores[0] if len(scores) == 1 else [float(np.mean(own)) for own in scores]),
-                    agreement=float(agreement),
+                    agreement=agreement,
                     rows_per_second=rates[name],
                     speed_up=rates[name] / rates[ORIGINAL],
                     fallback=None if share is None else float(share),
@@ -165,6 +166,18 @@ class Measure:
                 )
             )
         return entries
+
+    def _look_at(self, contestants: Mapping[str, Contestant]) -> None:
+        """Remembers the kind of labels, which is the original's.
+
+        Raises:
+            ValueError: A cascade is asked for that nothing tells which rows to send on.
+        """
+        kind = problem_of(contestants[ORIGINAL].models[0])
+        self.problem = "single_label_classification" if kind == TokenLabels.name else kind
+        asked = [name for name, contestant in contestants.items() if contestant.cascade]
+        if asked and kind == Regression.name:
+            raise ValueError(f"{asked[0]}: cascade is true, but the original is a regression, which is never unsure")
 
     @torch.inference_mode()
     def answers(self, model: PreTrainedModel, num_instances: int, grouping: int) -> list[Tensor]:
@@ -180,12 +193,17 @@ class Measure:
                 said[place] = own if own.dim() == 1 else own[: lengths[place]]
         return said
 
+    def _agreement(self, answers: list[list[Tensor]], truth: list[Tensor]) -> float | None:
+        if self.problem == Regression.name:
+            return None
+        return float(np.mean([np.mean(self._same(said, truth)) for said in answers]))
+
     def _same(self, said: list[Tensor], truth: list[Tensor]) -> np.ndarray:
-        return agrees(_flat(said), _flat(truth), _LABEL, _lengths(said))
+        return agrees(_flat(said), _flat(truth), self.problem, _lengths(said))
 
     def _cascade(self, said: list[Tensor], truth: list[Tensor]) -> tuple[list[Tensor], np.ndarray] | None:
         """Answers with the original behind, and which rows went on to it; None if no threshold reaches the target."""
-        sure = confidence(_flat(said), _LABEL, _lengths(said))
+        sure = confidence(_flat(said), self.problem, _lengths(said))
         same = self._same(said, truth)
         on = np.zeros(len(said), dtype=bool)
         for choose, apply in self.halves:
@@ -199,7 +217,10 @@ class Measure:
     def _score(self, said: list[Tensor]) -> float:
         labels = self.rows["labels"]
         if said[0].dim() == 1:
-            prediction = EvalPrediction(np.array([int(own.argmax()) for own in said]), np.asarray(labels))
+            logits = torch.stack(said).numpy()
+            # Of several labels, and of numbers, a metric reads what the model says; of one label, which it is.
+            several = self.problem in (MultiLabel.name, Regression.name)
+            prediction = EvalPrediction(logits if several else logits.argmax(-1), np.asarray(labels))
         else:
             longest = max(map(len, said))
             shape = (len(said), longest)

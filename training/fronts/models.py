@@ -42,7 +42,7 @@ class FrontModels:
 
     def __init__(self, options, task: Task, folder: Path, settings: ConversionSettings):
         self.options, self.task, self.folder, self.settings = options, task, folder, settings
-        self.tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+        self.tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
         data = task.checked(options.data_dir)
         self.labels = data.labels
         split = options.split or list(data.evaluation)[-1]
@@ -116,7 +116,7 @@ class FrontModels:
             self._model_rows,
             self.folder / "teacher",
             fingerprint=digest,
-            first_only=self.task.kind == "sequence",
+            first_only=self.task.kind != "token",
         )
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.figures import measured
+from training.figures import measured, number
 from training.fronts.measure import Entry
 from training.report import new_figure, save_figure
 
@@ -65,7 +65,7 @@ def table(entries: Sequence[Entry], metric: str) -> str:
             "*" if on_front(entry, entries) else "",
             entry.name + (" (T-MUX)" if entry.multiplexed else ""),
             measured(entry.score.mean, entry.score.std),
-            f"{entry.agreement:.4f}",
+            number(entry.agreement),
             f"{entry.rows_per_second:.0f}",
             f"{entry.speed_up:.2f}",
             "" if entry.fallback is None else f"{entry.fallback:.2f}",
