@@ -17,6 +17,7 @@ from fastmux.labelling.classifier import Classifier, check_same_labels
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.settings import check_cascade
 from fastmux.labelling.tokens import Encoder, Input
+from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
 from fastmux.tables.opening import is_table
@@ -90,7 +91,8 @@ class Labeller:
     ):
         check_cascade(fallback, min_confidence)
         self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
-        classifier = Classifier.of(model, tokenizer)
+        self._tokenizer = tokenizer
+        self._classifier = classifier = Classifier.of(model, tokenizer)
         self.name = _name(model)
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
@@ -121,10 +123,7 @@ class Labeller:
         behind_it: Engine | None = None
         self.fallback_name = None
         if fallback is not None:
-            behind = Classifier.of(fallback, tokenizer, "fallback")
-            check_same_labels(classifier, behind)
-            behind.max_length(self.max_length, "fallback")
-            behind_it, self.fallback_name = behind.engine(self.placement), _name(fallback)
+            behind_it, self.fallback_name = self._behind(fallback), _name(fallback)
         self.engine = classifier.engine(self.placement, 1, behind_it, min_confidence)
 
     @property
@@ -163,6 +162,68 @@ class Labeller:
             answers = self._written(engine.run(tokens).logits, tokens, good, [all_scores] * len(good))
         left = iter(answers)
         return [next(left) if isinstance(row, Tokenised) else {"error": str(row)} for row in found]
+
+    def calibrate(
+        self,
+        rows: Iterable,
+        *,
+        fallback: str | os.PathLike | PreTrainedModel | None = None,
+        target_agreement: float = 0.99,
+        copies: int = 1,
+    ) -> CascadeThreshold:
+        """The ``min_confidence`` at which as many rows as asked get the label that the fallback gives them.
+
+        Use rows that neither model was trained on, and none that figures are reported on: on others the agreement is
+        the one that was asked for only on average.
+
+        Args:
+            rows: without labels.
+            fallback: the model behind, e.g. the one that this one was made from; this labeller's own if None.
+            target_agreement: share of the rows, in (0, 1].
+            copies: as it will be when rows are labelled.
+
+        Raises:
+            ValueError: no fallback, or one of other labels; a row that cannot be labelled, which is named; a target
+                that no threshold reaches; a regression.
+
+        Example:
+            >>> import fastmux
+            >>> from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+            >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
+            >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+            >>> tiny = BertConfig(
+            ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+            ... )
+            >>> original = BertForSequenceClassification(tiny)
+            >>> model = fastmux.TMuxForSequenceClassification.from_backbone(original, num_instances=2)
+            >>> rows = ["fine film", "film", "fine", "fine fine film"]
+            >>> found = fastmux.Labeller(model, tokenizer).calibrate(rows, fallback=original, target_agreement=0.1)
+            >>> both = fastmux.Labeller(
+            ...     model, tokenizer, fallback=original, min_confidence=found.min_confidence
+            ... )
+            >>> len(both(rows))
+            4
+        """
+        behind = self.engine.fallback if fallback is None else self._behind(fallback)
+        if behind is None:
+            raise ValueError("fallback is None, and the labeller has none of its own; expected the model behind it")
+        found = self.tokenise(rows)
+        parts = []
+        for number, row in enumerate(found, 1):
+            if not isinstance(row, Tokenised):
+                raise ValueError(f"row {number} cannot be labelled: {row}")
+            parts.append(row.tokens)
+        if not parts:
+            raise ValueError("rows is empty, expected some to choose a threshold on")
+        engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
+        return engine.calibrate(concatenate(parts), target_agreement)
+
+    def _behind(self, fallback: str | os.PathLike | PreTrainedModel) -> Engine:
+        """What runs the model that rows go on to."""
+        behind = Classifier.of(fallback, self._tokenizer, "fallback")
+        check_same_labels(self._classifier, behind)
+        behind.max_length(self.max_length, "fallback")
+        return behind.engine(self.placement)
 
     def tokenise(self, rows: Iterable) -> list[Tokenised | ValueError]:
         """Every row with its tokens, or why it cannot be labelled.

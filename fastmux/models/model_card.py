@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 from transformers.utils import cached_file
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from fastmux import distribution
 from fastmux.configuration import TMuxConfig

@@ -68,7 +68,7 @@ class WithCard(PreTrainedModel):
     @contextlib.contextmanager
     def _pushing(self, source: Path | None) -> Iterator[None]:
         """Whatever is uploaded in this block has the card of ``source``, a folder, or the model's own, and no form."""
-        upload: Callable = self._upload_modified_files
+        upload: Callable = self._upload_modified_files  # type: ignore[has-type]
 
         def with_card(working_dir: str | os.PathLike, repo_id: str, *args, **kwargs):
             path = Path(working_dir) / _CARD

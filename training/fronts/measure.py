@@ -13,7 +13,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import padded
-from fastmux.models.problems import MultiLabel, Regression, TokenLabels, problem_of
+from fastmux.models.problems import MultiLabel, Regression, SingleLabel, TokenLabels
 from fastmux.modules.retrieval import IGNORE_INDEX
 from fastmux.passes.cascade import agrees, choose_min_confidence, confidence
 from fastmux.passes.plan import Layout, plan_passes
@@ -87,6 +87,7 @@ class Measure:
         clock: "wall"; or "cpu", the time that the process had, for a machine with other work to do.
         target_agreement: of a cascade with the original. Its threshold is chosen on one half of the rows and applied
             to the other, both ways, and needs no label.
+        problem: the kind of labels, as of `fastmux.models.problems.problem_of`, of every model.
     """
 
     def __init__(
@@ -101,11 +102,14 @@ class Measure:
         target_agreement: float,
         seed: int,
         clock: str = "wall",
+        problem: str = SingleLabel.name,
     ):
         self.tokenizer, self.rows, self.metric, self.name = tokenizer, rows, metric, name
         self.groupings, self.target, self.seed = groupings, target_agreement, seed
         self.clock = CLOCKS[clock]
         self.inputs = model_inputs(rows)
+        # Labels of tokens are compared as one of each token.
+        self.problem = SingleLabel.name if problem == TokenLabels.name else problem
         order = np.random.default_rng(seed).permutation(len(rows))
         self.rate_places, halves = np.sort(order[:rate_rows]), (order[::2], order[1::2])
         self.halves = [(halves[0], halves[1]), (halves[1], halves[0])]
@@ -117,7 +121,9 @@ class Measure:
             contestants: by name.
             behind: answers as the original does; second in a cascade.
         """
-        self._look_at(contestants)
+        asked = [name for name, contestant in contestants.items() if contestant.cascade]
+        if asked and self.problem == Regression.name:
+            raise ValueError(f"{asked[0]}: cascade is true, but the original is a regression, which is never unsure")
         truth = self.answers(contestants[ORIGINAL].models[0], 1, 0)
         timed = self.inputs.select(self.rate_places)
         passes, found = {}, {}
@@ -166,18 +172,6 @@ class Measure:
                 )
             )
         return entries
-
-    def _look_at(self, contestants: Mapping[str, Contestant]) -> None:
-        """Remembers the kind of labels, which is the original's.
-
-        Raises:
-            ValueError: A cascade is asked for that nothing tells which rows to send on.
-        """
-        kind = problem_of(contestants[ORIGINAL].models[0])
-        self.problem = "single_label_classification" if kind == TokenLabels.name else kind
-        asked = [name for name, contestant in contestants.items() if contestant.cascade]
-        if asked and kind == Regression.name:
-            raise ValueError(f"{asked[0]}: cascade is true, but the original is a regression, which is never unsure")
 
     @torch.inference_mode()
     def answers(self, model: PreTrainedModel, num_instances: int, grouping: int) -> list[Tensor]:

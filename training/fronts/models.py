@@ -15,6 +15,7 @@ from fastmux.distillation.distil import distil, distillation_arguments, precisio
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.models.problems import problem_of
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
 from training.fronts.masked import learn_masked_words
@@ -88,6 +89,7 @@ class FrontModels:
             target_agreement=options.target_agreement,
             seed=options.seed,
             clock=options.clock,
+            problem=problem_of(self.original),
         )
         # Behind a cascade, too, the last layer runs where it is read and nowhere else.
         return measure(contestants, JOINED_HEADS[self.task.kind].from_backbone(self.original, 1).eval())
