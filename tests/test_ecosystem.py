@@ -117,7 +117,7 @@ def test_export(head, demux):
     groups, length = torch.export.Dim("groups", min=1, max=64), torch.export.Dim("length", min=2, max=30)
     shapes = {name: {0: 3 * groups, 1: length} for name in ("input_ids", "attention_mask")}
     exported = torch.export.export(model, (), batch(6, padded=True), dynamic_shapes=shapes).module()
-    for rows in (batch(6, padded=True), batch(12, length=9, padded=True)):
+    for rows in (batch(6, padded=True), batch(3, padded=True), batch(3, length=2), batch(12, length=9, padded=True)):
         assert_agrees(exported(**rows).logits, model(**rows).logits)
 
 
@@ -131,7 +131,7 @@ def test_onnx(head, demux, tmp_path):
         model, (), str(file), kwargs=batch(6, padded=True), dynamic_shapes=shapes, dynamo=True, verbose=False
     )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    for rows in (batch(6, padded=True), batch(12, length=9, padded=True)):
+    for rows in (batch(6, padded=True), batch(3, padded=True), batch(3, length=2), batch(12, length=9, padded=True)):
         feeds = {i.name: rows[i.name].numpy() for i in session.get_inputs()}
         (logits,) = session.run(None, feeds)
         assert_agrees(torch.from_numpy(logits), model(**rows).logits.detach())

@@ -7,6 +7,7 @@ and, where the caller gives one, a linear head, so that z itself need not be wri
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,6 +56,9 @@ def index_demux(
     shapes.bind(p=(p, "Nd" if p.dim() == 2 else "GNd"), weight=(weight, ("d", "2d")), bias=(bias, "d"))
     check_floating("index_demux", h=h, p=p, weight=weight, bias=bias)
     width = h.shape[-1]
+    if torch.compiler.is_exporting():
+        # The product would ask of how many groups slices of states are, to know whether to copy it.
+        h, p = (t.clone(memory_format=torch.contiguous_format) for t in (h, p))
     a = F.linear(h, weight[:, width:])
     b = F.linear(p, weight[:, :width], bias)
     if p.dim() == 2:

@@ -10,6 +10,7 @@ from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
 from fastmux.models.alignment import from_first_token
+from fastmux.models.exporting import any_groups
 from fastmux.models.inputs import check_sequence_labels, check_token_labels
 from fastmux.models.losses import (
     instances_asked,
@@ -63,6 +64,7 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
 class TMuxForRetrieval(_TMuxWithDecoder):
     """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
@@ -149,6 +151,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
 
     labels_of_tokens = False
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
@@ -218,6 +221,7 @@ class TMuxForTokenClassification(_TMuxForTask):
 
     accepts_loss_kwargs = True
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
@@ -280,6 +284,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         torch.Size([10, 7, 30522])
     """
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(

@@ -26,6 +26,7 @@ from transformers.utils.generic import can_return_tuple
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import JoinedConfig
 from fastmux.models.alignment import from_first_token
+from fastmux.models.exporting import any_groups
 from fastmux.models.joined_encoder import JoinedEncoder
 from fastmux.models.losses import token_loss
 from fastmux.models.model_card import joined_card
@@ -157,6 +158,7 @@ class JoinedPreTrainedModel(WithCard):
     def _own_card(self, repository: str) -> ModelCard:
         return joined_card(self.config, type(self).__name__, repository)
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
@@ -183,6 +185,7 @@ class JoinedModel(JoinedPreTrainedModel):
 
 
 class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
@@ -215,6 +218,7 @@ class JoinedForTokenClassification(_JoinedForLabels):
     accepts_loss_kwargs = True
     _auto = AutoModelForTokenClassification
 
+    @any_groups
     @can_return_tuple
     def forward(
         self,

@@ -89,7 +89,9 @@ def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tenso
     weights = scores.softmax(-1)
     weights = nn.functional.dropout(weights, attention.dropout.p, layer.training)
     # Dropout leaves the weights' sum, by which the bias is to be taken, other than 1.
-    context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1).flatten(1)
+    context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1)
+    # Copied, as flatten would, which in an exported program asks first whether there is one row.
+    context = context.clone(memory_format=torch.contiguous_format).flatten(1)
     if attention.value.bias is not None:
         bias = attention.value.bias.unflatten(0, (heads, -1))
         context = context + (weights.sum(-1, keepdim=True) * bias).flatten(1)
@@ -104,7 +106,7 @@ def _context(layer: nn.Module, x: Tensor, keep: Tensor | None, count: int) -> Te
         return states.unflatten(-1, (attention.num_attention_heads, -1)).transpose(1, 2)
 
     context = nn.functional.scaled_dot_product_attention(
-        split(attention.query(x[:, :count])),
+        split(attention.query(x[:, :count].clone(memory_format=torch.contiguous_format))),
         split(attention.key(x)),
         split(attention.value(x)),
         attn_mask=None if keep is None else keep[:, None, None],

@@ -15,6 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from fastmux.configuration import TMuxConfig
 from fastmux.models.alignment import from_first_token
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
+from fastmux.models.exporting import any_groups
 from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
 from fastmux.models.padding import warn_of_width
@@ -123,6 +124,7 @@ class TMux(TMuxPreTrainedModel):
         """Positions that a row may have: the encoder's, less those of the index prefix."""
         return embeddings_of(self.backbone).max_length - self.config.prefix_length
 
+    @any_groups
     @can_return_tuple
     @from_first_token
     def forward(
