@@ -18,7 +18,19 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import everything, harness, loading, memory, predict, rows, serve, throughput, training_results, tune
+from bench import (
+    everything,
+    harness,
+    loading,
+    memory,
+    predict,
+    row_formats,
+    rows,
+    serve,
+    throughput,
+    training_results,
+    tune,
+)
 from bench.audit import findings
 from bench.ops import __main__ as ops
 from fastmux.files import read_json
@@ -53,6 +65,7 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"records"}, "One checkpoint, several speeds", training_results.copies),
     ({"encoder", "options", "rows"}, "Throughput", throughput.section),
     ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", rows.section),
+    ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", row_formats.section),
     ({"encoder", "clients", "rounds"}, "A crowd of clients", serve.crowd_section),
     ({"encoder", "p99_ms", "rows"}, "Serving", serve.rates_section),
     ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", predict.section),

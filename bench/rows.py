@@ -35,23 +35,27 @@ from fastmux.files import write_json
 
 _FEW = 1_000
 _WORDS = [f"word{number}" for number in range(1000)]
-_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def store_model(folder: Path, num_instances: int) -> None:
+def store_model(folder: Path, num_instances: int, layers: int = 2) -> None:
     tokenizer = BertTokenizerFast(
         vocab={word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS])}
     )
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **_SIZES)
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_hidden_layers=layers, **_SIZES)
     model = fastmux.TMuxForSequenceClassification.from_backbone(config, num_instances, num_labels=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
+def texts_of_words(draw: random.Random) -> list[str]:
+    """10,000 texts of one to eight words."""
+    return [" ".join(draw.choices(_WORDS, k=draw.randint(1, 8))) for _ in range(10_000)]
+
+
 def write_rows(path: Path, rows: int) -> None:
-    """Rows of one to eight words."""
-    draw = random.Random(0)
-    texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 8))) for _ in range(10_000)]
+    """Rows of a number and a text."""
+    texts = texts_of_words(random.Random(0))
     with open(path, "w", encoding="utf-8") as file:
         for number in range(rows):
             file.write(f'{{"id": {number}, "text": "{texts[number % len(texts)]}"}}\n')

@@ -82,11 +82,16 @@ class Preparation:
         problems: dict[int, str] = {}
         inputs: list[Input] = []
         places: list[int] = []
+        alone = len(self.names) == 1 and not self.encoder.words
         for place, row in enumerate(fields):
+            if alone and type(row) is str and row.isascii() and "\0" not in row and row and not row.isspace():
+                inputs.append(row)  # most rows
+                places.append(place)
+                continue
             try:
-                if isinstance(row, ValueError):
+                if isinstance(row, ValueError) and self.kind != "table":
                     raise row
-                inputs.append(self._input(row))
+                inputs.append(self._input((row,) if len(self.names) == 1 else row))
             except ValueError as error:
                 problems[place] = str(error)
             else:
@@ -103,27 +108,37 @@ class Preparation:
         return PreparedShard(heads, tokens, problems, unread, cut, time.perf_counter() - start)
 
     def _of_lines(self, rows: Sequence[bytes]) -> tuple[list, set[int], Heads | None]:
-        """Of every row what is labelled, or why it is none; the places of those; and the rows' own columns."""
-        parsed = list(parse_lines(rows, self.kind, self.columns, self.names, self.writer.exact))
-        unread = {place for place, row in enumerate(parsed) if isinstance(row, ValueError)}
+        """Of every row what is labelled, or why it is none; the places of those; and the rows' own columns.
+
+        What is labelled is a value, or a tuple of two. A row is forgotten as soon as it can be: Python's search for
+        circles takes its time for every object that is still there.
+        """
+        parsed: Iterable[dict | ValueError] = parse_lines(rows, self.kind, self.columns, self.names, self.writer.exact)
         heads = None
         if not self.writer.keeps:
+            parsed = list(parsed)
             heads = self.writer.heads([None if isinstance(row, ValueError) else row for row in parsed])
-        return [self._picked(row) for row in parsed], unread, heads
-
-    def _picked(self, row: dict | ValueError) -> tuple | ValueError:
-        if isinstance(row, ValueError):
-            return row
-        try:
-            return tuple(row[name] for name in self.names)
-        except KeyError as error:
-            return ValueError(f"has no column {error}, but {', '.join(map(repr, row)) or 'none'}")
+        fields: list = []
+        unread = set()
+        column, pair = self.names[0], self.names[1:]
+        for row in parsed:
+            if isinstance(row, ValueError):
+                unread.add(len(fields))
+                fields.append(row)
+                continue
+            try:
+                fields.append((row[column], row[pair[0]]) if pair else row[column])
+            except KeyError as error:
+                there = ", ".join(map(repr, row)) or "none"
+                fields.append(ValueError(f"has no column {error}, but {there}"))
+        return fields, unread, heads
 
     def _of_table(self, table: pyarrow.Table) -> tuple[list, set[int], Heads | None]:
         kept = self.writer.keeps
         columns = [table.column(number if kept else place) for number, place in enumerate(self.places)]
         heads = None if kept else self.writer.heads_of_table(table)
-        return list(zip(*map(column_values, columns), strict=True)), set(), heads
+        values = [column_values(column) for column in columns]
+        return values[0] if len(values) == 1 else list(zip(*values, strict=True)), set(), heads
 
     def _input(self, row: tuple) -> Input:
         for name, value in zip(self.names, row, strict=True):

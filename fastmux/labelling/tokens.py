@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from fastmux.passes.tokens import Tokens
+from fastmux.passes.tokens import Tokens, concatenate
 
 #: A text, the two texts of a pair, or the words of a text.
 Input = str | tuple[str, str] | list[str]
+
+
+#: Rows whose encodings are there at a time: many kilobytes a row, which are made in the memory of those before.
+_TOGETHER = 512
 
 
 @dataclass
@@ -51,11 +55,14 @@ class Encoder:
             return self._encode_slowly(inputs)
         # Without the places of tokens and words in the text it is faster.
         run = self._rust.encode_batch if self.words else self._rust.encode_batch_fast
+        if len(inputs) > _TOGETHER and not self.words:
+            parts = [self.encode(inputs[at : at + _TOGETHER]) for at in range(0, len(inputs), _TOGETHER)]
+            return concatenate([tokens for tokens, _ in parts]), sum(cut for _, cut in parts)
         found: list[Encoding] = run(inputs, is_pretokenized=self.words == "given")
         cut = sum(bool(encoding.overflowing) for encoding in found) if self.truncation else 0
-        ids = [encoding.ids for encoding in found]
         types = np.fromiter(_flat(e.type_ids for e in found), np.int8) if self.types else None
-        tokens = Tokens(_numbers(ids), np.fromiter(map(len, ids), np.int64, len(ids)), types)
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        tokens = Tokens(np.fromiter(_flat(e.ids for e in found), np.int32), lengths, types)
         if self.words == "given":
             tokens.words = [_first_tokens(e, len(row)) for e, row in zip(found, inputs, strict=True)]
         elif self.words == "found":

@@ -50,8 +50,9 @@ def _json_row(raw: bytes, watched: Sequence[bytes], once: Sequence[str]) -> dict
     if type(values) is not dict or len(raw) > MAX_ROW_BYTES:
         # Half characters and integers of any length are no JSON to orjson; what is none to Python either, it tells.
         values = exact_object(_line(raw), ())
-    if any(raw.count(name) > 1 for name in watched):
-        exact_object(_line(raw), once)
+    for name in watched:
+        if raw.count(name) > 1:
+            exact_object(_line(raw), once)
     return values
 
 

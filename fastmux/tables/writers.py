@@ -112,7 +112,9 @@ class JsonLines(Writer):
             parts += [itertools.repeat(f"{', ' if number else ''}{_ENCODER.encode(name)}: "), _json_texts(values)]
         tails = "\n".join(map("".join, zip(*parts, strict=False))).encode().split(b"\n")
         with open(path, "wb") as file:
-            file.write(b"".join(itertools.chain(*zip(heads, tails, itertools.repeat(b"}\n"), strict=False))))
+            file.write(
+                b"".join(itertools.chain.from_iterable(zip(heads, tails, itertools.repeat(b"}\n"), strict=False)))
+            )
 
 
 def _opened(line: bytes) -> bytes:
