@@ -11,9 +11,10 @@ import contextlib
 import gzip
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 #: The longer marks first: that of UTF-32 begins with that of UTF-16.
 _OTHER_MARKS = {
@@ -48,6 +49,8 @@ _NO_TEXT = {
 }
 #: Of these, what a text may begin with too: it is one if UTF-8 goes on behind it.
 _PERHAPS_TEXT = (b"BZh", b"ORC", b"PAR1")
+#: Bytes from the start of a file by which it is known what it is.
+_START = 512
 #: Bytes that are read at a time.
 _BLOCK = 2**18
 
@@ -69,7 +72,7 @@ class RawLines:
 
     def __init__(self, path: str | PathLike, limit: int | None = None):
         self.path, self.limit = Path(path), limit
-        self._disk: BinaryIO | None = None
+        self._disk: BufferedReader | None = None
         self._number = 0
         self._kept = b""
 
@@ -84,7 +87,7 @@ class RawLines:
             for number, line in enumerate(self._cut(file), start=1):
                 self._number = number
                 if number == 1:
-                    line = self._begun(line)
+                    line = line.removeprefix(codecs.BOM_UTF8)
                     if not line:
                         break  # nothing but a byte order mark
                 yield line
@@ -96,7 +99,7 @@ class RawLines:
         with self._opened() as file:
             while data := file.read(_BLOCK):
                 if not begun:
-                    data, begun = self._begun(data), True
+                    data, begun = data.removeprefix(codecs.BOM_UTF8), True
                 lines = (rest + data).split(b"\n")
                 rest = lines.pop()
                 if passing and lines:
@@ -116,16 +119,17 @@ class RawLines:
                 yield [self._kept if passing else rest]
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
+    def _opened(self) -> Iterator[BufferedReader]:
         try:
             with open(self.path, "rb") as self._disk, self._unpacked(self._disk) as file:
+                self._check_start(file.peek(_START)[:_START])
                 yield file
         except (OSError, EOFError, zlib.error) as error:
             after = f" after line {self._number}" if self._number else ""
             raise ValueError(f"{self.path} cannot be read{after}: {error}") from error
 
-    def _unpacked(self, disk: BinaryIO) -> BinaryIO:
-        return cast(BinaryIO, gzip.GzipFile(fileobj=disk)) if self.path.suffix == ".gz" else disk
+    def _unpacked(self, disk: BufferedReader) -> BufferedReader:
+        return cast(BufferedReader, gzip.GzipFile(fileobj=disk)) if self.path.suffix == ".gz" else disk
 
     def _cut(self, file) -> Iterator[bytes]:
         if self.limit is None:
@@ -137,8 +141,7 @@ class RawLines:
             while rest and len(rest) > self.limit and not rest.endswith(b"\n"):
                 rest = file.readline(self.limit + 1)
 
-    def _begun(self, data: bytes) -> bytes:
-        """The start of the file, without its byte order mark."""
+    def _check_start(self, data: bytes) -> None:
         self._refuse_other_marks(data)
         for mark, what in _NO_TEXT.items():
             if data.startswith(mark) and not (mark in _PERHAPS_TEXT and _is_text(data)):
@@ -149,7 +152,6 @@ class RawLines:
                 )
         if data[257:262] == b"ustar":
             raise ValueError(f"{self.path} must be lines of text, but it is a tar archive")
-        return data.removeprefix(codecs.BOM_UTF8)
 
     def _refuse_other_marks(self, line: bytes) -> None:
         for mark, name in _OTHER_MARKS.items():

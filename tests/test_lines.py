@@ -6,10 +6,11 @@ import gzip
 import re
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from fastmux.lines import read_lines
+import fastmux.lines
+from fastmux.lines import RawLines, read_lines
 
 #: What `str.splitlines` takes for the end of a line beside \n, and more separators.
 SEPARATORS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000\ufeff"
@@ -79,3 +80,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         list(read_lines(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} cannot be read: [Errno 21]")):
         list(read_lines(tmp_path))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.lists(st.sampled_from([b"a", b"bc", b"\r", b"\n", b"\r\n", b"\xef\xbb\xbf", b"x" * 40]), max_size=30),
+    limit=st.sampled_from([None, 7, 50]),
+    size=st.integers(3, 9),
+)
+def test_blocks_are_the_same_lines(tmp_path_factory, data, limit, size):
+    assume(limit is None or not b"".join(data).startswith(b"\xef"))  # of which a line's length is that of its text
+    path = tmp_path_factory.mktemp("lines") / "in.txt"
+    path.write_bytes(b"".join(data))
+    lines = [raw[:-1].removesuffix(b"\r") if raw.endswith(b"\n") else raw for raw in RawLines(path, limit)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastmux.lines, "_BLOCK", size)
+        found = [line for block in RawLines(path, limit).blocks() for line in block]
+    if limit is None:
+        assert found == lines
+    else:  # a line that is too long is cut, here or there
+        assert [line if len(line) < limit else None for line in found] == [
+            line if len(line) < limit else None for line in lines
+        ]

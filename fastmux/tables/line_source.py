@@ -47,6 +47,8 @@ class LineSource:
         except ValueError as error:
             raise ValueError(f"{self.path} must be UTF-8, but line 1 has {error}") from error
         self.header = line.encode()
+        if "\0" in line:
+            raise ValueError(f"{self.path} must be text, but line 1 holds a NUL")
         names = line.split("\t") if self.kind == "tsv" else next(csv.reader([line]), [])
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"{self.path}: the first line must name every column once, got {names}")
@@ -59,13 +61,14 @@ class LineSource:
         rows = list(parse_lines(first.rows, self.kind, self.columns))
         good = [row for row in rows if isinstance(row, dict)]
         # Empty lines may stand before others; that nothing else can be read says that it is no such file.
-        wrong = [place for place, row in enumerate(rows) if str(row) != "empty"]
-        if not good and (wrong or self.kind == "jsonl"):
-            wrong = wrong or [0]
-            line, reason = first.numbers[wrong[0]], str(rows[wrong[0]])
-            if self.kind == "jsonl" and first.rows[wrong[0]].lstrip()[:1] == b"[":
-                reason = f"{reason}; a file that is one JSON array is not read: write an object a line (jq -c '.[]')"
-            raise ValueError(f"{self.name}: none of the first {len(rows)} lines is a row; line {line} is {reason}")
+        wrong = [place for place, row in enumerate(rows) if not isinstance(row, dict)]
+        said = [place for place in wrong if str(rows[place]) != "empty"]
+        array = self.kind == "jsonl" and said and first.rows[said[0]].lstrip()[:1] == b"["
+        if (not good and (said or self.kind == "jsonl")) or (array and str(rows[said[0]]).startswith("not JSON")):
+            place = (said or wrong)[0]
+            hint = "; a file that is one JSON array is not read: write an object a line (jq -c '.[]')" if array else ""
+            none = "" if good else f"none of the first {len(rows)} lines is a row; "
+            raise ValueError(f"{self.name}: {none}line {first.numbers[place]}: {rows[place]}{hint}")
         return good
 
     def _blocks(self) -> Iterator[tuple[list[bytes], Sequence[int]]]:

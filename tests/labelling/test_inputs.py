@@ -269,7 +269,7 @@ def test_new_columns_do_not_replace_others(label, models):
         ("in.csv", b"text,note\n", "in.csv has no rows"),
         ("in.csv", b"text,text\nw1,w2\n", r"must name every column once, got \['text', 'text'\]"),
         ("in.tsv", b"caf\xe9\nw1\n", "in.tsv must be UTF-8, but line 1 has byte 0xE9"),
-        ("in.jsonl", b"w1\nw2\n", "none of the first 2 lines is a row; line 1 is not JSON"),
+        ("in.jsonl", b"w1\nw2\n", "none of the first 2 lines is a row; line 1: not JSON"),
         ("in.txt", "w1".encode("utf-16"), "begins with the byte order mark of UTF-16"),
         ("in.txt.gz", b"w1", "cannot be read: Not a gzipped file"),
         ("in.txt.gz", gzip.compress(b"w1\n" * 10, mtime=0)[:-9], "cannot be read"),
