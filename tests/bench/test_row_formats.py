@@ -1,0 +1,40 @@
+"""The benchmark of rows beside another checkout: what it subtracts, says and leaves."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet
+from amount import on_request
+
+from bench import row_formats
+from bench.processes import ROOT
+
+
+def test_what_few_rows_take_is_not_counted():
+    many = [{"processor_seconds": 12.0, "seconds": 20.0, "peak_bytes": 300}]
+    few = [{"processor_seconds": 2.0, "seconds": 5.0, "peak_bytes": 200}]
+    assert row_formats.figures(many, few) == {"processor_seconds": 10.0, "seconds": 15.0, "peak_bytes": 300}
+
+
+def test_the_section_gives_ratios_to_the_baseline():
+    theirs = {"processor_seconds": 30.0, "seconds": 40.0, "peak_bytes": 200}
+    ours = {"processor_seconds": 10.0, "seconds": 20.0, "peak_bytes": 100}
+    result = {"rows": 1000, "num_instances": 10, "repeats": 1, "baseline": "a" * 40}
+    said = "\n".join(row_formats.section(result | {"formats": {".jsonl": {"baseline": theirs, "ours": ours}}}))
+    assert "| `.jsonl` to `.jsonl` | 100 | 3.00 | 2.00 | 2.00 |" in said
+
+
+def test_rows_of_both_formats_are_the_same(tmp_path):
+    for ending in (".jsonl", ".parquet"):
+        row_formats.write_rows(tmp_path / f"rows{ending}", 30)
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert pyarrow.parquet.read_table(tmp_path / "rows.parquet").to_pylist() == lines and len(lines[0]) == 8
+
+
+@on_request
+def test_both_checkouts_are_measured(tmp_path, capsys):
+    output = tmp_path / "out.json"
+    result = row_formats.main(["--baseline", str(ROOT), "--rows", "3000", "--output", str(output)])
+    assert json.loads(output.read_text()) == json.loads(json.dumps(result))
+    assert set(result["formats"]) == {".jsonl", ".parquet"} and "3,000 short rows" in capsys.readouterr().out
