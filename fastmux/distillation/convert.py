@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -27,7 +28,7 @@ from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.settings import STRUCTURE, ConversionSettings
-from fastmux.distillation.speed import rows_per_second
+from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize
 from fastmux.files import changes, read_json, remove, write_json
@@ -54,8 +55,10 @@ class Conversion:
 
     Attributes:
         agreement: with the original, on rows that nothing was trained on.
-        rows_per_second: of "original" and "converted", on the same rows, in turns.
-        speed_up: their ratio.
+        rows_per_second: Of "converted" and "original", both as `fastmux.predict` runs them, and of "forward", the
+            original as Hugging Face runs it in batches of 32; on the same rows, in turns.
+        speed_up: How many times as fast as the original the converted model is, both as `fastmux.predict` runs them.
+        speed_up_forward: How many times as fast as the original as Hugging Face runs it.
         seconds: of training, in all processes that had a part in it.
     """
 
@@ -65,6 +68,7 @@ class Conversion:
     agreement: Agreement
     rows_per_second: dict[str, float]
     speed_up: float
+    speed_up_forward: float
     steps: int
     seconds: float
     log: list[dict] = field(default_factory=list, repr=False)
@@ -110,9 +114,11 @@ def convert(
     original, tokenizer, student_class = _load(model, tokenizer)
     structure = {name: getattr(settings, name) for name in STRUCTURE}
     student = student_class.from_backbone(original, settings.num_instances, **structure)
-    if settings.state_weight < 0 or (settings.state_weight == 0 and student_class is JoinedModel):
-        kind = "above 0: the model has no head whose labels could be learnt" if student_class is JoinedModel else "0 up"
-        raise ValueError(f"state_weight is {settings.state_weight}, expected a number from {kind}")
+    if settings.state_weight == 0 and student_class is JoinedModel:
+        raise ValueError(
+            f"state_weight is {settings.state_weight}, expected a number above 0: the model has no head whose labels "
+            "could be learnt"
+        )
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
     if len(texts) < least:
         raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept to measure on")
@@ -145,8 +151,9 @@ def convert(
         original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
     )
     student, state, seconds = distil(student, tokenizer, train, teacher, arguments, state_weight=settings.state_weight)
-    passes = {"original": [(original, held_out)], "converted": [(student, held_out)]}
-    rates = rows_per_second(passes, tokenizer, len(held_out), multiple=settings.num_instances)
+    with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:
+        found = measure_speed(student, original, tokenizer, held_out, bar.update)
+    rates = {name: rate.rows_per_second for name, rate in found.items()}
     report = Conversion(
         settings=identity,
         train_rows=len(train),
@@ -161,7 +168,8 @@ def convert(
             seed=settings.seed,
         ),
         rows_per_second=rates,
-        speed_up=rates["converted"] / rates["original"],
+        speed_up=rates[CONVERTED] / rates[ORIGINAL],
+        speed_up_forward=rates[CONVERTED] / rates[FORWARD],
         steps=state.global_step,
         seconds=round(seconds, 1),
         log=state.log_history,

@@ -1,76 +1,60 @@
-"""Rows a second of several models on the same text, side by side: real lengths, each at its best batch size."""
+"""How fast a converted model is: as users run it, beside its original run the same way, and as Hugging Face runs it."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.distillation.teacher import padded
-from fastmux.passes.plan import Layout, plan_passes
+from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.placement import Placement
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.passes.timer import Rate, rates
+from fastmux.passes.tokens import Tokens
 
-#: Padded tokens of a batch, of which each model has the best.
-BATCH_TOKENS = (512, 2048, 8192)
+#: Names of what `measure_speed` compares.
+CONVERTED, ORIGINAL, FORWARD = "converted", "original", "forward"
+REPEATS = 5
 
 
-@torch.inference_mode()
-def rows_per_second(
-    passes: Mapping[str, Sequence[tuple[PreTrainedModel, Dataset]]],
+def measure_speed(
+    converted: PreTrainedModel,
+    original: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: int,
-    *,
-    repeats: int = 5,
-    multiple: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """The median rate of each name over ``repeats`` turns, in which all take part.
+    rows: Dataset,
+    on_turn: Callable[[], None] = lambda: None,
+) -> dict[str, Rate]:
+    """Rows a second of three ways to answer the same rows, in turns. Tokenising is not part of what is timed.
 
     Args:
-        passes: what a turn of each name runs, one after the other: models in eval mode on rows (a column ``length`` and
-            what the models take), of which those of like length share a batch. A cascade has two. Labels, loss and
-            tokenising are not part of what is timed.
-        rows: how many rows a turn serves.
-        multiple: batches have a multiple of so many rows, so that no group is filled up.
-
-        clock: `time.process_time` on a CPU that has other work to do.
+        rows: ``input_ids``, perhaps ``token_type_ids``.
+        on_turn: Called after each of 3 (`REPEATS` + 1) calls.
 
     Returns:
-        Rows a second by name.
+        By name: "converted" and "original", both through the engine that `fastmux.predict` uses, and "forward", the
+        original without this library (`TorchRuntime.plain_forward`).
     """
-    plans: dict[tuple[int, int], list] = {}
+    types = rows["token_type_ids"] if "token_type_ids" in rows.column_names else None
+    tokens = Tokens.of_rows(rows["input_ids"], types)
+    placement = Placement.of(str(original.device), "float32", None, torch_compile=False)
+    calls: dict[str, Callable[[], object]] = {
+        CONVERTED: partial(_engine(converted, tokenizer, placement).run, tokens),
+        ORIGINAL: partial(_engine(original, tokenizer, placement).run, tokens),
+        FORWARD: partial(_runtime(original, tokenizer).plain_forward, tokens),
+    }
+    return rates(calls, len(rows), repeats=REPEATS, on_turn=on_turn)
 
-    def batches(part: Dataset, size: int) -> list:
-        key = (id(part), size)  # models share the batches of the same rows
-        if key not in plans:
-            lengths = np.asarray(part["length"])
-            plans[key] = [
-                padded(part, rows, tokenizer) for rows in plan_passes(lengths, size, Layout(multiple, multiple))
-            ]
-        return plans[key]
 
-    def seconds(name: str, size: int, at_most: int | None = None) -> float:
-        total = 0.0
-        for model, part in passes[name]:
-            device, todo = model.device, batches(part, size)[:at_most]
-            start = clock()
-            for batch in todo:
-                model(**batch.to(device))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            total += clock() - start
-        return total
+def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> Engine:
+    name = type(model).__name__
+    if not name.endswith("Classification"):
+        return Engine(_runtime(model, tokenizer), placement.batch_tokens, pass_tokens=placement.pass_tokens)
+    return Classifier(model, tokenizer, name.endswith("ForTokenClassification")).engine(placement)
 
-    best = {}
-    for name in passes:
-        seconds(name, BATCH_TOKENS[0], at_most=1)  # warm-up, apart from what is timed
-        best[name] = min(BATCH_TOKENS, key=lambda size: seconds(name, size))
-    times: dict[str, list[float]] = {name: [] for name in passes}
-    for _ in range(repeats):
-        for name, values in times.items():
-            values.append(seconds(name, best[name]))
-    return {name: rows / statistics.median(values) for name, values in times.items()}
+
+def _runtime(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TorchRuntime:
+    types = Classifier(model, tokenizer, False).takes_types()
+    return TorchRuntime(model, tokenizer.pad_token_id, takes_types=types)

@@ -57,6 +57,8 @@ def test_the_saved_model_is_the_one_that_was_measured(
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items()), "the original was changed"
     written = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert written["steps"] == report.steps == 3
+    rates = report.rows_per_second
+    assert written["speed_up_forward"] == pytest.approx(rates["converted"] / rates["forward"])
     assert written["speed_up"] == pytest.approx(
         report.rows_per_second["converted"] / report.rows_per_second["original"]
     )

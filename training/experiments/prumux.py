@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux import JoinedForSequenceClassification
-from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import captured_states
 from fastmux.distillation.trainer import distillation_loss
 from fastmux.distribution import install_line
@@ -26,6 +25,7 @@ from fastmux.models.loading import read_pretrained, read_tokenizer
 from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right
 from training.features import encode_sequences
 from training.fronts.measure import CLOCKS
+from training.side_by_side import rows_per_second
 from training.tasks.sst2 import Sst2Task
 
 #: Rows of a pass while the original is asked, and while gradients are summed up.

@@ -11,7 +11,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.distillation.speed import rows_per_second
 from fastmux.distillation.teacher import padded
 from fastmux.models.problems import MultiLabel, Regression, SingleLabel, TokenLabels
 from fastmux.modules.retrieval import IGNORE_INDEX
@@ -20,6 +19,7 @@ from fastmux.passes.plan import Layout, plan_passes
 from fastmux.passes.timer import CLOCKS
 from training.fronts.candidates import ORIGINAL
 from training.results import Score
+from training.side_by_side import rows_per_second
 
 #: Padded tokens of a batch while scores are taken.
 BATCH_TOKENS = 2048

@@ -12,10 +12,16 @@ from torch import Tensor, nn
 
 from fastmux.functional import holding
 from fastmux.passes.plan import Layout
+from fastmux.passes.tokens import Tokens
+
+#: Rows of a batch of `TorchRuntime.plain_forward`: what people give a pipeline.
+_FORWARD_ROWS = 32
 
 
 class TorchRuntime:
     """A Hugging Face model, multiplexed or not; see `fastmux.passes.runtimes.Runtime`.
+
+    A model without a head answers with its last hidden states, d of them for each token, in place of logits.
 
     Args:
         model: On its device. A T-MUX or a joined model says in its config how it lays out rows.
@@ -26,9 +32,11 @@ class TorchRuntime:
 
     def __init__(self, model: nn.Module, pad_token_id: int, *, takes_types: bool = True, least_width: int = 0):
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
-        self.per_token = type(model).__name__.endswith("ForTokenClassification")
+        kind = type(model).__name__
         config: Any = model.config
-        self.num_labels: int = config.num_labels
+        headless = not kind.endswith("Classification")
+        self.per_token = headless or kind.endswith("ForTokenClassification")
+        self.num_labels: int = config.hidden_size if headless else config.num_labels
         self.problem_type = "single_label_classification" if self.per_token else problem_of(config)
         self.layout = layout_of(model, least_width)
         self.num_instances = self.layout.rows
@@ -46,7 +54,7 @@ class TorchRuntime:
         given = {name: _moved(array, device) for name, array in inputs.items()}
         if not self._takes_types:
             given.pop("token_type_ids", None)
-        logits = self.model(**given).logits
+        logits = _answers(self.model(**given))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if device.type != "cuda":
             return lambda: logits.cpu().numpy()
@@ -61,9 +69,21 @@ class TorchRuntime:
 
         return wait
 
+    @torch.inference_mode()
+    def plain_forward(self, tokens: Tokens) -> None:
+        """Run all rows as one would without this library: 32 a batch in their order, padded to the longest of them."""
+        count = len(tokens.lengths)
+        for rows in np.array_split(np.arange(count), range(_FORWARD_ROWS, count, _FORWARD_ROWS)):
+            batch = tokens.padded(rows, max(1, int(tokens.lengths[rows].max())), self.pad_token_id)
+            self.start(batch)()
+
     def ready(self) -> contextlib.AbstractContextManager[None]:
         """See `Runtime`: eval mode, and what depends on weights alone is computed once."""
         return predicting(self.model)
+
+
+def _answers(output: Any) -> Tensor:
+    return output.logits if "logits" in output else output.last_hidden_state
 
 
 def layout_of(model: nn.Module, least: int = 0) -> Layout:
