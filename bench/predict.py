@@ -54,8 +54,8 @@ from bench.machine import machine_info, results_folder
 from bench.random_bert import positive
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.labelling.placement import Placement
-from fastmux.labelling.report import processor_seconds
 from fastmux.lines import read_lines
 from fastmux.passes.plan import plan_passes
 from training.figures import markdown

@@ -78,7 +78,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Print the block, fenced, so that an issue shows it as it is."""
-    lines = list(report())
+    lines = list(facts())
     width = max(len(name) for name, _ in lines)
     print("```")
     for name, value in lines:
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     print("```")
 
 
-def report() -> Iterator[tuple[str, str]]:
+def facts() -> Iterator[tuple[str, str]]:
     """(what, how it is here), line by line."""
     yield "fastmux", fastmux.__version__
     yield "Python", f"{platform.python_version()}, {platform.python_implementation()}"

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from fastmux.labelling.work import rows_done
+    from fastmux.labelling.shard_folder import rows_done
 
     settings = given(options, LabellingSettings)
     signal.signal(signal.SIGTERM, _told_to_end)

@@ -24,13 +24,6 @@ def check_words(name: str, words: object) -> list[str]:
     return words
 
 
-def length_problem(length: int, max_length: int) -> str | None:
-    """Why a row of so many tokens cannot be labelled; None where it can."""
-    if length > max_length:
-        return f"has {length} tokens, the limit is {max_length} (truncation cuts it there)"
-    return None if length else "has no token"
-
-
 def _check_characters(name: str, text: str) -> None:
     if "\0" in text:
         raise ValueError(f"{name} holds a NUL")

@@ -24,7 +24,7 @@ from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.labelling.labels import Answers, label_names
 from fastmux.labelling.placement import Placement
-from fastmux.labelling.tokens import Encoder
+from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.models.checkpoints import read_config
 from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.models.joined import JoinedForSequenceClassification
@@ -106,8 +106,8 @@ class Classifier:
         accepted = "token_type_ids" in inspect.signature(self.model.forward).parameters
         return accepted and (known is None or known > 1) and "token_type_ids" in self.tokenizer.model_input_names
 
-    def encoder(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> Encoder:
-        """What tokenises for the model, in any process; see `Encoder`.
+    def row_tokenizer(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> RowTokenizer:
+        """What tokenises for the model, in any process; see `RowTokenizer`.
 
         Raises:
             ValueError: the tokenizer cannot say where words are.
@@ -121,20 +121,20 @@ class Classifier:
         types = self.takes_types() and (pairs or any(map(any, expected["token_type_ids"])))
         rust = getattr(self.tokenizer, "backend_tokenizer", None)
         if rust is not None:
-            encoder = Encoder(rust.to_str(), max_length, truncation, words, types)
-            fast = Encoder(rust.to_str(), sys.maxsize, False, words, types)
+            own = RowTokenizer(rust.to_str(), max_length, truncation, words, types)
+            fast = RowTokenizer(rust.to_str(), sys.maxsize, False, words, types)
             fast.start()
             tokens, _ = fast.encode(probes)
             ends = tokens.starts.tolist()
             found = [tokens.ids[a:b].tolist() for a, b in itertools.pairwise(ends)]
             if found == expected["input_ids"]:
-                return encoder
+                return own
         if words is not None:
             raise ValueError("the tokenizer does not say where words are, which tags need; expected one in Rust")
-        return Encoder(self.tokenizer, max_length, truncation, None, types)
+        return RowTokenizer(self.tokenizer, max_length, truncation, None, types)
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
-        """How its logits are written; ``words`` as of the `Encoder` that tokenised."""
+        """How its logits are written; ``words`` as of the `RowTokenizer` that tokenised."""
         problem = "single_label_classification" if self.per_token else problem_of(self.model.config)
         return Answers(self.per_token, problem, self.names, all_scores, words == "found", prefix)
 

@@ -17,14 +17,14 @@ from tqdm.auto import tqdm
 
 from fastmux.labelling.classifier import Classifier, check_same_labels
 from fastmux.labelling.columns import choose_column
+from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
 from fastmux.labelling.labels import Answers
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
-from fastmux.labelling.report import Reject, Report, processor_seconds
 from fastmux.labelling.settings import LabellingSettings
+from fastmux.labelling.shard_folder import ShardFolder
 from fastmux.labelling.shard_sizes import full_shard, growing
 from fastmux.labelling.sharing import Share
-from fastmux.labelling.work import Work
 from fastmux.passes.engine import Engine
 from fastmux.tables.capacity import settled_schema
 from fastmux.tables.opening import Source
@@ -82,14 +82,14 @@ class Job:
         schema = settled_schema(source, ending, tuple(types))
         kind = Parquet if ending is None else WRITERS[ending]
         writer = kind(source.kind, schema, tuple(types), source.header)
-        encoder = classifier.encoder(length, settings.truncation, words, settings.pair_column is not None)
+        row_tokenizer = classifier.row_tokenizer(length, settings.truncation, words, settings.pair_column is not None)
         preparation = Preparation(
-            source.kind, source.columns, column.names, column.places, column.split, encoder, writer
+            source.kind, source.columns, column.names, column.places, column.split, row_tokenizer, writer
         )
         engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
         full = settings.rows_per_shard
         if full is None:
-            encoder.start()
+            row_tokenizer.start()
             full = full_shard(engine, source, preparation, placement.device.type == "cpu")
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
@@ -99,7 +99,7 @@ class Job:
         sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full
         return cls(settings, source, writer, engine, answers, types, preparation, sizes, fingerprint)
 
-    def run(self, work: Work, report: Report, share: Share, disable_tqdm: bool) -> None:
+    def run(self, folder: ShardFolder, report: LabellingReport, share: Share, disable_tqdm: bool) -> None:
         """Label what is not labelled yet, and join all."""
         digests: list[str] = []
 
@@ -107,7 +107,7 @@ class Job:
             digests.append(raw.digest)
             if not share.has(raw.index):
                 return False
-            record = work.record(raw.index, raw.digest)
+            record = folder.record(raw.index, raw.digest)
             if record is not None:
                 report.add(record)
                 report.resumed += record["rows"]
@@ -117,7 +117,7 @@ class Job:
             start = time.perf_counter()
             record = {"digest": raw.digest, **_counts(raw, shard, fallback)}
             write = partial(self.writer.write, heads=self._heads(raw, shard), types=self.types, new=values)
-            work.commit(raw.index, write, _rejects(raw, shard), record)
+            folder.commit(raw.index, write, _rejects(raw, shard), record)
             report.times.writing += time.perf_counter() - start
             report.add(record)
         start = time.perf_counter()
@@ -128,13 +128,13 @@ class Job:
             if rank != share.rank:
                 report.add(vars(other))
                 report.resumed += other.resumed
-        share.once(lambda: work.finish(len(digests)))
-        report.output = str(work.output)
-        report.rejects = str(work.rejects) if report.rejected else None
+        share.once(lambda: folder.finish(len(digests)))
+        report.output = str(folder.output)
+        report.rejects = str(folder.rejects) if report.rejected else None
         report.times.writing += time.perf_counter() - start
         report.times.total += time.perf_counter() - start
 
-    def run_in_memory(self, report: Report, disable_tqdm: bool) -> tuple[datasets.Dataset, list[Reject]]:
+    def run_in_memory(self, report: LabellingReport, disable_tqdm: bool) -> tuple[datasets.Dataset, list[Reject]]:
         """Label everything, and return it, with the rows that could not be labelled."""
         tables, rejects = [], []
         for raw, shard, values, fallback in self._labelled(report, Share(), disable_tqdm, lambda raw: True):
@@ -168,7 +168,7 @@ class Job:
         return answers
 
     def _labelled(
-        self, report: Report, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
+        self, report: LabellingReport, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
     ) -> Iterator[tuple[RawShard, PreparedShard, dict, int]]:
         """Every new shard, what was made of it, its new columns, and how many of its rows the fallback took."""
         times, workers = report.times, self.settings.num_workers
@@ -192,8 +192,8 @@ class Job:
                 times.starting = times.starting or time.perf_counter() - begin
                 start = time.perf_counter()
                 read += len(raw.rows)
-                if total is None and raw.share:
-                    bar.total = round((report.resumed + read) / raw.share)
+                if total is None and raw.progress:
+                    bar.total = round((report.resumed + read) / raw.progress)
                 said = self.engine.run(shard.tokens, on_rows=bar.update)
                 answers = self.answers.of(torch.from_numpy(said.logits), shard.tokens)
                 times.model += time.perf_counter() - start

@@ -12,11 +12,11 @@ import pyarrow
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.labelling.checks import check_text, check_words, length_problem
+from fastmux.labelling.checks import check_text, check_words
 from fastmux.labelling.classifier import Classifier, check_same_labels
 from fastmux.labelling.placement import Placement
+from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_cascade
-from fastmux.labelling.tokens import Encoder, Input
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
@@ -102,22 +102,24 @@ class Labeller:
         if max_length is not None and max_length > budget:
             raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
         self.max_length = min(classifier.max_length(max_length), budget)
-        self._encoders: dict[str, Encoder] = {}
+        self._tokenizers: dict[str, RowTokenizer] = {}
         self._refused: dict[str, str] = {}
         for kind, words in (("text", "found"), ("words", "given")) if self.per_token else (("text", None),):
             try:
-                self._encoders[kind] = classifier.encoder(self.max_length, truncation, words, pairs=not self.per_token)
+                self._tokenizers[kind] = classifier.row_tokenizer(
+                    self.max_length, truncation, words, pairs=not self.per_token
+                )
             except ValueError as error:
                 if kind == "text":
                     raise
                 self._refused[kind] = str(error)
             else:
-                self._encoders[kind].start()
+                self._tokenizers[kind].start()
         if not self.per_token:
-            self._encoders["pair"] = self._encoders["text"]
+            self._tokenizers["pair"] = self._tokenizers["text"]
         self._answers = {
-            (kind, every): classifier.answers(encoder.words, every)
-            for kind, encoder in self._encoders.items()
+            (kind, every): classifier.answers(tokenizer.words, every)
+            for kind, tokenizer in self._tokenizers.items()
             for every in (False, True)
         }
         behind_it: Engine | None = None
@@ -247,10 +249,10 @@ class Labeller:
             else:
                 by_kind.setdefault(kind, []).append((place, given))
         for kind, some in by_kind.items():
-            encoder = self._encoders[kind]
-            tokens, _ = encoder.encode([given for _, given in some])
+            tokenizer = self._tokenizers[kind]
+            tokens, _ = tokenizer.encode([given for _, given in some])
             for number, (place, _) in enumerate(some):
-                reason = length_problem(int(tokens.lengths[number]), encoder.max_length)
+                reason = tokenizer.length_problem(int(tokens.lengths[number]))
                 own = tokens.select(np.array([number]))
                 found[place] = Tokenised(own, kind) if reason is None else ValueError(f"the row {reason}")
         return found

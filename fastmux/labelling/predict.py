@@ -12,11 +12,11 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.labelling.job import Job
+from fastmux.labelling.labelling_report import LabellingReport, Reject
 from fastmux.labelling.placement import checked_device
-from fastmux.labelling.report import Reject, Report
 from fastmux.labelling.settings import LabellingSettings, check_cascade, settings_of
+from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.sharing import Share
-from fastmux.labelling.work import Work, check_output
 from fastmux.tables.kinds import OUTPUT_FORMATS
 from fastmux.tables.opening import open_source
 
@@ -34,7 +34,7 @@ class Predictions:
 
     dataset: datasets.Dataset | None
     rejects: list[Reject] = field(default_factory=list)
-    report: Report = field(default_factory=Report)
+    report: LabellingReport = field(default_factory=LabellingReport)
 
 
 def predict(
@@ -104,10 +104,10 @@ def predict(
         share.once(lambda: check_output(target))
     source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
     job = Job.of(model, tokenizer, fallback, source, target, settings)
-    report = Report()
+    report = LabellingReport()
     if target is None:
         found, rejects = job.run_in_memory(report, disable_tqdm)
         return Predictions(found, rejects, report)
-    with Work(target, job.writer, job.fingerprint, source.unit).open(share) as work:
-        job.run(work, report, share, disable_tqdm)
+    with ShardFolder(target, job.writer, job.fingerprint, source.unit).open(share) as folder:
+        job.run(folder, report, share, disable_tqdm)
     return Predictions(None, [], report)

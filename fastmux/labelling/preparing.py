@@ -18,8 +18,8 @@ from multiprocessing import get_context, parent_process
 import numpy as np
 import pyarrow
 
-from fastmux.labelling.checks import check_text, check_words, length_problem
-from fastmux.labelling.tokens import Encoder, Input
+from fastmux.labelling.checks import check_text, check_words
+from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.passes.tokens import Tokens
 from fastmux.tables.parsing import column_values, parse_lines
 from fastmux.tables.shard import RawShard
@@ -60,7 +60,7 @@ class Preparation:
         names: of the column that is labelled, and of the second text of a pair.
         places: of these columns in a table.
         words: texts are words between single spaces.
-        encoder: of the inputs.
+        tokenizer: of the inputs.
         writer: of the rows.
     """
 
@@ -69,7 +69,7 @@ class Preparation:
     names: tuple[str, ...]
     places: tuple[int, ...]
     words: bool
-    encoder: Encoder
+    tokenizer: RowTokenizer
     writer: Writer
 
     def needed(self, raw: RawShard) -> RawShard:
@@ -96,11 +96,11 @@ class Preparation:
                 problems[place] = str(error)
             else:
                 places.append(place)
-        tokens, cut = self.encoder.encode(inputs)
+        tokens, cut = self.tokenizer.encode(inputs)
         bad = set()
-        if len(tokens.lengths) and not 0 < tokens.lengths.min() <= tokens.lengths.max() <= self.encoder.max_length:
+        if len(tokens.lengths) and not 0 < tokens.lengths.min() <= tokens.lengths.max() <= self.tokenizer.max_length:
             for number, length in enumerate(tokens.lengths.tolist()):
-                if reason := length_problem(length, self.encoder.max_length):
+                if reason := self.tokenizer.length_problem(length):
                     bad.add(number)
                     problems[places[number]] = reason
         if bad:
@@ -144,7 +144,7 @@ class Preparation:
         for name, value in zip(self.names, row, strict=True):
             if isinstance(value, ValueError):
                 raise ValueError(f"column {name!r} {value}")
-        if self.encoder.words == "given" and not self.words:
+        if self.tokenizer.words == "given" and not self.words:
             return check_words(f"column {self.names[0]!r}", row[0])
         texts = [check_text(f"column {name!r}", value) for name, value in zip(self.names, row, strict=True)]
         if self.words:
@@ -158,7 +158,7 @@ _preparation: Preparation
 def _start(preparation: Preparation) -> None:
     global _preparation
     _preparation = preparation
-    preparation.encoder.start()
+    preparation.tokenizer.start()
 
 
 def _start_process(preparation: Preparation) -> None:
@@ -180,7 +180,7 @@ def _prepare(raw: RawShard, table: pyarrow.Buffer | None) -> PreparedShard:
 def executor(preparation: Preparation, num_workers: int) -> Executor:
     """What runs `prepared`: so many processes, or a thread."""
     if num_workers == 0:
-        preparation.encoder.start()
+        preparation.tokenizer.start()
         return ThreadPoolExecutor(1)
     return ProcessPoolExecutor(
         num_workers, mp_context=get_context("spawn"), initializer=_start_process, initargs=(preparation,)

@@ -27,7 +27,7 @@ def full_shard(engine: Engine, source: Source, preparation: Preparation, on_cpu:
     """The rows of a full shard.
 
     Args:
-        preparation: Its encoder is started.
+        preparation: Its tokenizer is started.
         on_cpu: Where the model runs.
     """
     if not on_cpu:

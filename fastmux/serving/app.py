@@ -48,7 +48,7 @@ _PROBLEMS = {
 
 
 class _App(FastAPI):
-    """Turns away at the door what cannot be taken."""
+    """FairQueue away at the door what cannot be taken."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST"

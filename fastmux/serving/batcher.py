@@ -67,9 +67,9 @@ class Batcher:
         # What torch does in parallel is counted by thread.
         threads = torch.get_num_threads()
         self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
-        self._held = contextlib.ExitStack()
+        self._ready = contextlib.ExitStack()
         for engine in self._engines():  # in the thread whose passes these are
-            self._worker.submit(self._held.enter_context, engine.runtime.ready()).result()
+            self._worker.submit(self._ready.enter_context, engine.runtime.ready()).result()
         self._task = asyncio.create_task(self._serve())
 
     async def warm_up(self, lengths: Sequence[int]) -> None:
@@ -106,7 +106,7 @@ class Batcher:
         self._closing = True
         self.hurry()
         await self._task
-        self._worker.submit(self._held.close).result()
+        self._worker.submit(self._ready.close).result()
         self._worker.shutdown()
 
     def submit(

@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse, Response
 from fastmux.labelling.labeller import Labeller, Tokenised
 from fastmux.passes.grouping import check_copies
 from fastmux.serving.batcher import Batcher, QueueFull
+from fastmux.serving.fair_queue import FairQueue
 from fastmux.serving.groups import Answer
 from fastmux.serving.metrics import Metrics
 from fastmux.serving.requests import PredictRequest, parse
 from fastmux.serving.settings import ServingSettings
-from fastmux.serving.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Service:
         self.batcher = Batcher(labeller, settings.max_wait_ms / 1000, settings.max_queued_rows, self.metrics)
         self.state, self.in_flight = "warming up", 0
         self._untold = 0  # refused at the door, and not in the log yet
-        self._turns = Turns()
+        self._queue = FairQueue()
         self._turned_away = 0  # with 429, less those that have been answered since
         self.metrics.queued_rows.set_function(lambda: len(self.batcher))
         self.metrics.requests_in_flight.set_function(lambda: self.in_flight)
@@ -122,7 +122,7 @@ class Service:
         """A request's place among those that are being answered, once it is its turn to be read."""
         self.in_flight += 1
         try:
-            await self._turns.wait()
+            await self._queue.wait()
             yield
         finally:
             self.in_flight -= 1

@@ -77,15 +77,15 @@ def check_types(schema: pyarrow.Schema, ending: str | None) -> None:
     for column in schema:
         try:
             back = _written_and_read(column) if ending else datasets.Dataset(pyarrow.schema([column]).empty_table())
-            held = back.data.schema.field(0).type if ending is None else back.field(0).type
+            stored = back.data.schema.field(0).type if ending is None else back.field(0).type
         except (pyarrow.ArrowException, ValueError, TypeError, KeyError) as error:
             raise CannotHoldError(
                 f"column {column.name!r} is {column.type}, which {_named(ending)} cannot hold: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        if held != column.type and _values_of(held) != _values_of(column.type):
+        if stored != column.type and _values_of(stored) != _values_of(column.type):
             raise CannotHoldError(
-                f"column {column.name!r} is {column.type}, which {_named(ending)} cannot hold: it would be {held}"
+                f"column {column.name!r} is {column.type}, which {_named(ending)} cannot hold: it would be {stored}"
             )
 
 

@@ -90,31 +90,31 @@ class LineSource:
 
     def shards(self, sizes: Sizes) -> Iterator[RawShard]:
         """All rows, in shards of these sizes."""
-        size = max(1, self.path.stat().st_size)
+        file_size = max(1, self.path.stat().st_size)
         kept: list[bytes] = []
         numbers: list[int] = []
-        held = index = 0
+        size = index = 0
         rows = sizes(index)
         for block, lines in self._blocks():
             length = sum(map(len, block))
-            if len(kept) + len(block) < rows and held + length < SHARD_BYTES:
+            if len(kept) + len(block) < rows and size + length < SHARD_BYTES:
                 kept += block
                 numbers += lines
-                held += length
+                size += length
                 continue
             for number, row in zip(lines, block, strict=True):
                 kept.append(row)
                 numbers.append(number)
-                held += len(row)
-                if len(kept) == rows or held >= SHARD_BYTES:
-                    yield self._shard(index, kept, numbers, min(1.0, self._lines.position / size))
-                    kept, numbers, held, index = [], [], 0, index + 1
+                size += len(row)
+                if len(kept) == rows or size >= SHARD_BYTES:
+                    yield self._shard(index, kept, numbers, min(1.0, self._lines.position / file_size))
+                    kept, numbers, size, index = [], [], 0, index + 1
                     rows = sizes(index)
         if kept:
             yield self._shard(index, kept, numbers, 1.0)
 
-    def _shard(self, index: int, kept: list[bytes], numbers: list[int], share: float) -> RawShard:
-        return RawShard(index, kept, numbers, digest_of([b"\n".join(kept)]), share)
+    def _shard(self, index: int, kept: list[bytes], numbers: list[int], progress: float) -> RawShard:
+        return RawShard(index, kept, numbers, digest_of([b"\n".join(kept)]), progress)
 
 
 def _csv_rows(lines: Iterable[tuple[int, bytes]], columns: int) -> Iterator[tuple[int, bytes]]:

@@ -72,8 +72,8 @@ def check_objects(frame: Any, table: pyarrow.Table) -> None:
         if getattr(kind, "kind", "") == "O" and str(kind) == "object":
             column = table.column(str(name))
             values = [
-                None if held is None and _is_missing(given) else given
-                for given, held in zip(frame[name].tolist(), column.to_pylist(), strict=True)
+                None if stored is None and _is_missing(given) else given
+                for given, stored in zip(frame[name].tolist(), column.to_pylist(), strict=True)
             ]
             _check_same(str(name), values, column.to_pylist(), column.type)
 
@@ -83,8 +83,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _check_same(name: str, values: list, back: list, kind: pyarrow.DataType) -> None:
-    for row, (given, held) in enumerate(zip(values, back, strict=True), start=1):
-        if not _same(given, held):
+    for row, (given, stored) in enumerate(zip(values, back, strict=True), start=1):
+        if not _same(given, stored):
             raise ValueError(f"column {name!r} of row {row} is {given!r:.100}, which a column of {kind} cannot hold")
 
 
@@ -101,22 +101,26 @@ def _first_wrong(values: list) -> int:
     return bad
 
 
-def _same(given: Any, held: Any) -> bool:
+def _same(given: Any, stored: Any) -> bool:
     """Whether a value came back from Arrow as it was given; a key that an object lacks comes back as null."""
     if isinstance(given, np.generic):
         given = given.item()
-    if given is held:
+    if given is stored:
         return True
     if isinstance(given, Mapping):
-        return isinstance(held, dict) and all(_same(given.get(key), held.get(key)) for key in {*given, *held})
-    if isinstance(held, list):
-        if isinstance(given, (str, bytes, set, frozenset)) or not hasattr(given, "__len__") or len(given) != len(held):
+        return isinstance(stored, dict) and all(_same(given.get(key), stored.get(key)) for key in {*given, *stored})
+    if isinstance(stored, list):
+        if (
+            isinstance(given, (str, bytes, set, frozenset))
+            or not hasattr(given, "__len__")
+            or len(given) != len(stored)
+        ):
             return False
-        return all(map(_same, given, held))
-    if given is None or held is None or isinstance(given, bool) is not isinstance(held, bool):
+        return all(map(_same, given, stored))
+    if given is None or stored is None or isinstance(given, bool) is not isinstance(stored, bool):
         return False
-    if isinstance(held, float) and math.isnan(held):
+    if isinstance(stored, float) and math.isnan(stored):
         return given != given
-    same = given == held
+    same = given == stored
     # A moment with a zone and one without are never equal, and a day is no moment.
     return same if isinstance(same, bool) else bool(same)

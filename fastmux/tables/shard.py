@@ -26,14 +26,14 @@ class RawShard:
         rows: the bytes of every row, without the end of its line; or a table.
         numbers: of the line that each row begins at, or of the row, from 1.
         digest: of all bytes.
-        share: of the input that has been read by its end, from 0 to 1; None where that is not known.
+        progress: of the input that has been read by its end, from 0 to 1; None where that is not known.
     """
 
     index: int
     rows: Sequence[bytes] | pyarrow.Table
     numbers: Sequence[int]
     digest: str
-    share: float | None
+    progress: float | None
 
     def select(self, columns: Sequence[int]) -> RawShard:
         """The same rows with some columns of the table alone."""

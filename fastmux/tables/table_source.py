@@ -74,19 +74,19 @@ class TableSource:
     def shards(self, sizes: Sizes) -> Iterator[RawShard]:
         """All rows, in shards of these sizes."""
         kept: list[pyarrow.Table] = []
-        index = read = held = size = 0
+        index = read = count = size = 0
         for table in self._batches(min(sizes(0), _TABLE_ROWS)):
             while len(table):
                 rows = sizes(index)
-                part = compact(table.slice(0, rows - held))
+                part = compact(table.slice(0, rows - count))
                 table = table.slice(len(part))
                 kept.append(part)
-                held += len(part)
+                count += len(part)
                 size += sum(map(pyarrow.ipc.get_record_batch_size, part.to_batches()))
-                if held == rows or size >= SHARD_BYTES:
+                if count == rows or size >= SHARD_BYTES:
                     yield self._shard(index, kept, read)
-                    index, read = index + 1, read + held
-                    kept, held, size = [], 0, 0
+                    index, read = index + 1, read + count
+                    kept, count, size = [], 0, 0
         if kept:
             yield self._shard(index, kept, read)
 

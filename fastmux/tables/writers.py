@@ -74,12 +74,12 @@ class Writer:
         """A part of the output: the own columns of rows, and the new columns' types and values, by name."""
         raise NotImplementedError
 
-    def join(self, path: Path, parts: Sequence[Path]) -> None:
+    def assemble(self, path: Path, parts: Sequence[Path]) -> None:
         """The output, of the parts that `write` wrote."""
-        join_lines(path, parts)
+        concatenate_files(path, parts)
 
 
-def join_lines(path: Path, parts: Sequence[Path], begin: bytes = b"") -> None:
+def concatenate_files(path: Path, parts: Sequence[Path], begin: bytes = b"") -> None:
     """A file of what others hold, one behind the other."""
     with open(path, "wb") as whole:
         whole.write(begin)
@@ -143,13 +143,13 @@ class Delimited(Writer):
 
     def heads(self, rows):
         names = self.schema.names
-        return [self._joined([row.get(name) for name in names] if row else [None] * len(names)) for row in rows]
+        return [self._delimited([row.get(name) for name in names] if row else [None] * len(names)) for row in rows]
 
     def kept(self, rows, unread):
         empty = self.separator.encode() * (len(self.schema.names) - 1)
         return [empty if place in unread else raw for place, raw in enumerate(rows)]
 
-    def _joined(self, values: Sequence) -> bytes:
+    def _delimited(self, values: Sequence) -> bytes:
         if len(values) == 1 and values[0] in (None, ""):
             return b""  # more columns come behind it; alone it would be put in quotes
         out = io.StringIO()
@@ -162,17 +162,17 @@ class Delimited(Writer):
         for values in new.values():
             kinds = set(map(type, values))
             if kinds <= {str, float, type(None)}:
-                known = {value: self._joined([value]) for value in set(values)} if float not in kinds else {}
-                columns.append([known[v] if known else self._joined([v]) for v in values])
+                known = {value: self._delimited([value]) for value in set(values)} if float not in kinds else {}
+                columns.append([known[v] if known else self._delimited([v]) for v in values])
             else:
-                columns.append([self._joined([v]) for v in values])
+                columns.append([self._delimited([v]) for v in values])
         separator = self.separator.encode()
         with open(path, "wb") as file:
             file.writelines(separator.join(row) + b"\n" for row in zip(heads, *columns, strict=True))
 
-    def join(self, path, parts):
-        own = self.header if self.keeps else self._joined(self.schema.names)
-        join_lines(path, parts, own + self.separator.encode() + self._joined(self.new) + b"\n")
+    def assemble(self, path, parts):
+        own = self.header if self.keeps else self._delimited(self.schema.names)
+        concatenate_files(path, parts, own + self.separator.encode() + self._delimited(self.new) + b"\n")
 
 
 class TabSeparated(Delimited):
@@ -180,7 +180,7 @@ class TabSeparated(Delimited):
 
     ending, separator, same = ".tsv", "\t", "tsv"
 
-    def _joined(self, values):
+    def _delimited(self, values):
         return "\t".join(map(_field, values)).encode()
 
 
@@ -212,7 +212,7 @@ class Parquet(Writer):
         with pyarrow.ipc.new_stream(path, table.schema, options=options) as stream:
             stream.write_table(table)
 
-    def join(self, path, parts):
+    def assemble(self, path, parts):
         writer = None
         try:
             for part in parts:

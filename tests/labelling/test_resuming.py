@@ -20,7 +20,7 @@ from labelling.reading import read_jsonl
 
 import fastmux
 from fastmux.cli.main import main
-from fastmux.labelling.work import Work
+from fastmux.labelling.shard_folder import ShardFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -77,7 +77,7 @@ class Stop(Exception):
 @pytest.fixture
 def begun(label, models, rows_file, tmp_path, monkeypatch):
     """An output of which two shards are whole, and its options."""
-    output, commit = tmp_path / "out.jsonl", Work.commit
+    output, commit = tmp_path / "out.jsonl", ShardFolder.commit
 
     def commit_two(self, index, *args):
         if index == 2:
@@ -85,7 +85,7 @@ def begun(label, models, rows_file, tmp_path, monkeypatch):
         commit(self, index, *args)
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Work, "commit", commit_two)
+        patch.setattr(ShardFolder, "commit", commit_two)
         label(models["tmux"], rows_file, output)
     assert not output.exists() and len(list(output.with_name("out.jsonl.parts").glob("*.done"))) == 2
     return output
@@ -115,7 +115,7 @@ def test_a_run_that_was_killed_while_it_cleaned_up_ends_well(
 
     output = tmp_path / "out.jsonl"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr("fastmux.labelling.work.remove", killed)
+        patch.setattr("fastmux.labelling.shard_folder.remove", killed)
         label(models["tmux"], rows_file, output)
     whole = output.read_bytes()
     label(models["tmux"], rows_file, output)
@@ -216,11 +216,11 @@ import pyarrow
 from fastmux.tables.writers import JsonLines
 from fastmux.labelling.preparing import Preparation, executor, prepared
 from fastmux.tables.shard import RawShard
-from fastmux.labelling.tokens import Encoder
+from fastmux.labelling.row_tokenizer import RowTokenizer
 
 if __name__ == "__main__":
     assert "torch" not in sys.modules and "transformers" not in sys.modules and "datasets" not in sys.modules
-    encoder = Encoder(open(sys.argv[1]).read(), 32, False, None, False)
+    encoder = RowTokenizer(open(sys.argv[1]).read(), 32, False, None, False)
     writer = JsonLines("text", pyarrow.schema([("text", pyarrow.string())]), ("label",))
     preparation = Preparation("text", ["text"], ("text",), (0,), False, encoder, writer)
     pool = executor(preparation, 2)
@@ -286,7 +286,7 @@ def test_the_command(folders, rows_file, tmp_path, capsys):
 def test_a_signal_says_how_far_it_came_and_how_to_go_on(
     folders, rows_file, tmp_path, monkeypatch, capsys, number, code, said
 ):
-    commit, output = Work.commit, tmp_path / "out.jsonl"
+    commit, output = ShardFolder.commit, tmp_path / "out.jsonl"
 
     def interrupted(work, *given):
         commit(work, *given)
@@ -295,7 +295,7 @@ def test_a_signal_says_how_far_it_came_and_how_to_go_on(
     arguments = [str(folders["tmux"]), str(rows_file), "--output", str(output), "--num_workers", "0"]
     arguments += ["--rows_per_shard", "16"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(Work, "commit", interrupted)
+        patch.setattr(ShardFolder, "commit", interrupted)
         main(["predict", *arguments, "--disable_tqdm"])
     assert stopped.value.code == code
     assert f"fastmux predict: {said} after 16 rows, which are kept in {output}.parts" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_a_full_shard_is_seconds_of_work(models, tokenizer, monkeypatch, name, w
     labeller = Labeller(models[name], tokenizer)
     monkeypatch.setattr(labeller.engine.runtime, "weights", weights)
     source = open_source([" ".join(["w1"] * words)] * 200)
-    encoder = labeller._encoders["text"]
+    encoder = labeller._tokenizers["text"]
     preparation = Preparation(
         source.kind, source.columns, ("text",), (0,), False, encoder, Parquet("table", None, (), b"")
     )

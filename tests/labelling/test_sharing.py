@@ -15,16 +15,16 @@ import os, sys
 from transformers.utils import logging
 logging.disable_progress_bar()
 from fastmux.cli.main import main
-from fastmux.labelling.work import Work
+from fastmux.labelling.shard_folder import ShardFolder
 
-commit = Work.commit
+commit = ShardFolder.commit
 
 def killed(self, index, *args):
     commit(self, index, *args)
     if os.environ["RANK"] == "1" and index == int(sys.argv[1]):
         os._exit(9)
 
-Work.commit = killed
+ShardFolder.commit = killed
 main(["predict", *sys.argv[2:]])
 """
 

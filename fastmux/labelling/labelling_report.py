@@ -52,7 +52,7 @@ def processor_seconds() -> float:
 
 
 @dataclass
-class Report:
+class LabellingReport:
     """What a run did.
 
     Attributes:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Turns:
+class FairQueue:
     """Lets those that wait go on in their order, one a round of the event loop.
 
     Work of a millisecond each, begun by hundreds at once, would otherwise be done in one round: whatever else came
@@ -14,11 +14,11 @@ class Turns:
 
     Example:
         >>> import asyncio
-        >>> from fastmux.serving.turns import Turns
+        >>> from fastmux.serving.fair_queue import FairQueue
         >>> async def example():
-        ...     turns, done = Turns(), []
+        ...     queue, done = FairQueue(), []
         ...     async def work(number):
-        ...         await turns.wait()
+        ...         await queue.wait()
         ...         done.append(number)
         ...     tasks = [asyncio.create_task(work(number)) for number in range(100)]
         ...     await asyncio.sleep(0)  # all of them wait

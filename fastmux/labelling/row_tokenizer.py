@@ -21,7 +21,7 @@ _TOGETHER = 512
 
 
 @dataclass
-class Encoder:
+class RowTokenizer:
     """A tokenizer as the processes that tokenise need it: without torch and transformers, where it has a Rust one.
 
     Args:
@@ -72,6 +72,12 @@ class Encoder:
                 tokens.words.append(words)
                 tokens.spans.append(spans)
         return tokens, cut
+
+    def length_problem(self, length: int) -> str | None:
+        """Why a row of so many tokens cannot be labelled; None where it can."""
+        if length > self.max_length:
+            return f"has {length} tokens, the limit is {self.max_length} (truncation cuts it there)"
+        return None if length else "has no token"
 
     def _encode_slowly(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
         pairs = bool(inputs) and isinstance(inputs[0], tuple)

@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastmux.files import changes, read_json, remove, replacing, write_json
-from fastmux.labelling.report import Reject
+from fastmux.labelling.labelling_report import Reject
 from fastmux.labelling.sharing import Share
-from fastmux.tables.writers import Writer, join_lines
+from fastmux.tables.writers import Writer, concatenate_files
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
 #: Made when all shards are joined, before the output is there.
-_JOINED = "joined"
+_ASSEMBLED = "assembled"
 
 
-class Work:
+class ShardFolder:
     """The folder beside an output while its rows are labelled.
 
     Args:
@@ -46,19 +46,19 @@ class Work:
         self.rejects = rejects_file(output)
 
     @contextlib.contextmanager
-    def open(self, share: Share) -> Iterator[Work]:
+    def open(self, share: Share) -> Iterator[ShardFolder]:
         """Take the folder, for this process and those that share the work with it."""
-        with contextlib.ExitStack() as held:
-            share.once(lambda: self._take(held))
+        with contextlib.ExitStack() as cleanup:
+            share.once(lambda: self._take(cleanup))
             if share.rank:
                 self._check_manifest()  # made by the first process, of the same model and options
             yield self
 
-    def _take(self, held: contextlib.ExitStack) -> None:
+    def _take(self, cleanup: contextlib.ExitStack) -> None:
         with write_errors(self.output):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / _LOCK, os.O_WRONLY | os.O_CREAT)
-        held.callback(os.close, lock)
+        cleanup.callback(os.close, lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -119,10 +119,10 @@ class Work:
             # Temporary files lie in the folder, so that a kill leaves nothing outside of it.
             if rejects:
                 with replacing(self.rejects, durable=True, within=self.folder) as path:
-                    join_lines(path, rejects)
+                    concatenate_files(path, rejects)
             with replacing(self.output, durable=True, within=self.folder) as path:
-                self.writer.join(path, [self._path(index, "rows") for index in range(shards)])
-                (self.folder / _JOINED).touch()
+                self.writer.assemble(path, [self._path(index, "rows") for index in range(shards)])
+                (self.folder / _ASSEMBLED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
             remove(gone)
@@ -161,12 +161,12 @@ def check_output(output: Path) -> None:
             # well at whatever moment the former one was killed: it labels anew, as of shards some files are gone.
             for record in gone.glob("*.done"):
                 record.unlink()
-            (gone / _JOINED).touch()
+            (gone / _ASSEMBLED).touch()
             gone.replace(parts)
         remove(gone)
     for path in (output, rejects_file(output)):
         # The rejects come first, then the mark, then the output: a process may have been killed in between.
-        marks = (_JOINED,) if path == output else (_JOINED, _MANIFEST)
+        marks = (_ASSEMBLED,) if path == output else (_ASSEMBLED, _MANIFEST)
         if path.exists() and not any((parts / mark).is_file() for mark in marks):
             raise ValueError(f"{path} exists: name another output, or remove it")
 
