@@ -38,7 +38,7 @@ if not __package__:
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import GRACE, ROOT, environment, run
 from fastmux.files import replacing, write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 #: The share of a step's time that the step is told of, or after which it is interrupted.
 INNER = 0.85

@@ -28,7 +28,7 @@ import fastmux
 from bench.machine import DATASHEET
 from bench.timing import DEVICE, copy_bandwidth, in_turns, peak_bytes, quartiles, rotated
 from fastmux import testing
-from training.figures import markdown
+from training.formatting import markdown
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]

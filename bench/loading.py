@@ -27,7 +27,7 @@ from transformers import AutoModel, BertConfig, BertModel
 import fastmux
 from bench.machine import machine_info, results_folder
 from fastmux.files import write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 IMPORTS = {
     "import transformers": "import transformers",

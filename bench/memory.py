@@ -38,7 +38,7 @@ from bench.machine import machine_info, results_folder
 from bench.random_bert import positive
 from bench.timing import peak_bytes
 from fastmux.files import write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 NUM_LABELS = 12
 DEMULTIPLEXERS = ("index", "key", "unbind")

@@ -58,7 +58,7 @@ from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.labelling.placement import Placement
 from fastmux.lines import read_lines
 from fastmux.passes.plan import plan_passes
-from training.figures import markdown
+from training.formatting import markdown
 
 TASKS = {
     "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),

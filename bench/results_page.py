@@ -18,22 +18,13 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import (
-    everything,
-    harness,
-    loading,
-    memory,
-    predict,
-    row_formats,
-    rows,
-    serve,
-    throughput,
-    training_results,
-    tune,
-)
+from bench import everything, harness, loading, memory, predict, row_formats, rows, serve, throughput, tune
 from bench.audit import findings
 from bench.ops import __main__ as ops
 from fastmux.files import read_json
+from training import copies, report
+from training.fronts import verdict
+from training.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -58,11 +49,11 @@ def environment(result: dict) -> str:
 
 #: (what the top of such a file has, heading, section); the first that fits.
 KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
-    ({"task", "variants"}, "Training run", training_results.training_run),
-    ({"environment", "tasks"}, "Training runs beside each other", training_results.runs),
-    ({"experiment", "cells", "table"}, "Experiment", training_results.experiment),
-    ({"task", "entries", "sentence"}, "Accuracy against speed", training_results.front),
-    ({"records"}, "One checkpoint, several speeds", training_results.copies),
+    ({"task", "variants"}, "Training run", report.section),
+    ({"environment", "tasks"}, "Training runs beside each other", report.comparison_section),
+    ({"experiment", "cells", "table"}, "Experiment", table.section),
+    ({"task", "entries", "sentence"}, "Accuracy against speed", verdict.section),
+    ({"records"}, "One checkpoint, several speeds", copies.section),
     ({"encoder", "options", "rows"}, "Throughput", throughput.section),
     ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", rows.section),
     ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", row_formats.section),

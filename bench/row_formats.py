@@ -35,7 +35,7 @@ from bench.processes import ROOT, environment
 from bench.random_bert import positive
 from bench.rows import store_model, texts_of_words
 from fastmux.files import write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 _ENDINGS = (".jsonl", ".parquet")
 _FEW, _BATCH = 1_000, 50_000

@@ -45,7 +45,7 @@ from bench.machine import machine_info, results_folder
 from bench.predict import stored_tokenizer, texts_of
 from bench.random_bert import positive
 from fastmux.files import write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 #: A rate that is too high shows in the latency, and not in refusals.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]

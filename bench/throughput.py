@@ -63,7 +63,7 @@ from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.timing import CLOCKS, quartiles
 from fastmux.files import write_json
 from fastmux.functional import holding
-from training.figures import markdown, number
+from training.formatting import markdown, number
 
 #: (plain model, multiplexed model, labels), as of a sentence-pair task and of CoNLL-2003
 TASKS = {

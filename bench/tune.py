@@ -48,7 +48,7 @@ from bench.machine import default_device, machine_info, synchronize
 from bench.timing import rotated
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
-from training.figures import markdown
+from training.formatting import markdown
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")

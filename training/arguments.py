@@ -1,23 +1,4 @@
-"""The command line of ``train.py``: its own arguments, the recipe's, and those of Hugging Face's Trainer."""
-
-from __future__ import annotations
-
-import argparse
-from dataclasses import asdict, dataclass, field, fields
-
-from transformers import AutoConfig, HfArgumentParser, TrainingArguments
-
-import fastmux
-from fastmux.models.loading import read_pretrained
-from training.entities import SCHEMES
-from training.models import ALONE, RIVALS, config_path
-from training.recipe import Recipe, read_recipe
-from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
-from training.tasks.conll import CONLL_FORMATS
-from training.tasks.own_files import PROBLEMS
-
-DESCRIPTION = """\
-Train multiplexed transformers beside the same encoder without multiplexing, and print what multiplexing bought.
+"""Train multiplexed transformers beside the same encoder without multiplexing, and print what multiplexing bought.
 
 With no arguments it runs the embedded default: no download, no GPU, some minutes on two CPU cores. The text is the
 Python standard library's own source; the task is to say what kind of statement each character of a piece of it is part
@@ -34,9 +15,8 @@ and the standard deviation are reported.
 
 Below are this program's own arguments; then the values of a recipe, of which each task has one,
 training/recipes/TASK.yaml; then the arguments of the Hugging Face Trainer, which hold for every stage if they are
-given: --bf16, --gradient_accumulation_steps 4, --max_steps 20."""
+given: --bf16, --gradient_accumulation_steps 4, --max_steps 20.
 
-EPILOG = """\
 examples:
   python training/train.py
   python training/train.py --task sst2 --data-dir DIR --variants plain unbind
@@ -47,7 +27,26 @@ examples:
   python training/train.py --train_file train.csv --validation_file dev.csv --text_column review --label_column stars
   python training/train.py --train_file train.conll --validation_file dev.conll --recipe conll2003
   python training/train.py --output_dir runs/statements --resume
-  torchrun --nproc_per_node 2 training/train.py"""
+  torchrun --nproc_per_node 2 training/train.py
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar
+
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments
+
+import fastmux
+from fastmux.models.loading import read_pretrained
+from training.entities import SCHEMES
+from training.models import ALONE, RIVALS, config_path
+from training.recipe import Recipe, read_recipe
+from training.settings import check, documented, option
+from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
+from training.tasks.conll import CONLL_FORMATS
+from training.tasks.own_files import PROBLEMS
 
 #: Trainer arguments that this program decides, or that would leave the multiplexed models' own loss out.
 REFUSED = {
@@ -63,100 +62,81 @@ REFUSED = {
 }
 
 
-_FILES = "; ".join(
-    f"{task.name}: {', '.join(names[0] for names in task.files.values())}" for task in TASKS.values() if task.files
+@documented(
+    files=(
+        f"{task.name}: {', '.join(names[0] for names in task.files.values())}" for task in TASKS.values() if task.files
+    ),
+    library=(task.name for task in TASKS.values() if not task.files),
+    conll=CONLL_FORMATS,
+    demultiplexers=fastmux.DEMULTIPLEXERS,
 )
-
-
-def option(help: str, default: object = None, **metadata):
-    """A field of a dataclass that is a command line's argument."""
-    return field(default=default, metadata={"help": help, **metadata})
-
-
 @dataclass
 class Options:
-    """Arguments of the program itself."""
+    """Arguments of the program itself.
+
+    Attributes:
+        task: What to train on.
+        data_dir: Folder with the task's files, or with a subfolder of the task's name that holds them:
+            {files}. Without it they come from the Hugging Face hub; {library} read the running Python's library.
+        train_file: Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files, or tokens with
+            tags in CoNLL columns. Labels are those found there.
+        validation_file: With --train_file: what is scored during and after training.
+        test_file: With --train_file: what is scored after training, too.
+        text_column: With --train_file: the column of the text.
+        text_pair_column: With --train_file: the column of each text's partner, if rows are pairs.
+        label_column: With --train_file: the column of the label; or several, each of which is a label that a row
+            has (1) or has not (0).
+        problem_type: With --train_file: what one column of labels holds: single_label_classification (a class,
+            whatever its values), multi_label_classification (lists of labels) or regression (numbers, learnt by
+            squared error and scored by R² and correlations). Default: classes; numbers that look like measurements
+            are refused.
+        tokens_column: With --tags_column: the column of lists of tokens.
+        tags_column: With --train_file: the column of lists of tags, one for each token, of .jsonl or .parquet
+            files. CoNLL columns ({conll}) need no names: the token comes first, its tag last.
+        tag_scheme: What tags say: entities (O, B-PER, I-PER; also IOE, IOBES, BILOU), types (PER alone: words side
+            by side that have it are one entity), or words (each by itself, as parts of speech; scored by accuracy).
+        variants: What to train: plain (no multiplexing); names of demultiplexers: {demultiplexers};
+            and, trained from scratch as plain is, shallow and narrow (plain
+            encoders of fewer layers, of less width) and joined (all but the first layers run on averages of N
+            neighbouring positions). Default: plain, index and unbind; with statements also the rivals, and no
+            index.
+        recipe: Sizes, steps and rates: the name of a file in training/recipes, or a YAML file of your own, copied
+            from one of them. Default: the task's.
+        encoder: A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: a BERT of
+            the recipe's size with random weights, and a tokenizer trained on the task's text.
+        config_name: The config of an encoder to make anew in place of that BERT: a name in training/encoders (of a
+            .json file), a hub name, a folder or a file. The recipe's sizes are then its own business.
+        start_from: What the multiplexed models start from: plain, the trained encoder of the variant plain if that
+            is among --variants, as one would who has an encoder in use; or encoder, what plain started from.
+        groupings: Random groupings over which multiplexed models are scored.
+        throughput_seconds: Time to spend on measuring instances per second, all variants together.
+        resume: Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are kept, an
+            interrupted one goes on from its last checkpoint.
+    """
 
     _argument_group_name = "program"
+    limits: ClassVar = {"(0, inf)": "throughput_seconds", "[1, inf)": "groupings"}
 
-    task: str = option("What to train on.", StatementsTask.name, choices=list(TASKS))
-    data_dir: str | None = option(
-        "Folder with the task's files, or with a subfolder of the task's name that holds them: "
-        f"{_FILES}. Without it they come from the Hugging Face hub; "
-        f"{', '.join(task.name for task in TASKS.values() if not task.files)} read the running Python's library."
-    )
-    train_file: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files, or tokens with "
-            "tags in CoNLL columns. Labels are those found there.",
-            "metavar": "FILE",
-        },
-    )
-    validation_file: str | None = option("With --train_file: what is scored during and after training.")
-    test_file: str | None = option("With --train_file: what is scored after training, too.")
-    text_column: str = option("With --train_file: the column of the text.", "text")
-    text_pair_column: str | None = option("With --train_file: the column of each text's partner, if rows are pairs.")
-    label_column: list[str] = field(
-        default_factory=lambda: ["label"],
-        metadata={
-            "help": "With --train_file: the column of the label; or several, each of which is a label that a row has "
-            "(1) or has not (0).",
-            "metavar": "COLUMN",
-        },
-    )
-    problem_type: str | None = option(
-        "With --train_file: what one column of labels holds: single_label_classification (a class, whatever its "
-        "values), multi_label_classification (lists of labels) or regression (numbers, learnt by squared error and "
-        "scored by R² and correlations). Default: classes; numbers that look like measurements are refused.",
-        choices=list(PROBLEMS),
-    )
-    tokens_column: str = option("With --tags_column: the column of lists of tokens.", "tokens")
-    tags_column: str | None = option(
-        "With --train_file: the column of lists of tags, one for each token, of .jsonl or .parquet files. CoNLL "
-        f"columns ({', '.join(CONLL_FORMATS)}) need no names: the token comes first, its tag last."
-    )
-    tag_scheme: str = option(
-        "What tags say: entities (O, B-PER, I-PER; also IOE, IOBES, BILOU), types (PER alone: words side by side that "
-        "have it are one entity), or words (each by itself, as parts of speech; scored by accuracy).",
-        "entities",
-        choices=list(SCHEMES),
-    )
-    variants: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What to train: plain (no multiplexing); names of demultiplexers: "
-            f"{', '.join(fastmux.DEMULTIPLEXERS)}; and, trained from scratch as plain is, shallow and narrow (plain "
-            "encoders of fewer layers, of less width) and joined (all but the first layers run on averages of N "
-            "neighbouring positions). Default: plain, index and unbind; with statements also the rivals, and no index.",
-            "metavar": "NAME",
-        },
-    )
-    recipe: str | None = option(
-        "Sizes, steps and rates: the name of a file in training/recipes, or a YAML file of your own, copied from one "
-        "of them. Default: the task's."
-    )
-    encoder: str | None = option(
-        "A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: "
-        "a BERT of the recipe's size with random weights, and a tokenizer trained on the task's text."
-    )
-    config_name: str | None = option(
-        "The config of an encoder to make anew in place of that BERT: a name in training/encoders (of a .json file), a "
-        "hub name, a folder or a file. The recipe's sizes are then its own business."
-    )
-    start_from: str = option(
-        "What the multiplexed models start from: plain, the trained encoder of the variant plain if that "
-        "is among --variants, as one would who has an encoder in use; or encoder, what plain started from.",
-        "plain",
-        choices=["plain", "encoder"],
-    )
-    groupings: int = option("Random groupings over which multiplexed models are scored.", 5)
-    throughput_seconds: float = option("Time to spend on measuring instances per second, all variants together.", 12.0)
-    resume: bool = option(
-        "Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are "
-        "kept, an interrupted one goes on from its last checkpoint.",
-        False,
-    )
+    task: str = option(StatementsTask.name, choices=list(TASKS))
+    data_dir: str | None = None
+    train_file: list[str] | None = field(default=None, metadata={"metavar": "FILE"})
+    validation_file: str | None = None
+    test_file: str | None = None
+    text_column: str = "text"
+    text_pair_column: str | None = None
+    label_column: list[str] = field(default_factory=lambda: ["label"], metadata={"metavar": "COLUMN"})
+    problem_type: str | None = option(None, choices=list(PROBLEMS))
+    tokens_column: str = "tokens"
+    tags_column: str | None = None
+    tag_scheme: str = option("entities", choices=list(SCHEMES))
+    variants: list[str] | None = field(default=None, metadata={"metavar": "NAME"})
+    recipe: str | None = None
+    encoder: str | None = None
+    config_name: str | None = None
+    start_from: str = option("plain", choices=["plain", "encoder"])
+    groupings: int = 5
+    throughput_seconds: float = 12.0
+    resume: bool = False
 
 
 @dataclass
@@ -171,10 +151,10 @@ class Settings:
     """A parsed command line.
 
     Attributes:
-        options: the program's arguments.
-        recipe: the task's recipe with what was given on the command line.
-        output_dir: as given.
-        trainer: the Trainer arguments that were given, and no others.
+        options: The program's arguments.
+        recipe: The task's recipe with what was given on the command line.
+        output_dir: The folder that was given, or None.
+        trainer: The Trainer's arguments that were given, and no others.
     """
 
     options: Options
@@ -195,8 +175,7 @@ def make_parser() -> HfArgumentParser:
     parser = HfArgumentParser(
         (Options, Recipe, TrainerArguments),
         usage="train.py [--task TASK] [--output_dir DIR] [--resume] [argument ...]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for action in parser._actions:
@@ -297,7 +276,4 @@ def _check(options: Options) -> None:
                 f"--variants {rivals[0]} is a BERT of the recipe's sizes, --config_name makes another encoder"
             )
         read_pretrained(AutoConfig, config_path(options.config_name), "--config_name")
-    if options.throughput_seconds <= 0:
-        raise ValueError(f"--throughput_seconds must be above 0, got {options.throughput_seconds}")
-    if options.groupings < 1:
-        raise ValueError(f"--groupings must be at least 1, got {options.groupings}")
+    check(options, "--")

@@ -3,122 +3,118 @@
     python training/copies.py runs/stdlib                 # prints a table, writes copies.json and copies.png in the run
 
 A group of N slots serves N // copies rows, each in several slots, and averages their logits (MUX-PLM, "ensembling").
-Every figure is over all evaluation rows: accuracy over several random groupings, instances per second over the same
-passes, the plain encoder's in between.
+Every number is over all evaluation rows: accuracy over several random groupings, instances per second through the
+library's engine, all models in turns, and the plain encoder by a forward of Hugging Face's alone as well.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
+import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
 from fastmux.files import read_json, write_json
+from fastmux.passes.timer import rates
+from training.drawing import Line, Panel, draw
+from training.engines import engine_of, plain_forward, shuffled_plan, tokens_of
 from training.features import encode_sequences
-from training.figures import measured
 from training.folders import RunFolder
+from training.formatting import for_terminal, markdown, measured
 from training.models import PLAIN
-from training.report import new_figure, save_figure
-from training.results import environment
+from training.results import Score, environment
+from training.settings import run_program
 from training.tasks import make_task
 
+#: The plain encoder without the engine, among what is timed.
+_FORWARD = ("forward", 1)
 
-def load_rows(run: RunFolder, settings: dict, data_dir: str | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The run's first evaluation split: (input_ids, attention_mask and, for pairs, token_type_ids; labels)."""
+
+def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str | None) -> dict[str, object]:
+    """What ``copies.json`` holds, but for the environment: a record for the plain encoder and for every variant and
+    number of copies.
+
+    Raises:
+        ValueError: The run is not one of a sequence task.
+    """
+    settings = read_json(run.settings)
     task = make_task(settings)
     if task.kind != "sequence":
         raise ValueError(f"{run.path} holds a run of {task.name!r}; copies are measured on sequence tasks")
-    split = next(iter(task.load(data_dir).evaluation.values()))
     tokenizer = AutoTokenizer.from_pretrained(run.model(PLAIN))
+    split = next(iter(task.load(data_dir).evaluation.values()))
     rows = encode_sequences(tokenizer, split, settings["recipe"]["max_length"])
-    padding = {"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
-    inputs = {
-        name: pad_sequence([torch.tensor(row) for row in rows[name]], True, value)
-        for name, value in padding.items()
-        if name in rows.column_names
-    }
-    return inputs, torch.tensor(rows["labels"][:])
-
-
-@torch.no_grad()
-def predict_plain(model: torch.nn.Module, rows: dict[str, torch.Tensor], batch: int) -> torch.Tensor:
-    """Logits of all rows, ``batch`` rows a pass: as many sequences as the multiplexed models' passes have."""
-    parts = zip(*(t.split(batch) for t in rows.values()), strict=True)
-    return torch.cat([model(**dict(zip(rows, part, strict=True))).logits for part in parts])
-
-
-def measure(run: RunFolder, variants: list[str], groupings: int, batch: int, data_dir: str | None) -> list[dict]:
-    """A record for the plain encoder and for every variant and number of copies."""
-    settings = read_json(run.settings)
-    rows, labels = load_rows(run, settings, data_dir)
-    n = settings["recipe"]["num_instances"]
-    plain = AutoModelForSequenceClassification.from_pretrained(run.model(PLAIN)).eval()
-    calls = {(PLAIN, 1): lambda seed: predict_plain(plain, rows, batch)}
+    tokens, labels, n = tokens_of(rows), np.asarray(rows["labels"]), settings["recipe"]["num_instances"]
+    plain = AutoModelForSequenceClassification.from_pretrained(run.model(PLAIN))
+    engines = {(PLAIN, 1): engine_of(plain, tokenizer)}
     for name in variants:
-        model = fastmux.TMuxForSequenceClassification.from_pretrained(run.model(name)).eval()
+        model = fastmux.TMuxForSequenceClassification.from_pretrained(run.model(name))
         for copies in sorted({n // distinct for distinct in range(1, n + 1)}):
-            calls[name, copies] = lambda seed, model=model, copies=copies: model.predict(
-                **rows, copies=copies, grouping="random", seed=seed, groups_per_batch=batch
-            )
-    found: dict = {key: ([], []) for key in calls}
-    for call in calls.values():
-        call(0)  # warm-up
-    for seed in range(groupings):
-        for key, call in calls.items():
-            start = time.perf_counter()
-            logits = call(seed)
-            rates, scores = found[key][0], found[key][1]
-            rates.append(len(labels) / (time.perf_counter() - start))
-            scores.append((logits.argmax(-1) == labels).double().mean().item())
-    return [
-        {
-            "variant": name,
-            "copies": copies,
-            "rows_per_group": 1 if name == PLAIN else n // copies,
-            "accuracy": statistics.fmean(scores),
-            "accuracy_std": 0.0 if name == PLAIN or groupings < 2 else statistics.stdev(scores),
-            "instances_per_second": statistics.median(rates),
-        }
-        for (name, copies), (rates, scores) in found.items()
+            engines[name, copies] = engine_of(model, tokenizer, copies)
+    calls = {key: partial(engine.run, tokens) for key, engine in engines.items()}
+    calls[_FORWARD] = partial(plain_forward, plain.eval(), tokenizer, tokens)
+    speeds = rates(calls, len(labels), repeats=groupings)
+    records = []
+    for key, engine in engines.items():
+        plans = [shuffled_plan(engine, tokens.lengths, seed) for seed in range(1 if key[0] == PLAIN else groupings)]
+        score = Score.of([float((engine.run(tokens, plan).logits.argmax(-1) == labels).mean()) for plan in plans])
+        records.append(
+            {
+                "variant": key[0],
+                "copies": key[1],
+                "rows_per_group": 1 if key[0] == PLAIN else n // key[1],
+                "accuracy": score.mean,
+                "accuracy_std": score.std,
+                "instances_per_second": speeds[key].rows_per_second,
+            }
+        )
+    return {"records": records, "forward_instances_per_second": speeds[_FORWARD].rows_per_second}
+
+
+def section(result: dict) -> Iterator[str]:
+    """``copies.json`` in Markdown, for the terminal and the page of results."""
+    yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."
+    records, forward = result["records"], result.get("forward_instances_per_second")
+    beside = {} if forward is None else {"x plain, same engine": records[0]["instances_per_second"]}
+    beside |= {} if forward is None else {"x plain, forward of Hugging Face's": forward}
+    rows = [
+        [
+            f"`{r['variant']}`",
+            str(r["copies"]),
+            str(r["rows_per_group"]),
+            measured(r["accuracy"], r["accuracy_std"]),
+            f"{r['instances_per_second']:,.0f}",
+            *(f"{r['instances_per_second'] / rate:.2f}" for rate in beside.values()),
+        ]
+        for r in records
     ]
+    yield markdown(["", "copies", "rows a pass", "accuracy", "instances/s", *beside], rows)
 
 
 def plot_copies(path: Path, records: list[dict]) -> None:
-    """Draws accuracy over instances per second, a line for each variant; records as `measure` has them."""
-    figure, axis = new_figure(figsize=(5.4, 3.8))
-    for color, name in enumerate(dict.fromkeys(record["variant"] for record in records)):
+    """Draws accuracy over instances per second, a line for each variant."""
+    lines = []
+    for name in dict.fromkeys(record["variant"] for record in records):
         own = [record for record in records if record["variant"] == name]
-        rates, scores, spread = (
-            [record[key] for record in own] for key in ("instances_per_second", "accuracy", "accuracy_std")
-        )
-        axis.errorbar(rates, scores, yerr=spread, color=f"C{color}", marker="o", capsize=3, label=name)
-        for record in own:
-            point = (record["instances_per_second"], record["accuracy"])
-            axis.annotate(f"{record['copies']}x", point, xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axis.set_xlabel("instances per second")
-    axis.set_ylabel("accuracy")
-    axis.set_title("copies of each row in a group", fontsize=10)
-    axis.grid(alpha=0.3)
-    axis.legend()
-    save_figure(figure, path)
+        points = [(record["instances_per_second"], record["accuracy"]) for record in own]
+        names = [f"{record['copies']}x" for record in own]
+        lines.append(Line(points, [record["accuracy_std"] for record in own], names, {"label": name, "marker": "o"}))
+    draw(path, "copies of each row in a group", [Panel(lines, {"xlabel": "instances/s", "ylabel": "accuracy"})])
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a finished run of train.py")
+    parser.add_argument("run", type=Path, help="the folder of a finished run of train.py")
     parser.add_argument("--variants", nargs="+", default=["index", "unbind"], metavar="NAME")
-    parser.add_argument("--groupings", type=int, default=5, help="random groupings, and repeats of the timing")
-    parser.add_argument("--batch", type=int, default=32, help="sequences that one pass of the encoder takes")
+    parser.add_argument("--groupings", type=int, default=5, help="random groupings, and turns of the timing")
     parser.add_argument("--data-dir", help="as given to train.py")
     args = parser.parse_args(argv)
     run = RunFolder(args.run)
@@ -126,25 +122,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
         if not needed.exists():
             missing = needed.relative_to(args.run)
             raise ValueError(f"{args.run} holds no {missing}; expected the folder of a finished run of train.py")
-    if args.groupings < 1 or args.batch < 1:
-        raise ValueError(f"--groupings and --batch must be at least 1, got {args.groupings} and {args.batch}")
-    records = measure(run, args.variants, args.groupings, args.batch, args.data_dir)
-    first = records[0]["instances_per_second"]
-    print(f"{'':10}{'copies':>7}{'rows/group':>12}{'accuracy':>18}{'instances/s':>13}{'x plain':>9}")
-    for r in records:
-        accuracy = measured(r["accuracy"], r["accuracy_std"])
-        rate = r["instances_per_second"]
-        print(
-            f"{r['variant']:10}{r['copies']:>7}{r['rows_per_group']:>12}{accuracy:>18}{rate:>13.0f}{rate / first:>9.2f}"
-        )
-    write_json(args.run / "copies.json", {"environment": environment(), "records": records})
-    plot_copies(args.run / "copies.png", records)
-    print(f"\nwritten: {args.run}/copies.json, copies.png")
-    return records
+    if args.groupings < 1:
+        raise ValueError(f"--groupings must be at least 1, got {args.groupings}")
+    result = measure(run, args.variants, args.groupings, args.data_dir)
+    write_json(args.run / "copies.json", {"environment": environment(), **result})
+    plot_copies(args.run / "copies.png", result["records"])
+    print("\n\n".join(map(for_terminal, section(result))) + f"\n\nwritten: {args.run}/copies.json, copies.png")
+    return result["records"]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    run_program(main)

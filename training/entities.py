@@ -22,9 +22,9 @@ def seqeval_tags(names: Sequence[str], scheme: str = "entities") -> list[str]:
     """Tags as seqeval reads them right.
 
     Args:
-        names: of the tags. By "entities" they are ``O``, and ``B-PER`` and the like: any of `_PLACES` before a type; or
-            the places alone, where there is one type. By "types" each but ``O`` is a type, and words side by side that
-            have it are one entity.
+        names: The tags' names. By "entities" they are ``O``, and ``B-PER`` and the like: any of `_PLACES` before a
+            type; or the places alone, where there is one type. By "types" each but ``O`` is a type, and words side by
+            side that have it are one entity.
         scheme: "entities" or "types".
 
     Raises:

@@ -1,13 +1,15 @@
-"""The folder of a run: where everything in it lies, and which folder a run may take."""
+"""The folder that a program writes to: where everything in it lies, and which folder may be taken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastmux.files import read_json, remove
+from fastmux.files import changes, read_json, remove
 from training.arguments import Settings
 
+#: What a folder's content was made with.
+SETTINGS = "settings.json"
 #: What `fastmux.files.replacing` leaves if its process is killed.
 _LEFTOVERS = (".*.writing-*", ".*.former-*")
 
@@ -22,7 +24,7 @@ class RunFolder:
 
     @property
     def settings(self) -> Path:
-        return self.path / "settings.json"
+        return self.path / SETTINGS
 
     @property
     def metrics(self) -> Path:
@@ -54,19 +56,38 @@ class RunFolder:
                 remove(path)
 
 
+def check_folder(folder: Path, identity: dict, before: dict | None = None) -> None:
+    """Raise ValueError for a folder that holds anything but work of the same settings.
+
+    Args:
+        identity: What must be the same for the work to go on, or to be kept.
+        before: What it was; by default what ``settings.json`` says.
+    """
+    if (folder / SETTINGS).is_file():
+        before = read_json(folder / SETTINGS) if before is None else before
+        if changed := changes(before, identity, {**before, **identity}):
+            raise ValueError(f"--output_dir {folder} holds work of other settings: {changed}. Give another folder")
+    elif not is_free(folder):
+        raise ValueError(f"--output_dir {folder} holds something else (it has no {SETTINGS}); give another folder")
+
+
+def is_free(path: Path) -> bool:
+    """Whether there is nothing in the way of a new folder."""
+    return not path.exists() or (path.is_dir() and all(any(map(p.match, _LEFTOVERS)) for p in path.iterdir()))
+
+
 def choose_folder(settings: Settings) -> RunFolder:
     """The run's folder: as given, or the latest (to resume) or the first free one below ``runs/``.
 
     Raises:
-        ValueError: nothing to resume, another run's folder, or a folder that is in use.
+        ValueError: There is nothing to resume, or the folder holds another run or is in use.
     """
     options = settings.options
     if settings.output_dir is not None:
         path = Path(settings.output_dir)
     else:
         base = Path("runs") / options.task
-        path, number = base, 1
-        latest = None
+        path, number, latest = base, 1, None
         while path.exists():
             latest, number = path, number + 1
             path = base.with_name(f"{base.name}-{number}")
@@ -75,19 +96,11 @@ def choose_folder(settings: Settings) -> RunFolder:
     folder = RunFolder(path)
     if options.resume:
         if not folder.settings.is_file():
-            raise ValueError(f"--resume: {path} holds no run (no settings.json); leave --resume out to start one")
-        before, now = _flat(read_json(folder.settings)), _flat(settings.identity())
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
-            pairs = "; ".join(f"{name} was {before.get(name)}, is {now.get(name)}" for name in changed)
-            raise ValueError(f"--resume: {path} holds a run with other settings: {pairs}")
-    elif path.exists() and (not path.is_dir() or any(not _is_leftover(entry) for entry in path.iterdir())):
+            raise ValueError(f"--resume: {path} holds no run (no {SETTINGS}); leave --resume out to start one")
+        check_folder(path, _flat(settings.identity()), _flat(read_json(folder.settings)))
+    elif not is_free(path):
         raise ValueError(f"--output_dir {path} exists and is not empty; give --resume to go on, or another folder")
     return folder
-
-
-def _is_leftover(path: Path) -> bool:
-    return any(path.match(pattern) for pattern in _LEFTOVERS)
 
 
 def _flat(settings: dict) -> dict:

@@ -22,11 +22,11 @@ class Inputs:
     """A task's data as the models take it.
 
     Attributes:
-        task: which.
-        labels: names by id.
-        tokenizer: of the pretrained encoder, or trained on the task's text.
-        train, evaluation: rows, the latter by split; see `training.features`.
-        text, held_out_text: packed rows for the retrieval warm-up, and to measure it.
+        task: The task.
+        labels: Their names by id.
+        tokenizer: The pretrained encoder's, or one that is trained on the task's text.
+        train, evaluation: Rows, the latter by split; see `training.features`.
+        text, held_out_text: Packed rows for the retrieval warm-up, and others to measure it.
     """
 
     task: Task

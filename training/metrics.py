@@ -31,8 +31,8 @@ class Measure:
     """Called with a prediction and its rows, it gives the scores by name.
 
     Attributes:
-        count: prediction and rows, in the same order -> (rows, K), what each row adds.
-        score: such counts, added up over rows, (..., K) -> scores (...) by name.
+        count: Prediction and rows, in the same order -> (rows, K), what each row adds.
+        score: Such counts, added up over rows, (..., K) -> scores (...) by name.
     """
 
     count: Callable[[EvalPrediction, Dataset], np.ndarray]
@@ -132,8 +132,8 @@ def multi_label(names: list[str], thresholds: list[float] | None = None) -> Meas
     over labels (macro), and accuracy and F1 of each label.
 
     Args:
-        names: of the labels.
-        thresholds: of each, the probability above which it is said to hold; 0.5 if None.
+        names: The labels' names.
+        thresholds: For each label the probability above which it is said to hold; 0.5 if None.
     """
     limits = np.full(len(names), 0.5) if thresholds is None else np.asarray(thresholds)
 

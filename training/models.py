@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     BertConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -32,63 +31,46 @@ PLAIN = "plain"
 SMALLER = ("shallow", "narrow")
 RIVALS = (*SMALLER, "joined")
 ALONE = (PLAIN, *RIVALS)
-#: Classes of the plain encoder by kind of task.
-PLAIN_HEADS = {
-    "sequence": AutoModelForSequenceClassification,
-    "multi_label": AutoModelForSequenceClassification,
-    "regression": AutoModelForSequenceClassification,
-    "token": AutoModelForTokenClassification,
-}
-_MUX_HEADS = {
-    "sequence": fastmux.TMuxForSequenceClassification,
-    "multi_label": fastmux.TMuxForSequenceClassification,
-    "regression": fastmux.TMuxForSequenceClassification,
-    "token": fastmux.TMuxForTokenClassification,
-}
-JOINED_HEADS = {
-    "sequence": fastmux.JoinedForSequenceClassification,
-    "multi_label": fastmux.JoinedForSequenceClassification,
-    "regression": fastmux.JoinedForSequenceClassification,
-    "token": fastmux.JoinedForTokenClassification,
-}
 
 
+def head_class(family: str, kind: str):
+    """The class of a model with a head.
+
+    Args:
+        family: "AutoModel", a plain encoder; "TMux"; or "Joined".
+        kind: Of the task: "sequence", "multi_label", "regression" or "token".
+    """
+    end = "ForTokenClassification" if kind == "token" else "ForSequenceClassification"
+    return getattr(transformers if family == "AutoModel" else fastmux, family + end)
+
+
+@dataclass(frozen=True)
 class ModelFactory:
     """Builds every model of a run.
 
-    Args:
-        recipe: sizes of the encoder, N, multiplexer, dropout, losses.
-        tokenizer: its vocabulary is the encoder's.
+    Attributes:
+        recipe: Sizes of the encoder, N, multiplexer, dropout, losses.
+        tokenizer: The encoder has its vocabulary.
         kind: "sequence", "multi_label", "regression" or "token".
-        labels: names by id.
-        encoder: hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
-        config_name: of an encoder to make anew in place of that BERT, see `config_path`.
-        start: folder of the model whose encoder the multiplexed ones start from; None: as the plain one starts.
+        labels: Their names by id.
+        encoder: The hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
+        config_name: The config of an encoder to make anew in place of that BERT, see `config_path`.
+        start: The folder of the model whose encoder the multiplexed ones start from; None to start as the plain one
+            does.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        kind: str,
-        labels: list[str],
-        *,
-        encoder: str | None,
-        config_name: str | None = None,
-        start: Path | None,
-    ):
-        self.recipe = recipe
-        self.tokenizer = tokenizer
-        self.kind = kind
-        self.encoder = encoder
-        self.config_name = config_name
-        self.start = start
-        self.labels = label_options(labels, kind)
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    kind: str
+    labels: list[str]
+    encoder: str | None = None
+    config_name: str | None = None
+    start: Path | None = None
 
     def plain(self) -> PreTrainedModel:
         """The encoder without multiplexing, with a new head."""
-        head = PLAIN_HEADS[self.kind]
-        config = self._encoder_config(self.recipe.dropout, **self.labels)
+        head = head_class("AutoModel", self.kind)
+        config = self._encoder_config(self.recipe.dropout, **label_options(self.labels, self.kind))
         if self.encoder is not None:
             return head.from_pretrained(self.encoder, config=config)
         return self._start(head.from_config(config))
@@ -96,18 +78,17 @@ class ModelFactory:
     def rival(self, variant: str) -> PreTrainedModel:
         """One of `RIVALS`, with new weights."""
         recipe = self.recipe
-        config = self._encoder_config(recipe.dropout, **self.labels)
+        config = self._encoder_config(recipe.dropout, **label_options(self.labels, self.kind))
         if variant == "shallow":
             config.num_hidden_layers = recipe.shallow_layers
         elif variant == "narrow":
             config.num_hidden_layers, config.hidden_size = recipe.narrow_layers, recipe.narrow_size
             config.intermediate_size = recipe.intermediate_size * recipe.narrow_size // recipe.hidden_size
-        model = self._start(PLAIN_HEADS[self.kind].from_config(config))
-        if variant == "joined":
-            joined = JOINED_HEADS[self.kind]
-            options = {"row_layers": recipe.joined_row_layers, "last_layers": 0}
-            return joined.from_backbone(model, recipe.num_instances, join="positions", **options)
-        return model
+        model = self._start(head_class("AutoModel", self.kind).from_config(config))
+        if variant != "joined":
+            return model
+        options = {"join": "positions", "row_layers": recipe.joined_row_layers, "last_layers": 0}
+        return head_class("Joined", self.kind).from_backbone(model, recipe.num_instances, **options)
 
     def retrieval(self, demultiplexer: str) -> fastmux.TMuxForRetrieval:
         """A multiplexed model for the warm-up. Without dropout: what it learns is exact copying."""
@@ -115,12 +96,9 @@ class ModelFactory:
 
     def task(self, demultiplexer: str, warmed_up: Path | None) -> PreTrainedModel:
         """A multiplexed model with a new task head, on what the warm-up left or on the encoder alone."""
-        head = _MUX_HEADS[self.kind]
-        options = {
-            **self.labels,
-            "retrieval_loss_weight": self.recipe.retrieval_loss_weight,
-            "retrieval_percentage": self.recipe.task_retrieval_percentage,
-        }
+        head, recipe = head_class("TMux", self.kind), self.recipe
+        options = {"retrieval_loss_weight": recipe.retrieval_loss_weight, **label_options(self.labels, self.kind)}
+        options["retrieval_percentage"] = recipe.task_retrieval_percentage
         if warmed_up is None:
             backbone = self._backbone(self.recipe.mux_dropout)
             return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
@@ -131,8 +109,8 @@ class ModelFactory:
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
-        heads = JOINED_HEADS if variant == "joined" else PLAIN_HEADS if variant in ALONE else _MUX_HEADS
-        return heads[self.kind].from_pretrained(folder)
+        family = "Joined" if variant == "joined" else "AutoModel" if variant in ALONE else "TMux"
+        return head_class(family, self.kind).from_pretrained(folder)
 
     def _mux_options(self, demultiplexer: str) -> dict[str, object]:
         return {

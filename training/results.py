@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import statistics
-from dataclasses import dataclass
+import types
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import datasets
 import torch
@@ -18,8 +20,8 @@ class Score:
     """A score over several groupings of the rows.
 
     Attributes:
-        mean, std: over the groupings; 0 for the latter if there is one grouping.
-        values: for each grouping.
+        mean, std: Over the groupings; the latter is 0 if there is one grouping.
+        values: One for each grouping.
     """
 
     mean: float
@@ -36,8 +38,8 @@ class Difference:
     """A score less the plain encoder's on the same rows.
 
     Attributes:
-        mean: the difference; of a multiplexed model, of the mean over its groupings.
-        low, high: its 95 % interval over draws of rows, see `training.scoring.difference`.
+        mean: The difference; of a multiplexed model, that of the mean over its groupings.
+        low, high: The ends of its 95 % interval over draws of rows, see `training.scoring.difference`.
     """
 
     mean: float
@@ -50,99 +52,77 @@ class StageResult:
     """A finished stage.
 
     Attributes:
-        steps: optimizer steps.
-        seconds: of training, with the evaluations within, in the process that finished it.
-        resumed_from: the step at which that process began.
-        log: the Trainer's log history: losses and evaluations by step.
+        steps: The optimizer's steps.
+        seconds: How long training and the evaluations within took the process that finished it.
+        resumed_from: The step at which that process began.
+        log: The Trainer's log history: losses and evaluations by step.
     """
 
     steps: int
     seconds: float
     resumed_from: int
-    log: list[dict]
+    log: list[dict] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The scores of a trained variant.
 
     Attributes:
-        parameters: of the task model.
-        groupings: over which the scores are; 1 for the plain encoder.
-        scores: by evaluation split and name of the score.
-        slots: by evaluation split, the task's metric of the rows that had the first slot of their groups, the second,
+        parameters: The number of the task model's parameters.
+        groupings: How many groupings the scores are of; 1 for the plain encoder.
+        scores: By evaluation split and name of the score.
+        slots: By evaluation split, the task's metric of the rows that had the first slot of their groups, the second,
             and so on; none for a model without slots.
-        thresholds: of each label, where any of them may hold, the probability above which it is said to: chosen on the
+        thresholds: Where several labels may hold, the probability above which each is said to: chosen on the
             first split, whose own scores are those of 0.5, and used for the others. None where there is nothing to
             choose.
-        retrieval_accuracy_after_warm_up, retrieval_accuracy: on held-out text, after that stage and at the end; None
+        retrieval_accuracy_after_warm_up, retrieval_accuracy: On held-out text, after that stage and at the end; None
             where there was no warm-up, or no retrieval loss beside the task's.
     """
 
     parameters: int
     groupings: int
     scores: dict[str, dict[str, Score]]
-    slots: dict[str, list[Score]]
-    thresholds: dict[str, float] | None
+    slots: dict[str, list[Score]] = field(default_factory=dict)
+    thresholds: dict[str, float] | None = None
     retrieval_accuracy_after_warm_up: Score | None
     retrieval_accuracy: Score | None
-
-    @classmethod
-    def from_dict(cls, values: dict) -> Evaluation:
-        """The inverse of `dataclasses.asdict`; what results that are kept elsewhere may lack is empty."""
-        values = {"thresholds": None, "slots": {}, **values}
-        scores = {split: {k: Score(**v) for k, v in found.items()} for split, found in values["scores"].items()}
-        slots = {split: [Score(**v) for v in found] for split, found in values["slots"].items()}
-        when = ("retrieval_accuracy_after_warm_up", "retrieval_accuracy")
-        retrieval = {key: values[key] and Score(**values[key]) for key in when}
-        return cls(**{**values, **retrieval, "scores": scores, "slots": slots})
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Forward passes, timed.
+    """Rows of full length through the library's engine, all variants in turns.
 
     Attributes:
-        instances_per_second: the median over the repeats, at the best batch size.
-        rows: of that batch.
-        relative_spread: interquartile range over median.
+        instances_per_second: The median over the turns.
+        slowest, fastest: The turns at both ends. None in results of former versions, which timed forward passes.
     """
 
     instances_per_second: float
-    rows: int
-    relative_spread: float
+    slowest: float | None = None
+    fastest: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VariantResult(Evaluation):
     """All that a run found of one variant.
 
     Attributes:
-        stages: by name, in their order: "retrieval" where there is a warm-up, "task".
-        throughput: beside the other variants, in turn.
-        ratio_to_plain: of instances per second; None where the plain encoder is no variant of the run.
-        limit: the same, if nothing but the encoder cost.
-        difference_to_plain: of the task's metric, by evaluation split; empty where the plain encoder is no variant.
+        stages: By name, in their order: "retrieval" where there is a warm-up, "task".
+        throughput: Measured in turns with the other variants.
+        ratio_to_plain: Instances per second over the plain encoder's, both through the engine; None where that is no
+            variant.
+        limit: The same ratio if nothing but the encoder took time.
+        difference_to_plain: The task's metric less the plain encoder's, by evaluation split; empty where that is no
+            variant.
     """
 
     stages: dict[str, StageResult]
     throughput: Throughput
     ratio_to_plain: float | None
     limit: float
-    difference_to_plain: dict[str, Difference]
-
-    @classmethod
-    def from_dict(cls, values: dict) -> VariantResult:
-        """As `Evaluation.from_dict`."""
-        differences = values.get("difference_to_plain", {}).items()
-        return super().from_dict(
-            {
-                **values,
-                "stages": {name: StageResult(**{"log": [], **stage}) for name, stage in values["stages"].items()},
-                "throughput": Throughput(**values["throughput"]),
-                "difference_to_plain": {split: Difference(**own) for split, own in differences},
-            }
-        )
+    difference_to_plain: dict[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,13 +130,13 @@ class RunResult:
     """``metrics.json``.
 
     Attributes:
-        task, metric: name of the task, and of the score that the table shows.
-        environment: versions and device.
-        settings: what must be the same for the run to be resumed.
-        data: labels and numbers of rows.
-        variants: by name.
-        sentences: what multiplexing bought, one for each multiplexed variant that has a plain rival.
-        seconds: of the process that finished the run.
+        task, metric: The names of the task and of the score that the table shows.
+        environment: Versions and device.
+        settings: What must be the same for the run to be resumed.
+        data: Labels and numbers of rows.
+        variants: What was found of each, by name.
+        sentences: What multiplexing bought, one for each multiplexed variant that has a plain rival.
+        seconds: How long the process took that finished the run.
     """
 
     task: str
@@ -165,18 +145,26 @@ class RunResult:
     settings: dict[str, object]
     data: dict[str, object]
     variants: dict[str, VariantResult]
-    sentences: list[str]
     seconds: float
+    sentences: list[str] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, values: dict) -> RunResult:
-        """The inverse of `dataclasses.asdict`.
 
-        Raises:
-            KeyError, TypeError: it is not what a run wrote.
-        """
-        variants = {name: VariantResult.from_dict(own) for name, own in values["variants"].items()}
-        return cls(**{"sentences": [], **values, "variants": variants})
+def of_json(kind: Any, values: Any) -> Any:
+    """The inverse of `dataclasses.asdict`, of a dataclass or of what its fields are made of. Keys that the class does
+    not have are left out, so that results of former versions are read as well.
+
+    Raises:
+        AttributeError, TypeError: The values are not those of such a class.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: of_json(hints[name], value) for name, value in values.items() if name in hints})
+    if origin in (Union, types.UnionType):
+        return None if values is None else of_json(inner[0], values)
+    if origin is dict:
+        return {key: of_json(inner[1], value) for key, value in values.items()}
+    return [of_json(inner[0], value) for value in values] if origin is list else values
 
 
 def environment() -> dict[str, object]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,45 +15,46 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 import fastmux
 from fastmux.files import read_json, replacing, write_json
+from fastmux.passes.timer import rates
 from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
+from training.engines import engine_of, tokens_of
 from training.folders import RunFolder
 from training.inputs import Inputs
 from training.metrics import accuracy, best_thresholds, multi_label, scores_of
 from training.models import ALONE, PLAIN, RIVALS, ModelFactory
 from training.report import what_it_bought
-from training.results import Difference, Evaluation, RunResult, Score, StageResult, VariantResult, environment
+from training.results import (
+    Difference,
+    Evaluation,
+    RunResult,
+    Score,
+    StageResult,
+    Throughput,
+    VariantResult,
+    environment,
+    of_json,
+)
 from training.scoring import SplitScores, difference, score_split
 from training.stages import Stage
-from training.throughput import arithmetic_limit, instances_per_second
-
-#: Batch sizes, in rows of the plain encoder and in groups of the multiplexed ones, of which throughput takes
-#: the best.
-THROUGHPUT_BATCHES = (8, 16, 32, 64)
 
 
 class Run:
     """What there is to train, and where.
 
     Args:
-        settings: the command line.
-        folder: for everything that is written.
-        inputs: what to train on.
+        settings: The command line.
+        folder: It gets everything that is written.
+        inputs: What to train on.
     """
 
     def __init__(self, settings: Settings, folder: RunFolder, inputs: Inputs):
         self.settings, self.folder, self.inputs = settings, folder, inputs
         options = settings.options
         starts_from_plain = options.start_from == PLAIN and PLAIN in options.variants
-        self.models = ModelFactory(
-            settings.recipe,
-            inputs.tokenizer,
-            inputs.task.kind,
-            inputs.labels,
-            encoder=options.encoder,
-            config_name=options.config_name,
-            start=folder.model(PLAIN) if starts_from_plain else None,
-        )
+        start = folder.model(PLAIN) if starts_from_plain else None
+        own = (settings.recipe, inputs.tokenizer, inputs.task.kind, inputs.labels)
+        self.models = ModelFactory(*own, options.encoder, options.config_name, start)
 
     def result(self, started: float) -> RunResult | None:
         """Trains, scores and times all variants, or reads what an earlier process did; None but in the main process.
@@ -62,20 +64,16 @@ class Run:
         """
         names = self.settings.options.variants
         # The plain encoder first, whatever the order given: the others may start from it.
-        trained = {name: (self.train(name), self.evaluate(name)) for name in sorted(names, key=lambda n: n != PLAIN)}
+        found = {
+            name: {"stages": self.train(name), **vars(self.evaluate(name))}
+            for name in sorted(names, key=lambda name: name != PLAIN)
+        }
         if not PartialState().is_main_process:
             return None
         say("throughput")
         speeds = self.speeds()
-        variants = {
-            name: VariantResult(
-                **vars(trained[name][1]),
-                stages=trained[name][0],
-                **speeds[name],
-                difference_to_plain=self.differences(name),
-            )
-            for name in names
-        }
+        more = {name: {**speeds[name], "difference_to_plain": self.differences(name)} for name in names}
+        variants = {name: VariantResult(**found[name], **more[name]) for name in names}
         task = self.inputs.task
         return RunResult(
             task=task.name,
@@ -117,27 +115,23 @@ class Run:
         path, counts = self.folder.scores(name), self.folder.counts(name)
         groupings = 1 if name in ALONE else self.settings.options.groupings
         if path.is_file() and counts.is_file():
-            former = Evaluation.from_dict(read_json(path))
+            former = of_json(Evaluation, read_json(path))
             if former.groupings == groupings:
                 return former
         say(f"{name}: evaluation" + (f" on {groupings} groupings" if groupings > 1 else ""))
         task = self.task_stage(name)
         model = self.models.load(name, task.model_dir)
         splits, thresholds = self._scored(name, task, model, groupings)
+        retrieves = name not in ALONE and self.settings.recipe.retrieval_loss_weight > 0
+        warmed_up = self._retrieval_accuracy(name, "retrieval") if self.retrieval_steps(name) > 0 else None
         found = Evaluation(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             groupings=groupings,
             scores={split: own.scores for split, own in splits.items()},
             slots={split: own.slots for split, own in splits.items()},
             thresholds=thresholds,
-            retrieval_accuracy_after_warm_up=(
-                self._retrieval_accuracy(name, "retrieval") if self.retrieval_steps(name) > 0 else None
-            ),
-            retrieval_accuracy=(
-                self._retrieval_accuracy(name, "task")
-                if name not in ALONE and self.settings.recipe.retrieval_loss_weight > 0
-                else None
-            ),
+            retrieval_accuracy_after_warm_up=warmed_up,
+            retrieval_accuracy=self._retrieval_accuracy(name, "task") if retrieves else None,
         )
         if PartialState().is_main_process:
             with replacing(counts) as temporary, temporary.open("wb") as file:
@@ -172,7 +166,8 @@ class Run:
             return {}
         measure, metric = self.task_stage(name).metrics, self.inputs.task.metric
         with np.load(self.folder.counts(name)) as own, np.load(self.folder.counts(PLAIN)) as plain:
-            return {split: difference(measure, metric, own[split], plain[split]) for split in own.files}
+            splits = own.files
+            return {s: difference(lambda sums: measure.score(sums)[metric], own[s], plain[s]) for s in splits}
 
     def _retrieval_accuracy(self, name: str, stage: str) -> Score:
         model = fastmux.TMuxForRetrieval.from_pretrained(self.folder.model(name, stage))
@@ -183,46 +178,42 @@ class Run:
 
     def speeds(self) -> dict[str, dict[str, object]]:
         """``throughput``, ``ratio_to_plain`` and ``limit`` of every variant."""
-        options, recipe, given = self.settings.options, self.settings.recipe, self.settings.trainer
+        options, given = self.settings.options, self.settings.trainer
         device = device_arguments(self.settings).device
         models = {name: self.models.load(name, self.folder.model(name)).to(device) for name in options.variants}
-        rows = {
-            name: [groups * (1 if name in ALONE else recipe.num_instances) for groups in THROUGHPUT_BATCHES]
-            for name in models
-        }
-        ids = torch.tensor(self.inputs.held_out_text[: max(map(max, rows.values()))]["input_ids"])
-        measured = instances_per_second(
-            models,
-            ids,
-            rows,
-            seconds=options.throughput_seconds,
-            autocast=torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None,
-        )
-        plain = measured[PLAIN].instances_per_second if PLAIN in measured else None
+        tokens = tokens_of(self.inputs.held_out_text)
+        calls = {name: partial(engine_of(m, self.inputs.tokenizer).run, tokens) for name, m in models.items()}
+        half = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None
+        rows = len(tokens.lengths)
+        with torch.autocast(device.type, half) if half else contextlib.nullcontext():
+            started = time.perf_counter()
+            rates(calls, rows, repeats=1)
+            turns = 2 * options.throughput_seconds / (time.perf_counter() - started)
+            found = rates(calls, rows, repeats=min(max(3, round(turns)), 25))
+        plain = found[PLAIN].rows_per_second if PLAIN in found else None
         return {
             name: {
-                "throughput": speed,
-                "ratio_to_plain": speed.instances_per_second / plain if plain else None,
+                "throughput": Throughput(rate.rows_per_second, rate.slowest, rate.fastest),
+                "ratio_to_plain": rate.rows_per_second / plain if plain else None,
                 "limit": self.limit(name, models[name]),
             }
-            for name, speed in measured.items()
+            for name, rate in found.items()
         }
 
     def limit(self, name: str, model: PreTrainedModel) -> float:
         """How many times faster than the plain encoder a variant is if nothing but the encoder's matrices cost."""
         recipe = self.settings.recipe
-        length, layers = recipe.max_length, recipe.num_layers
-        if name == PLAIN:
-            return 1.0
-        if name == "shallow":
-            return layers / recipe.shallow_layers
-        if name == "narrow":
-            return layers / recipe.narrow_layers * (recipe.hidden_size / recipe.narrow_size) ** 2
-        if name == "joined":
-            joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
-            alone = recipe.joined_row_layers
-            return layers * length / (alone * length + (layers - alone) * joined)
-        return arithmetic_limit(recipe.num_instances, length, model.config.prefix_length)
+        length, layers, alone = recipe.max_length, recipe.num_layers, recipe.joined_row_layers
+        joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
+        smaller = {
+            PLAIN: 1.0,
+            "shallow": layers / recipe.shallow_layers,
+            "narrow": layers / recipe.narrow_layers * (recipe.hidden_size / recipe.narrow_size) ** 2,
+            "joined": layers * length / (alone * length + (layers - alone) * joined),
+        }
+        if name in smaller:
+            return smaller[name]
+        return recipe.num_instances * length / (length + model.config.prefix_length)
 
     def retrieval_steps(self, variant: str) -> int:
         """Steps of a variant's warm-up; 0 where it has none."""
@@ -251,12 +242,10 @@ class Run:
         rate = recipe.plain_learning_rate if variant in ALONE else recipe.mux_learning_rate
         # What is faster than the plain encoder sees as many rows as the multiplexed ones: the same for all of them.
         epochs = recipe.task_epochs if variant == PLAIN else recipe.mux_task_epochs
-        sampling = "group_by_length" if recipe.group_by_length else "random"
+        sampling = {"train_sampling_strategy": "group_by_length" if recipe.group_by_length else "random"}
         return Stage(
             folder=self.folder.stage(variant, "task"),
-            arguments=self._arguments(
-                recipe.task_rows, rate, num_train_epochs=epochs, train_sampling_strategy=sampling
-            ),
+            arguments=self._arguments(recipe.task_rows, rate, num_train_epochs=epochs, **sampling),
             tokenizer=self.inputs.tokenizer,
             metrics=scores_of(task.kind, task.metric, self.inputs.labels, task.tag_scheme),
             per_position=task.kind == "token",
@@ -269,15 +258,8 @@ class Run:
             "per_device_train_batch_size": rows,
             "per_device_eval_batch_size": 32 * self.settings.recipe.num_instances,
             "learning_rate": learning_rate,
-            "lr_scheduler_type": "linear",
-            "warmup_steps": 0.1,
-            "weight_decay": 0.01,
-            "dataloader_pin_memory": torch.cuda.is_available(),
             "eval_strategy": "steps",
-            "save_strategy": "steps",
-            "save_total_limit": 1,
             "report_to": ["tensorboard"],
-            "label_names": ["labels"],
             "seed": 0,
             **others,
             **self.settings.trainer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,6 @@ from training.results import Difference, Score
 
 #: Sets of rows that are drawn for an interval.
 RESAMPLES = 2000
-_CHUNK = 100
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Predicted:
     """What a model said of all rows of a split, in one order of them.
 
     Attributes:
-        order: places, in the split, of the rows as the model saw them.
-        prediction: what it said, and the labels, in that order.
-        loss: the mean over the rows.
-        batch: rows of a pass.
+        order: The places, in the split, of the rows as the model saw them.
+        prediction: What it said, and the labels, in that order.
+        loss: The mean over the rows.
+        batch: The rows of a pass.
     """
 
     order: np.ndarray
@@ -42,10 +42,10 @@ class SplitScores:
     """The scores of a split.
 
     Attributes:
-        scores: by name, over the groupings.
-        slots: the metric of the rows that had each slot of their group, in order of the slots; none for a model that
+        scores: By name, over the groupings.
+        slots: The metric of the rows that had each slot of their group, in order of the slots; none for a model that
             has none.
-        counts: what each row adds to the metric's counts, (rows, K), the mean over groupings, in the split's order.
+        counts: What each row adds to the metric's counts, (rows, K), the mean over groupings, in the split's order.
     """
 
     scores: dict[str, Score]
@@ -59,11 +59,11 @@ def score_split(
     """Scores what a model said of a split.
 
     Args:
-        measure: what is counted.
-        metric: of its scores, the one that slots are compared by.
-        rows: the split.
-        predicted: once a grouping.
-        num_instances: slots of a group; 1 for a model that has none.
+        measure: It says what is counted.
+        metric: The score by which slots are compared.
+        rows: The split.
+        predicted: One for each grouping.
+        num_instances: The slots of a group; 1 for a model that has none.
     """
     values: dict[str, list[float]] = {}
     slots: list[list[float]] = [[] for _ in range(num_instances if num_instances > 1 else 0)]
@@ -87,22 +87,19 @@ def score_split(
     )
 
 
-def difference(measure: Measure, metric: str, own: np.ndarray, other: np.ndarray) -> Difference:
-    """A model's metric less another's on the same rows, with a 95 % interval from a paired bootstrap: rows are drawn
+def difference(score: Callable[[np.ndarray], np.ndarray], own: np.ndarray, other: np.ndarray) -> Difference:
+    """A model's score less another's on the same rows, with a 95 % interval from a paired bootstrap: rows are drawn
     anew, with both models' counts (Efron and Tibshirani, 1993, "An introduction to the bootstrap", chapters 13 and 16).
 
     The interval is that of another draw of evaluation rows, for these two trained models; another seed of the training
     is not in it.
 
     Args:
-        own, other: (rows, K) counts of `SplitScores`.
+        score: Of counts that are added up over rows: (..., K) -> (...).
+        own, other: (rows, K), what each row counts.
     """
-    rows = len(own)
-    generator = np.random.default_rng(0)
-    drawn = []
-    for _ in range(RESAMPLES // _CHUNK):
-        times = generator.multinomial(rows, np.full(rows, 1 / rows), size=_CHUNK).astype(float)
-        drawn.append(measure.score(times @ own)[metric] - measure.score(times @ other)[metric])
-    low, high = np.quantile(np.concatenate(drawn), (0.025, 0.975))
-    mean = measure.score(own.sum(0))[metric] - measure.score(other.sum(0))[metric]
-    return Difference(float(mean), float(low), float(high))
+    rows, draw = len(own), np.random.default_rng(0)
+    times = (np.bincount(draw.integers(0, rows, rows), minlength=rows) for _ in range(RESAMPLES))
+    sums = np.stack([(drawn @ own, drawn @ other) for drawn in times], 1)
+    low, high = np.quantile(score(sums[0]) - score(sums[1]), (0.025, 0.975))
+    return Difference(float(score(own.sum(0)) - score(other.sum(0))), float(low), float(high))

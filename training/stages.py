@@ -39,6 +39,17 @@ EVALUATIONS = 6
 #: Rows of such an evaluation, at most.
 CURVE_ROWS = 512
 _RESULT = "stage.json"
+#: Of the Trainer, unless a stage has others.
+_ARGUMENTS = {
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "save_strategy": "steps",
+    "save_total_limit": 1,
+    "report_to": [],
+    "label_names": ["labels"],
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
 
 
 class MuxTrainer(Trainer):
@@ -114,13 +125,13 @@ class Stage:
     """What one stage trains on.
 
     Attributes:
-        folder: of the stage: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
-        arguments: of `TrainingArguments`, without the folder and the intervals.
-        tokenizer: is saved with the model.
-        metrics: how predictions are scored.
-        per_position: whether labels are a sequence, to be padded along with the ids.
-        train, evaluation: columns input_ids, labels and, where rows differ in length, attention_mask.
-        distillation: how to learn from the logits of a teacher; training rows then have them in a column of their own.
+        folder: The stage's folder: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
+        arguments: `TrainingArguments` by name; the folder and the intervals are set here.
+        tokenizer: It is saved with the model.
+        metrics: They score the predictions.
+        per_position: Each token has a label, and labels are padded along with the ids.
+        train, evaluation: Columns input_ids, labels and, where rows differ in length, attention_mask.
+        distillation: How to learn from a teacher's logits, which training rows then have in a column.
     """
 
     folder: Path
@@ -202,16 +213,13 @@ class Stage:
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """The Trainer of this stage for a model."""
         collator = DataCollatorForTokenClassification if self.per_position else DataCollatorWithPadding
-        arguments = dict(self.arguments)
         steps = self.total_steps()
         interval = max(1, steps // EVALUATIONS)
-        for name in ("eval_steps", "save_steps"):
-            arguments.setdefault(name, interval)
-        arguments.setdefault("logging_steps", max(1, steps // 50))
+        intervals = {"eval_steps": interval, "save_steps": interval, "logging_steps": max(1, steps // 50)}
         curve_rows = self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation))))
         return MuxTrainer(
             model=model,
-            args=TrainingArguments(**arguments, output_dir=str(self.folder)),
+            args=TrainingArguments(**{**_ARGUMENTS, **intervals, **self.arguments}, output_dir=str(self.folder)),
             train_dataset=self.train,
             eval_dataset=curve_rows,
             processing_class=self.tokenizer,

@@ -1,15 +1,12 @@
-"""Tokenizers: one trained on a task's own text, or one from a BERT vocabulary file."""
+"""A tokenizer trained on a task's own text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
-
-from fastmux.lines import read_lines
+from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -57,19 +54,3 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-
-
-def load_vocabulary(path: Path, max_length: int) -> PreTrainedTokenizerFast:
-    """The lower-casing WordPiece tokenizer of a BERT vocabulary file: one entry a line, id = line number from 0.
-
-    Raises:
-        ValueError: the file is missing, is no text or lacks a special token.
-    """
-    if not path.is_file():
-        raise ValueError(f"vocabulary {path} is no file; a BERT vocabulary has one entry a line")
-    entries = list(read_lines(path))
-    missing = [token for token in SPECIAL_TOKENS if token not in entries]
-    if missing:
-        raise ValueError(f"vocabulary {path} has no entry {', '.join(missing)}; a BERT vocabulary has one a line")
-    vocab = {entry: index for index, entry in enumerate(entries)}
-    return BertTokenizerFast(vocab=vocab, do_lower_case=True, model_max_length=max_length)

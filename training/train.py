@@ -24,6 +24,7 @@ from training.regression import spread
 from training.report import write_report
 from training.results import RunResult
 from training.run import Run, device_arguments, say
+from training.settings import run_program
 from training.threads import choose_threads
 
 
@@ -83,7 +84,4 @@ def same_folder(settings: Settings) -> RunFolder:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    run_program(main)

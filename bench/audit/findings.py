@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.machine import DATASHEET
-from training.figures import markdown
+from training.formatting import markdown
 
 
 @dataclass

@@ -26,7 +26,7 @@ from bench.processes import GRACE, ROOT, environment, run
 from bench.timing import CLOCKS
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json, write_json
-from training.figures import markdown
+from training.formatting import markdown
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
 #: The microseconds of these are recorded beside an implementation's own.

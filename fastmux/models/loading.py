@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 
@@ -16,7 +16,8 @@ def read_pretrained(auto: Any, name: str | PathLike, what: str, **options) -> An
     Raises:
         ValueError: there is nothing of that name, or it is damaged.
     """
-    if (missing := _missing(name)) is not None:
+    config_file = auto is AutoConfig and Path(name).is_file()
+    if not config_file and (missing := _missing(name)) is not None:
         raise ValueError(f"{what} {str(name)!r} cannot be loaded: {missing}")
     try:
         return auto.from_pretrained(name, **options)

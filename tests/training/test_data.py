@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import Dataset
-from transformers import EvalPrediction
+from transformers import BertTokenizerFast, EvalPrediction
 
 from training import features
 from training.features import encode_sequences, encode_tokens, pack_rows
@@ -29,7 +29,7 @@ from training.tasks.stdlib_corpus import (
     stdlib_root,
     words_of,
 )
-from training.tokenization import SPECIAL_TOKENS, load_vocabulary, train_tokenizer
+from training.tokenization import SPECIAL_TOKENS, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("FASTMUX_DATA")
@@ -122,8 +122,6 @@ def test_corpus_without_source_is_refused(tmp_path):
     (tmp_path / "only" / "m.py").write_text("x = 1\n" * 100)
     with pytest.raises(ValueError, match=r"holds 1 package\(s\)"):
         build_stdlib_corpus(root=tmp_path)
-    with pytest.raises(ValueError, match="num_packages must be at least 2, got 1"):
-        build_stdlib_corpus(num_packages=1)
 
 
 def test_passages_are_whole_lines_of_bounded_length():
@@ -139,24 +137,6 @@ def test_tokenizer_gives_back_lower_case_text(tokenizer):
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "import the module"
     assert len(tokenizer) == 1000
-
-
-def test_vocabulary_file_gives_its_own_ids(tmp_path):
-    path = tmp_path / "vocab.txt"
-    entries = ["[PAD]", "the", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "##s"]
-    path.write_text("\n".join(entries) + "\n", encoding="utf-8")
-    tokenizer = load_vocabulary(path, max_length=16)
-    assert tokenizer("The films zzz")["input_ids"] == [3, 1, 6, 7, 2, 4]
-    # What other readers take for the end of a line is an entry here, and moves no id.
-    path.write_text("\n".join(["\u2028", "a\x0cb", "\x85", "\u2029", "\x0b", *entries]), encoding="utf-8")
-    vocabulary = load_vocabulary(path, max_length=16).get_vocab()
-    assert [vocabulary[entry] for entry in ("\u2028", "a\x0cb", "\x85", "\u2029", "\x0b", "[PAD]", "##s")] == [
-        *range(6),
-        12,
-    ]
-    path.write_text("[PAD]\nthe\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"no entry \[UNK\], \[CLS\], \[SEP\], \[MASK\]"):
-        load_vocabulary(path, max_length=16)
 
 
 def test_packed_rows_hold_the_text_in_order(tokenizer):
@@ -244,7 +224,8 @@ def test_cut_words_are_scored_as_missed(tokenizer):
 def test_all_entities_of_the_test_set_are_scored():
     """All of the 5,648 entities count: a perfect model misses those that were cut."""
     names, length = Conll2003Task.labels, 96
-    tokenizer = load_vocabulary(Path(DATA) / "tokenizer" / "bert-base-uncased-vocab.txt", max_length=length)
+    entries = (Path(DATA) / "tokenizer" / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8").split("\n")
+    tokenizer = BertTokenizerFast(vocab={entry: number for number, entry in enumerate(entries[:-1])})
     rows = encode_tokens(tokenizer, read_conll(Path(DATA) / "conll2003" / "test.txt", names), length)
     labels = np.full((len(rows), length), -100)
     for padded, row in zip(labels, rows["labels"], strict=True):

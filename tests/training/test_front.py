@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -13,11 +14,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast, TrainingArguments
 
+from fastmux.passes.engine import Engine
+from fastmux.passes.plan import Layout
 from training import front
 from training.fronts.candidates import Candidate, read_candidates
 from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Entry, Measure
-from training.fronts.report import margin, on_front, sentence
+from training.fronts.measure import Contestant, Measure, Point
+from training.fronts.verdict import margin, on_front, sentence
 from training.results import Score
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -85,7 +88,7 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
     again = front.main(arguments(files, task, out))
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")} == weights
     assert [e["score"] for e in again["entries"]] == [e["score"] for e in result["entries"]]
-    with pytest.raises(ValueError, match="holds a run with other arguments: seed was 0, is 1"):
+    with pytest.raises(ValueError, match="holds work of other settings: seed was 0, is 1"):
         front.main(arguments(files, task, out, "--seed", "1"))
 
 
@@ -127,12 +130,13 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
         ("a: {row_layer: 1}", "there is no 'row_layer' in a candidate; the closest is 'row_layers'"),
         ("a: {joined_layers: [3]}", "a: the encoder has 4 layers"),
         ("a: {learn: nothing}", "a: learn is 'nothing', expected one of 'distilled'"),
-        ("a: {masked_epochs: 1, learn: labels}", "masked_epochs is 1, expected at least 0, and 0 unless"),
+        ("a: {masked_epochs: 1, learn: labels}", "masked_epochs is 1.0, expected 0, as learn is 'labels'"),
         ("a: {num_instances: 2, learn: labels}", "are for plain encoders"),
         ("a: {vectors: unit}", "vectors is 'unit', expected one of 'signs'"),
         ("a: {start: b}", "start is 'b', expected a candidate that comes before"),
         ("original: {}", "is the name of the original"),
-        ("[1, 2]", "must have entries"),
+        ("[1, 2]", "must have lines 'key: value'"),
+        ("a: 3", "a must be of type dict, got 3"),
         ("a: [", "is not YAML"),
     ],
 )
@@ -164,69 +168,71 @@ def test_the_files_that_come_along_suit_six_layers(name):
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)
 
 
-def entry(name: str, score: float, rate: float, multiplexed: bool = False) -> Entry:
-    return Entry(name, multiplexed, False, Score.of([score]), 1.0, rate, rate, parameters=1)
+def point(name: str, score: float, rate: float, multiplexed: bool = False) -> Point:
+    return Point(name, multiplexed, False, Score.of([score]), 1.0, rate, rate, rate, parameters=1)
 
 
 def test_the_front_is_what_no_other_beats():
-    entries = [entry("original", 0.9, 1.0), entry("cut", 0.8, 3.0), entry("worse", 0.7, 2.0)]
+    entries = [point("original", 0.9, 1.0), point("cut", 0.8, 3.0), point("worse", 0.7, 2.0)]
     assert [on_front(e, entries) for e in entries] == [True, True, False]
-    between = entry("mux", 0.85, 2.0, multiplexed=True)
+    between = point("mux", 0.85, 2.0, multiplexed=True)
     won, rival = margin(between, entries)
     assert won == pytest.approx(0.05) and rival.name == "cut"
     assert sentence([*entries, between]) == (
         "On the front: mux (0.8500 at 2.00 x), 5.0 points above cut (0.8000 at 3.00 x)."
     )
-    assert "faster than every plain model" in sentence([*entries, entry("mux", 0.5, 9.0, multiplexed=True)])
-    behind = sentence([*entries, entry("mux", 0.79, 2.5, multiplexed=True)])
+    assert "faster than every plain model" in sentence([*entries, point("mux", 0.5, 9.0, multiplexed=True)])
+    behind = sentence([*entries, point("mux", 0.79, 2.5, multiplexed=True)])
     assert behind == (
         "No T-MUX is on the front: the nearest, mux (0.7900 at 2.50 x), is 1.0 points behind cut (0.8000 at 3.00 x), "
         "which is as fast or faster."
     )
 
 
-class Known(torch.nn.Module):
+class Known:
     """Answers with the logits that belong to a row's only word."""
 
-    device = torch.device("cpu")
+    num_instances, layout, num_labels, per_token, pad_token_id = 1, Layout(), 2, False, 0
+    problem_type = "single_label_classification"
 
-    def __init__(self, logits: torch.Tensor):
-        super().__init__()
+    def __init__(self, logits: np.ndarray):
         self.logits = logits
 
-    def forward(self, input_ids, attention_mask):
-        return type("Output", (), {"logits": self.logits[input_ids[:, 0]]})
+    def start(self, inputs):
+        return lambda: self.logits[inputs["input_ids"][:, 0]]
+
+    def ready(self):
+        return contextlib.nullcontext()
 
 
-def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
-    """Where the model is unsure it is wrong: sending those rows on gives the original's labels, and its score."""
-    rows = 40
-    truth = torch.tensor([[3.0, 0.0], [0.0, 3.0]]).repeat(rows // 2, 1)
-    said = truth.clone()
-    unsure = torch.arange(rows) % 8 == 0
-    said[unsure] = said[unsure].flip(-1) * 0.1
-    data = Dataset.from_dict(
-        {
-            "input_ids": [[i] for i in range(rows)],
-            "attention_mask": [[1]] * rows,
-            "length": [1] * rows,
-            "labels": truth.argmax(-1).tolist(),
-        }
-    )
-    pad = BertTokenizerFast(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4})
+def known_answers(rows: int = 40) -> tuple[Measure, Contestant, Contestant, np.ndarray]:
+    """An original, and a model that is unsure, and wrong, of each eighth row."""
+    truth = np.tile(np.array([[3.0, 0.0], [0.0, 3.0]], np.float32), (rows // 2, 1))
+    unsure = np.arange(rows) % 8 == 0
+    said = np.where(unsure[:, None], truth[:, ::-1] * 0.1, truth)
+    data = Dataset.from_dict({"input_ids": [[i] for i in range(rows)], "labels": truth.argmax(-1).tolist()})
 
     def metric(prediction, rows):
         return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
 
-    measure = Measure(pad, data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
-    original, model = Known(truth), Known(said)
-    contestants = {"original": Contestant([original]), "m": Contestant([model], cascade=True)}
-    found = {e.name: e for e in measure(contestants, original)}
-    assert found["m"].score.mean == found["m"].agreement == pytest.approx(1 - unsure.float().mean().item())
+    measure = Measure(data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
+    original, model = (Contestant([Engine(Known(logits), 64)], 1, cascade=logits is said) for logits in (truth, said))
+    return measure, original, model, unsure
+
+
+def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
+    """Where the model is unsure it is wrong: sending those rows on gives the original's labels, and its score."""
+    measure, original, model, unsure = known_answers()
+    timed = []
+    found = {p.name: p for p in measure({"original": original, "m": model}, timed.append)}
+    assert found["m"].score.mean == found["m"].agreement == pytest.approx(1 - unsure.mean())
     assert found["m + original"].score.mean == found["m + original"].agreement == 1.0
-    assert found["m + original"].fallback == pytest.approx(unsure.float().mean().item())
+    assert found["m + original"].fallback == pytest.approx(unsure.mean())
     for first, second in measure.halves:
-        assert not set(first) & set(second) and len(first) + len(second) == rows
+        assert not set(first) & set(second) and len(first) + len(second) == len(unsure)
+    # Speed is beside the original through the same engine, and beside a forward without it, on the same rows.
+    assert found["original"].speed_up == 1.0 and found["m"].speed_up_forward > 0
+    assert {len(tokens.lengths) for tokens in timed} == {10}
 
 
 def test_masked_words_teach_the_encoder_and_nothing_else(files, tmp_path):

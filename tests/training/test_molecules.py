@@ -86,7 +86,7 @@ def test_a_union_has_the_bonds_of_its_molecules(folder):
         ("C(C,1,1", r"line 12: 'smiles' is no molecule: 'C\(C'"),
         ("[Na+].[Cl-],1,1", r"line 12: '\[Na\+\]\.\[Cl-\]' has 2 atoms and no bond between any two"),
         ("CC,soluble,1", r"line 12: 'measured.*' must be a number, got 'soluble'"),
-        ("CC,nan,1", r"must be a number, got 'nan'"),
+        ("CC,nan,1", r"has no label, but 'nan'"),
         ("CC,1", r"line 12 must have 3 columns"),
     ],
 )

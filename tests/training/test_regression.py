@@ -57,7 +57,7 @@ def test_splits_are_scored_by_slot_and_beside_another_model():
 
     a, b = scored(near), scored(far)
     assert a.scores["r2"].mean == pytest.approx(r2_score(true, near)) and len(a.slots) == 2
-    found = difference(regression, "r2", a.counts, b.counts)
+    found = difference(lambda sums: regression.score(sums)["r2"], a.counts, b.counts)
     assert found.mean == pytest.approx(r2_score(true, near) - r2_score(true, far))
     assert 0 < found.low < found.mean < found.high
 

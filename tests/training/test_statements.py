@@ -164,7 +164,7 @@ def test_the_embedded_default_from_end_to_end(library, tmp_path, capsys):
         assert found["retrieval_accuracy"] is None and found["groupings"] == 1
         assert found["limit"] == pytest.approx(limits[name])
         assert 0 < found["scores"]["validation"]["accuracy"]["mean"] < 1
-        line = next(line for line in printed.splitlines() if line.startswith(f"{name} "))
+        line = next(line for line in printed.splitlines() if line.startswith((f"{name} ", f"`{name}` ")))
         assert line.split()[-1] == f"{limits[name]:.2f}"
     shallow, narrow = (
         AutoModelForTokenClassification.from_pretrained(folder / name / "task/model").config
@@ -203,7 +203,9 @@ def test_rivals_that_are_none_are_refused(arguments, message):
 def test_what_multiplexing_bought_is_said_beside_the_plain_encoder_of_its_speed():
     def variant(accuracy: float, speed: float) -> VariantResult:
         scores = {"validation": {"accuracy": Score.of([accuracy])}}
-        return VariantResult(1, 1, scores, {}, {}, None, None, {}, Throughput(speed, 8, 0.0), None, 1.0, {})
+        retrieval = {"retrieval_accuracy_after_warm_up": None, "retrieval_accuracy": None}
+        figures = {"throughput": Throughput(speed), "ratio_to_plain": None, "limit": 1.0}
+        return VariantResult(parameters=1, groupings=1, scores=scores, stages={}, **retrieval, **figures)
 
     variants = {"plain": variant(0.8, 100), "shallow": variant(0.7, 190), "narrow": variant(0.6, 420)}
     variants |= {"joined": variant(0.75, 200), "unbind": variant(0.55, 400)}

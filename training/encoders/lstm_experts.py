@@ -18,10 +18,10 @@ from fastmux.models.encoders import ModuleEncoderConfig
 
 class LstmExpertsConfig(ModuleEncoderConfig):
     """Attributes:
-    embedding_size, hidden_size: of words and of the states that are handed on; equal, for they are added.
-    lstm_size: of each direction.
-    num_experts: linear maps of a position's LSTM states, weighted by a gate; 0 for one map and no gate.
-    dropout: of words and of the LSTM's states.
+    embedding_size, hidden_size: The widths of words and of states; equal, for both are added.
+    lstm_size: The LSTM's width in each direction.
+    num_experts: The linear maps of a position's LSTM states, weighted by a gate; 0 for one map and no gate.
+    dropout: Dropout of words and of the LSTM's states.
     """
 
     model_type = "lstm_experts"

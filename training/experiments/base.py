@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmux import Multiplexed
+from training.settings import check
 
 #: Columns of rows by name: tensors with as many rows each.
 Rows = dict[str, Tensor]
@@ -22,13 +24,11 @@ class Metric:
     """A score, the mean of what `Experiment.measure` says of each row.
 
     Attributes:
-        name: in tables.
-        higher_is_better: or lower, as of errors.
-        of_mean: makes the score of the mean: `math.sqrt` where rows have squared errors.
+        name: Its name in tables.
+        of_mean: Makes the score of the mean: `math.sqrt` where rows have squared errors.
     """
 
     name: str
-    higher_is_better: bool = True
     of_mean: Callable[[float], float] = float
 
 
@@ -37,8 +37,8 @@ class Multiplexing:
     """How rows share a pass: the arguments of `fastmux.Multiplexed` that a recipe has.
 
     Attributes:
-        num_instances: N.
-        multiplexer, multiplexer_options, demultiplexer, demultiplexer_options: as there.
+        num_instances: N, the rows that share a pass.
+        multiplexer, multiplexer_options, demultiplexer, demultiplexer_options: See there.
     """
 
     num_instances: int = 1
@@ -56,8 +56,8 @@ class Fit(Protocol):
     """What `Experiment.train` trains with.
 
     Attributes:
-        folder: of the cell, for pictures.
-        train, test: the rows; the test rows to time a network on, or the like, and never to choose by.
+        folder: The cell's folder, for pictures.
+        train, test: The rows. Time a network on the test rows, or the like, and never choose by them.
     """
 
     folder: Path
@@ -74,17 +74,17 @@ class Fit(Protocol):
 
 class Experiment(ABC):
     """An experiment. A subclass is a frozen dataclass whose fields, with defaults, are what its recipes may set: sizes,
-    kinds of network. See docs/experiments.md.
+    kinds of network; `training.settings.check` says how it names the values that are allowed. See docs/experiments.md.
 
     Attributes:
-        name: in recipes.
-        inputs: columns of the rows that the network is called with, in their order.
-        metrics: what `measure` measures; the first is what tables and plots show.
-        splits_by_seed: whether a seed draws the split into training and test rows, as where rows are few; otherwise
+        name: Its name in recipes.
+        inputs: The columns of the rows that the network is called with, in their order.
+        metrics: What `measure` measures; the first is what tables and plots show.
+        splits_by_seed: A seed draws the split into training and test rows, as where rows are few; otherwise
             the test rows are the same for every seed.
-        slots: whether the rows of a batch share passes, N neighbours each; otherwise a row has its companions in
+        slots: The rows of a batch share passes, N neighbours each; otherwise a row has its companions in
             itself, and one order of the test rows is enough.
-        over: a figure that `train` returns, such as speed, to stand on the plot's horizontal axis, where a line is an N
+        over: A figure that `train` returns, such as speed, to stand on the plot's horizontal axis, where a line is an N
             and a point a variant; by default that axis is N, and a line is a variant.
     """
 
@@ -94,17 +94,21 @@ class Experiment(ABC):
     splits_by_seed: ClassVar[bool] = False
     slots: ClassVar[bool] = True
     over: ClassVar[str | None] = None
+    limits: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self):
+        check(self)
 
     @abstractmethod
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         """Training and test rows.
 
         Args:
-            data_dir: folder with the experiment's files, or with a subfolder that holds them.
-            seed: draws whatever is drawn of the data.
+            data_dir: The folder with the experiment's files, or with a subfolder that holds them.
+            seed: It draws whatever is drawn of the data.
 
         Raises:
-            ValueError: a file is missing or malformed; the message says which and what is expected.
+            ValueError: A file is missing or malformed; the message says which and what is expected.
         """
 
     @abstractmethod
@@ -112,7 +116,7 @@ class Experiment(ABC):
         """A new network, called with the columns `inputs` of B rows; with N = 1 it is the plain one.
 
         Raises:
-            ValueError: options that do not fit one another.
+            ValueError: The options do not fit one another.
         """
 
     @abstractmethod
@@ -136,6 +140,24 @@ class Experiment(ABC):
         """
         fit()
         return {}
+
+
+def convolution(inner: int, outer: int, size: int, stride: int = 1) -> nn.Sequential:
+    """A convolution that keeps the image's size, or divides it by the stride; BatchNorm; ReLU."""
+    layer = nn.Conv2d(inner, outer, size, stride=stride, padding=size // 2)
+    return nn.Sequential(layer, nn.BatchNorm2d(outer), nn.ReLU())
+
+
+def select(rows: Rows, index: Tensor | slice) -> Rows:
+    """Some of the rows."""
+    return {name: column[index] for name, column in rows.items()}
+
+
+def draw_split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The places of the rows to train on, and of a share of them to test on, at least one."""
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
+    tests = max(1, round(share * rows))
+    return order[tests:], order[:tests]
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:

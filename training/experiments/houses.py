@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import functools
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, draw_split, select
+from training.settings import option
 from training.tasks.readers import find_files
 
 PHOTOS, SIDE = 4, 64
@@ -30,13 +32,13 @@ ZIP_CODES, LEAST_HOUSES = 32, 3
 class Houses(Experiment):
     """Attributes:
     sees: "photos and numbers", "photos" or "numbers".
-    channels: of the convolutions; the first one is each house's own, behind it N houses share a pass.
-    hidden_size: of the MLP, and of what either branch gives the last layer.
-    zip_size: of a zip code's embedding.
-    dropout: of whole channels behind the first convolution, and before the last layer.
+    channels: Those of the convolutions. The first one is each house's own; behind it N houses share a pass.
+    hidden_size: The width of the MLP, and of what either branch gives the last layer.
+    zip_size: The width of a zip code's embedding.
+    dropout: Dropout of whole channels behind the first convolution, and of features before the last layer.
     """
 
-    sees: str = SEES[0]
+    sees: str = option(default=SEES[0], choices=SEES)
     channels: int = 32
     hidden_size: int = 64
     zip_size: int = 8
@@ -44,12 +46,8 @@ class Houses(Experiment):
 
     name = "houses"
     inputs = ("photos", "numbers", "zip")
-    metrics = (Metric("MAE", higher_is_better=False), Metric("MAPE", higher_is_better=False))
+    metrics = (Metric("MAE"), Metric("MAPE"))
     splits_by_seed = True
-
-    def __post_init__(self):
-        if self.sees not in SEES:
-            raise ValueError(f"sees is {self.sees!r}, expected one of {', '.join(map(repr, SEES))}")
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         return prepare(*read_houses(data_dir), seed)
@@ -75,26 +73,10 @@ class HouseNetwork(nn.Module):
         channels, hidden, sees = experiment.channels, experiment.hidden_size, experiment.sees
         self.photos = self.numbers = None
         if "photos" in sees:
-            body = nn.Sequential(
-                *(
-                    layer
-                    for _ in range(2)
-                    for layer in (
-                        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-                        nn.BatchNorm2d(channels),
-                        nn.ReLU(),
-                    )
-                ),
-                nn.Flatten(),
-                nn.Linear(channels * (SIDE // SQUARE // 8) ** 2, hidden),
-                nn.ReLU(),
-            )
-            stem = nn.Sequential(
-                nn.Conv2d(3 * PHOTOS, channels, 5, stride=2, padding=2),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(),
-                nn.Dropout2d(experiment.dropout),
-            )
+            deeper = (convolution(channels, channels, 3, stride=2) for _ in range(2))
+            last = nn.Linear(channels * (SIDE // SQUARE // 8) ** 2, hidden)
+            body = nn.Sequential(*deeper, nn.Flatten(), last, nn.ReLU())
+            stem = nn.Sequential(convolution(3 * PHOTOS, channels, 5, stride=2), nn.Dropout2d(experiment.dropout))
             self.photos = multiplexing.wrap(body, channels, out_width=hidden, stem=stem)
         if "numbers" in sees:
             self.zip = nn.Embedding(1 + ZIP_CODES, experiment.zip_size)
@@ -124,18 +106,14 @@ def errors(price: Tensor, true: Tensor) -> Rows:
 
 def prepare(images: np.ndarray, features: np.ndarray, price: np.ndarray, seed: int) -> tuple[Rows, Rows]:
     """Training and test rows of a split that the seed draws; everything is scaled by the training rows alone."""
-    order = np.random.default_rng(seed).permutation(len(price))
-    tests = max(1, round(TEST_SHARE * len(price)))
-    test, train = order[:tests], order[tests:]
-
+    train, test = draw_split(len(price), TEST_SHARE, seed)
     photos = torch.from_numpy(images).to(torch.float32).permute(0, 1, 4, 2, 3).flatten(1, 2)
     photos = nn.functional.avg_pool2d(photos, SQUARE)
     # Rooms are counted, areas are told apart by ratios.
     numbers = torch.from_numpy(np.column_stack([features[:, :2], np.log(features[:, 2])]).astype(np.float32))
-    codes, houses = np.unique(features[train, 3], return_counts=True)
-    most = sorted(zip(codes, houses, strict=True), key=lambda found: -found[1])[:ZIP_CODES]
-    kept = [code for code, number in most if number >= LEAST_HOUSES]
-    places = {code: place for place, code in enumerate(kept, 1)}
+    # Of as many houses, the lower code comes first.
+    most = Counter(sorted(features[train.numpy(), 3])).most_common(ZIP_CODES)
+    places = {code: place for place, (code, houses) in enumerate(most, 1) if houses >= LEAST_HOUSES}
     zips = torch.tensor([places.get(code, 0) for code in features[:, 3]])
     logarithm = torch.from_numpy(np.log(price))
     scales = {"center": logarithm[train].mean(), "scale": logarithm[train].std()}
@@ -146,7 +124,7 @@ def prepare(images: np.ndarray, features: np.ndarray, price: np.ndarray, seed: i
         "price": torch.from_numpy(price),
         **{name: value.expand(len(price)) for name, value in scales.items()},
     }
-    return tuple({name: column[torch.from_numpy(part)] for name, column in rows.items()} for part in (train, test))
+    return select(rows, train), select(rows, test)
 
 
 @functools.lru_cache(maxsize=1)
@@ -168,13 +146,10 @@ def read_houses(data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ValueError(f"{path} has no array {', '.join(sorted(missing))}; expected {layout}")
     images, features, price = arrays["images"], arrays["features"], arrays["price"].astype(np.float32)
     houses = len(price)
-    for name, array, shape in (
-        ("images", images, (houses, PHOTOS, SIDE, SIDE, 3)),
-        ("features", features, (houses, len(FEATURES))),
-        ("price", price, (houses,)),
-    ):
-        if array.shape != shape:
-            raise ValueError(f"{path}: {name} has shape {array.shape}, expected {shape}")
+    shapes = {"images": (houses, PHOTOS, SIDE, SIDE, 3), "features": (houses, len(FEATURES)), "price": (houses,)}
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, expected {shape}")
     for what, column in (("price", price), ("area", features[:, 2])):
         if len(bad := np.flatnonzero(~(column > 0))):
             raise ValueError(f"{path}: the {what} of house {bad[0]} is {column[bad[0]]}, expected a number above 0")

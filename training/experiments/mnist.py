@@ -7,23 +7,22 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmux.modules import IMAGE_MULTIPLEXERS
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, right
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
+from training.settings import option
 from training.tasks.readers import find_files
 
 SIDE = 28
 CLASSES = 10
 FILES = {
-    "train images": ("train-images-idx3-ubyte",),
-    "train labels": ("train-labels-idx1-ubyte",),
-    "test images": ("t10k-images-idx3-ubyte",),
-    "test labels": ("t10k-labels-idx1-ubyte",),
+    f"{split} {what}": (f"{name}-{what}-idx{dimensions}-ubyte",)
+    for split, name in (("train", "train"), ("test", "t10k"))
+    for what, dimensions in (("images", 3), ("labels", 1))
 }
 #: Of the training images' pixels, from 0 to 1.
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -35,22 +34,17 @@ class Mnist(Experiment):
     network: "mlp", two hidden layers on the flattened image; "cnn", two convolutions and a hidden layer, as a
         multiplexer of images or of pixels is put before; "stem", one wide convolution a row, behind which rows are
         bound channel by channel, and two convolutions on what they share.
-    hidden_size: of the MLP, and of the hidden layer behind convolutions.
-    channels: of the CNN's second convolution, the first has half; of the stem.
+    hidden_size: The width of the MLP's layers, and of the hidden layer behind convolutions.
+    channels: Those of the CNN's second convolution, of which the first has half; and of the stem.
     """
 
-    network: str = "cnn"
+    network: str = option(default="cnn", choices=("mlp", "cnn", "stem"))
     hidden_size: int = 128
     channels: int = 32
 
     name = "mnist"
     inputs = ("image",)
     metrics = (Metric("accuracy"),)
-    networks: ClassVar[tuple[str, ...]] = ("mlp", "cnn", "stem")
-
-    def __post_init__(self):
-        if self.network not in self.networks:
-            raise ValueError(f"network is {self.network!r}, expected one of {', '.join(map(repr, self.networks))}")
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         return read_mnist(data_dir)
@@ -77,17 +71,10 @@ class Mnist(Experiment):
 
     def _cnn(self) -> nn.Module:
         inner = self.channels // 2
-        return nn.Sequential(
-            nn.Conv2d(1, inner, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(inner, self.channels, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(self.channels * (SIDE // 4) ** 2, self.hidden_size),
-            nn.ReLU(),
-        )
+        first, second = nn.Conv2d(1, inner, 5, padding=2), nn.Conv2d(inner, self.channels, 5, padding=2)
+        last = nn.Linear(self.channels * (SIDE // 4) ** 2, self.hidden_size)
+        pool, relu = nn.MaxPool2d(2), nn.ReLU()
+        return nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), last, relu)
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return nn.functional.cross_entropy(outputs, rows["label"])
@@ -102,19 +89,9 @@ def stem_and_body(channels: int, hidden_size: int) -> tuple[nn.Module, nn.Module
     Normalisation comes behind the binding, where it costs one row in N.
     """
     stem = nn.Sequential(nn.Conv2d(1, channels, 5, stride=2, padding=2), nn.ReLU())
-    body = nn.Sequential(
-        nn.BatchNorm2d(channels),
-        nn.Conv2d(channels, channels, 3, padding=1),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(channels * (SIDE // 4) ** 2, hidden_size),
-        nn.ReLU(),
-    )
-    return stem, body
+    first, second = convolution(channels, channels, 3), convolution(channels, channels, 3, stride=2)
+    last = nn.Linear(channels * (SIDE // 4) ** 2, hidden_size)
+    return stem, nn.Sequential(nn.BatchNorm2d(channels), first, second, nn.Flatten(), last, nn.ReLU())
 
 
 @functools.lru_cache(maxsize=1)
@@ -129,18 +106,14 @@ def read_mnist(data_dir: str) -> tuple[Rows, Rows]:
     for split in ("train", "test"):
         image, label = read_idx(paths[f"{split} images"], 3), read_idx(paths[f"{split} labels"], 1)
         if image.shape[1:] != (SIDE, SIDE):
-            raise ValueError(
-                f"{paths[f'{split} images']}: images of {image.shape[1]}x{image.shape[2]} pixels, "
-                f"expected {SIDE}x{SIDE}"
-            )
+            size = "x".join(map(str, image.shape[1:]))
+            raise ValueError(f"{paths[f'{split} images']}: images of {size} pixels, expected {SIDE}x{SIDE}")
         if len(image) != len(label):
             raise ValueError(f"{paths[f'{split} labels']}: {len(label)} labels for {len(image)} images")
         if len(label) and label.max() >= CLASSES:
             raise ValueError(f"{paths[f'{split} labels']}: label {label.max()}, expected 0 to {CLASSES - 1}")
-        pixels = torch.from_numpy(image).to(torch.float32)[:, None]
-        found.append(
-            {"image": pixels.div_(255).sub_(MEAN).div_(DEVIATION), "label": torch.from_numpy(label).to(torch.int64)}
-        )
+        pixels = torch.from_numpy(image).to(torch.float32)[:, None].div_(255).sub_(MEAN).div_(DEVIATION)
+        found.append({"image": pixels, "label": torch.from_numpy(label).to(torch.int64)})
     return found[0], found[1]
 
 
@@ -158,9 +131,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     start = 4 * (1 + dimensions)
     magic = bytes([0, 0, 8, dimensions])
     if content[:4] != magic or len(content) < start:
-        raise ValueError(
-            f"{path} starts with {content[:4].hex()}, expected {magic.hex()}, IDX of {dimensions} dimensions"
-        )
+        wanted = f"{magic.hex()}, IDX of {dimensions} dimensions"
+        raise ValueError(f"{path} starts with {content[:4].hex()}, expected {wanted}")
     shape = np.frombuffer(content, ">u4", dimensions, offset=4).tolist()
     if len(content) - start != int(np.prod(shape)):
         raise ValueError(f"{path} says it holds {shape} bytes, and holds {len(content) - start}")

@@ -10,13 +10,12 @@ import functools
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmux.distribution import install_line
 from fastmux.modules.groups import group
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, select
 from training.tasks.readers import find_files, read_table
 
 SMILES, TARGET = "smiles", "measured.log.solubility.in.mols.per.litre"
@@ -32,9 +31,9 @@ PAD = -1
 @dataclass(frozen=True)
 class Molecules(Experiment):
     """Attributes:
-    hidden_size: features of an atom.
-    num_heads: of the graph attention.
-    dropout: before the last layer.
+    hidden_size: The features of an atom.
+    num_heads: The heads of the graph attention.
+    dropout: Dropout before the last layer.
     """
 
     hidden_size: int = 96
@@ -44,28 +43,23 @@ class Molecules(Experiment):
     name = "esol"
     inputs = ("atoms", "ends", "bonds")
     metrics = (
-        Metric("rmse", higher_is_better=False, of_mean=math.sqrt),
-        Metric("mae", higher_is_better=False),
+        Metric("rmse", of_mean=math.sqrt),
+        Metric("mae"),
     )
     splits_by_seed = True
 
     def __post_init__(self):
+        super().__post_init__()
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         rows = read_molecules(data_dir)
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows["solubility"])))
-        tests = max(1, round(TEST_SHARE * len(order)))
-        train = rows["solubility"][order[tests:]]
-        rows = {
-            **rows,
-            "center": train.mean().expand(len(order)),
-            "scale": train.std().clamp(min=1e-6).expand(len(order)),
-        }
-        parts = order.split([tests, len(order) - tests])
-        test, train = ({name: column[part] for name, column in rows.items()} for part in parts)
-        return train, test
+        solubility = rows["solubility"]
+        train, test = draw_split(len(solubility), TEST_SHARE, seed)
+        scales = {"center": solubility[train].mean(), "scale": solubility[train].std().clamp(min=1e-6)}
+        rows = {**rows, **{name: value.expand(len(solubility)) for name, value in scales.items()}}
+        return select(rows, train), select(rows, test)
 
     def model(self, multiplexing: Multiplexing) -> nn.Module:
         return MoleculeNetwork(self, multiplexing)

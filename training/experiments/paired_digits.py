@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, right
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
 from training.experiments.mnist import CLASSES, read_mnist
+from training.settings import option
 
 SIDE = 14
-NETWORKS = ("basic", "shared")
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,15 @@ class PairedDigits(Experiment):
     """Attributes:
     network: "basic", the two images are two channels of one; "shared", each goes through the same network, and what
         it says of both is compared. With N = 2 the two of a pair share a pass of it.
-    auxiliary_weight: of a loss that asks each image for its digit, beside the pair's; "shared" alone has it.
-    shift: pixels by which training images are moved, at most, each way.
-    channels: behind the first convolution.
-    hidden_size: behind the last.
-    dropout: behind the hidden layer.
-    pairs: to train on, and as many to test on.
+    auxiliary_weight: The weight of a loss that asks each image for its digit, beside the pair's; only "shared" has it.
+    shift: The pixels by which training images are moved each way, at most.
+    channels: Those behind the first convolution.
+    hidden_size: The width of the hidden layer.
+    dropout: Dropout behind the hidden layer.
+    pairs: How many there are to train on, and as many to test on.
     """
 
-    network: str = "shared"
+    network: str = option(default="shared", choices=("basic", "shared"))
     auxiliary_weight: float = 0.0
     shift: int = 0
     channels: int = 32
@@ -39,17 +40,13 @@ class PairedDigits(Experiment):
     inputs = ("pair",)
     metrics = (Metric("accuracy"), Metric("digits"))
     splits_by_seed = True
+    limits: ClassVar = {"[0, inf)": "auxiliary_weight", f"[0, {SIDE})": "shift"}
     slots = False  # a row is a pair, with a slot for each of its images
 
     def __post_init__(self):
-        if self.network not in NETWORKS:
-            raise ValueError(f"network is {self.network!r}, expected one of {', '.join(map(repr, NETWORKS))}")
-        if self.auxiliary_weight < 0:
-            raise ValueError(f"auxiliary_weight is {self.auxiliary_weight}, expected a number of at least 0")
+        super().__post_init__()
         if self.network == "basic" and self.auxiliary_weight:
             raise ValueError("network 'basic' sees no single digit, expected auxiliary_weight 0")
-        if not 0 <= self.shift < SIDE:
-            raise ValueError(f"shift is {self.shift}, expected from 0 to {SIDE - 1} pixels")
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         """Training and test pairs, each image in one pair at most: pair, float32 (rows, 2, 14, 14); digits, int64
@@ -70,20 +67,9 @@ class PairedDigits(Experiment):
         inner, hidden = self.channels, self.hidden_size
         basic = self.network == "basic"
         stem = nn.Sequential(nn.Conv2d(2 if basic else 1, inner, 3, padding=1), nn.ReLU())
-        body = nn.Sequential(
-            nn.BatchNorm2d(inner),
-            nn.Conv2d(inner, 2 * inner, 3, padding=1),
-            nn.BatchNorm2d(2 * inner),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(2 * inner, 2 * inner, 3, padding=1),
-            nn.BatchNorm2d(2 * inner),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(2 * inner * (SIDE // 4) ** 2, hidden),
-            nn.ReLU(),
-        )
+        first, second, pool = convolution(inner, 2 * inner, 3), convolution(2 * inner, 2 * inner, 3), nn.MaxPool2d(2)
+        last = nn.Linear(2 * inner * (SIDE // 4) ** 2, hidden)
+        body = nn.Sequential(nn.BatchNorm2d(inner), first, pool, second, pool, nn.Flatten(), last, nn.ReLU())
         head = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(hidden, 2 if basic else CLASSES))
         network = multiplexing.wrap(body, inner, out_width=hidden, stem=stem, head=head)
         return Paired(network, basic, self.shift).to(memory_format=torch.channels_last)
@@ -91,10 +77,9 @@ class PairedDigits(Experiment):
     def loss(self, outputs: tuple[Tensor, Tensor | None], rows: Rows) -> Tensor:
         compared, digits = outputs
         loss = nn.functional.cross_entropy(compared, rows["target"])
-        if self.auxiliary_weight:
-            of_digits = nn.functional.cross_entropy(digits.flatten(0, 1), rows["digits"].flatten())
-            loss = loss + self.auxiliary_weight * of_digits
-        return loss
+        if not self.auxiliary_weight:
+            return loss
+        return loss + self.auxiliary_weight * nn.functional.cross_entropy(digits.mT, rows["digits"])
 
     def measure(self, outputs: tuple[Tensor, Tensor | None], rows: Rows) -> Rows:
         compared, digits = outputs

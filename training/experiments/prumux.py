@@ -6,9 +6,11 @@ Needs Torch-Pruning: ``pip install '.[pruning]'`` in a clone.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,11 +24,14 @@ from fastmux.distillation.teacher import captured_states
 from fastmux.distillation.trainer import distillation_loss
 from fastmux.distribution import install_line
 from fastmux.models.loading import read_pretrained, read_tokenizer
-from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right
+from fastmux.models.problems import SingleLabel
+from fastmux.passes.timer import CLOCKS, rates
+from fastmux.passes.tokens import Tokens
+from training.engines import engine_of
+from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right, select
 from training.features import encode_sequences
-from training.fronts.measure import CLOCKS
-from training.side_by_side import rows_per_second
-from training.tasks.sst2 import Sst2Task
+from training.settings import option
+from training.tasks.glue import Sst2Task
 
 #: Rows of a pass while the original is asked, and while gradients are summed up.
 PASS_ROWS = 64
@@ -38,16 +43,16 @@ class Prumux(Experiment):
     all cells on the same rows for as long; then it is timed beside the original, in turns.
 
     Attributes:
-        original: folder or name of a trained classifier of SST-2, with its tokenizer, of a kind that
+        original: The folder or name of a trained classifier of SST-2, with its tokenizer, of a kind that
             `fastmux.JoinedForSequenceClassification` takes. There is no default.
-        sparsity: share of the heads, and of the units of the feed-forward networks, that go from every layer; about
+        sparsity: The share of the heads, and of the units of the feed-forward networks, that go from every layer; about
             that share of the layers' weights. 0 leaves all.
-        join, row_layers, last_layers: as in `fastmux.JoinedConfig`; N is the multiplexing's.
-        importance_rows: training rows whose gradients say which heads and units matter.
-        train_rows: of the training set, drawn by the seed.
-        max_length: tokens of a row; longer ones are cut.
-        timed_rows: test rows on which speed is measured, at their own lengths.
-        clock: "wall"; or "cpu", the time that the process had, for one thread of a machine with other work to do.
+        join, row_layers, last_layers: See `fastmux.JoinedConfig`; N is the multiplexing's.
+        importance_rows: The training rows whose gradients say which heads and units matter.
+        train_rows: How many training rows the seed draws.
+        max_length: The tokens of a row; longer ones are cut.
+        timed_rows: The test rows on which speed is measured, at their own lengths.
+        clock: "wall"; or "cpu", the time that the processor worked, for a machine that has other work to do.
     """
 
     original: str | None = None
@@ -59,21 +64,13 @@ class Prumux(Experiment):
     train_rows: int = 16000
     max_length: int = 64
     timed_rows: int = 128
-    clock: str = "wall"
+    clock: str = option(default="wall", choices=tuple(CLOCKS))
 
+    limits: ClassVar = {"[0, 1)": "sparsity", "[1, inf)": "importance_rows train_rows max_length timed_rows"}
     name = "prumux"
     inputs = ("input_ids", "attention_mask")
     metrics = (Metric("accuracy"),)
     over = "x original"
-
-    def __post_init__(self):
-        if not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity is {self.sparsity}, expected 0 <= sparsity < 1")
-        if self.clock not in CLOCKS:
-            raise ValueError(f"clock is {self.clock!r}, expected one of {', '.join(map(repr, CLOCKS))}")
-        for name in ("importance_rows", "train_rows", "max_length", "timed_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     @property
     def slots(self) -> bool:  # of joined positions, each row has its own
@@ -100,42 +97,31 @@ class Prumux(Experiment):
         return JoinedForSequenceClassification.from_backbone(original, num_instances, **structure)
 
     def loss(self, outputs: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
-        logits, states = outputs
-        return distillation_loss(
-            states[:, None],
-            rows["teacher_states"][:, None],
-            logits,
-            rows["teacher_logits"],
-            None,
-            state_variance=float(rows["teacher_states"].var()),
-        )
+        logits, states, wanted = *outputs, rows["teacher_states"]
+        said = (states[:, None], wanted[:, None], logits, rows["teacher_logits"], None)
+        return distillation_loss(*said, state_variance=float(wanted.var()), problem=SingleLabel())
 
     def measure(self, outputs: tuple[Tensor, Tensor], rows: Rows) -> Rows:
         return {"accuracy": right(outputs[0], rows["label"])}
 
     def train(self, model: nn.Module, fit: Fit) -> Mapping[str, float]:
         number, device = model.model.config.num_instances, model.model.device
-        original = read_original(self.original).to(device)
-        # The original's answers, its last layer at the one position that is read: what all others have, too.
-        plain = self._joined(original, 1).eval()
-        dense = layer_weights(original)
+        original, tokenizer = read_original(self.original).to(device), read_tokenizer(self.original)
+        plain, dense = engine_of(copy.deepcopy(original), tokenizer), layer_weights(original)
         if self.sparsity:
-            prune(original, {name: column[: self.importance_rows] for name, column in fit.train.items()}, self.sparsity)
+            prune(original, select(fit.train, slice(self.importance_rows)), self.sparsity)
             model.model = self._joined(original, number)
         if self.sparsity or number > 1:
             fit()
-        timed = ragged({name: column[: self.timed_rows] for name, column in fit.test.items()})
-        rates = rows_per_second(
-            {"original": [(plain, timed)], "own": [(model.model.eval(), timed)]},
-            read_tokenizer(self.original),
-            len(timed),
-            multiple=number,
-            clock=CLOCKS[self.clock],
-        )
+        ids, mask = (fit.test[name][: self.timed_rows].numpy() for name in self.inputs)
+        tokens = Tokens.of_padded(ids, mask)
+        engines = {"original": plain, "own": engine_of(model.model, tokenizer)}
+        calls = {name: functools.partial(engine.run, tokens) for name, engine in engines.items()}
+        found = {name: rate.rows_per_second for name, rate in rates(calls, len(ids), clock=self.clock).items()}
         return {
             "layer weights left": layer_weights(original) / dense,
-            "instances/s": rates["own"],
-            self.over: rates["own"] / rates["original"],
+            "instances/s": found["own"],
+            self.over: found["own"] / found["original"],
         }
 
 
@@ -162,7 +148,7 @@ def prune(model: PreTrainedModel, rows: Rows, sparsity: float) -> None:
     layers = model.base_model.encoder.layer
     model.eval().zero_grad()
     for start in range(0, len(rows["label"]), PASS_ROWS):
-        part = {name: column[start : start + PASS_ROWS].to(model.device) for name, column in rows.items()}
+        part = {n: column.to(model.device) for n, column in select(rows, slice(start, start + PASS_ROWS)).items()}
         logits, _ = Classifier(model)(part["input_ids"], part["attention_mask"])
         nn.functional.cross_entropy(logits, part["label"], reduction="sum").backward()
     attentions = [layer.attention.self for layer in layers]
@@ -243,12 +229,3 @@ def asked(model: Classifier, rows: Rows) -> Rows:
     back = order.argsort()
     named = zip(("teacher_logits", "teacher_states"), zip(*parts, strict=True), strict=True)
     return {name: torch.cat(own)[back] for name, own in named}
-
-
-def ragged(rows: Rows) -> Dataset:
-    """Rows at their own lengths, as a tokenizer gives them."""
-    lengths = rows["length"].tolist()
-    cut = {
-        name: [row[:length].tolist() for row, length in zip(rows[name], lengths, strict=True)] for name in Prumux.inputs
-    }
-    return Dataset.from_dict({**cut, "length": lengths})

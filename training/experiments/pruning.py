@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from training.experiments.base import Fit, Multiplexing
+from training.drawing import Line, Panel, draw
+from training.experiments.base import Fit, Multiplexing, convolution
 from training.experiments.mnist import CLASSES, SIDE, Mnist
-from training.report import new_figure, save_figure
+from training.settings import option
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,13 @@ class Pruning(Mnist):
     Attributes:
         network: "vgg", four convolutions in two blocks and a hidden layer, behind a first convolution, the stem, behind
             which rows are bound.
-        channels: of the stem; the blocks have twice and four times as many.
-        least_sparsity, most_sparsity: the share of weights that go from the second layer and from the last, linear in
+        channels: Those of the stem; the blocks have twice and four times as many.
+        least_sparsity, most_sparsity: The share of weights that go from the second layer and from the last, linear in
             between; the first layer stays dense. 0 and 0 leave all.
-        fine_tuning_epochs, fine_tuning_learning_rate: after pruning.
+        fine_tuning_epochs, fine_tuning_learning_rate: How the network is trained after pruning.
     """
 
-    network: str = "vgg"
+    network: str = option(default="vgg", choices=("vgg",))
     channels: int = 16
     least_sparsity: float = 0.7
     most_sparsity: float = 0.95
@@ -36,7 +38,6 @@ class Pruning(Mnist):
     fine_tuning_learning_rate: float = 5e-4
 
     name = "pruning"
-    networks = ("vgg",)
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,9 +52,7 @@ class Pruning(Mnist):
         stem = nn.Sequential(nn.Conv2d(1, c, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
         layers: list[nn.Module] = [nn.BatchNorm2d(c)]
         for inner, outer in ((c, 2 * c), (2 * c, 4 * c)):
-            for width in (inner, outer):
-                layers += [nn.Conv2d(width, outer, 3, padding=1), nn.BatchNorm2d(outer), nn.ReLU()]
-            layers.append(nn.MaxPool2d(2))
+            layers += [convolution(inner, outer, 3), convolution(outer, outer, 3), nn.MaxPool2d(2)]
         layers += [nn.Flatten(), nn.Linear(4 * c * (SIDE // 8) ** 2, hidden), nn.ReLU()]
         head = nn.Linear(hidden, CLASSES)
         return multiplexing.wrap(nn.Sequential(*layers), c, out_width=hidden, stem=stem, head=head)
@@ -65,9 +64,8 @@ class Pruning(Mnist):
         found = {"before pruning": fit.score()["accuracy"]}
         layers = [m for m in model.network.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         dense = [layer.weight.detach().clone() for layer in layers]
-        for layer, amount in zip(
-            layers, torch.linspace(self.least_sparsity, self.most_sparsity, len(layers)), strict=True
-        ):
+        shares = torch.linspace(self.least_sparsity, self.most_sparsity, len(layers))
+        for layer, amount in zip(layers, shares, strict=True):
             layer.to(memory_format=torch.contiguous_format)  # all that torch's pruning takes
             prune.l1_unstructured(layer, "weight", float(amount))
         found["pruned"] = fit.score()["accuracy"]
@@ -82,14 +80,15 @@ class Pruning(Mnist):
 
 def draw_weights(path: Path, before: list[torch.Tensor], after: list[torch.Tensor]) -> None:
     """Histograms of each pruned layer's weights: before pruning, and what is left after fine-tuning, without zeros."""
-    figure, axes = new_figure(1, len(before), figsize=(3 * len(before), 2.8))
-    for number, (axis, old, new) in enumerate(zip(axes, before, after, strict=True), 2):
+    panels = []
+    for number, (old, new) in enumerate(zip(before, after, strict=True), 2):
         left = new[new != 0]
         reach = float(max(old.abs().max(), left.abs().max()))
+        lines = []
         for values, label in ((old, "dense"), (left, "left")):
-            axis.hist(
-                values.flatten().float().numpy(), bins=60, range=(-reach, reach), alpha=0.6, label=label, log=True
-            )
-        axis.set_title(f"layer {number}, {left.numel() / new.numel():.0%} left", fontsize=9)
-    axes[0].legend(fontsize=8)
-    save_figure(figure, path)
+            counts, edges = np.histogram(values.flatten().float().numpy(), bins=60, range=(-reach, reach))
+            style = {"label": label, "drawstyle": "steps-post", "marker": ""}
+            lines.append(Line(list(zip(edges[:-1], counts, strict=True)), style=style))
+        title = f"layer {number}, {left.numel() / new.numel():.0%} left"
+        panels.append(Panel(lines, {"title": title, "yscale": "log"}))
+    draw(path, "", panels, (3.0, 2.8))

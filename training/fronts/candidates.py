@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -12,14 +13,12 @@ from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, ConversionSettings
-from training.models import JOINED_HEADS
-from training.named_yaml import check_keys, read_yaml
+from training.models import head_class
+from training.settings import build, check, option, read_yaml, typed
 
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent
 ORIGINAL = "original"
-VECTORS = ("signs", "gaussian", "learned")
-LEARN = ("distilled", "labels", "copied")
 
 
 @dataclass(frozen=True)
@@ -27,22 +26,24 @@ class Candidate:
     """A model on the front.
 
     Attributes:
-        name: in table and plot.
-        num_instances, join, row_layers, joined_layers, last_layers, first_layers: as in `ConversionSettings`; with
+        name: Its name in table and plot.
+        num_instances, join, row_layers, joined_layers, last_layers, first_layers: See `ConversionSettings`; with
             N = 1 a plain encoder that keeps these layers, whose last one runs at the first position alone where the
             head reads no other, as it does in the multiplexed ones.
-        learn: "distilled", from what the original says, without labels; "labels", from the pretrained encoder, as the
-            original learnt; "copied", not at all: the original itself, if all its layers are kept.
-        vectors: of rows that are joined: "signs"; "gaussian", which undo themselves only roughly; or "learned", which
-            start as signs and are trained along.
-        start: name of another candidate, of the same layers and another N, from whose weights this one goes on.
-        masked_epochs: passes over the rows as a masked-language model, joined as it is, before it is distilled.
-        learning_rate, state_weight: as in `ConversionSettings`; None for what the program is told.
-        hidden_size: of a narrower plain encoder, which starts from random weights; None: the original's.
-        folder: of a model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
-        int8: whether it is measured a second time with its matrices quantised to 8 bits.
-        cascade: whether it is also measured with the original behind it.
+        learn: How it learns: "distilled", from what the original says, without labels; "labels", from the pretrained
+            encoder, as the original learnt; "copied", not at all: the original itself, if all its layers are kept.
+        vectors: What joined rows are multiplied with: "signs"; "gaussian", which undo themselves only roughly; or
+            "learned", which start as signs and are trained along.
+        start: The name of another candidate, of the same layers and another N, from whose weights this one goes on.
+        masked_epochs: Passes over the rows as a masked-language model, joined as it is, before it is distilled.
+        learning_rate, state_weight: See `ConversionSettings`; None for what the program is told.
+        hidden_size: The width of a narrower plain encoder, which starts from random weights; None for the original's.
+        folder: A model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
+        int8: It is measured a second time with its matrices quantised to 8 bits.
+        cascade: It is measured with the original behind it, too.
     """
+
+    limits: ClassVar = {"[1, inf)": "num_instances hidden_size", "[0, inf)": "masked_epochs"}
 
     name: str
     num_instances: int = 1
@@ -51,8 +52,8 @@ class Candidate:
     joined_layers: tuple[int, ...] = ()
     last_layers: int = 1
     first_layers: int = 1
-    learn: str = "distilled"
-    vectors: str = "signs"
+    learn: str = option(default="distilled", choices=("distilled", "labels", "copied"))
+    vectors: str = option(default="signs", choices=("signs", "gaussian", "learned"))
     start: str | None = None
     masked_epochs: float = 0.0
     learning_rate: float | None = None
@@ -63,18 +64,11 @@ class Candidate:
     cascade: bool = False
 
     def __post_init__(self):
-        if self.learn not in LEARN:
-            raise ValueError(f"{self.name}: learn is {self.learn!r}, expected one of {', '.join(map(repr, LEARN))}")
-        if self.vectors not in VECTORS:
-            named = ", ".join(map(repr, VECTORS))
-            raise ValueError(f"{self.name}: vectors is {self.vectors!r}, expected one of {named}")
+        check(self)
         if self.num_instances > 1 and (self.hidden_size is not None or self.learn != "distilled"):
-            raise ValueError(f"{self.name}: hidden_size and learn are for plain encoders, num_instances: 1")
-        if self.masked_epochs < 0 or (self.masked_epochs and self.learn != "distilled"):
-            raise ValueError(
-                f"{self.name}: masked_epochs is {self.masked_epochs}, expected at least 0, and 0 unless learn is "
-                "'distilled'"
-            )
+            raise ValueError("hidden_size and learn are for plain encoders, num_instances: 1")
+        if self.masked_epochs and self.learn != "distilled":
+            raise ValueError(f"masked_epochs is {self.masked_epochs}, expected 0, as learn is {self.learn!r}")
 
     @property
     def multiplexed(self) -> bool:
@@ -91,15 +85,14 @@ class Candidate:
         if self.hidden_size is not None:
             source = _narrower(source, self.hidden_size)
         structure = {name: getattr(self, name) for name in STRUCTURE}
-        model = JOINED_HEADS[kind].from_backbone(source, self.num_instances, **structure)
-        if self.vectors != "signs":
-            encoder = model.model.base_model.encoder
-            if self.vectors == "gaussian":
-                encoder.signs.normal_()
-            else:  # under the same name: a trained model loads as any other
-                vectors = encoder.signs
-                del encoder.signs
-                encoder.signs = nn.Parameter(vectors)
+        model = head_class("Joined", kind).from_backbone(source, self.num_instances, **structure)
+        encoder = model.model.base_model.encoder
+        if self.vectors == "gaussian":
+            encoder.signs.normal_()
+        elif self.vectors == "learned":  # under the same name: a trained model loads as any other
+            vectors = encoder.signs
+            del encoder.signs
+            encoder.signs = nn.Parameter(vectors)
         return model
 
 
@@ -125,40 +118,29 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
             another type, or names a layer that the encoder lacks.
     """
     path, entries = read_yaml(CANDIDATES, name, "candidates")
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise ValueError(f"{path} must have entries 'name:' with lines 'key: value' each")
     if ORIGINAL in entries:
         raise ValueError(f"{path}: {ORIGINAL!r} is the name of the original itself")
-    known = [field.name for field in fields(Candidate) if field.name != "name"]
-    candidates = []
+    candidates: dict[str, Candidate] = {}
     for entry, values in entries.items():
-        check_keys(values, known, f"{path}: {entry}", "candidate")
-        if "joined_layers" in values:
-            values["joined_layers"] = tuple(values["joined_layers"])
-        candidate = Candidate(name=str(entry), **values)
-        if candidate.folder is None:
-            beyond = [
-                k for k in candidate.joined_layers if not candidate.row_layers <= k < layers - candidate.last_layers
-            ]
-            if beyond or candidate.row_layers + candidate.last_layers > layers:
-                raise ValueError(
-                    f"{path}: {entry}: the encoder has {layers} layers, of which joined_layers "
-                    f"{list(candidate.joined_layers)} must lie between row_layers {candidate.row_layers} and "
-                    f"last_layers {candidate.last_layers}"
-                )
-        if candidate.start is not None and candidate.start not in (c.name for c in candidates):
-            raise ValueError(f"{path}: {entry}: start is {candidate.start!r}, expected a candidate that comes before")
-        candidates.append(candidate)
-    return candidates
+        where = f"{path}: {entry}"
+        candidate = build(Candidate, typed(str(path), entry, values, dict), where, "candidate", name=str(entry))
+        first, last = candidate.row_layers, candidate.last_layers
+        beyond = [k for k in candidate.joined_layers if not first <= k < layers - last]
+        if candidate.folder is None and (beyond or first + last > layers):
+            raise ValueError(
+                f"{where}: the encoder has {layers} layers, of which joined_layers "
+                f"{list(candidate.joined_layers)} must lie between row_layers {first} and last_layers {last}"
+            )
+        if candidate.start is not None and candidate.start not in candidates:
+            raise ValueError(f"{where}: start is {candidate.start!r}, expected a candidate that comes before")
+        candidates[candidate.name] = candidate
+    return list(candidates.values())
 
 
 def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> ConversionSettings:
     """What the candidate is distilled with."""
-    values = {name: getattr(candidate, name) for name in ("num_instances", *STRUCTURE)} | {"seed": seed}
-    for name in ("learning_rate", "state_weight"):
-        if getattr(candidate, name) is not None:
-            values[name] = float(getattr(candidate, name))
-    return ConversionSettings(**{**vars(base), **values})
+    own = {name: getattr(candidate, name) for name in ("num_instances", "learning_rate", "state_weight", *STRUCTURE)}
+    return replace(base, **{name: value for name, value in own.items() if value is not None}, seed=seed)
 
 
 def quantised(model: PreTrainedModel) -> PreTrainedModel:

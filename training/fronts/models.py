@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,13 @@ from fastmux.distillation.distil import distil, distillation_arguments, precisio
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
-from fastmux.models.problems import problem_of
+from training.engines import engine_of, plain_forward
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
 from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Entry, Measure, model_inputs
+from training.fronts.measure import Contestant, Measure, Point
 from training.metrics import scores_of
-from training.models import JOINED_HEADS, PLAIN_HEADS, label_options
+from training.models import head_class, label_options
 from training.stages import Stage
 from training.tasks.base import Task
 
@@ -32,17 +32,18 @@ class FrontModels:
     """Trains what is not there yet, and measures.
 
     Args:
-        options: the program's arguments, see `training.front.FrontOptions`.
-        task: to train on and to score.
-        folder: a subfolder for each model.
-        settings: of distillation.
+        options: The program's arguments, see `training.front.FrontOptions`.
+        task: The task to train on and to score.
+        folder: It gets a subfolder for each model.
+        settings: How candidates are distilled.
 
     Raises:
-        ValueError: bad data, or a split that the task lacks.
+        ValueError: Bad data, or a split that the task lacks.
     """
 
     def __init__(self, options, task: Task, folder: Path, settings: ConversionSettings):
         self.options, self.task, self.folder, self.settings = options, task, folder, settings
+        # Heads read the first position: whatever the tokenizer was used for before, padding comes last.
         self.tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
         data = task.checked(options.data_dir)
         self.labels = data.labels
@@ -60,27 +61,31 @@ class FrontModels:
 
     def contestants(self, candidates: list[Candidate]) -> dict[str, Contestant]:
         """The original and all candidates, trained, by name; those that are wanted in int8, too, behind their own."""
-        found = {ORIGINAL: Contestant([self.original], seconds=self._seconds(ORIGINAL))}
+        found = {ORIGINAL: self._contestant([self.original], seconds=self._seconds(ORIGINAL))}
         for candidate in candidates:
             print(f"== {candidate.name}", flush=True)
             seeds = range(self.options.seed, self.options.seed + self.options.seeds)
             models = [self._model(candidate, seed) for seed in (seeds if candidate.has_seeds else seeds[:1])]
-            n = getattr(models[0].config, "num_instances", 1)
-            options = {"multiplexed": n > 1, "num_instances": n, "cascade": candidate.cascade}
+            config = models[0].config
+            multiplexed = getattr(config, "num_instances", 1) > 1
+            options = {"multiplexed": multiplexed, "cascade": candidate.cascade}
             # Joined positions are a row's own. In int8, all rows of a batch share the scale of what is quantised.
-            companions = n > 1 and getattr(models[0].config, "join", "rows") == "rows"
+            companions = multiplexed and getattr(config, "join", "rows") == "rows"
             seconds = self._seconds(candidate.name)
-            found[candidate.name] = Contestant(models, companions=companions, seconds=seconds, **options)
+            found[candidate.name] = self._contestant(models, companions=companions, seconds=seconds, **options)
             if candidate.int8:
                 small = [quantised(model) for model in models]
-                found[f"{candidate.name}, int8"] = Contestant(small, companions=n > 1, **options)
+                found[f"{candidate.name}, int8"] = self._contestant(small, companions=multiplexed, **options)
         return found
 
-    def measure(self, contestants: dict[str, Contestant]) -> list[Entry]:
+    def _contestant(self, models: list[PreTrainedModel], **more) -> Contestant:
+        parameters = sum(p.numel() for p in models[0].parameters())
+        return Contestant([engine_of(model, self.tokenizer) for model in models], parameters, **more)
+
+    def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
         """See `training.fronts.measure.Measure`."""
         options = self.options
         measure = Measure(
-            self.tokenizer,
             self.evaluation,
             self.metric,
             self.task.metric,
@@ -89,48 +94,43 @@ class FrontModels:
             target_agreement=options.target_agreement,
             seed=options.seed,
             clock=options.clock,
-            problem=problem_of(self.original),
         )
-        # Behind a cascade, too, the last layer runs where it is read and nowhere else.
-        return measure(contestants, JOINED_HEADS[self.task.kind].from_backbone(self.original, 1).eval())
+        return measure(contestants, partial(plain_forward, self.original, self.tokenizer))
 
     @cached_property
     def original(self) -> PreTrainedModel:
         """The encoder with its head, trained on the task's labels."""
-        head = PLAIN_HEADS[self.task.kind]
         if self.options.original is not None:
-            return head.from_pretrained(self.options.original).eval()
+            return self._load("AutoModel", self.options.original)
         print(f"== {ORIGINAL}", flush=True)
-        return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), head)
+        return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
+
+    def _load(self, family: str, folder: str | Path) -> PreTrainedModel:
+        return head_class(family, self.task.kind).from_pretrained(folder).eval()
 
     @cached_property
     def _untrained(self) -> PreTrainedModel:
         set_seed(self.options.seed)
-        head = PLAIN_HEADS[self.task.kind]
+        head = head_class("AutoModel", self.task.kind)
         return head.from_pretrained(self.options.encoder, **label_options(self.labels, self.task.kind))
 
     @cached_property
     def _teacher(self) -> TeacherOutputs:
         digest = hashlib.sha256(repr([p.sum().item() for p in self.original.parameters()]).encode()).hexdigest()
-        return compute_teacher_outputs(
-            self.original,
-            self.tokenizer,
-            self._model_rows,
-            self.folder / "teacher",
-            fingerprint=digest,
-            first_only=self.task.kind != "token",
-        )
+        given = (self.original, self.tokenizer, self._model_rows, self.folder / "teacher")
+        return compute_teacher_outputs(*given, fingerprint=digest, first_only=self.task.kind != "token")
 
     @cached_property
     def _model_rows(self) -> Dataset:
-        return model_inputs(self.train)
+        """What models and collators take."""
+        names = ("input_ids", "attention_mask", "token_type_ids", "length")
+        return self.train.select_columns([name for name in names if name in self.train.column_names])
 
     def _model(self, candidate: Candidate, seed: int) -> PreTrainedModel:
         if candidate.folder is not None:
-            return PLAIN_HEADS[self.task.kind].from_pretrained(candidate.folder).eval()
-        head = JOINED_HEADS[self.task.kind]
+            return self._load("AutoModel", candidate.folder)
         if candidate.learn == "labels":
-            return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), head)
+            return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), "Joined")
         if candidate.learn == "copied":
             return candidate.make(self.original, self.task.kind).eval()
         folder = self._student_folder(candidate.name, seed)
@@ -138,7 +138,7 @@ class FrontModels:
             set_seed(seed)
             student = candidate.make(self.original, self.task.kind)
             if candidate.start is not None:
-                start = head.from_pretrained(self._student_folder(candidate.start, seed) / "model").state_dict()
+                start = self._load("Joined", self._student_folder(candidate.start, seed) / "model").state_dict()
                 own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
                 student.load_state_dict(own, strict=False)
             settings = settings_of(candidate, self.settings, seed)
@@ -148,25 +148,19 @@ class FrontModels:
                 arguments = distillation_arguments(folder / "masked", settings, masking)
                 learn_masked_words(student, self.tokenizer, self._model_rows, arguments)
             arguments = distillation_arguments(folder / "training", settings, self._precision)
-            student, _, seconds = distil(
-                student,
-                self.tokenizer,
-                self._model_rows,
-                self._teacher,
-                arguments,
-                state_weight=settings.state_weight,
-            )
+            given = (student, self.tokenizer, self._model_rows, self._teacher, arguments)
+            student, _, seconds = distil(*given, state_weight=settings.state_weight)
             with replacing(folder / "model") as temporary:
                 student.save_pretrained(temporary)
                 self.tokenizer.save_pretrained(temporary)
             write_json(folder / _SECONDS, seconds)
             remove(folder / "training")
-        return head.from_pretrained(folder / "model").eval()
+        return self._load("Joined", folder / "model")
 
     def _student_folder(self, name: str, seed: int) -> Path:
         return self.folder / (name if seed == self.options.seed else f"{name}, seed {seed}")
 
-    def _labelled(self, name: str, make, head) -> PreTrainedModel:
+    def _labelled(self, name: str, make, family: str) -> PreTrainedModel:
         """A model that learns from labels."""
         options = self.options
         stage = Stage(
@@ -175,14 +169,7 @@ class FrontModels:
                 "num_train_epochs": options.original_epochs,
                 "learning_rate": options.original_learning_rate,
                 "per_device_train_batch_size": options.per_device_train_batch_size,
-                "lr_scheduler_type": "linear",
-                "warmup_steps": 0.1,
-                "weight_decay": 0.01,
                 "train_sampling_strategy": "group_by_length",
-                "save_strategy": "steps",
-                "save_total_limit": 1,
-                "report_to": [],
-                "label_names": ["labels"],
                 **self._precision,
                 "seed": options.seed,
             },
@@ -194,7 +181,7 @@ class FrontModels:
         )
         result = stage.run(make)
         write_json(self.folder / name / _SECONDS, result.seconds)
-        return head.from_pretrained(stage.model_dir).eval()
+        return self._load(family, stage.model_dir)
 
     def _seconds(self, name: str) -> float | None:
         path = self.folder / name / _SECONDS

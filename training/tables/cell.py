@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from fastmux.files import read_json, replacing, write_json
 from training.experiments import Experiment, Rows
-from training.results import Score
+from training.experiments.base import select
+from training.results import Score, of_json
 from training.stages import write_errors
 from training.tables.recipe import Cell
 
@@ -31,15 +33,16 @@ class CellResult:
     """``cell.json``.
 
     Attributes:
-        variant, num_instances, seed: which cell.
-        settings: of the experiment, the multiplexing and the Trainer.
-        parameters: of the network, those of the demultiplexer included.
-        multiply_adds: of convolutions and matrix products in a forward pass, for each row.
-        steps, seconds, cpu_seconds: of training, by the clock on the wall and by this process's.
-        scores: of the test rows, by name of the metric, over the groupings; and the experiment's own figures.
-        slots: the same, for each place in a group: over the rows that stood there, in any grouping. Empty if rows do
+        variant, num_instances, seed: Which cell.
+        settings: The experiment's, the multiplexing's and the Trainer's.
+        parameters: The network's, those of the demultiplexer included.
+        multiply_adds: Of convolutions and matrix products in a forward pass, for each row.
+        steps, seconds, cpu_seconds: Of training, by the clock on the wall and by this process's.
+        scores: Of the test rows, by name of the metric, over the groupings; and the experiment's own figures.
+        slots: The same, for each place in a group: over the rows that stood there, in any grouping. Empty if rows do
             not share passes.
-        losses: training losses by step.
+        losses: Training losses by step.
+        rows: Not in the file: what was measured of each test row in each grouping, by metric, (groupings, rows).
     """
 
     variant: str
@@ -54,15 +57,11 @@ class CellResult:
     scores: dict[str, Score]
     slots: dict[str, list[float]]
     losses: list[tuple[int, float]]
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A finished cell: its result; and what was measured of each test row in each grouping, by name of the metric,
-    (groupings, rows)."""
-
-    result: CellResult
-    rows: dict[str, np.ndarray]
+    def record(self) -> dict[str, object]:
+        """What is in the file."""
+        return {name: value for name, value in asdict(self).items() if name != "rows"}
 
 
 class Columns(Dataset):
@@ -78,8 +77,7 @@ class Columns(Dataset):
         return self.__getitems__([number])
 
     def __getitems__(self, numbers: list[int]) -> Rows:
-        index = torch.tensor(numbers)
-        return {name: column[index] for name, column in self.rows.items()}
+        return select(self.rows, torch.tensor(numbers))
 
 
 class ExperimentTrainer(Trainer):
@@ -115,7 +113,7 @@ def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
     """A cell's training and test rows, once they are known to fit.
 
     Raises:
-        ValueError: as `Experiment.load`; or fewer rows than one group has, columns of several lengths, or rows that are
+        ValueError: As `Experiment.load`; or fewer rows than one group has, columns of several lengths, or rows that are
             to be grouped by a length that they do not have.
     """
     parts = cell.experiment.load(data_dir, cell.seed)
@@ -144,79 +142,79 @@ def make_model(cell: Cell) -> nn.Module:
         raise ValueError(f"{cell.name}: {error}") from error
 
 
-def finished(folder: Path) -> Measured | None:
+def finished(folder: Path) -> CellResult | None:
     """What an earlier call left of a cell; None if it did not finish."""
     if not (folder / _RESULT).is_file():
         return None
-    values = read_json(folder / _RESULT)
-    scores = {name: Score(**score) for name, score in values["scores"].items()}
     with np.load(folder / _ROWS) as rows:
-        return Measured(CellResult(**{**values, "scores": scores}), dict(rows))
+        return of_json(CellResult, {**read_json(folder / _RESULT), "rows": dict(rows)})
 
 
-def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> Measured:
+def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
     """Trains a cell and scores it; ``folder`` then has the network's weights, the result and the rows' measures.
 
     Raises:
-        ValueError: as `load` and `make_model`, or an argument of the Trainer that it refuses.
-        OSError: a file could not be written.
+        ValueError: As `load` and `make_model`, or an argument of the Trainer that it refuses.
+        OSError: A file could not be written.
     """
     experiment = cell.experiment
     train, test = load(cell, data_dir)
     model = make_model(cell)
     orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
     orders = orders if cell.num_instances > 1 and experiment.slots else orders[:1]
-    fit = Training(cell, model, train, test, folder, orders[:1])
+    fit = Training(cell, model, train, test, folder)
 
     wall, cpu = time.perf_counter(), time.process_time()
     own = experiment.train(model, fit)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    measured = score(fit.trainer, test, orders)
-    metrics = [metric for metric in experiment.metrics if metric.name in measured]
-    scores = {m.name: Score.of([m.of_mean(float(g.mean())) for g in measured[m.name]]) for m in metrics}
+    rows = measure(fit.trainer, test, orders)
+    metrics = [metric for metric in experiment.metrics if metric.name in rows]
     result = CellResult(
-        cell.variant,
-        cell.num_instances,
-        cell.seed,
-        cell.settings,
-        sum(p.numel() for p in model.parameters()),
-        multiply_adds(fit.trainer, test),
-        fit.steps,
-        round(seconds, 2),
-        round(cpu_seconds, 2),
-        {**scores, **{name: Score.of([float(value)]) for name, value in own.items()}},
-        {m.name: [m.of_mean(v) for v in slots(measured[m.name], orders, cell)] for m in metrics if experiment.slots},
-        fit.losses,
+        variant=cell.variant,
+        num_instances=cell.num_instances,
+        seed=cell.seed,
+        settings=cell.settings,
+        parameters=sum(p.numel() for p in model.parameters()),
+        multiply_adds=multiply_adds(fit.trainer, test),
+        steps=fit.steps,
+        seconds=round(seconds, 2),
+        cpu_seconds=round(cpu_seconds, 2),
+        scores={
+            **{m.name: Score.of([m.of_mean(float(g.mean())) for g in rows[m.name]]) for m in metrics},
+            **{name: Score.of([float(value)]) for name, value in own.items()},
+        },
+        slots={m.name: [m.of_mean(v) for v in slots(rows[m.name], orders, cell)] for m in metrics if experiment.slots},
+        losses=fit.losses,
+        rows=rows,
     )
     with write_errors(folder, "the same command"):
         with replacing(folder / _MODEL) as temporary:
             save_model(model, str(temporary))
         with replacing(folder / _ROWS) as temporary:
-            np.savez_compressed(temporary, **measured)
-        write_json(folder / _RESULT, asdict(result))
-    return Measured(result, measured)
+            np.savez_compressed(temporary, **rows)
+        write_json(folder / _RESULT, result.record())
+    return result
 
 
+@dataclass
 class Training:
     """A cell's `training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
 
     Attributes:
-        trainer: of the last call, or one that has not trained yet.
-        steps, losses: of all calls.
+        trainer: The last call's, or one that has not trained yet.
+        steps, losses: Of all calls.
     """
 
-    def __init__(self, cell: Cell, model: nn.Module, train: Rows, test: Rows, folder: Path, orders: list[Tensor]):
-        self.cell, self.model, self.train, self.test, self.folder, self.orders = (
-            cell,
-            model,
-            train,
-            test,
-            folder,
-            orders,
-        )
+    cell: Cell
+    model: nn.Module
+    train: Rows
+    test: Rows
+    folder: Path
+    steps: int = 0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+
+    def __post_init__(self):
         self.trainer = self._trainer()
-        self.steps = 0
-        self.losses: list[tuple[int, float]] = []
 
     def __call__(self, **arguments: object) -> None:
         self.trainer = trainer = self._trainer(**arguments)
@@ -225,36 +223,29 @@ class Training:
         self.steps += trainer.state.global_step
 
     def _trainer(self, **arguments: object) -> ExperimentTrainer:
-        return ExperimentTrainer(
-            model=self.model,
-            args=training_arguments(self.cell, self.folder, **arguments),
-            train_dataset=Columns(self.train),
-            experiment=self.cell.experiment,
-        )
+        arguments = training_arguments(self.cell, self.folder, **arguments)
+        rows, experiment = Columns(self.train), self.cell.experiment
+        return ExperimentTrainer(model=self.model, args=arguments, train_dataset=rows, experiment=experiment)
 
     def score(self) -> dict[str, float]:
-        metrics = {metric.name: metric for metric in self.cell.experiment.metrics}
-        measured = score(self.trainer, self.test, self.orders)
-        return {name: metrics[name].of_mean(float(values.mean())) for name, values in measured.items()}
+        order = torch.randperm(count(self.test), generator=torch.Generator().manual_seed(1000))
+        rows = measure(self.trainer, self.test, [order])
+        metrics = [metric for metric in self.cell.experiment.metrics if metric.name in rows]
+        return {metric.name: metric.of_mean(float(rows[metric.name].mean())) for metric in metrics}
 
 
 def training_arguments(cell: Cell, folder: Path, **arguments: object) -> TrainingArguments:
     """Those of a cell, and ``arguments`` in their place. The Trainer writes nothing: what a cell leaves is written once
     it is finished."""
     # Without a device of another kind the Trainer takes bf16 only if it is told that this is meant.
-    defaults = {"use_cpu": not torch.accelerator.is_available()}
-    defaults |= {
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_steps": 0.05,
-        "disable_tqdm": not sys.stderr.isatty(),
-    }
+    defaults = {"use_cpu": not torch.accelerator.is_available(), "report_to": "none", "save_strategy": "no"}
+    defaults |= {"logging_steps": 0.05, "disable_tqdm": not sys.stderr.isatty()}
     fixed = {"remove_unused_columns": False, "seed": cell.seed, "output_dir": str(folder)}
     return TrainingArguments(**{**defaults, **cell.trainer, **arguments, **fixed})
 
 
 @torch.inference_mode()
-def score(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[str, np.ndarray]:
+def measure(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[str, np.ndarray]:
     """What the experiment measures of each test row, with the rows in each of these orders, whose neighbours are a
     group: (orders, rows), the rows in the data's own order."""
     experiment, args = trainer.experiment, trainer.args
@@ -262,7 +253,7 @@ def score(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[
     measured: dict[str, np.ndarray] = {}
     for number, order in enumerate(orders):
         for index in order.split(args.per_device_eval_batch_size):
-            rows = {name: column[index].to(args.device) for name, column in test.items()}
+            rows = {name: column.to(args.device) for name, column in select(test, index).items()}
             with trainer.accelerator.autocast():
                 outputs = model(*(rows[name] for name in experiment.inputs))
             for name, values in experiment.measure(outputs, rows).items():
@@ -275,9 +266,9 @@ def score(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[
 def multiply_adds(trainer: ExperimentTrainer, test: Rows) -> int:
     """Of convolutions and matrix products in a forward pass, for each row of a batch of whole groups."""
     size = min(trainer.args.per_device_eval_batch_size, count(test))
-    rows = {name: column[:size].to(trainer.args.device) for name, column in test.items()}
+    rows = select(test, slice(size))
     with FlopCounterMode(display=False) as counter:
-        trainer.model(*(rows[name] for name in trainer.experiment.inputs))
+        trainer.model(*(rows[name].to(trainer.args.device) for name in trainer.experiment.inputs))
     return counter.get_total_flops() // (2 * size)
 
 

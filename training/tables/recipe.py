@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
 from training.experiments import EXPERIMENTS, Experiment, Multiplexing
-from training.named_yaml import check_keys, read_yaml, typed
+from training.settings import build, check_keys, option, read_yaml, typed, types_of
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent.parent / "experiments"
-PLAIN = "plain"
 #: Trainer arguments that this program decides.
 REFUSED = {
     "output_dir": "it is an argument of the program",
@@ -28,6 +26,7 @@ REFUSED = {
     "remove_unused_columns": "the program prepares the columns",
     "push_to_hub": "a cell's model is no Hugging Face model",
 }
+_BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size")
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class Cell:
     """One model of a table: what it is made of, and how it is trained.
 
     Attributes:
-        variant: its name in the table.
-        seed: of everything that is drawn.
-        experiment: with the variant's options.
-        multiplexing: with the cell's N.
-        trainer: `TrainingArguments` that are given, and no others.
+        variant: Its name in the table.
+        seed: Draws everything that is drawn.
+        experiment: With the variant's options.
+        multiplexing: With the cell's N.
+        trainer: The `TrainingArguments` that are given, and no others.
     """
 
     variant: str
@@ -63,68 +62,72 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A table's recipe.
+class TableRecipe:
+    """The recipe of a table.
 
     Attributes:
-        name: of the recipe, or its file's.
-        experiment: its class.
-        seeds: of which each cell is trained with every one.
-        groupings: random orders of the test rows over which a multiplexed model is scored.
-        published: what others have reported of the first metric, by variant and N, to stand beside.
-        variants: settings by name, one dict each, of the experiment's options, of `Multiplexing` and of
+        name: The recipe's, or its file's.
+        experiment: A key of `EXPERIMENTS`.
+        seeds: Each cell is trained with every one.
+        groupings: The number of random orders of the test rows over which a multiplexed model is scored.
+        defaults: Settings of every variant that has none of its own.
+        published: What others have reported of the first metric, by variant and N, to stand beside.
+        variants: Settings by name, one dict each, of the experiment's options, of `Multiplexing` and of
             `TrainingArguments`; ``num_instances`` is a list, and ``at`` has settings for one N alone, by N.
     """
 
+    limits: ClassVar = {"[1, inf)": "groupings"}
+
     name: str
-    experiment: type[Experiment]
-    seeds: list[int]
-    groupings: int
-    published: dict[str, dict[int, float]]
-    variants: dict[str, dict[str, Any]]
+    experiment: str = option(default="", choices=EXPERIMENTS)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    groupings: int = 3
+    defaults: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, dict[int, float]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> type[Experiment]:
+        return EXPERIMENTS[self.experiment]
 
     def identity(self) -> dict[str, object]:
         """What must be the same for cells of two calls to stand in one table, beside what each was made with."""
-        return {"experiment": self.experiment.name, "groupings": self.groupings}
+        return {"experiment": self.experiment, "groupings": self.groupings}
 
     def cells(self, variants: list[str] | None = None) -> list[Cell]:
         """The cells of these variants, or of all, in the table's order.
 
         Raises:
-            ValueError: an unknown variant; options that do not fit; a batch that whole groups do not fill.
+            ValueError: An unknown variant; options that do not fit; a batch that whole groups do not fill.
         """
         check_keys(variants or [], self.variants, "--variants", "recipe's variants")
+        chosen = {name: own for name, own in self.variants.items() if variants is None or name in variants}
         return [
-            self.cell(name, num_instances, seed)
-            for name, settings in self.variants.items()
-            if variants is None or name in variants
-            for num_instances in settings["num_instances"]
+            self.cell(name, n, seed)
+            for name, own in chosen.items()
+            for n in own["num_instances"]
             for seed in self.seeds
         ]
 
     def cell(self, name: str, num_instances: int, seed: int) -> Cell:
         """One cell of a variant, with any N. Raises ValueError as `cells`."""
-        settings = self.variants[name]
-        settings = {**settings, **settings["at"].get(num_instances, {})}
+        settings = {**self.variants[name], **self.variants[name]["at"].get(num_instances, {})}
+        settings["num_instances"] = num_instances
 
         def part(kind: type) -> dict[str, Any]:
             return {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
 
-        for key in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        for key in _BATCHES:
             if settings[key] < 1 or settings[key] % num_instances:
                 raise ValueError(
                     f"{name}: {key} must be a multiple of num_instances={num_instances}, got {settings[key]}: a group "
                     "that is filled up with repeated rows wastes the pass"
                 )
-        try:
-            experiment = self.experiment(**part(self.experiment))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-        multiplexing = Multiplexing(**{**part(Multiplexing), "num_instances": num_instances})
+        experiment, multiplexing = (build(kind, part(kind), name, "variant") for kind in (self.kind, Multiplexing))
         return Cell(name, seed, experiment, multiplexing, part(TrainingArguments))
 
 
-def read_recipe(name: str, given: Mapping[str, Any]) -> Recipe:
+def read_recipe(name: str, given: Mapping[str, Any]) -> TableRecipe:
     """A recipe by name or file, with what was given on the command line in place of its own values.
 
     Args:
@@ -132,80 +135,51 @@ def read_recipe(name: str, given: Mapping[str, Any]) -> Recipe:
             that the recipe has with N = 1 alone.
 
     Raises:
-        ValueError: there is no such recipe; a key is unknown (the message has the closest known one), or has a value of
+        ValueError: There is no such recipe; a key is unknown (the message has the closest known one), or has a value of
             another type.
     """
     path, values = read_yaml(RECIPES, name, "recipe")
-    where = str(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must have lines 'key: value', got {values!r}")
-    check_keys(values, ("experiment", "seeds", "groupings", "defaults", "published", "variants"), where, "recipe")
-    check_keys([values.get("experiment")], EXPERIMENTS, where, "list of experiments")
-    experiment = EXPERIMENTS[values["experiment"]]
-    variants = values.get("variants")
-    if not isinstance(variants, dict) or not variants:
-        raise ValueError(f"{where}: variants must be lines 'name: {{key: value, ...}}', got {variants!r}")
+    values |= {key: given[key] for key in ("seeds", "groupings") if key in given}
+    recipe: TableRecipe = build(TableRecipe, values, str(path), "recipe", name=path.stem)
+    for seed in recipe.seeds:
+        if typed(str(path), "seeds", seed, int) < 0:
+            raise ValueError(f"{path}: seeds must be at least 0, got {seed}")
+    if not recipe.variants:
+        raise ValueError(f"{path}: variants must be lines 'name: {{key: value, ...}}', got none")
+    check_keys(recipe.published, recipe.variants, f"{path}: published", "recipe's variants")
+    for variant, own in recipe.published.items():
+        typed(f"{path}: published", variant, own, dict)
 
-    kinds = _kinds(experiment)
-    top = {"seeds": values.get("seeds", [0]), "groupings": values.get("groupings", 3)}
-    top |= {key: value for key, value in given.items() if key in top}
-    defaults = _settings(values.get("defaults"), kinds, f"{where}: defaults")
-    override = _settings({key: v for key, v in given.items() if key not in top}, kinds, "the command line")
-    merged = {}
-    for variant, own in variants.items():
-        settings = {"num_instances": [1], "at": {}, **defaults, **_settings(own, kinds, f"{where}: {variant}")}
+    kinds = {key: kind for cls in (TrainingArguments, Multiplexing, recipe.kind) for key, kind in types_of(cls).items()}
+    kinds |= {"num_instances": (int, list), "at": (dict,)}
+    defaults = _settings(recipe.defaults, kinds, f"{path}: defaults")
+    more = {key: value for key, value in given.items() if key not in ("seeds", "groupings")}
+    override = _settings(more, kinds, "the command line")
+    for variant, own in recipe.variants.items():
+        settings = {"num_instances": [1], "at": {}, **defaults, **_settings(own, kinds, f"{path}: {variant}")}
         alone = settings["num_instances"] == [1]
         settings |= {key: value for key, value in override.items() if key != "num_instances" or not alone}
-        settings["at"] = {
-            number: {key: value for key, value in own.items() if key not in override}
-            for number, own in settings["at"].items()
-        }
-        settings.setdefault("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
-        settings.setdefault("per_device_eval_batch_size", settings["per_device_train_batch_size"])
-        merged[str(variant)] = settings
-    for name, least in (("seeds", 0), ("groupings", 1)):
-        for value in top[name] if name == "seeds" else [top[name]]:
-            if typed(where, name, value, int) < least:
-                raise ValueError(f"{where}: {name} must be at least {least}, got {value}")
-    published = values.get("published", {})
-    if not isinstance(published, dict) or not all(isinstance(own, dict) for own in published.values()):
-        raise ValueError(f"{where}: published must be lines 'variant: {{N: score}}', got {published!r}")
-    check_keys(published, merged, f"{where}: published", "recipe's variants")
-    return Recipe(path.stem, experiment, top["seeds"], top["groupings"], published, merged)
+        settings["at"] = {n: {k: v for k, v in at.items() if k not in override} for n, at in settings["at"].items()}
+        settings.setdefault(_BATCHES[0], TrainingArguments.per_device_train_batch_size)
+        settings.setdefault(_BATCHES[1], settings[_BATCHES[0]])
+        recipe.variants[variant] = settings
+    return recipe
 
 
 def _settings(values: object, kinds: dict[str, tuple[type, ...]], where: str) -> dict[str, Any]:
     """Settings of a variant, checked; N as a list."""
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must be lines 'key: value', got {values!r}")
-    inner = {key: kind for key, kind in kinds.items() if key != "num_instances"}
-    check_keys(values, [*kinds, *REFUSED, *(["at"] if len(inner) < len(kinds) else [])], where, "variant")
+    values = typed(where, "settings", values, dict)
     for key in REFUSED.keys() & values.keys():
         raise ValueError(f"{where}: {key} is not a variant's: {REFUSED[key]}")
-    checked = {key: typed(where, key, value, *inner[key]) for key, value in values.items() if key in inner}
-    if "at" in values:
-        if not isinstance(values["at"], dict):
-            raise ValueError(f"{where}: at must be lines 'N: {{key: value}}', got {values['at']!r}")
-        checked["at"] = {n: _settings(own, inner, f"{where}, N = {n}") for n, own in values["at"].items()}
-    if "num_instances" in values:
-        numbers = values["num_instances"]
-        checked["num_instances"] = numbers if isinstance(numbers, list) else [numbers]
-        for number in checked["num_instances"]:
+    check_keys(values, kinds, where, "variant")
+    checked = {key: typed(where, key, value, *kinds[key]) for key, value in values.items()}
+    if "at" in checked:
+        inner = {key: kind for key, kind in kinds.items() if key not in ("num_instances", "at")}
+        checked["at"] = {n: _settings(own, inner, f"{where}, N = {n}") for n, own in checked["at"].items()}
+    if "num_instances" in checked:
+        numbers = checked["num_instances"]
+        checked["num_instances"] = numbers = numbers if isinstance(numbers, list) else [numbers]
+        for number in numbers:
             if typed(where, "num_instances", number, int) < 1:
                 raise ValueError(f"{where}: num_instances must be at least 1, got {number}")
     return checked
-
-
-def _kinds(experiment: type[Experiment]) -> dict[str, tuple[type, ...]]:
-    """Keys of a variant, and the types that each may have."""
-    kinds = {}
-    for cls in (TrainingArguments, Multiplexing, experiment):
-        hints = get_type_hints(cls)
-        for field in fields(cls):
-            hint = hints[field.name]
-            union = get_origin(hint) in (Union, types.UnionType)
-            parts = get_args(hint) if union else (hint,)
-            plain = [get_origin(part) or part for part in parts]
-            kinds[field.name] = tuple(dict if part is Mapping else part for part in plain)
-    return {key: kind for key, kind in kinds.items() if key not in REFUSED}

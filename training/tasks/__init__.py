@@ -5,27 +5,17 @@ One's own files need none.
 
 from training.tasks.base import Task
 from training.tasks.conll2003 import Conll2003Task
+from training.tasks.glue import MnliTask, QnliTask, QqpTask, Sst2Task
 from training.tasks.own_files import OwnFiles
 from training.tasks.own_tokens import OwnTokens, is_conll
-from training.tasks.pairs import MnliTask, QnliTask, QqpTask
 from training.tasks.research_articles import ResearchArticlesTask
-from training.tasks.sst2 import Sst2Task
 from training.tasks.statements import StatementsTask
 from training.tasks.stdlib import StdlibTask
 
 #: Every task by name.
 TASKS: dict[str, type[Task]] = {
     task.name: task
-    for task in (
-        StatementsTask,
-        StdlibTask,
-        Sst2Task,
-        MnliTask,
-        QnliTask,
-        QqpTask,
-        ResearchArticlesTask,
-        Conll2003Task,
-    )
+    for task in (StatementsTask, StdlibTask, Sst2Task, MnliTask, QnliTask, QqpTask, ResearchArticlesTask, Conll2003Task)
 }
 
 

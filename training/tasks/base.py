@@ -25,13 +25,13 @@ class TaskData:
     """A task's raw text.
 
     Attributes:
-        train: columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
+        train: Columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
             (token tasks); labels are ids, -100 for words that are not asked for. In multi-label tasks ``label`` is a
             list, a 0 or 1 for each label; in regressions a number.
-        evaluation: the same, by split name; at least one, of which the first gives the learning curves, and in
-            multi-label tasks the thresholds by which the others are scored.
-        labels: names by id; of a regression the one name of what is measured.
-        text: what the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
+        evaluation: The same, by the name of the split; at least one, of which the first gives the learning curves, and
+            in multi-label tasks the thresholds by which the others are scored.
+        labels: Their names by id; of a regression the one name of what is measured.
+        text: What the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
     """
 
     train: Dataset
@@ -44,14 +44,14 @@ class Task(ABC):
     """A task.
 
     Attributes:
-        name: on the command line.
-        recipe: its name.
-        files: the names that each split's local file may have; none if the task has no files.
-        kind: of head, "sequence", "multi_label", "regression" or "token".
-        metric: the score that the report shows.
-        tag_scheme: of a token task whose metric is f1, what its tags say: "entities" or "types", see
+        name: Its name on the command line.
+        recipe: The name of its recipe.
+        files: The names that each split's local file may have; none if the task has no files.
+        kind: The kind of head: "sequence", "multi_label", "regression" or "token".
+        metric: The score that the report shows.
+        tag_scheme: What the tags say of a token task whose metric is f1: "entities" or "types", see
             `training.entities`.
-        variants: what is trained if nothing is said.
+        variants: What is trained unless the command line says otherwise.
     """
 
     name: str

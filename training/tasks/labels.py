@@ -37,10 +37,10 @@ class LabelColumn:
     """The values of a file's column, and where they stand.
 
     Attributes:
-        file, name: of the file and of the column, for messages.
-        values: as the file has them.
-        places: of each: "line 3", or "row 3" where a file has no lines.
-        typed: whether the file's format says what is a number; if not, all values are text.
+        file, name: The names of the file and of the column, for messages.
+        values: What the file has there.
+        places: Where each value is: "line 3", or "row 3" where a file has no lines.
+        typed: The file's format says what is a number; if it does not, all values are text.
     """
 
     file: str
@@ -194,7 +194,7 @@ class Classes:
     """The labels of a task, by what stands for each in any file.
 
     Attributes:
-        names: in order: of numbers if they are, else of the alphabet.
+        names: In the order of numbers if they are numbers, else of the alphabet.
     """
 
     def __init__(self, found: Iterable[tuple[Value, bool]]):

@@ -28,12 +28,13 @@ class OwnFiles(Task):
     """Rows of TSV, CSV, JSON lines or Parquet files; a row is one text, or a pair of them.
 
     Attributes:
-        train_file: one or several, which are joined.
-        validation_file: what is scored during and after training.
-        test_file: what is scored after training, too.
-        text_column, text_pair_column: of all files; None for the second where a row is one text.
-        label_column: of all files, one or several.
-        problem_type: one of `PROBLEMS`. If None, several columns are several labels, and one has classes: what looks
+        train_file: One file or several, which are read one after the other.
+        validation_file: What is scored during and after training.
+        test_file: What is scored after training, too.
+        text_column, text_pair_column: The columns of the texts, in all files; the second is None where a row is one
+            text.
+        label_column: The column of the labels in all files, or several.
+        problem_type: One of `PROBLEMS`. If None, several columns are several labels, and one has classes: what looks
             like measurements is then refused.
     """
 

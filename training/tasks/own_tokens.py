@@ -26,9 +26,9 @@ class TaggedTokens:
     """A file's rows.
 
     Attributes:
-        column: of the tags, for messages: a value and a place for each token of all rows.
-        tokens: of each row.
-        tags: of each row, `IGNORE_INDEX` for a token that has none.
+        column: The tags of all rows, for messages: a value and a place for each token.
+        tokens: Each row's words.
+        tags: Each row's tags, `IGNORE_INDEX` for a token that has none.
     """
 
     column: LabelColumn
@@ -41,9 +41,9 @@ class OwnTokens(Task):
     """Rows of tokens and their tags, from JSON lines, Parquet or CoNLL columns.
 
     Attributes:
-        train_file, validation_file, test_file: as of `training.tasks.own_files.OwnFiles`.
-        tokens_column, tags_column: of tables; CoNLL columns have the token first and its tag last.
-        tag_scheme: what tags say, one of `training.entities.SCHEMES`.
+        train_file, validation_file, test_file: See `training.tasks.own_files.OwnFiles`.
+        tokens_column, tags_column: The names of a table's columns; CoNLL columns have the token first and its tag last.
+        tag_scheme: What tags say, one of `training.entities.SCHEMES`.
     """
 
     train_file: list[str]

@@ -30,7 +30,7 @@ def find_files(task: str, data_dir: str, files: dict[str, tuple[str, ...]], layo
     """Paths of a task's files by split, in ``data_dir`` or in its subfolder of the task's name.
 
     Args:
-        files: the names that a split's file may have, itself or with .gz after it.
+        files: The names that a split's file may have; .gz may follow them.
 
     Raises:
         ValueError: names the missing files, the folders looked into and the layout expected.
@@ -58,10 +58,10 @@ class Table:
     """Some columns of a file.
 
     Attributes:
-        path: the file.
-        columns: values by name of the column, as the file has them: text, or what JSON and Parquet have types for.
-        places: of each row, for messages: "line 3", or "row 3" where a file has no lines.
-        typed: whether the format has types.
+        path: The file.
+        columns: Values by the name of the column, as the file has them: text, or what JSON and Parquet have types for.
+        places: Where each row is, for messages: "line 3", or "row 3" where a file has no lines.
+        typed: The format has types.
     """
 
     path: Path

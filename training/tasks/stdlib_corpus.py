@@ -19,12 +19,14 @@ from pathlib import Path
 #: Folders that are no part of the library's own text: installed packages, test suites (larger than the rest
 #: of the library together, and full of copies of it), compiled files.
 SKIPPED_FOLDERS = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib-dynload", "__pycache__"}
+    ["site-packages", "dist-packages", "test", "tests", "idle_test", "lib-dynload", "__pycache__"]
 )
 #: Packages that are generated and no hand-written text: code tables, and the language reference as string
 #: literals. They are no classes; the language reference (prose, once its literals are read) serves the
 #: warm-up.
 GENERATED_PACKAGES = frozenset({"encodings", "pydoc_data"})
+#: Classes, and passages of one class for validation, at most.
+PACKAGES, VALIDATION_PER_PACKAGE = 12, 150
 #: Word pieces overlap in the split check below: this many words in a row shared with a training passage is a
 #: copy.
 SHINGLE_WORDS = 12
@@ -40,9 +42,9 @@ class StdlibCorpus:
     """Labelled passages and unlabelled text of one Python installation.
 
     Attributes:
-        labels: package names, in alphabetical order; a label id is a position in it.
+        labels: The names of the packages, in alphabetical order; a label id is a position in it.
         train, validation: ``(passage, label id)``, without copies inside or across the splits.
-        text: every text that may be trained on without labels: the training passages, the library's other
+        text: Every text that may be trained on without labels: the training passages, the library's other
             modules and the language reference. No validation passage is in it.
     """
 
@@ -117,13 +119,7 @@ def shingles(text: str) -> set[tuple[str, ...]]:
 
 
 def build_stdlib_corpus(
-    *,
-    num_packages: int = 12,
-    words: int = 40,
-    train_per_package: int = 1000,
-    validation_per_package: int = 150,
-    seed: int = 0,
-    root: Path | None = None,
+    *, words: int = 40, train_per_package: int = 1000, seed: int = 0, root: Path | None = None
 ) -> StdlibCorpus:
     """Reads the standard library and splits the passages of its largest packages.
 
@@ -133,30 +129,24 @@ def build_stdlib_corpus(
     left of validation was not seen.
 
     Args:
-        num_packages: classes.
-        words: words of a passage, at most.
-        train_per_package, validation_per_package: passages of one class, at most, drawn at random.
-        seed: of the split and the draw. The result depends on it and on the installation alone.
-        root: folder to read; default: the running interpreter's standard library.
+        words: The words of a passage, at most; at least `SHINGLE_WORDS`.
+        train_per_package: The passages of one class to train on, at most, drawn at random.
+        seed: It decides the split and the draw. The result depends on it and on the installation alone.
+        root: The folder to read; by default the running interpreter's standard library.
 
     Raises:
         ValueError: no source, fewer than two packages, or too little text in them.
     """
-    if num_packages < 2:
-        raise ValueError(f"num_packages must be at least 2, got {num_packages}")
-    if words < SHINGLE_WORDS:
-        raise ValueError(f"words must be at least {SHINGLE_WORDS}, got {words}")
     root = root or stdlib_root()
     packages = read_packages(root)
     size = {name: sum(map(len, texts)) for name, texts in packages.items() if name and name not in GENERATED_PACKAGES}
-    labels = sorted(sorted(size, key=lambda name: (-size[name], name))[:num_packages])
+    labels = sorted(sorted(size, key=lambda name: (-size[name], name))[:PACKAGES])
     if len(labels) < 2:
         raise ValueError(f"stdlib root: {root} holds {len(labels)} package(s) with source, at least 2 are needed")
 
     rng = random.Random(seed)
     seen: set[tuple[str, ...]] = set()
-    train: dict[str, list[str]] = {name: [] for name in labels}
-    validation: dict[str, list[str]] = {name: [] for name in labels}
+    train, validation = ({name: [] for name in labels} for _ in range(2))
     for name in labels:
         for text in packages[name]:
             passages = split_passages(text, words)
@@ -176,31 +166,18 @@ def build_stdlib_corpus(
         raise ValueError(f"stdlib root: {root} has too little text for a split in package(s) {', '.join(empty)}")
 
     held_out = set().union(*(shingles(passage) for name in labels for passage in validation[name]))
-    others = [
-        text
-        for name in sorted(packages)
-        if name not in labels
-        for text in packages[name]
-        if name not in GENERATED_PACKAGES
-    ]
+    hand_written = [name for name in sorted(packages) if name not in labels and name not in GENERATED_PACKAGES]
+    others = [text for name in hand_written for text in packages[name]]
     others += [string_literals(text) for text in packages.get("pydoc_data", [])]
     unlabelled = [passage for name in labels for passage in train[name]]
-    unlabelled += [
-        passage for text in others for passage in split_passages(text, words) if held_out.isdisjoint(shingles(passage))
-    ]
+    pieces = (passage for text in others for passage in split_passages(text, words))
+    unlabelled += [passage for passage in pieces if held_out.isdisjoint(shingles(passage))]
 
     def draw(side: dict[str, list[str]], most: int) -> list[tuple[str, int]]:
-        rows = [
-            (passage, label)
-            for label, name in enumerate(labels)
-            for passage in rng.sample(side[name], min(most, len(side[name])))
-        ]
+        drawn = [rng.sample(side[name], min(most, len(side[name]))) for name in labels]
+        rows = [(passage, label) for label, passages in enumerate(drawn) for passage in passages]
         rng.shuffle(rows)
         return rows
 
-    return StdlibCorpus(
-        labels=labels,
-        train=draw(train, train_per_package),
-        validation=draw(validation, validation_per_package),
-        text=unlabelled,
-    )
+    train_rows, validation_rows = draw(train, train_per_package), draw(validation, VALIDATION_PER_PACKAGE)
+    return StdlibCorpus(labels, train_rows, validation_rows, unlabelled)

@@ -1,0 +1,42 @@
+"""How numbers and tables are written, wherever they are shown."""
+
+from __future__ import annotations
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """A score, or a difference with ``sign`` "+": shares have digits, prices none. A dash for what is not there."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
+
+
+def measured(mean: float, std: float) -> str:
+    """A mean, with its spread where there is one."""
+    return number(mean) + (f" ± {number(std)}" if std else "")
+
+
+def score(found: dict | None) -> str:
+    """A `training.results.Score`, as JSON has it."""
+    return "-" if found is None else measured(found["mean"], found["std"])
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """A difference and its interval."""
+    return f"{number(mean, '+')} ({number(low, '+')} to {number(high, '+')})"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table, the columns behind the first one aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def for_terminal(paragraph: str) -> str:
+    """A paragraph; of a Markdown table, the columns are padded to one width."""
+    if not paragraph.startswith("|"):
+        return paragraph
+    rows = [line[2:-2].split(" | ") for line in paragraph.splitlines()]
+    widths = [max(map(len, column)) for column in zip(rows[0], *rows[2:], strict=True)]
+    rows[1] = ["-" * width for width in widths]
+    lines = [[c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)] for row in rows]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *cells]) for row, cells in zip(rows, lines, strict=True))

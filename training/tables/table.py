@@ -1,0 +1,147 @@
+"""A table: every finished cell of a folder, seeds and groupings together, beside the plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.drawing import Line, Panel, draw
+from training.experiments import Metric
+from training.formatting import interval, markdown, number, score
+from training.models import PLAIN
+from training.results import Score
+from training.scoring import difference
+from training.tables.cell import CellResult
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of the table: the cells of a variant and N, one a seed.
+
+    Attributes:
+        variant, num_instances: Which; N is 0 for a reference, which is no network.
+        seeds: Of the cells.
+        scores: By name of the metric, over seeds and groupings.
+        slots: Lowest and highest score among the places in a group, of the first metric; None where N is below 2 or
+            rows do not share passes.
+        against: What `difference` is to: the same variant at N = 1, else the variant "plain"; None if neither is there.
+        difference: Of the first metric, own less the other's; and its interval, see `training.scoring.difference`.
+        published: What others have reported of the first metric; None if the recipe has nothing.
+        parameters, multiply_adds, cpu_seconds: Of a network, of a forward pass for each row, and of training, the mean
+            over the seeds.
+    """
+
+    variant: str
+    num_instances: int
+    seeds: list[int]
+    scores: dict[str, Score]
+    slots: list[float] | None = None
+    against: str | None = None
+    difference: list[float] | None = None
+    published: float | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    cpu_seconds: float | None = None
+
+
+def table_rows(
+    cells: list[CellResult],
+    metric: Metric,
+    splits_by_seed: bool,
+    published: dict[str, dict[int, float]] | None = None,
+) -> list[TableRow]:
+    """The rows of a table, in the order of the cells; ``metric`` is the one that is compared."""
+    groups: dict[tuple[str, int], list[CellResult]] = {}
+    for cell in cells:
+        groups.setdefault((cell.variant, cell.num_instances), []).append(cell)
+    rows = []
+    for key, own in groups.items():
+        variant, num_instances = key
+        places = np.mean([cell.slots.get(metric.name, []) for cell in own], axis=0)
+        rival = next((other for other in ((variant, 1), (PLAIN, 1)) if other in groups and other != key), None)
+        against = None if rival is None else compare(own, groups[rival], metric, splits_by_seed)
+        shared = [name for name in own[0].scores if all(name in cell.scores for cell in own)]
+        rows.append(
+            TableRow(
+                variant,
+                num_instances,
+                [cell.seed for cell in own],
+                {name: Score.of([value for cell in own for value in cell.scores[name].values]) for name in shared},
+                [float(places.min()), float(places.max())] if len(places) > 1 else None,
+                f"{rival[0]}, N = {rival[1]}" if against else None,
+                against,
+                (published or {}).get(variant, {}).get(num_instances),
+                own[0].parameters,
+                own[0].multiply_adds,
+                round(float(np.mean([cell.cpu_seconds for cell in own])), 1),
+            )
+        )
+    return rows
+
+
+def compare(own: list[CellResult], other: list[CellResult], metric: Metric, splits_by_seed: bool) -> list[float] | None:
+    """The difference of two rows' scores and its interval, [mean, low, high]; over the seeds that both have, None if
+    there are none."""
+    by_seed = [{cell.seed: cell.rows[metric.name].mean(0) for cell in cells} for cells in (own, other)]
+    seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    if not seeds:
+        return None
+    # Where every seed has the same test rows, a row is drawn with all its measures; else rows differ.
+    join = np.concatenate if splits_by_seed else lambda kept: np.mean(kept, axis=0)
+    a, b = (join([measured[seed] for seed in seeds]).astype(float) for measured in by_seed)
+    found = difference(lambda sums: np.vectorize(metric.of_mean)(sums[..., 0] / len(a)), a[:, None], b[:, None])
+    return [found.mean, found.low, found.high]
+
+
+def section(result: dict) -> Iterator[str]:
+    """``results.json`` in Markdown, for the terminal and the page of results."""
+    rows = result["table"]
+    names = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    seeds = {seed for row in rows for seed in row["seeds"]}
+    yield (
+        f"`python training/experiment.py {result['recipe']}`, {len(seeds)} seed{'s' * (len(seeds) > 1)}; the "
+        f"difference is of {names[0]}, to the plain network, with the interval of 95 % of the bootstrap samples."
+    )
+    header = ["", "N", *names, "published", "by slot", "difference", "multiply-adds a row", "CPU-s of training"]
+    cells = [
+        [
+            f"`{row['variant']}`",
+            str(row["num_instances"] or "-"),
+            *(score(row["scores"].get(name)) for name in names),
+            number(row["published"]),
+            " to ".join(map(number, row["slots"])) if row["slots"] else "-",
+            interval(*row["difference"]) if row["difference"] else "-",
+            "-" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}",
+            "-" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+    yield markdown(header, cells)
+
+
+def plot(path: Path, rows: list[TableRow], metric: Metric, title: str, over: str | None = None) -> None:
+    """Draws the metric, as a PNG: of every variant over N, where what has one N alone is a level line; or, of every N,
+    over the figure ``over``, a point a variant."""
+    numbers = sorted({row.num_instances for row in rows if row.num_instances})
+    lines, axis = [], {"xlabel": over, "ylabel": metric.name}
+    if over is None:
+        axis |= {"xlabel": "N, rows a pass", "xscale": "log", "xticks": numbers, "xticklabels": list(map(str, numbers))}
+        for variant in dict.fromkeys(row.variant for row in rows):
+            own = [row for row in rows if row.variant == variant]
+            style: dict[str, object] = {"label": variant}
+            places = [row.num_instances for row in own]
+            if places[0] < 2 and len(own) == 1:
+                own, places, style = own * 2, [numbers[0], numbers[-1]], {**style, "linestyle": "--", "marker": ""}
+            scores = [row.scores[metric.name] for row in own]
+            points = list(zip(places, (s.mean for s in scores), strict=True))
+            lines.append(Line(points, [s.std for s in scores], style=style))
+    else:
+        for n in numbers:
+            own = [row for row in rows if row.num_instances == n and over in row.scores]
+            points = [(row.scores[over].mean, row.scores[metric.name].mean) for row in own]
+            spread = [row.scores[metric.name].std for row in own]
+            lines.append(Line(points, spread, [row.variant for row in own], {"label": f"N = {n}"}))
+    draw(path, title, [Panel(lines, axis)], (7.0, 4.5))
