@@ -44,7 +44,7 @@ TRAIN = [
     "datasets",
     "matplotlib",
     "orjson>=3.10",
-    "pyarrow",
+    "pyarrow>=18",
     "pyyaml",
     "seqeval",
     "tensorboard",

@@ -22,8 +22,7 @@ from fastmux.labelling.checks import check_text, check_words
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.passes.tokens import Tokens
 from fastmux.tables.parsing import column_values, parse_lines
-from fastmux.tables.shard import RawShard
-from fastmux.tables.table_source import serialised, table_of
+from fastmux.tables.shard import RawShard, serialised, table_of
 from fastmux.tables.writers import Heads, Writer
 
 #: Shards that are ready or being made ready, beside one for each process.

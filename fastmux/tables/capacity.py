@@ -18,7 +18,7 @@ from fastmux.tables.seen import CannotHoldError, Seen
 from fastmux.tables.table_source import TableSource
 
 #: Rows that are looked at together.
-_ROWS = 4096
+_ROWS = 1024
 _STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _SCALARS = (
     types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_string, types.is_large_string,

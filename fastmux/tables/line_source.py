@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastmux.lines import RawLines, decode, without_end
 from fastmux.tables.parsing import parse_lines
-from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, Sizes, allow_long_fields, digest_of
+from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, Sizes, allow_long_fields
 
 #: Rows from the start of an input by which it is known what it holds.
 _SAMPLE = 100
@@ -107,14 +107,11 @@ class LineSource:
                 numbers.append(number)
                 size += len(row)
                 if len(kept) == rows or size >= SHARD_BYTES:
-                    yield self._shard(index, kept, numbers, min(1.0, self._lines.position / file_size))
+                    yield RawShard(index, kept, numbers, min(1.0, self._lines.position / file_size))
                     kept, numbers, size, index = [], [], 0, index + 1
                     rows = sizes(index)
         if kept:
-            yield self._shard(index, kept, numbers, 1.0)
-
-    def _shard(self, index: int, kept: list[bytes], numbers: list[int], progress: float) -> RawShard:
-        return RawShard(index, kept, numbers, digest_of([b"\n".join(kept)]), progress)
+            yield RawShard(index, kept, numbers, 1.0)
 
 
 def _csv_rows(lines: Iterable[tuple[int, bytes]], columns: int) -> Iterator[tuple[int, bytes]]:

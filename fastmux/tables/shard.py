@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow
 
@@ -25,15 +26,20 @@ class RawShard:
         index: number of the shard, from 0.
         rows: the bytes of every row, without the end of its line; or a table.
         numbers: of the line that each row begins at, or of the row, from 1.
-        digest: of all bytes.
         progress: of the input that has been read by its end, from 0 to 1; None where that is not known.
     """
 
     index: int
     rows: Sequence[bytes] | pyarrow.Table
     numbers: Sequence[int]
-    digest: str
     progress: float | None
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all bytes; made when it is first asked for."""
+        if isinstance(self.rows, pyarrow.Table):
+            return _digest_of(serialised(self.rows))
+        return _digest_of(b"\n".join(self.rows))
 
     def select(self, columns: Sequence[int]) -> RawShard:
         """The same rows with some columns of the table alone."""
@@ -45,12 +51,22 @@ class RawShard:
         return self.rows
 
 
-def digest_of(parts: Iterable) -> str:
-    """Of bytes, end to end."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:32]
+def serialised(table: pyarrow.Table) -> pyarrow.Buffer:
+    """The rows of a table, and no others of the buffers that it may be a slice of."""
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
+        stream.write_table(table.replace_schema_metadata())
+    return sink.getvalue()
+
+
+def table_of(serialised: pyarrow.Buffer) -> pyarrow.Table:
+    """What `serialised` made bytes of."""
+    with pyarrow.ipc.open_stream(serialised) as stream:
+        return stream.read_all()
+
+
+def _digest_of(content: bytes | pyarrow.Buffer) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def allow_long_fields() -> None:

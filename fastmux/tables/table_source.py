@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow
 import pyarrow.parquet
 
-from fastmux.tables.shard import SHARD_BYTES, RawShard, Sizes, digest_of
+from fastmux.tables.shard import SHARD_BYTES, RawShard, Sizes
 
 if TYPE_CHECKING:
     import datasets
@@ -93,7 +93,7 @@ class TableSource:
     def _shard(self, index: int, tables: list[pyarrow.Table], read: int) -> RawShard:
         table = pyarrow.concat_tables(tables)
         end = read + len(table)
-        return RawShard(index, table, range(read + 1, end + 1), digest_of([serialised(table)]), end / self.total)
+        return RawShard(index, table, range(read + 1, end + 1), end / self.total)
 
 
 def compact(table: pyarrow.Table) -> pyarrow.Table:
@@ -103,17 +103,3 @@ def compact(table: pyarrow.Table) -> pyarrow.Table:
             if field.type == view:
                 table = table.set_column(place, field, table.column(place).cast(whole).cast(view))
     return table
-
-
-def serialised(table: pyarrow.Table) -> pyarrow.Buffer:
-    """The rows of a table, and no others of the buffers that it may be a slice of."""
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
-        stream.write_table(table.replace_schema_metadata())
-    return sink.getvalue()
-
-
-def table_of(serialised: pyarrow.Buffer) -> pyarrow.Table:
-    """What `serialised` made bytes of."""
-    with pyarrow.ipc.open_stream(serialised) as stream:
-        return stream.read_all()

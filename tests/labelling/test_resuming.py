@@ -224,7 +224,7 @@ if __name__ == "__main__":
     writer = JsonLines("text", pyarrow.schema([("text", pyarrow.string())]), ("label",))
     preparation = Preparation("text", ["text"], ("text",), (0,), False, encoder, writer)
     pool = executor(preparation, 2)
-    shards = (RawShard(index, [b"w1 w2"], [1], "", None) for index in range(100))
+    shards = (RawShard(index, [b"w1 w2"], [1], None) for index in range(100))
     made = prepared(shards, preparation, pool, 2)
     assert next(made)[1].tokens.lengths.tolist() == [4]
     print(*pool._processes, flush=True)
