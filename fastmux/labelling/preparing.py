@@ -81,7 +81,7 @@ class Preparation:
         problems: dict[int, str] = {}
         inputs: list[Input] = []
         places: list[int] = []
-        alone = len(self.names) == 1 and not self.encoder.words
+        alone = len(self.names) == 1 and not self.tokenizer.words
         for place, row in enumerate(fields):
             if alone and type(row) is str and row.isascii() and "\0" not in row and row and not row.isspace():
                 inputs.append(row)  # most rows
