@@ -126,7 +126,7 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
     """A function that runs the model on the same rows in the same batches, tokenised before."""
     classifier = Classifier(model, tokenizer, args.task == "token")
     words = "given" if args.task == "token" else None
-    encoder = classifier.encoder(args.max_length, True, words, pairs=False)
+    encoder = classifier.row_tokenizer(args.max_length, True, words, pairs=False)
     encoder.start()
     tokens, _ = encoder.encode([text.split(" ") for text in texts] if words else list(texts))
     engine = classifier.engine(Placement(args.device, args.dtype, args.batch_tokens, torch_compile=False))
