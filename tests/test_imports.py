@@ -22,6 +22,7 @@ LAYERS = {
         "fastmux.joins",
         "fastmux.lines",
         "fastmux.reference",
+        "fastmux.settings",
     ),
     "tables": ("fastmux.tables",),
     "functional": ("fastmux.functional",),

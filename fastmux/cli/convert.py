@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import fields
 
 import fastmux
-from fastmux.cli.parser import OneOf, Parser, integer, number
-from fastmux.cli.settings import MODEL_HELP
+from fastmux.cli.parser import OneOf, Parser, integer
+from fastmux.cli.settings import MODEL_HELP, add_settings, given
 from fastmux.distillation.settings import ConversionSettings
-from fastmux.joins import JOINS
 from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
@@ -28,28 +25,6 @@ examples:
   fastmux convert my-model --text pairs.tsv --column question --pair_column answer --output_dir out
   fastmux convert my-model --text reviews.txt --num_instances 1 --joined_layers 2 --output_dir out   # no joining"""
 
-_HELP = {
-    "num_instances": "N, states that share a pass of the joined layers; 1 joins nothing",
-    "join": "what is joined: N neighbouring positions of a row, or N rows of the batch at each position",
-    "row_layers": "layers that run on every state before the joined ones",
-    "last_layers": "layers that run on every state after them",
-    "first_layers": "of the last layers, how many run at the first position alone, where the head reads no other; "
-    "1 is exact, further ones cost next to nothing and see the other positions as they were before",
-    "joined_layers": "those of the original's layers that run joined, ascending; default: all in between",
-    "max_length": "tokens of a row; longer rows are cut",
-    "num_train_epochs": "passes over the text",
-    "learning_rate": "peak learning rate",
-    "state_weight": "weight of the hidden states' error beside that of the labels",
-    "per_device_train_batch_size": "rows of a step",
-    "seed": "of everything that is drawn",
-}
-_TYPES: dict[str, Callable] = {
-    **dict.fromkeys(("num_instances", "max_length", "per_device_train_batch_size"), integer(1)),
-    **dict.fromkeys(("row_layers", "last_layers", "first_layers", "joined_layers", "seed"), integer(0)),
-    **dict.fromkeys(("num_train_epochs", "learning_rate", "state_weight"), number),
-    "join": OneOf(*JOINS),
-}
-
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.distillation.ConversionSettings`, and where things are."""
@@ -65,37 +40,32 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         nargs="+",
         required=True,
         metavar="FILE",
-        help=f"files that end in {', '.join(INPUT_FORMATS)} (a row a line), perhaps with .gz behind it",
+        help=f"Files that end in {', '.join(INPUT_FORMATS)} (a row a line), perhaps with .gz behind it.",
     )
-    parser.add_argument("--column", help="that holds the text (default: text, sentence or the only one)")
-    parser.add_argument("--pair_column", help="of the second text of a pair")
+    parser.add_argument("--column", help="The column of the text. By default text, sentence or the only one.")
+    parser.add_argument("--pair_column", help="The column of the second text of a pair.")
     parser.add_argument(
         "--input_format",
         type=OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
-        help="what FILEs are (default: by ending)",
+        help="The format of all FILEs. By default the endings of their names tell it.",
     )
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="a new folder, for the converted model")
-    parser.add_argument("--max_steps", type=integer(1), help="optimiser steps, in place of --num_train_epochs")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="A new folder for the converted model.")
     parser.add_argument(
-        "--bf16", action="store_true", help="train under bfloat16 autocast, quicker on most GPUs and some CPUs"
+        "--max_steps", type=integer(1), help="How many optimiser steps, in place of --num_train_epochs."
     )
-    parser.add_argument("--device", help="cpu or cuda, the first GPU (default: the GPU if there is one)")
-    for setting in fields(ConversionSettings):
-        default = setting.default
-        options = {"default": default, "type": _TYPES[setting.name]}
-        options["help"] = _HELP[setting.name] + ("" if default is None else f" (default: {default})")
-        if setting.name == "joined_layers":
-            options["nargs"] = "+"
-        parser.add_argument(f"--{setting.name}", **options)
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="Train under bfloat16 autocast, which is quicker on most GPUs and some CPUs.",
+    )
+    parser.add_argument("--device", help="cpu, or cuda for the first GPU. By default the GPU, if there is one.")
+    add_settings(parser, ConversionSettings)
     parser.also["texts"] = "--text"
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert, and print what came of it."""
-    given = {setting.name: getattr(options, setting.name) for setting in fields(ConversionSettings)}
-    if given["joined_layers"] is not None:
-        given["joined_layers"] = tuple(given["joined_layers"])
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
     trainer |= _placed(options.device)
@@ -103,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         options.model,
         fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format),
         options.output_dir,
-        settings=ConversionSettings(**given),
+        settings=given(options, ConversionSettings),
         **trainer,
     )
     rates = report.rows_per_second
@@ -116,7 +86,7 @@ def run(options: argparse.Namespace) -> None:
     for name, value in lines.items():
         print(f"{name:<{max(map(len, lines))}}  {value}")
     if report.cut_rows:
-        print(f"{report.cut_rows:,} rows were cut at --max_length {given['max_length']}")
+        print(f"{report.cut_rows:,} rows were cut at --max_length {options.max_length}")
     print(f"written: {options.output_dir}")
 
 

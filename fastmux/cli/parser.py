@@ -3,57 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
+from fastmux import settings
 from fastmux.cli.wording import near
+from fastmux.settings import Number
 
 
-def integer(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
-    """The type of an option that takes integers."""
-    limits = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
+class Typed:
+    """The type of an option, by what a setting may be."""
 
-    def parsed(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or (least is not None and number < least) or (most is not None and number > most):
-            raise argparse.ArgumentTypeError(f"is {text!r}, expected an integer{limits}")
-        return number
-
-    return parsed
-
-
-def number(text: str) -> float:
-    """The type of an option that takes numbers."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"is {text!r}, expected a number") from None
-
-
-def seconds(text: str) -> float:
-    """The type of an option that takes a time, 0 or more."""
-    if not 0 <= (found := number(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"is {text!r}, expected a number of at least 0")
-    return found
-
-
-class OneOf:
-    """The type of an option that takes some words."""
-
-    def __init__(self, *allowed: str):
+    def __init__(self, allowed: Number | settings.OneOf):
         self.allowed = allowed
-        self.metavar = "{" + ",".join(allowed) + "}"
+        self.words: tuple[str, ...] = ()
+        self.metavar = "FLOAT"
+        if isinstance(allowed, settings.OneOf):
+            self.words, self.metavar = allowed.words, "{" + ",".join(allowed.words) + "}"
+        elif allowed.whole:
+            self.metavar = "INT"
 
-    def __call__(self, text: str) -> str:
-        if text not in self.allowed:
-            words = ", ".join(map(repr, self.allowed))
-            raise argparse.ArgumentTypeError(f"is {text!r}, expected one of {words}{near(text, self.allowed)}")
-        return text
+    def __call__(self, text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if (value := self.allowed.parse(text)) in self.allowed:
+                return value
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected {self.allowed}{near(text, self.words)}")
+
+
+def integer(least: int, most: float = math.inf) -> Typed:
+    """The type of an option that takes integers."""
+    return Typed(Number(True, least, most))
+
+
+def OneOf(*words: str) -> Typed:
+    """The type of an option that takes some words."""
+    return Typed(settings.OneOf(words))
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +52,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, allow_abbrev=False, **options)
         #: Arguments of the library that options of other names stand for.
         self.also: dict[str, str] = {}
+
+    def add_argument(self, *names, **options) -> argparse.Action:
+        """As of argparse; the type says what stands for a value in the help."""
+        if isinstance(kind := options.get("type"), Typed):
+            options.setdefault("metavar", kind.metavar)
+        return super().add_argument(*names, **options)
 
     @property
     def options(self) -> dict[str, str]:

@@ -6,15 +6,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import fastmux
-from fastmux.cli.parser import OneOf, Parser, integer, number
-from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
-from fastmux.labelling.settings import DTYPES, REJECTED, LabellingSettings
+from fastmux.cli.parser import Parser
+from fastmux.cli.settings import MODEL_HELP, add_settings, given
+from fastmux.labelling.settings import LabellingSettings
 from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
@@ -33,30 +32,6 @@ examples:
   fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl
   torchrun --nproc_per_node 4 --no-python fastmux predict my-model rows.jsonl --output labels.jsonl"""
 
-_HELP = HELP | {
-    "column": "what is labelled: text, or lists of words (default: text, sentence, tokens, words or the only one)",
-    "pair_column": "the second text of a pair",
-    "is_split_into_words": "text is words between single spaces, each of which gets a tag",
-    "prefix": "of the new columns' names, where the input has columns of these names",
-    "rejected": "rows that cannot be labelled stay in place without a label (keep, the default), with the reason in a "
-    "column `error` (reason), or go (drop)",
-    "all_scores": "every label's score, not the best one alone",
-    "min_confidence": "rows below it go through the model that --fallback names",
-    "rows_per_shard": "rows that are written together, and done again after a kill (default: some ten seconds of work)",
-    "num_workers": "processes that tokenise ahead of the model; 0 for a thread (default: 1)",
-    "input_format": "what INPUT is (default: by its ending)",
-    "dataset_name": "configuration of a data set of the hub",
-    "split": "of a data set of the hub",
-}
-_TYPES: dict[str, Callable] = {
-    **dict.fromkeys(("max_length", "copies", "batch_tokens", "rows_per_shard"), integer(1)),
-    "num_workers": integer(0),
-    "min_confidence": number,
-    "dtype": OneOf(*DTYPES),
-    "input_format": OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
-    "rejected": OneOf(*REJECTED),
-}
-
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.LabellingSettings`, and where things are."""
@@ -70,12 +45,16 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     parser.add_argument(
         "input",
         metavar="INPUT",
-        help=f"a file that ends in {', '.join(INPUT_FORMATS)}, perhaps with .gz behind it; or a data set of the hub",
+        help=f"A file that ends in {', '.join(INPUT_FORMATS)}, perhaps with .gz behind it; or a data set of the hub.",
     )
-    parser.add_argument("--output", required=True, metavar="OUT", help="a new file: .jsonl, .csv, .tsv or .parquet")
-    parser.add_argument("--fallback", metavar="MODEL", help="the model for rows below --min_confidence")
-    add_settings(parser, LabellingSettings, _HELP, _TYPES)
-    parser.add_argument("--disable_tqdm", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--output", required=True, metavar="OUT", help="A new file that ends in .jsonl, .csv, .tsv or .parquet."
+    )
+    parser.add_argument(
+        "--fallback", metavar="MODEL", help="The model for rows below --min_confidence, usually the original."
+    )
+    add_settings(parser, LabellingSettings)
+    parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bar.")
     return parser
 
 

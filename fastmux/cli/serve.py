@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
 
-from fastmux.cli.parser import OneOf, Parser, integer, number, seconds
-from fastmux.cli.settings import HELP, MODEL_HELP, add_settings, given
+from fastmux.cli.parser import OneOf, Parser, Typed, integer
+from fastmux.cli.settings import MODEL_HELP, add_settings, given
 from fastmux.distribution import install_line
-from fastmux.labelling.settings import DTYPES
 from fastmux.serving.settings import ServingSettings
+from fastmux.settings import Number
 
 DESCRIPTION = """\
 Serve a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. Rows of concurrent requests share
@@ -36,25 +35,6 @@ examples:
 
 needs the extra `serve`: """ + install_line("serve")
 
-_HELP = HELP | {
-    "truncation": "cut rows that are too long; otherwise they are an error",
-    "max_length": "tokens of a row (default: what the model has room for, at most --batch_tokens)",
-    "copies": "slots of a multiplexed model that each row takes, unless its request says otherwise (default: 1)",
-    "min_confidence": "rows of which the model is less sure go through the one that --fallback names",
-    "max_wait_ms": "milliseconds that a row waits for others to fill its group, while the model is idle (default: 10)",
-    "max_concurrent_requests": "more are refused at once, with status 429 and Retry-After (default: 512)",
-    "max_rows_per_request": "a list of more rows is refused (default: 512)",
-    "max_queued_rows": "rows that wait for the model; requests for more are refused, with status 429 (default: 8192)",
-    "max_payload_bytes": "of a request (default: 2,000,000)",
-    "read_timeout": "seconds that a client may take to send its request (default: 10)",
-}
-_FLOATS = ("min_confidence", "max_wait_ms", "read_timeout")
-_LIMITS = ("max_concurrent_requests", "max_rows_per_request", "max_queued_rows", "max_payload_bytes")
-_INTEGERS = ("max_length", "copies", "batch_tokens", *_LIMITS)
-_TYPES: dict[str, Callable] = (
-    dict.fromkeys(_FLOATS, number) | dict.fromkeys(_INTEGERS, integer(1)) | {"dtype": OneOf(*DTYPES)}
-)
-
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
     """The arguments of the command: those of `fastmux.serving.settings.ServingSettings`, and of the server."""
@@ -65,15 +45,32 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--fallback", metavar="MODEL", help="for rows below --min_confidence: usually the original")
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=integer(0, 65535), default=8000, help="(default: 8000)")
-    add_settings(parser, ServingSettings, _HELP, _TYPES)
     parser.add_argument(
-        "--shutdown_seconds", type=seconds, default=30.0, help="for rows in flight, once told to end (default: 30)"
+        "--fallback", metavar="MODEL", help="The model for rows below --min_confidence, usually the original."
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="Where to listen. (default: 127.0.0.1, which only this machine reaches)"
+    )
+    parser.add_argument(
+        "--port",
+        type=integer(0, 65535),
+        default=8000,
+        help="The port to listen at; 0 for any free one. (default: 8000)",
+    )
+    add_settings(parser, ServingSettings)
+    parser.add_argument(
+        "--shutdown_seconds",
+        type=Typed(Number(False, 0)),
+        default=30.0,
+        help="How many seconds the server goes on, once told to end, for rows that it has taken. (default: 30)",
     )
     levels = ("debug", "info", "warning", "error")
-    parser.add_argument("--log_level", type=OneOf(*levels), default="info", help="warning: no line for each request")
+    parser.add_argument(
+        "--log_level",
+        type=OneOf(*levels),
+        default="info",
+        help="The least important messages that are logged; warning leaves out those of requests. (default: info)",
+    )
     return parser
 
 

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastmux.labelling.job import Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
 from fastmux.labelling.placement import checked_device
-from fastmux.labelling.settings import LabellingSettings, check_cascade, settings_of
+from fastmux.labelling.settings import LabellingSettings, check_cascade
 from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.sharing import Share
+from fastmux.settings import settings_of
 from fastmux.tables.kinds import OUTPUT_FORMATS
 from fastmux.tables.opening import open_source
 

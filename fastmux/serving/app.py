@@ -21,10 +21,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import fastmux
 from fastmux.labelling.labeller import Labeller
-from fastmux.labelling.settings import settings_of
 from fastmux.serving.requests import PredictRequest, Problem
 from fastmux.serving.service import Service
 from fastmux.serving.settings import ServingSettings
+from fastmux.settings import settings_of
 
 _DESCRIPTION = """\
 Text in, labels out. Rows of many requests share passes of the model, and of a multiplexed model groups; rows of one

@@ -4,10 +4,15 @@ work."""
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 
 import pytest
 
 from fastmux.cli.main import build
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.labelling.settings import LabellingSettings
+from fastmux.serving.settings import ServingSettings
+from fastmux.settings import descriptions
 
 TYPED = {
     "convert": ["model", "--text", "rows.txt", "--output_dir", "out", "--row_layers", "0"],
@@ -39,14 +44,14 @@ WRONG = {
         "joined_layers": [("9", "--joined_layers is (9,)"), ("a", "--joined_layers is 'a'")],
         "max_length": [("0", "--max_length is '0', expected an integer of at least 1")],
         "num_train_epochs": [
-            ("0", "--num_train_epochs is 0.0, expected a number above 0"),
+            ("0", "--num_train_epochs is '0', expected a number above 0"),
             ("x", "--num_train_epochs is 'x'"),
         ],
         "learning_rate": [
-            ("nan", "--learning_rate is nan, expected a number above 0"),
-            ("-1", "--learning_rate is -1.0"),
+            ("nan", "--learning_rate is 'nan', expected a number above 0"),
+            ("-1", "--learning_rate is '-1', expected"),
         ],
-        "state_weight": [("-1", "--state_weight is -1.0, expected a number of at least 0")],
+        "state_weight": [("-1", "--state_weight is '-1', expected a number of at least 0")],
         "per_device_train_batch_size": [("0", "--per_device_train_batch_size is '0', expected")],
         "seed": [("-1", "--seed is '-1', expected an integer of at least 0")],
     },
@@ -63,7 +68,7 @@ WRONG = {
         ],
         "copies": [("0", "--copies is '0'"), ("5", "--copies is 5, expected 1: the model puts no rows together")],
         "min_confidence": [
-            ("2", "--min_confidence is 2.0, expected a number from 0 to 1"),
+            ("2", "--min_confidence is '2', expected a number from 0 to 1"),
             ("x", "--min_confidence is 'x'"),
         ],
         "batch_tokens": [("0", "--batch_tokens is '0'"), ("1e3", "--batch_tokens is '1e3', expected an integer")],
@@ -81,15 +86,15 @@ WRONG = {
         "port": [("65536", "--port is '65536', expected an integer from 0 to 65535")],
         "max_length": [("999", "--max_length is 999, but the model has room for 32 tokens")],
         "copies": [("5", "--copies is 5, expected 1: the model puts no rows together")],
-        "min_confidence": [("2", "--min_confidence is 2.0, expected a number from 0 to 1")],
-        "max_wait_ms": [("-1", "--max_wait_ms is -1.0, expected"), ("nan", "--max_wait_ms is nan, expected")],
+        "min_confidence": [("2", "--min_confidence is '2', expected a number from 0 to 1")],
+        "max_wait_ms": [("-1", "--max_wait_ms is '-1', expected a number of"), ("nan", "--max_wait_ms is 'nan'")],
         "batch_tokens": [("0", "--batch_tokens is '0'")],
         "max_concurrent_requests": [("0", "--max_concurrent_requests is '0'")],
         "max_rows_per_request": [("9999", "--max_rows_per_request is 9999, more than --max_queued_rows = 8192")],
         "max_queued_rows": [("1", "--max_rows_per_request is 512, more than --max_queued_rows = 1")],
         "max_payload_bytes": [("0", "--max_payload_bytes is '0'")],
         "read_timeout": [
-            ("0", "--read_timeout is 0.0, expected"),
+            ("0", "--read_timeout is '0', expected a number above 0"),
             ("soon", "--read_timeout is 'soon', expected a number"),
         ],
         "dtype": [("int8", "--dtype is 'int8', expected one of")],
@@ -158,3 +163,28 @@ def test_values_that_are_missing_or_too_many(command, typed):
 def test_what_only_the_model_or_the_rows_can_tell(arguments, said, typed, place):
     code, out, err = typed(*arguments.split())
     assert (code, out) == (1, "") and said in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("convert", ConversionSettings), ("predict", LabellingSettings), ("serve", ServingSettings)],
+)
+def test_a_setting_is_described_once(command, settings, typed):
+    """The docstring of the settings has a sentence for every field, and the help says it."""
+    described = descriptions(settings)
+    assert list(described) == [field.name for field in fields(settings)]
+    shown = " ".join(typed(command, "--help")[1].split())
+    for name, text in described.items():
+        assert re.fullmatch(r"[A-Z].+\.", text), name
+        assert re.sub("``(.+?)``", r"--\1", text) in shown
+
+
+@pytest.mark.parametrize("settings", [ConversionSettings, LabellingSettings, ServingSettings])
+def test_what_the_command_line_refuses_python_refuses(settings):
+    for field in fields(settings):
+        if (allowed := field.metadata.get("allowed")) is None:
+            continue
+        wrong = (float("nan"), True, "x", -1, *([] if field.default is None else [None]))
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"{field.name} is {value!r}, expected {allowed}"):
+                settings(**{field.name: value})
