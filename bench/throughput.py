@@ -62,7 +62,7 @@ from bench.random_bert import positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.timing import CLOCKS, quartiles
 from fastmux.files import write_json
-from fastmux.functional import holding
+from fastmux.functional import fixed_weights
 from training.formatting import markdown, number
 
 #: (plain model, multiplexed model, labels), as of a sentence-pair task and of CoNLL-2003
@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         tqdm.write((told + "{ratio:.2f} x plain, limit {limit:.2f}").format(**row), file=sys.stdout)
         sys.stdout.flush()
 
-    with nullcontext() if args.training else holding():
+    with nullcontext() if args.training else fixed_weights():
         sweep(args, report)
     print("\n" + "\n\n".join(section(result)) + f"\n\nwritten to {args.output}")
     return rows

@@ -7,9 +7,9 @@
     python -m bench.tune --output /tmp/sm_90.json          # for a look first; the launchers do not read it there
 
 The defaults of ``kernels/common/launch_table.py`` were chosen by compiling, not by timing. For each launcher the search
-starts from the default and halves or doubles one parameter at a time, as long as that helps. It times the launcher's
-calls of ``bench/audit/launches.py`` (every variant of its arguments) at the shapes of the op's benchmark that have more
-than one group: medians of `triton.testing.do_bench`, over inputs that rotate through more than the L2 holds.
+starts from the default and halves or doubles one parameter at a time, as long as that helps. It times the calls of
+``bench/audit/launches.py`` at the shapes of the op's benchmark that have more than one group: medians of `do_bench` of
+Triton, over inputs that rotate through more than the L2 holds.
 
 A candidate has to give what the default gives. It is kept if it is faster than the best so far by more than noise in
 the geometric mean over all calls, and slower by more than noise in none of them. Noise is the difference between two
@@ -42,6 +42,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
@@ -78,9 +79,8 @@ class Subject:
             for call in calls(dtype, sizes["d"], sizes["G"], sizes["N"], sizes["L"]):
                 if call.launcher == self.launcher:
                     function = getattr(call.module, self.launcher)
-                    size = sum(t.nbytes for t in call.arguments if isinstance(t, Tensor))
-                    number = sets or rotated(size, self.device)
-                    drawn = [_drawn(call.arguments, self.device) for _ in range(number)]
+                    size = sum(t.nbytes for t in tree_leaves(call.arguments) if isinstance(t, Tensor))
+                    drawn = [_drawn(call.arguments, self.device) for _ in range(sets or rotated(size, self.device))]
                     yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in drawn])
 
 
@@ -244,9 +244,9 @@ def mean(ratios: Sequence[float]) -> float:
 
 def _drawn(arguments: tuple, device: torch.device) -> tuple:
     """Arguments on the device, floating ones at random. A tensor that stands twice among them stays one."""
-    tensors = {id(t): t.to(device) for t in arguments if isinstance(t, Tensor)}
+    tensors = {id(t): t.to(device) for t in tree_leaves(arguments) if isinstance(t, Tensor)}
     moved = {key: torch.randn_like(t) if t.is_floating_point() else t for key, t in tensors.items()}
-    return tuple(moved.get(id(value), value) for value in arguments)
+    return tree_map(lambda value: moved.get(id(value), value), arguments)
 
 
 def do_bench(calls: Sequence[Callable[[], object]]) -> float:

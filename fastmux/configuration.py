@@ -1,4 +1,4 @@
-"""`TMuxConfig`: what a multiplexed model is made of."""
+"""`TMuxConfig`: the configuration of a multiplexed model."""
 
 from __future__ import annotations
 
@@ -6,138 +6,119 @@ import copy
 import difflib
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from packaging.version import InvalidVersion, Version
 from transformers import AutoConfig, PreTrainedConfig
 
 import fastmux
-from fastmux.modules.classifier import CLASSIFIERS
+from fastmux.conventions import Conventions, check_choice
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS
 from fastmux.modules.multiplexer import MULTIPLEXERS
 
 SEQUENCE_SUMMARIES = ("first", "mean")
-RETRIEVAL_DEMULTIPLEXERS = ("shared", "own")
-#: Without these, a stored config says nothing about a model: defaults would be guesses.
+#: Fields without which a stored config does not say what a model is: defaults would be guesses.
 REQUIRED = ("backbone_config", "num_instances", "multiplexer", "demultiplexer")
-#: What Hugging Face's configs take without having it as a field.
+#: Options that Hugging Face's configs take and that are none of their fields.
 _COMMON = ("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "quantization_config")
 
-#: Options of every Hugging Face config that an encoder's layers read from theirs: set here, they are set there.
+#: Fields of the encoder's config that `TMuxConfig` shows as its own, to read and to set: those that Hugging Face's
+#: tools, and heads here, look for in a model's config.
+_OF_ENCODER = (
+    "vocab_size",
+    "embedding_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    # What DistilBERT and ModernBERT call their dropout.
+    "attention_dropout",
+    "dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "initializer_range",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+)
+#: Options of every Hugging Face config that an encoder's layers read from their own: set here, they are set there.
 _SHARED = ("output_hidden_states", "output_attentions", "chunk_size_feed_forward")
-#: What says how one model is stored or found, and holds for no other.
+#: Fields that say how one model is stored or found. They hold for no other model.
 _NOT_SHARED = {"auto_map", "custom_pipelines", "quantization_config", "transformers_weights"}
-#: Names that encoders have for the same thing; where one is None or missing, the next counts.
+#: Names that encoders have for the same field. The first that is there and not None counts.
 _SYNONYMS = {"embedding_size": ("embedding_size", "hidden_size"), "layer_norm_eps": ("layer_norm_eps", "norm_eps")}
-#: For encoders whose config says nothing.
+#: The values of fields that an encoder's config lacks.
 _DEFAULTS = {"initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": None}
 
 
-@dataclass(frozen=True)
-class Conventions:
-    """What the checkpoints that the authors of DataMUX and MUX-PLM published do otherwise than fastmux.
+def _of_encoder(name: str) -> property:
+    """The property that reads and sets a field of the encoder's config."""
+    names = _SYNONYMS.get(name, (name,))
 
-    Args:
-        classifier_type: a task head: "linear" (default); "mlp", a layer and a GELU before that; "mlp_norm", a LayerNorm
-            between the two as well.
-        retrieval_demultiplexer: "shared" (default), the task's; or "own", one more of the same kind. With its own, a
-            warm-up and a masked language model train that one alone; the task's stays as it was drawn.
-        retrieval_transform: one more layer, GELU and LayerNorm before the retrieval decoder.
-        retrieval_residual: skip connections around that layer, and in retrieval's way through "rsa".
-        retrieval_skips_first: do not ask retrieval for the first position, the same in all rows.
-        retrieval_counts_padding: ask retrieval for padding too, as MUX-BERT's masked language model does.
-        task_loss_weight: of the task in the loss; 1 - lambda if None.
-        first_token_id: put this token in place of the first one of every row; None (default) leaves it.
-        ignore_token_types: leave ``token_type_ids`` out: every token is of the first segment.
-        attend_padding: let the encoder attend to padding, which retrieval then knows by its token.
-        padded_length: pad every row to so many positions, on which the answers of a model depend that attends to
-            padding; fewer where it has room for fewer. Whatever makes batches of rows does it: `fastmux.predict`,
-            `fastmux.Labeller`, ``model.predict``. ``forward`` takes rows as they are. None pads to the longest row.
-        ignore_padding_labels: count no label of a padded position, as DataMUX's token classification does. By default
-            such labels are -100 already where Hugging Face's data collators made them.
+    def read(config):
+        backbone = config.__dict__.get("backbone_config")
+        values = [getattr(backbone, n) for n in names if hasattr(backbone, n)]
+        if values:
+            return next((value for value in values if value is not None), None)
+        if name in config.__dict__:
+            return config.__dict__[name]
+        if backbone is None or name not in _DEFAULTS:
+            raise AttributeError(f"the config of the encoder has no {name}")
+        return _DEFAULTS[name]
 
-    Raises:
-        ValueError: for a value outside what is listed above; a padded length for a model that ignores padding.
-    """
+    def write(config, value) -> None:
+        backbone = config.__dict__.get("backbone_config")
+        there = next((n for n in names if hasattr(backbone, n)), None)
+        if there is None:
+            config.__dict__[name] = value
+        else:
+            setattr(backbone, there, value)
 
-    classifier_type: str = "linear"
-    retrieval_demultiplexer: str = "shared"
-    retrieval_transform: bool = False
-    retrieval_residual: bool = False
-    retrieval_skips_first: bool = False
-    retrieval_counts_padding: bool = False
-    task_loss_weight: float | None = None
-    first_token_id: int | None = None
-    ignore_token_types: bool = False
-    attend_padding: bool = False
-    padded_length: int | None = None
-    ignore_padding_labels: bool = False
-
-    def __post_init__(self) -> None:
-        _check_choice("classifier_type", self.classifier_type, CLASSIFIERS)
-        _check_choice("retrieval_demultiplexer", self.retrieval_demultiplexer, RETRIEVAL_DEMULTIPLEXERS)
-        if self.task_loss_weight is not None and self.task_loss_weight < 0.0:
-            raise ValueError(f"task_loss_weight is {self.task_loss_weight}, expected a number of at least 0")
-        if self.padded_length is not None and not (self.attend_padding and self.padded_length >= 1):
-            raise ValueError(
-                f"padded_length is {self.padded_length}, expected None, or at least 1 and attend_padding=True"
-            )
-
-    @classmethod
-    def of(cls, given: dict | Conventions | None) -> Conventions:
-        """These, those of a stored config, or fastmux's own."""
-        if isinstance(given, cls):
-            return given
-        unknown = sorted(set(given or {}) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"conventions has {', '.join(unknown)}, which fastmux does not know")
-        return cls(**given or {})
-
-    def to_dict(self) -> dict:
-        """Those that are not fastmux's own."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, allowed))}")
+    return property(read, write)
 
 
 class TMuxConfig(PreTrainedConfig):
-    """Configuration of a T-MUX model: an encoder, a multiplexer before it and a demultiplexer behind it.
+    """The configuration of a T-MUX model: an encoder, a multiplexer before it and a demultiplexer behind it.
 
     Args:
-        backbone_config: configuration of the encoder, a Hugging Face config or its dict.
-        num_instances: N, rows that share one pass of the encoder. 1 or more.
-        multiplexer: name in `fastmux.MULTIPLEXERS`: "hadamard" (default), "binary", "orthogonal",
-            "low_rank_orthogonal", "walsh_hadamard", "attention" or "identity"; or a class of your own.
-        multiplexer_options: keyword arguments of the multiplexer's class, e.g. ``{"learnable": True}``.
-        demultiplexer: name in `fastmux.DEMULTIPLEXERS`: "unbind", "key", "mlp", "rsa" (no prefix) or "index" (the
-            papers' method, adds a prefix of N + 1 positions); or a class of your own. If None, "unbind"; "index" for
-            an encoder whose embeddings are of another width than its hidden states, which "unbind" cannot serve.
-        demultiplexer_options: keyword arguments of the demultiplexer's class, e.g. ``{"linear": False}`` of "unbind".
-        sequence_summary: what a sequence task reads: "first" (default), one state, of the index prefix's CLS or,
-            without a prefix, of the first position, as the papers do; or "mean", the average of a row's demultiplexed
-            states. The mean costs demultiplexing at every position, but an encoder trained from scratch learns
-            sequence tasks far sooner from it: attention need not first learn to carry N superposed sequences to
-            one position, and states are told apart where retrieval has learnt to tell them apart.
-        retrieval_loss_weight: lambda of ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3), in
-            [0, 1]; 0 leaves the retrieval head out.
-        retrieval_percentage: share of the positions, drawn anew at every step, at which the retrieval loss asks; in
-            (0, 1]. As an auxiliary loss it keeps what the warm-up learnt from a quarter of them as well, and the
-            vocabulary's logits are a third of the cost of a small model's step.
-        classifier_dropout: dropout before a task head; the encoder's ``hidden_dropout_prob`` if None.
-        tie_word_embeddings: decode retrieved and masked tokens with the encoder's word embeddings, where their width is
-            the hidden states'. Default True.
-        conventions: what published checkpoints do otherwise than fastmux. Set by the reader of such a checkpoint.
-        kwargs: any common option of a Hugging Face config, e.g. ``num_labels``, ``problem_type``, ``id2label``.
+        backbone_config: The configuration of the encoder: a Hugging Face config or its dict.
+        num_instances: N, the number of rows that share one pass of the encoder, 1 or more.
+        multiplexer: A name in `fastmux.MULTIPLEXERS`: "hadamard" (default), "binary", "orthogonal",
+            "low_rank_orthogonal", "walsh_hadamard", "attention", "identity" or one that you registered.
+        multiplexer_options: Keyword arguments for the multiplexer's class, e.g. ``{"learnable": True}``.
+        demultiplexer: A name in `fastmux.DEMULTIPLEXERS`: "unbind", "key", "mlp", "rsa", "index" or one that you
+            registered. "index", the papers' method, adds a prefix of N + 1 positions; the others need none. If None,
+            "unbind", or "index" where the encoder's embeddings and hidden states differ in width, which "unbind" cannot
+            serve.
+        demultiplexer_options: Keyword arguments for the demultiplexer's class, e.g. ``{"linear": False}`` for "unbind".
+        sequence_summary: The state that the head of a sequence task reads. "first" (default), as in the papers: the CLS
+            of the index prefix or, without a prefix, the first position. "mean": the average of a row's demultiplexed
+            states. The mean needs demultiplexing at every position, but an encoder that is trained from scratch learns
+            sequence tasks far sooner with it: attention need not first learn to carry N superposed sequences to one
+            position.
+        retrieval_loss_weight: lambda in ``loss = (1 - lambda) * task + lambda * retrieval`` (DataMUX, section 3.3),
+            from 0 to 1. With 0 there is no retrieval head.
+        retrieval_percentage: The share of positions, drawn anew at every step, that the retrieval loss counts; above 0,
+            up to 1. A quarter of them is enough for the auxiliary loss to keep what the warm-up learnt, and saves work:
+            the vocabulary's logits take a third of a small model's step.
+        classifier_dropout: The dropout before a task head. The encoder's ``hidden_dropout_prob`` if None.
+        tie_word_embeddings: Whether retrieved and masked tokens are decoded with the encoder's word embeddings, where
+            these have the width of the hidden states. True by default.
+        conventions: What published checkpoints do differently from fastmux. The reader of such a checkpoint sets it.
+        kwargs: Common options of a Hugging Face config, e.g. ``num_labels``, ``problem_type`` or ``id2label``, and
+            options of the encoder's config, which are set there.
 
     Raises:
-        ValueError: for a value outside what is listed above; for a field that this version does not know, in a config
-            that a later version wrote.
+        ValueError: A value is outside of what is listed above, or a later version wrote the config and it has a field
+            that this version does not know.
 
     Warns:
-        UserWarning: for any other field that is not known. It is kept, as in every Hugging Face config.
+        UserWarning: Any other field is unknown. It is kept, as in every Hugging Face config.
 
     Example:
         >>> from transformers import BertConfig
@@ -165,7 +146,7 @@ class TMuxConfig(PreTrainedConfig):
     conventions: dict | Conventions | None = None
 
     def __post_init__(self, **kwargs):
-        # Out of the way until it is complete: what is not found in this config is asked of it.
+        # Set at the end: until then the fields that are read from it are not there.
         backbone = self.__dict__.pop("backbone_config")
         if isinstance(backbone, dict):
             if "model_type" not in backbone:
@@ -189,44 +170,31 @@ class TMuxConfig(PreTrainedConfig):
             self.demultiplexer = "unbind" if self.embedding_size == self.hidden_size else "index"
         self.conventions = Conventions.of(self.conventions)
         self._attn_implementation = kwargs["attn_implementation"]
-        self.update(theirs | options)
+        for name, value in theirs.items():
+            setattr(self if hasattr(type(self), name) else backbone, name, value)
+        self.update(options)
         for name in _SHARED:
             super().__setattr__(name, getattr(backbone, name))
         self._validate()
 
     @classmethod
     def belongs_to(cls, backbone: PreTrainedConfig, name: str) -> bool:
-        """Whether the encoder's config has this attribute, and this class has none of that name."""
-        if name.startswith("_") or name in _NOT_SHARED or hasattr(cls, name):
+        """Whether an option is the encoder's: its config has a field of this name, and this class has none."""
+        if name.startswith("_") or name in _NOT_SHARED or (hasattr(cls, name) and name not in _OF_ENCODER):
             return False
         return any(hasattr(backbone, known) for known in _SYNONYMS.get(name, (name,)))
 
-    def __getattr__(self, name: str):
-        backbone = self.__dict__.get("backbone_config")
-        if backbone is not None and self.belongs_to(backbone, name):
-            values = (getattr(backbone, known, None) for known in _SYNONYMS.get(name, (name,)))
-            return next((value for value in values if value is not None), None)
-        if backbone is not None and name in _DEFAULTS:
-            return _DEFAULTS[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     def __setattr__(self, name: str, value) -> None:
-        backbone = self.__dict__.get("backbone_config")
-        theirs = backbone is not None and self.belongs_to(backbone, name)
-        if theirs:
-            known = _SYNONYMS.get(name, (name,))
-            setattr(backbone, next(n for n in known if hasattr(backbone, n)), value)
-            return
         super().__setattr__(name, value)
-        if backbone is not None and name in _SHARED:
+        if name in _SHARED and (backbone := self.__dict__.get("backbone_config")) is not None:
             setattr(backbone, name, value)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As in Hugging Face, of a stored config.
+        """Builds the config from the dict of a stored one, as in Hugging Face.
 
         Raises:
-            ValueError: if it lacks what makes it that of a multiplexed model.
+            ValueError: The dict lacks a field that a multiplexed model must have.
         """
         lacking = [name for name in REQUIRED if config_dict.get(name) is None]
         if lacking:
@@ -242,7 +210,7 @@ class TMuxConfig(PreTrainedConfig):
 
     @classmethod
     def check_spelling(cls, options: Iterable[str]) -> None:
-        """Raises ValueError for a name that is no field's but nearly one's."""
+        """Raises ValueError for a name that is almost that of a field."""
         known = [field.name for field in fields(cls)]
         for name in options:
             closest = [] if hasattr(cls, name) else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -250,9 +218,9 @@ class TMuxConfig(PreTrainedConfig):
                 raise ValueError(f"TMuxConfig has no field {name!r}; did you mean {closest[0]!r}?")
 
     def _check_names(self, options: dict, version: str | None) -> None:
-        """Says which of the options beside the fields nothing will read. A typing error must not go unnoticed."""
+        """Warns of options that nothing reads, so that a misspelt one does not go unnoticed."""
         unknown = sorted(
-            name for name in options if not (name in _COMMON or name.startswith("_") or hasattr(self, name))
+            name for name in options if not (name in _COMMON + _SHARED or name.startswith("_") or hasattr(self, name))
         )
         if not unknown:
             return
@@ -268,7 +236,7 @@ class TMuxConfig(PreTrainedConfig):
             raise ValueError(f"num_instances is {self.num_instances!r}, expected an integer of at least 1")
         MULTIPLEXERS.check(self.multiplexer, self.multiplexer_options or {})
         DEMULTIPLEXERS.check(self.demultiplexer, self.demultiplexer_options or {})
-        _check_choice("sequence_summary", self.sequence_summary, SEQUENCE_SUMMARIES)
+        check_choice("sequence_summary", self.sequence_summary, SEQUENCE_SUMMARIES)
         if not 0.0 <= self.retrieval_loss_weight <= 1.0:
             raise ValueError(f"retrieval_loss_weight is {self.retrieval_loss_weight}, expected a number from 0 to 1")
         if not 0.0 < self.retrieval_percentage <= 1.0:
@@ -279,7 +247,7 @@ class TMuxConfig(PreTrainedConfig):
 
     @property
     def max_position_embeddings(self) -> int:
-        """Positions that the encoder has room for, less those that the index prefix takes."""
+        """The positions that a row may have: the encoder's, less those of the index prefix."""
         return self.backbone_config.max_position_embeddings - self.prefix_length
 
     @max_position_embeddings.setter
@@ -288,21 +256,25 @@ class TMuxConfig(PreTrainedConfig):
 
     @property
     def loss_weights(self) -> tuple[float, float]:
-        """(task, retrieval) in the loss."""
+        """The weights of the task and of retrieval in the loss."""
         weight, task = self.retrieval_loss_weight, self.conventions.task_loss_weight
         return (1.0 - weight if task is None else task), weight
 
     @property
     def head_dropout(self) -> float:
-        """Dropout before a task head."""
+        """The dropout before a task head."""
         if self.classifier_dropout is not None:
             return self.classifier_dropout
         return getattr(self, "hidden_dropout_prob", 0.0)
 
     @property
     def prefix_length(self) -> int:
-        """Positions that the index prefix adds to every sequence."""
+        """The positions that the index prefix adds to every sequence."""
         return self.num_instances + 1 if DEMULTIPLEXERS[self.demultiplexer].has_prefix else 0
+
+
+for _name in _OF_ENCODER:
+    setattr(TMuxConfig, _name, _of_encoder(_name))
 
 
 def _is_later(version: str) -> bool:

@@ -385,23 +385,17 @@ def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-def embedding_mux_forward(
-    ids: Tensor,
-    position_ids: Tensor | None,
-    type_ids: Tensor | None,
-    word: Tensor,
-    position: Tensor | None,
-    token_type: Tensor | None,
-    ln_weight: Tensor | None,
-    ln_bias: Tensor | None,
-    v: Tensor | None,
-    eps: float,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> Tensor:
-    """ids (G, N, L), tables (V, d), (P, d), (T, d), ids of the latter (L) or (G, N, L), v (N, d) or None -> y (G, L, d)
-    or, without v, (G, N, L, d), a view of (G, L, N, d), in the dtype of ``word``."""
+def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -> Tensor:
+    """Returns y (G, L, d) in the dtype of the word table; without vectors (G, N, L, d), a view of (G, L, N, d).
+
+    Args:
+        operands: Ids (G, N, L), position and type ids (L) or (G, N, L), the tables of words (V, d), positions (P, d)
+            and types (T, d), LayerNorm's weight and bias (d), vectors (N, d). All but ids and words may be None.
+        options: eps, scale, the dropout probability and its seed, and the rows of the word and position tables that get
+            no gradient, or None.
+    """
+    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
+    eps, scale, dropout, seed, _padding_idx, _position_padding_idx = options
     word = rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
@@ -427,27 +421,13 @@ def embedding_mux_forward(
 
 
 def embedding_mux_backward(
-    dy: Tensor,
-    ids: Tensor,
-    position_ids: Tensor | None,
-    type_ids: Tensor | None,
-    word: Tensor,
-    position: Tensor | None,
-    token_type: Tensor | None,
-    ln_weight: Tensor | None,
-    ln_bias: Tensor | None,
-    v: Tensor | None,
-    eps: float,
-    scale: float,
-    dropout: float,
-    seed: int,
-    padding_idx: int,
-    position_padding_idx: int,
-    need: list[bool],
-    deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dy like y -> gradients of word, position, token_type, ln_weight, ln_bias, v, each in its tensor's dtype; those
-    that ``need`` leaves out come back empty. Padding indices are -1 for none; ``need`` asks for no absent tensor."""
+    dy: Tensor, operands: tuple[Tensor | None, ...], options: tuple, need: list[bool], deterministic: bool
+) -> tuple[Tensor, ...]:
+    """Returns the gradients of word, position, token_type, ln_weight, ln_bias and v, each in its tensor's dtype. Those
+    that ``need`` leaves out are empty; ``need`` asks for no absent tensor. The other arguments are those of forward."""
+    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
+    eps, scale, dropout, seed, *paddings = options
+    padding_idx, position_padding_idx = (-1 if row is None else row for row in paddings)
     dy, word = rowwise(dy), rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]

@@ -43,7 +43,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common.held import held
 from .common.launch import FUSED, accumulator, index_type, lanes, multiprocessors, on_device, register_limit
 from .common.launch_table import Parameters, launch_parameters
 from .common.tensors import accumulator_dtype, gradient_like, rowwise
@@ -282,50 +281,21 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameter
     }  # fmt: skip
 
 
-def _folded(
-    ln_weight: Tensor, ln_bias: Tensor, head_weight: Tensor, head_bias: Tensor | None, a: Tensor, b: Tensor
-) -> tuple[Tensor, Tensor]:
-    """H (C, d) contiguous, in bfloat16 if that is what the kernels round it to, and the shift (C)."""
-    weights, acc = (ln_weight, ln_bias, head_weight, head_bias), accumulator_dtype(a, b)
-    return held(f"folded for {a.dtype}, {acc}", head_weight, weights, lambda: _fold(*weights, a.dtype, acc))
-
-
-def _fold(
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    head_weight: Tensor,
-    head_bias: Tensor | None,
-    dtype: torch.dtype,
-    acc: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    head = head_weight.to(acc)
-    shift = head @ ln_bias.to(acc)
-    shift = shift if head_bias is None else shift + head_bias.to(acc)
-    head = head * ln_weight.to(acc)
-    head = head - head.mean(1, keepdim=True)
-    # Contiguous, where arithmetic would keep the strides of a head that lies column by column.
-    head = head.to(torch.bfloat16 if dtype == torch.bfloat16 and acc == torch.float32 else acc).contiguous()
-    return head, shift
-
-
 def pair_norm_head_forward(
-    a: Tensor,
-    b: Tensor,
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    head_weight: Tensor,
-    head_bias: Tensor | None,
-    eps: float,
-    product: bool,
-    need_statistics: bool,
+    a: Tensor, b: Tensor, head: Tensor, shift: Tensor, eps: float, product: bool, need_statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """a (G, L, d) or (G / inner, inner, L, d), b (G, N, d), head_weight (C, d), head_bias (C) or None -> (logits
-    (G, N, L, C) in a's dtype; t, as they are before the shift, and mean and rstd (G, N, L) in the accumulator's); the
-    latter three empty if not needed."""
+    """Returns the logits (G, N, L, C) in the dtype of a and, in the accumulator's dtype, t (G, N, L, C), the logits
+    before the shift, and the mean and rstd (G, N, L) of each row. Without ``need_statistics`` the last three are empty.
+
+    Args:
+        a: (G, L, d) or (G / inner, inner, L, d).
+        b: (G, N, d).
+        head, shift: (C, d) contiguous and (C), the folded head.
+    """
     a, b = rowwise(a), rowwise(b)
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
-    labels, rows = head_weight.shape[0], (groups, num_instances, length)
+    labels, rows = head.shape[0], (groups, num_instances, length)
     logits = torch.empty((*rows, labels), dtype=a.dtype, device=a.device)
     t, mean, rstd = (
         torch.empty(size if need_statistics else (0,), dtype=accumulator_dtype(a, b), device=a.device)
@@ -338,7 +308,7 @@ def pair_norm_head_forward(
         block_r = _block(total, chosen["rows"])
         with on_device(a):
             _forward_kernel[(triton.cdiv(total, block_r),)](
-                a, b, *_folded(ln_weight, ln_bias, head_weight, head_bias, a, b), logits, *saved,
+                a, b, head, shift, logits, *saved,
                 *group_strides(a), b.stride(0), b.stride(1), *rows, width, EPS=eps,
                 INDEX=index_type(total), BLOCK_R=block_r, **_options(a, b, labels, product, chosen),
             )  # fmt: skip
@@ -359,9 +329,10 @@ def pair_norm_head_backward(
     product: bool,
     need_db: bool,
     need_parameters: bool,
+    head: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dlogits like the logits, the rest as forward took and returned it -> (da, db, dln_weight, dln_bias, dhead_weight,
-    dhead_bias); those not needed come back empty."""
+    """Returns the gradients of a, b, ln_weight, ln_bias, head_weight and head_bias; those not needed are empty. The
+    arguments are those of forward and what it returned; ``head`` is the folded one."""
     bias = head_weight[:, 0] if head_bias is None else head_bias
     if dlogits.numel() == 0:
         return gradient_like(a).zero_(), *zeros((b, ln_weight, ln_bias, head_weight, bias))
@@ -387,7 +358,7 @@ def pair_norm_head_backward(
     sums = torch.empty((shares, labels, width), **partial) if need_parameters else None
     with on_device(a):
         _backward_kernel[(blocks_d * shares,)](
-            dlogits, t, mean, rstd, a, b, _folded(ln_weight, ln_bias, head_weight, head_bias, a, b)[0], da, db, sums,
+            dlogits, t, mean, rstd, a, b, head, da, db, sums,
             *dlogits.stride(), *group_strides(a), *group_strides(da)[1:], b.stride(0), b.stride(1), groups,
             num_instances, length, width, groups_per_share, tiles_per_part, BLOCK_L=block_l,
             **options, **(register_limit(options["ACC"]) if fits else {}),
@@ -396,11 +367,11 @@ def pair_norm_head_backward(
     parameters = (None,) * 4
     if need_parameters:
         acc = partial["dtype"]
-        sums, head, total = sums.sum(0), head_weight.to(acc), dlogits.sum((0, 1, 2), dtype=acc)
+        sums, unfolded, total = sums.sum(0), head_weight.to(acc), dlogits.sum((0, 1, 2), dtype=acc)
         dhead = sums * ln_weight.to(acc) + total[:, None] * ln_bias.to(acc)
         parameters = (
-            (head * sums).sum(0).to(ln_weight.dtype),
-            (total @ head).to(ln_bias.dtype),
+            (unfolded * sums).sum(0).to(ln_weight.dtype),
+            (total @ unfolded).to(ln_bias.dtype),
             dhead.to(head_weight.dtype),
             total.to(bias.dtype),
         )

@@ -86,6 +86,12 @@ def test_options_at_loading_are_those_of_a_plain_model(tmp_path, family):
             assert 0.3 in {m.p for m in model.tmux.backbone.modules() if isinstance(m, torch.nn.Dropout)}
 
 
+@pytest.mark.filterwarnings("error::UserWarning:fastmux")
+def test_no_option_that_takes_effect_is_warned_of(tmp_path):
+    fastmux.TMuxConfig(backbone_config=BERT, num_instances=2, output_attentions=True).save_pretrained(tmp_path)
+    assert fastmux.TMuxConfig.from_pretrained(tmp_path).backbone_config.output_attentions
+
+
 def test_an_option_set_on_a_model_reaches_its_encoder():
     for backbone in (BERT, AutoModel.from_config(BERT)):
         model, rows = SEQUENCE.from_backbone(backbone, 3), batch(3)

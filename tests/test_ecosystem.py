@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 import torch
 from accelerate import Accelerator
-from amount import ALL
 from huggingface_hub import ModelCard
 from models import BERT, batch
 from peft import LoraConfig, get_peft_model
+from thoroughness import ALL
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 

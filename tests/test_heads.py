@@ -16,7 +16,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 
 import fastmux
 from fastmux import reference
-from fastmux.configuration import Conventions
+from fastmux.conventions import Conventions
 from fastmux.models.checkpoints import stored_dtypes, weight_files
 from fastmux.modules import DEMULTIPLEXERS
 from fastmux.testing import assert_agrees, relative_error

@@ -28,7 +28,7 @@ LAYERS = {
     "functional": ("fastmux.functional",),
     "modules": ("fastmux.modules",),
     "passes": ("fastmux.passes",),
-    "models": ("fastmux.configuration", "fastmux.joined_configuration", "fastmux.models"),
+    "models": ("fastmux.configuration", "fastmux.conventions", "fastmux.joined_configuration", "fastmux.models"),
     "package": (
         "fastmux.cli",
         "fastmux.distillation",

@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from amount import ALL
+from thoroughness import ALL
 from transformers import BertConfig
 
 import fastmux

@@ -9,8 +9,8 @@ import copy
 
 import pytest
 import torch
-from amount import ALL
 from models import BERT, FAMILIES, PAD, VOCAB, batch
+from thoroughness import ALL
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel, ElectraConfig, GPT2Config, T5Config
 
 import fastmux

@@ -19,10 +19,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from amount import on_request
 from sources import FOLDERS, ROOT, imports, python_files, within
+from thoroughness import on_request
+from transformers import BertConfig
 from transformers.utils import import_utils
 
+import fastmux
 from fastmux import distribution
 
 # transformers calls the two functions while it defines a model; it imports other names and leaves them alone.
@@ -244,7 +246,7 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
     # Whether triton is in sys.modules would say nothing: transformers imports it by way of torch.
     result = python(WITHOUT_TRITON, cwd=tmp_path, path=(ROOT,))
     shared = ["fastmux.kernels", "fastmux.kernels.common"]
-    shared += [f"fastmux.kernels.common.{name}" for name in ("held", "tensors")]
+    shared += ["fastmux.kernels.common.tensors"]
     assert result == {"shape": [1, 3, 4], "kernels": shared}
 
 
@@ -298,6 +300,7 @@ def test_what_is_imported_is_declared(
 
 IMPORTED_LATER = """
 import sys
+finders = list(sys.meta_path)
 import fastmux
 assert not {"torch", "transformers", "triton"} & sys.modules.keys(), "import fastmux loads more than itself"
 assert "TMux" in dir(fastmux)
@@ -305,10 +308,24 @@ from transformers import AutoConfig, AutoModel
 config = AutoConfig.for_model("tmux", num_instances=3, backbone_config={
     "model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16})
 assert type(AutoModel.from_config(config)) is fastmux.TMux
+assert not [finder for finder in sys.meta_path if type(finder).__module__.startswith("fastmux")], "the finder stayed"
 assert not {"fastmux.kernels.common.launch", "fastmux.kernels.hadamard_mux"} & sys.modules.keys()
 """
 
 
-def test_import_costs_nothing_and_the_auto_classes_know_the_models() -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTED_LATER], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+LOADED_BY_NAME = """
+import sys
+import fastmux
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+assert type(model) is fastmux.TMuxForSequenceClassification
+"""
+
+
+def test_import_costs_nothing_and_the_auto_classes_know_the_models(tmp_path: Path) -> None:
+    tiny = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30)
+    fastmux.TMuxForSequenceClassification.from_backbone(tiny, num_instances=3).save_pretrained(tmp_path)
+    for code in (IMPORTED_LATER, LOADED_BY_NAME):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from published_models import Published
 from transformers import AutoTokenizer, BertTokenizerFast, RobertaTokenizerFast
 
 import fastmux
-from fastmux.configuration import Conventions
+from fastmux.conventions import Conventions
 from fastmux.passes.runtimes.torch import least_width
 from fastmux.testing import assert_agrees
 

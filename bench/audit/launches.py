@@ -7,6 +7,7 @@ from types import ModuleType
 
 import torch
 
+from fastmux.functional._folded_head import folded_head
 from fastmux.functional.walsh_hadamard_mux import kernel_factors
 from fastmux.kernels import embedding_mux, hadamard_mux, pair_norm, pair_norm_head, walsh_hadamard_mux
 
@@ -55,38 +56,38 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     all_ids, rows = 8 * ids.numel(), 4 * x.numel()  # rows: those of the accumulator
     forward, backward = "embedding_mux_forward", "embedding_mux_backward"
     listed += [
-        (embedding_mux, forward, (*bert, *norm, 0.0, 0), all_x + all_y + all_ids),
-        (embedding_mux, forward, (*own, *norm, 0.1, seed), 2 * all_x + all_y + 3 * all_ids),
-        (embedding_mux, forward, (*words, *norm, 0.0, 0), all_x + all_y + all_ids),
-        (embedding_mux, forward, (*kept, *norm, 0.1, seed), 2 * all_x + all_ids),
+        (embedding_mux, forward, (bert, (*norm, 0.0, 0, None, None)), all_x + all_y + all_ids),
+        (embedding_mux, forward, (own, (*norm, 0.1, seed, None, None)), 2 * all_x + all_y + 3 * all_ids),
+        (embedding_mux, forward, (words, (*norm, 0.0, 0, None, None)), all_x + all_y + all_ids),
+        (embedding_mux, forward, (kept, (*norm, 0.1, seed, None, None)), 2 * all_x + all_ids),
         (
             embedding_mux,
             backward,
-            (y, *bert, *norm, 0.1, seed, 0, -1, everything, False),
+            (y, bert, (*norm, 0.1, seed, 0, None), everything, False),
             all_x + all_y + all_ids + rows,
         ),
         (
             embedding_mux,
             backward,
-            (y, *bert, *norm, 0.1, seed, 0, -1, everything, True),
+            (y, bert, (*norm, 0.1, seed, 0, None), everything, True),
             all_x + all_y + all_ids + rows,
         ),
         (
             embedding_mux,
             backward,
-            (y, *own, *norm, 0.0, 0, 0, 1, everything, False),
+            (y, own, (*norm, 0.0, 0, 0, 1), everything, False),
             2 * (all_x + rows) + all_y + 3 * all_ids,
         ),
         (
             embedding_mux,
             backward,
-            (y, *words, *norm, 0.0, 0, 0, -1, [False] * 5 + [True], False),
+            (y, words, (*norm, 0.0, 0, 0, None), [False] * 5 + [True], False),
             all_x + all_y + all_ids,
         ),
         (
             embedding_mux,
             backward,
-            (x, *kept, *norm, 0.1, seed, 0, -1, [True] * 5 + [False], False),
+            (x, kept, (*norm, 0.1, seed, 0, None), [True] * 5 + [False], False),
             2 * all_x + all_ids + rows,
         ),
     ]
@@ -109,14 +110,17 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
         head, bias = torch.ones(labels, d, dtype=dtype), torch.ones(labels, dtype=dtype)
         logits = torch.ones(g, n, l, labels, dtype=dtype)
         inputs, all_logits, all_head = (y, p, row, row, head, bias), s * logits.numel(), s * head.numel()
+        folded, shift = folded_head(*inputs)
         minimum = all_y + all_p + all_head + all_logits
         all_saved = 4 * (labels + 2) * g * n * l
         saved = (logits, torch.ones(g, n, l, labels), *statistics, *inputs)
         listed += [
-            (pair_norm_head, forward, (*inputs, 1e-12, False, False), minimum),
-            (pair_norm_head, forward, (*inputs, 1e-12, True, True), minimum + all_saved),
+            (pair_norm_head, forward, (y, p, folded, shift, 1e-12, False, False), minimum),
+            (pair_norm_head, forward, (y, p, folded, shift, 1e-12, True, True), minimum + all_saved),
         ]
         # Of the parameters' gradients one partial sum is left, in the accumulator's dtype.
         minimum += all_y + all_p + all_saved + 4 * head.numel()
-        listed += [(pair_norm_head, backward, (*saved, product, True, True), minimum) for product in (False, True)]
+        listed += [
+            (pair_norm_head, backward, (*saved, product, True, True, folded), minimum) for product in (False, True)
+        ]
     return [Call(*call) for call in listed]

@@ -1,9 +1,10 @@
 """The ops of data multiplexing, differentiable, each with a fast path per backend (`fastmux.backends`).
 
 One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
-Within `holding` what depends on weights alone is made once.
+Within `fixed_weights` what is computed from weights alone is computed once.
 """
 
+from fastmux.functional.derived import derived, fixed_weights
 from fastmux.functional.embedding_mux import embedding_mux
 from fastmux.functional.hadamard_mux import hadamard_mux
 from fastmux.functional.index_demux import index_demux
@@ -15,13 +16,12 @@ from fastmux.functional.pair_norm import linear_gelu_norm, pair_norm
 from fastmux.functional.unbind_demux import unbind_demux
 from fastmux.functional.walsh_hadamard import walsh_hadamard
 from fastmux.functional.walsh_hadamard_mux import walsh_hadamard_mux
-from fastmux.kernels.common.held import held, holding
 
 __all__ = [
+    "derived",
     "embedding_mux",
+    "fixed_weights",
     "hadamard_mux",
-    "held",
-    "holding",
     "index_demux",
     "instance_embeddings",
     "linear_argmax",

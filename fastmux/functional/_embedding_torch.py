@@ -16,8 +16,8 @@ from fastmux.kernels.common.tensors import accumulator_dtype
 
 
 class Operands(NamedTuple):
-    """The tensors of `embedding_mux`: ids (G, N, L), those of positions and types (L) or (G, N, L), tables (V, d),
-    (P, d) and (T, d), LayerNorm's weight and bias (d), vectors (N, d) or None to keep the instances."""
+    """The tensors of `embedding_mux`: ids (G, N, L), ids of positions and types (L) or (G, N, L), tables (V, d), (P, d)
+    and (T, d), LayerNorm's weight and bias (d), vectors (N, d). Without vectors the instances are kept apart."""
 
     ids: Tensor
     position_ids: Tensor | None
@@ -31,7 +31,7 @@ class Operands(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Its numbers; ``seed`` is that of dropout, and the last two are rows without a gradient."""
+    """The numbers of `embedding_mux`; ``seed`` is for dropout, the last two are table rows that get no gradient."""
 
     eps: float
     scale: float

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
+import itertools
+import typing
 from collections.abc import Callable
 
 import torch
@@ -14,21 +17,22 @@ from torch.autograd import forward_ad
 _LIBRARY = torch.library.Library("fastmux", "FRAGMENT")
 
 
-def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Callable[[Callable], Callable]:
-    """Registers the launcher of ``fastmux.kernels.<module>`` that has the decorated function's name as an op
-    ``fastmux::<name>``, and returns the op, refusing forward-mode derivatives: PyTorch would take them for 0.
+def kernel_op(module: str, prepare: Callable[..., tuple] | None = None) -> Callable[[Callable], Callable]:
+    """Registers a launcher of ``fastmux.kernels.<module>`` as an op ``fastmux::<name>`` and returns the op. The
+    launcher is the one with the decorated function's name.
 
-    The decorated function is everything but the launcher: its annotations are the op's schema, the first of which is a
-    tensor's, and its body says, from tensors without data, how the results look. Launchers are imported when they are
-    first needed, so nothing here needs Triton; they run with autocast off, whatever surrounds them, and so do not
-    compute one thing forward and another in backward.
+    The decorated function describes the op. Its annotations are the op's schema, of which a named tuple stands for its
+    fields: the op takes them one by one, and the function and the launcher get the tuple. Its body returns tensors that
+    look like the op's results, computed from tensors without data.
 
-    `torch.library.custom_op` would do the same at a price: its checks take longer than all else that a launch costs the
-    host.
+    The op refuses forward-mode derivatives, which PyTorch would take for 0. Launchers are imported when they are first
+    needed, so nothing here needs Triton. They run with autocast off, so that forward and backward compute the same.
+
+    `torch.library.custom_op` would do the same, but its checks take longer on the host than the rest of a launch.
 
     Args:
-        module: name of the launcher's module.
-        operands: (arguments) -> what the launcher takes behind them, made from real tensors at each call.
+        module: The name of the launcher's module.
+        prepare: Maps the op's arguments to the launcher's, where they differ. It gets real tensors, at each call.
 
     Example:
         >>> import torch
@@ -47,18 +51,19 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
         def launcher() -> Callable:
             return getattr(importlib.import_module(f"fastmux.kernels.{module}"), name)
 
+        run_launcher = _flat(fake, lambda *given: launcher()(*(given if prepare is None else prepare(*given))))
+
         def launch(*arguments):
-            given = arguments if operands is None else (*arguments, *operands(*arguments))
             device = arguments[0].device.type
             if not torch.is_autocast_enabled(device):
-                return launcher()(*given)
+                return run_launcher(*arguments)
             with torch.autocast(device, enabled=False):
-                return launcher()(*given)
+                return run_launcher(*arguments)
 
-        schema = torch.library.infer_schema(fake, mutates_args=())
+        schema = torch.library.infer_schema(_flat(fake, fake), mutates_args=())
         _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
         _LIBRARY.impl(name, launch, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastmux::{name}", fake, lib=_LIBRARY)
+        torch.library.register_fake(f"fastmux::{name}", _flat(fake, fake), lib=_LIBRARY)
         op = getattr(torch.ops.fastmux, name).default
 
         @functools.wraps(fake)
@@ -70,6 +75,33 @@ def kernel_op(module: str, operands: Callable[..., tuple] | None = None) -> Call
         return call
 
     return register
+
+
+def _flat(described: Callable, function: Callable) -> Callable:
+    """``function``, which has the parameters of ``described``, with the fields of named tuples in the tuples' place."""
+    kinds = typing.get_type_hints(described)
+    returned = kinds.pop("return")
+    if not any(hasattr(kind, "_fields") for kind in kinds.values()):
+        return function
+    parameters: dict[str, type] = {}
+    for name, kind in kinds.items():
+        parameters |= typing.get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
+
+    def flat(*arguments):
+        rest = iter(arguments)
+        return function(
+            *(
+                kind._make(itertools.islice(rest, len(kind._fields))) if hasattr(kind, "_fields") else next(rest)
+                for kind in kinds.values()
+            )
+        )
+
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, positional, annotation=kind) for name, kind in parameters.items()],
+        return_annotation=returned,
+    )
+    return flat
 
 
 def _refuse_tangents(name: str, arguments: tuple) -> None:
@@ -119,6 +151,11 @@ def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     rest = (None,) * (len(needs) - len(gradients))
     return (*[t if need else None for t, need in zip(gradients, needs, strict=False)], *rest)
+
+
+def needed(t: Tensor, need: bool) -> Tensor:
+    """A tensor for a gradient of ``t``; an empty one if nobody needs the gradient, since an op returns no None."""
+    return t.new_empty(t.shape if need else (0,))
 
 
 def needs_grad(*arguments) -> bool:

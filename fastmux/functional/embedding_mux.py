@@ -13,8 +13,7 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating, check_index, is_fake
 from fastmux.functional._embedding_torch import Operands, Options, backward_torch, forward_torch
-from fastmux.functional._ops import asked_for, kernel_op, once_differentiable, run
-from fastmux.kernels.common.tensors import needed
+from fastmux.functional._ops import asked_for, kernel_op, needed, once_differentiable, run
 
 
 def embedding_mux(
@@ -68,66 +67,64 @@ def embedding_mux(
         >>> embedding_mux(ids, torch.ones(2, 4), torch.arange(16.0).view(4, 4))[0, :, 0]
         tensor([8., 8., 8.])
     """
-    return embed(
-        "embedding_mux", input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids,
-        token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx,
-        position_padding_idx, validate_ids,
+    operands = Operands(
+        input_ids, position_ids, token_type_ids, word_embeddings, position_embeddings, token_type_embeddings, ln_weight,
+        ln_bias, instance_vectors,
     )  # fmt: skip
+    return embed("embedding_mux", operands, eps, scale, dropout, padding_idx, position_padding_idx, validate_ids)
 
 
 def embed(
-    op, input_ids, instance_vectors, word_embeddings, position_embeddings, position_ids, token_type_embeddings,
-    token_type_ids, ln_weight, ln_bias, eps, scale, dropout, padding_idx, position_padding_idx, validate_ids,
-) -> Tensor:  # fmt: skip
-    """The arguments of both ops, checked; ``instance_vectors`` None keeps the instances."""
+    op: str,
+    operands: Operands,
+    eps: float,
+    scale: float | None,
+    dropout: float,
+    padding_idx: int | None,
+    position_padding_idx: int | None,
+    validate_ids: bool,
+) -> Tensor:
+    """Checks the arguments, draws the seed and runs `embedding_mux` or, without vectors, `instance_embeddings`."""
+    input_ids, position_ids, token_type_ids, word, position, token_type, ln_weight, ln_bias, vectors = operands
     shapes = Shapes(op)
-    shapes.bind(input_ids=(input_ids, "GNL"), word_embeddings=(word_embeddings, "Vd"))
-    if instance_vectors is not None:
-        shapes.bind(instance_vectors=(instance_vectors, "Nd"))
+    shapes.bind(input_ids=(input_ids, "GNL"), word_embeddings=(word, "Vd"))
+    if vectors is not None:
+        shapes.bind(instance_vectors=(vectors, "Nd"))
     check_floating(
-        op,
-        word_embeddings=word_embeddings,
-        instance_vectors=instance_vectors,
-        position_embeddings=position_embeddings,
-        token_type_embeddings=token_type_embeddings,
-        ln_weight=ln_weight,
-        ln_bias=ln_bias,
-    )
-    check_index(op, "input_ids", input_ids, word_embeddings.shape[0] if validate_ids else None, word_embeddings)
+        op, word_embeddings=word, instance_vectors=vectors, position_embeddings=position,
+        token_type_embeddings=token_type, ln_weight=ln_weight, ln_bias=ln_bias,
+    )  # fmt: skip
+    check_index(op, "input_ids", input_ids, word.shape[0] if validate_ids else None, word)
     if input_ids.shape[1] == 0:
         raise ValueError(f"{op}: input_ids has shape {tuple(input_ids.shape)}, expected at least one instance (N >= 1)")
-    if scale is None:
-        scale = 1.0 / input_ids.shape[1]
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"{op}: dropout is {dropout}, expected a probability in [0, 1)")
     if (ln_weight is None) != (ln_bias is None):
         raise ValueError(f"{op}: give both ln_weight and ln_bias, or neither")
     if ln_weight is not None:
         shapes.bind(ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
-    if token_type_embeddings is not None and token_type_ids is None:
+    if token_type is not None and token_type_ids is None:
         token_type_ids = torch.zeros(input_ids.shape[-1], dtype=torch.long, device=input_ids.device)
+        operands = operands._replace(type_ids=token_type_ids)
     for name, table, ids, letter in (
-        ("position", position_embeddings, position_ids, "P"),
-        ("token_type", token_type_embeddings, token_type_ids, "T"),
+        ("position", position, position_ids, "P"),
+        ("token_type", token_type, token_type_ids, "T"),
     ):
         if (table is None) != (ids is None):
             raise ValueError(f"{op}: give both {name}_embeddings and {name}_ids, or neither")
         if table is not None:
             shapes.bind(**{f"{name}_embeddings": (table, letter + "d")})
             shapes.bind(**{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
-            check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word_embeddings)
-    padding_idx = _row("padding_idx", op, padding_idx, word_embeddings)
-    position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position_embeddings)
-    # Drawn on the CPU whatever the device, and whatever the default one: no wait for the GPU, and the mask of a seed is
-    # the mask of a seed.
-    drawn = dropout and not is_fake(word_embeddings)
-    seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_()) if drawn else 0
-    operands = Operands(
-        input_ids, position_ids, token_type_ids, word_embeddings, position_embeddings, token_type_embeddings, ln_weight,
-        ln_bias, instance_vectors,
-    )  # fmt: skip
-    options = Options(float(eps), float(scale), float(dropout), seed, padding_idx, position_padding_idx)
-    return run(EmbeddingMux, *operands, options, choose_backend(word_embeddings))
+            check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word)
+    seed = 0
+    if dropout and not is_fake(word):
+        # Drawn on the CPU whatever the device: no wait for the GPU, and the same seed gives the same mask.
+        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    padding_idx = _row("padding_idx", op, padding_idx, word)
+    position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position)
+    scale = 1.0 / input_ids.shape[1] if scale is None else float(scale)
+    options = Options(float(eps), scale, float(dropout), seed, padding_idx, position_padding_idx)
+    return run(EmbeddingMux, *operands, options, choose_backend(word))
 
 
 def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
@@ -154,73 +151,40 @@ class EmbeddingMux(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, options, backend):
-        operands = Operands(ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v)
+    def forward(ctx, *arguments) -> Tensor:
+        operands, (options, backend) = Operands(*arguments[:-2]), arguments[-2:]
         ctx.save_for_backward(*operands)
         ctx.options, ctx.backend = options, backend
         if backend == "triton":
-            return embedding_mux_forward(*operands, *options[:4])
+            return embedding_mux_forward(*operands, *options)
         return forward_torch(operands, options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        operands, options = Operands(*ctx.saved_tensors), ctx.options
+        operands, options = Operands._make(ctx.saved_tensors), ctx.options
         need = list(ctx.needs_input_grad[3:9])
         if ctx.backend == "triton":
-            paddings = [-1 if i is None else i for i in (options.padding_idx, options.position_padding_idx)]
             deterministic = torch.are_deterministic_algorithms_enabled()
-            gradients = embedding_mux_backward(dy, *operands, *options[:4], *paddings, need, deterministic)
+            gradients = embedding_mux_backward(dy, *operands, *options, need, deterministic)
         else:
             gradients = backward_torch(dy, operands, options, need)
         return asked_for(ctx, None, None, None, *gradients)
 
 
 @kernel_op("embedding_mux")
-def embedding_mux_forward(
-    ids: Tensor,
-    position_ids: Tensor | None,
-    type_ids: Tensor | None,
-    word: Tensor,
-    position: Tensor | None,
-    token_type: Tensor | None,
-    ln_weight: Tensor | None,
-    ln_bias: Tensor | None,
-    v: Tensor | None,
-    eps: float,
-    scale: float,
-    dropout: float,
-    seed: int,
-) -> Tensor:
-    groups, num_instances, length = ids.shape
-    if v is None:
+def embedding_mux_forward(operands: Operands, options: Options) -> Tensor:
+    (groups, num_instances, length), word = operands.ids.shape, operands.word
+    if operands.v is None:
         return word.new_empty(groups, length, num_instances, word.shape[1]).transpose(1, 2)
     return word.new_empty(groups, length, word.shape[1])
 
 
 @kernel_op("embedding_mux")
 def embedding_mux_backward(
-    dy: Tensor,
-    ids: Tensor,
-    position_ids: Tensor | None,
-    type_ids: Tensor | None,
-    word: Tensor,
-    position: Tensor | None,
-    token_type: Tensor | None,
-    ln_weight: Tensor | None,
-    ln_bias: Tensor | None,
-    v: Tensor | None,
-    eps: float,
-    scale: float,
-    dropout: float,
-    seed: int,
-    padding_idx: int,
-    position_padding_idx: int,
-    need: list[bool],
-    deterministic: bool,
+    dy: Tensor, operands: Operands, options: Options, need: list[bool], deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tables = (word, position, token_type, ln_weight, ln_bias, v)
-    dword, dposition, dtype_table, dln_weight, dln_bias, dv = (
-        dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(tables, need, strict=True)
+    dword, dposition, dtoken_type, dln_weight, dln_bias, dv = (
+        dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(operands[3:], need, strict=True)
     )
-    return dword, dposition, dtype_table, dln_weight, dln_bias, dv
+    return dword, dposition, dtoken_type, dln_weight, dln_bias, dv

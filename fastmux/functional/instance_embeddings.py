@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastmux.functional._embedding_torch import Operands
 from fastmux.functional.embedding_mux import embed
 
 
@@ -44,8 +45,8 @@ def instance_embeddings(
         >>> x[0, :, 0, 0], x.stride()
         (tensor([ 4., 12.]), (24, 4, 8, 1))
     """
-    return embed(
-        "instance_embeddings", input_ids, None, word_embeddings, position_embeddings, position_ids,
-        token_type_embeddings, token_type_ids, ln_weight, ln_bias, eps, 1.0, dropout, padding_idx,
-        position_padding_idx, validate_ids,
+    operands = Operands(
+        input_ids, position_ids, token_type_ids, word_embeddings, position_embeddings, token_type_embeddings, ln_weight,
+        ln_bias, None,
     )  # fmt: skip
+    return embed("instance_embeddings", operands, eps, 1.0, dropout, padding_idx, position_padding_idx, validate_ids)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastmux.functional._checks import Shapes, check_floating
-from fastmux.kernels.common.held import held
+from fastmux.functional.derived import derived
 
 
 def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None = None) -> Tensor:
@@ -43,7 +43,7 @@ def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None 
     if scale is None:
         scale = num_instances**-0.5
     rows = x.transpose(1, 2).reshape(groups, length, num_instances * width)
-    stacked = held("stacked", instance_matrices, [instance_matrices], lambda: _stacked(instance_matrices))
+    stacked = derived("stacked", instance_matrices, [instance_matrices], lambda: _stacked(instance_matrices))
     return torch.matmul(rows, stacked) * scale
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from fastmux.backends import choose_backend
 from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
+from fastmux.functional._folded_head import folded_head
 from fastmux.functional._layer_norm import layer_norm
-from fastmux.functional._ops import asked_for, kernel_op, needs_grad, once_differentiable, run
-from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like, needed
+from fastmux.functional._ops import asked_for, kernel_op, needed, needs_grad, once_differentiable, run
+from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like
 
 #: Elements of a block on a CPU, four times as many as by default, and of what is one block as it is in backward.
 #: Found by timing both directions.
@@ -35,10 +36,13 @@ class Norm(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A linear layer to C labels, (C, d) and (C), if there is one."""
+    """A linear head on demultiplexed states: weight (C, d), bias (C) or None. Both are None where there is no head."""
 
     weight: Tensor | None
     bias: Tensor | None
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return F.linear(z, *self)
 
 
 NO_HEAD = Head(None, None)
@@ -116,7 +120,7 @@ def apply_pair_norm(
     # product to PyTorch. Of drawn instances z is no larger than h.
     fused = head.weight is None or (backend == "torch" and not torch.is_autocast_enabled(a.device.type))
     y = run(PairNorm, a, b, instances, *norm[:2], *(head if fused else NO_HEAD), norm.eps, backend, product)
-    return y if fused else F.linear(y, *head)
+    return y if fused else head(y)
 
 
 class PairNorm(torch.autograd.Function):
@@ -201,7 +205,7 @@ class PairNormHead(torch.autograd.Function):
         return asked_for(ctx, *gradients)
 
 
-@kernel_op("pair_norm_head")
+@kernel_op("pair_norm_head", lambda *given: (*given[:2], *folded_head(*given[:6]), *given[6:]))
 def pair_norm_head_forward(
     a: Tensor,
     b: Tensor,
@@ -221,7 +225,7 @@ def pair_norm_head_forward(
     return a.new_empty(*rows, labels), t, mean, rstd
 
 
-@kernel_op("pair_norm_head")
+@kernel_op("pair_norm_head", lambda *given: (*given, folded_head(*given[4:10])[0]))
 def pair_norm_head_backward(
     dlogits: Tensor,
     t: Tensor,

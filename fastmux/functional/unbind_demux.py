@@ -15,8 +15,8 @@ from fastmux.backends import choose_backend
 from fastmux.functional._blocking import WHOLE_ELEMENTS, blocks
 from fastmux.functional._checks import Shapes, check_floating, check_index
 from fastmux.functional._ops import needs_grad
+from fastmux.functional.derived import derived
 from fastmux.functional.pair_norm import Head, Norm, apply_pair_norm, linear_gelu_norm
-from fastmux.kernels.common.held import held
 
 TILE_ELEMENTS = 1 << 19
 
@@ -102,7 +102,7 @@ def _infer(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: No
     """`_demux` by PyTorch's own ops: in a tile an autograd Function and its checks would cost as much as the GELU."""
     x = unbound if weight is None else F.gelu(F.linear(unbound, weight, bias))
     z = F.layer_norm(x, x.shape[-1:], *norm)
-    return z if head.weight is None else F.linear(z, *head)
+    return z if head.weight is None else head(z)
 
 
 def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Tensor | None:
@@ -118,7 +118,9 @@ def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Te
     # worth forming where they are fewer rows than the states that would be multiplied one by one.
     if instances is not None or (transforms.dim() > 2 and groups * length < width):
         return None
-    stacked = held(f"stacked {h.dtype}", weight, [weight, transforms], lambda: _stacked(weight, transforms).to(h.dtype))
+    stacked = derived(
+        f"stacked {h.dtype}", weight, [weight, transforms], lambda: _stacked(weight, transforms).to(h.dtype)
+    )
     projected = F.linear(h, stacked).unflatten(-1, (num_instances, width)).transpose(1, 2)
     shift = torch.zeros_like(norm.bias) if bias is None else bias
     shift = shift.to(projected.dtype).expand(groups * num_instances, 1, -1)
@@ -145,7 +147,7 @@ def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
             return F.embedding(instances.long(), transforms) * h  # which takes no -1 for the last instance
         return transforms[None, :, None] * h[:, None]
     num_instances, width, _ = transforms.shape
-    stacked = held("beside", transforms, [transforms], lambda: transforms.transpose(0, 1).reshape(width, -1))
+    stacked = derived("beside", transforms, [transforms], lambda: transforms.transpose(0, 1).reshape(width, -1))
     unbound = torch.matmul(h, stacked).unflatten(-1, (num_instances, width))
     if instances is None:
         return unbound.transpose(1, 2).contiguous()

@@ -93,12 +93,14 @@ def kernel_factors(
     return pad(left.mT if transpose else left, like), pad(sylvester(sides[1]), like), sides
 
 
-@kernel_op("walsh_hadamard_mux", lambda x, *_: kernel_factors(x.shape[-1], False, x.dtype, x.device))
+@kernel_op("walsh_hadamard_mux", lambda x, *rest: (x, *rest, *kernel_factors(x.shape[-1], False, x.dtype, x.device)))
 def walsh_hadamard_mux_forward(x: Tensor, inner: Tensor, outer: Tensor, scale: float) -> Tensor:
     return x.new_empty(x.shape[0], *x.shape[2:])
 
 
-@kernel_op("walsh_hadamard_mux", lambda dy, *_: kernel_factors(dy.shape[-1], True, dy.dtype, dy.device))
+@kernel_op(
+    "walsh_hadamard_mux", lambda dy, *rest: (dy, *rest, *kernel_factors(dy.shape[-1], True, dy.dtype, dy.device))
+)
 def walsh_hadamard_mux_dx(dy: Tensor, inner: Tensor, outer: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     return dy.new_empty((dy.shape[0], inner.shape[0], *dy.shape[1:]), dtype=dtype)
 

@@ -31,7 +31,7 @@ from fastmux.models.joined import JoinedForSequenceClassification
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 from fastmux.models.published import is_published, published_config
 from fastmux.modules.embeddings import EmbeddingAdapter
-from fastmux.modules.plain import is_plain
+from fastmux.modules.is_plain import is_plain
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes.torch import TorchRuntime, problem_of
 

@@ -31,7 +31,7 @@ from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.models.tmux import MultiplexedPass, TMux
 from fastmux.modules.classifier import build_classifier
 from fastmux.modules.groups import group
-from fastmux.modules.plain import is_plain
+from fastmux.modules.is_plain import is_plain
 from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead
 
 

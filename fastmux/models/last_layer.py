@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from fastmux.joined_configuration import BERT_LIKE
-from fastmux.modules.plain import is_plain
+from fastmux.modules.is_plain import is_plain
 
 
 def states_at_first_positions(

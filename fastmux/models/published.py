@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from fastmux.configuration import Conventions, TMuxConfig
+from fastmux.configuration import TMuxConfig
+from fastmux.conventions import Conventions
 from fastmux.models.checkpoints import load_file, weight_files
 
 #: Fields of a published config that say how it was multiplexed; the others are the encoder's.

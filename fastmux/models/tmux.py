@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
+from fastmux.functional.pair_norm import Head
 from fastmux.models.alignment import from_first_token
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
 from fastmux.models.exporting import any_groups
@@ -20,11 +21,11 @@ from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
 from fastmux.models.padding import warn_of_width
 from fastmux.models.pretrained import TMuxPreTrainedModel
-from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, Head
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer
 from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.groups import group
+from fastmux.modules.is_plain import is_plain, tensor_of
 from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
-from fastmux.modules.plain import is_plain, tensor_of
 
 
 @dataclass

@@ -10,11 +10,11 @@ A multiplexer takes N sequences of embeddings to one, a demultiplexer one sequen
     torch.Size([2, 4, 7, 32])
 """
 
+from fastmux.functional.pair_norm import Head
 from fastmux.modules.attention_multiplexer import AttentionMultiplexer
 from fastmux.modules.demultiplexers import (
     DEMULTIPLEXERS,
     Demultiplexer,
-    Head,
     IndexDemultiplexer,
     KeyDemultiplexer,
     MlpDemultiplexer,

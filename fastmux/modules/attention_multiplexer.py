@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.modules.elementwise_multiplexers import HadamardMultiplexer
+from fastmux.modules.is_plain import tensor_of
 from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
-from fastmux.modules.plain import tensor_of
 
 
 @MULTIPLEXERS.register("attention")

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from fastmux import functional as F
-from fastmux.modules.plain import is_plain
+from fastmux.functional.pair_norm import Head
+from fastmux.modules.is_plain import is_plain
 from fastmux.modules.registry import Registry
 
 DEMULTIPLEXERS = Registry("demultiplexer")
-
-
-class Head(NamedTuple):
-    """A linear head to apply to demultiplexed states: weight (C, d), bias (C) or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return nn.functional.linear(z, *self)
 
 
 class Demultiplexer(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux import functional as F
+from fastmux.modules.is_plain import is_plain
 from fastmux.modules.multiplexer import (
     MULTIPLEXERS,
     VECTORS,
@@ -14,7 +15,6 @@ from fastmux.modules.multiplexer import (
     draw_signs,
     from_checkpoint,
 )
-from fastmux.modules.plain import is_plain
 
 
 @MULTIPLEXERS.register("hadamard")
@@ -52,7 +52,7 @@ class HadamardMultiplexer(LinearMultiplexer):
         if vectors not in VECTORS:
             raise ValueError(f"vectors is {vectors!r}, expected one of {', '.join(map(repr, VECTORS))}")
         self.norm, self.vectors = norm, vectors
-        self._hold(torch.empty(num_instances, width))
+        self._set_transforms(torch.empty(num_instances, width))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -1,4 +1,4 @@
-"""The embeddings of an encoder as multiplexing needs them: for each row of a group, before the rows are joined."""
+"""The embeddings of an encoder as multiplexing needs them: for each row of a group, before the rows are multiplexed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from fastmux.modules.plain import is_plain
+from fastmux.modules.is_plain import is_plain
 
 
 class EmbeddingAdapter:

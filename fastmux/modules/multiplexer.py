@@ -75,7 +75,7 @@ class LinearMultiplexer(Multiplexer):
         super().__init__(num_instances, width)
         self.learnable = learnable
 
-    def _hold(self, transforms: Tensor) -> None:
+    def _set_transforms(self, transforms: Tensor) -> None:
         if self.learnable:
             self.transforms = nn.Parameter(transforms)
         else:
@@ -88,7 +88,7 @@ class LinearMultiplexer(Multiplexer):
     def _behind(self, prefix: Prefix | None, y: Tensor) -> Tensor:
         if prefix is None:
             return y
-        own = F.held(f"prefix on {y.device}", self, (), lambda: self.multiplex_prefix(*prefix()))
+        own = F.derived(f"prefix on {y.device}", self, (), lambda: self.multiplex_prefix(*prefix()))
         return torch.cat([own.expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:

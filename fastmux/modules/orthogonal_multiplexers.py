@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.functional.hadamard_matrices import check_order
+from fastmux.modules.is_plain import is_plain
 from fastmux.modules.multiplexer import (
     MULTIPLEXERS,
     LinearMultiplexer,
@@ -14,7 +15,6 @@ from fastmux.modules.multiplexer import (
     draw_signs,
     from_checkpoint,
 )
-from fastmux.modules.plain import is_plain
 
 
 @MULTIPLEXERS.register("orthogonal")
@@ -23,7 +23,7 @@ class OrthogonalMultiplexer(LinearMultiplexer):
 
     def __init__(self, num_instances: int, width: int, *, learnable: bool = False):
         super().__init__(num_instances, width, learnable=learnable)
-        self._hold(torch.empty(num_instances, width, width))
+        self._set_transforms(torch.empty(num_instances, width, width))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -100,9 +100,9 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
             draw_signs(signs)
 
     @property
-    def transforms(self) -> Tensor:  # type: ignore[override]  # held by the others, formed here
+    def transforms(self) -> Tensor:  # type: ignore[override]  # a tensor of the other classes, computed here
         """The O_i as matrices, (N, d, d), formed when asked for: by "unbind"."""
-        return F.held("transforms", self, (self.one, self.inner_signs, self.outer_signs), self._matrices)
+        return F.derived("transforms", self, (self.one, self.inner_signs, self.outer_signs), self._matrices)
 
     def _matrices(self) -> Tensor:
         dtype = torch.promote_types(self.one.dtype, torch.float32)

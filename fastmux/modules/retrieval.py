@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastmux import functional as F
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer, norm_gelu_linear
-from fastmux.modules.plain import is_plain, table_of, tensor_of
+from fastmux.modules.is_plain import is_plain, table_of, tensor_of
 
 IGNORE_INDEX = -100
 

@@ -22,11 +22,6 @@ def gradient_like(t: Tensor) -> Tensor:
     return like if like.stride(-1) == 1 else t.new_empty(t.shape)
 
 
-def needed(t: Tensor, need: bool) -> Tensor:
-    """Where a gradient of ``t`` goes if there is need of it; else an empty tensor, since an op returns no None."""
-    return t.new_empty(t.shape if need else (0,))
-
-
 def rowwise(t: Tensor) -> Tensor:
     """``t`` itself if its last dimension is contiguous, else a contiguous copy: kernels take every other stride."""
     return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from amount import on_request
+from thoroughness import on_request
 
 from bench import predict
 from bench import rows as many_rows

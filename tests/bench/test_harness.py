@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from amount import on_request
+from thoroughness import on_request
 
 from bench import harness, timing
 from bench.ops import (

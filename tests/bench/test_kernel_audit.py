@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from amount import on_request
+from thoroughness import on_request
 
 from bench.audit import findings
 

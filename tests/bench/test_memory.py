@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from amount import on_request
+from thoroughness import on_request
 from torch import nn
 
 from bench import memory, timing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow.parquet
-from amount import on_request
+from thoroughness import on_request
 
 from bench import row_formats
 from bench.processes import ROOT

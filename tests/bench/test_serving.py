@@ -8,7 +8,7 @@ import json
 import threading
 
 import pytest
-from amount import on_request
+from thoroughness import on_request
 
 from bench import clients, serve
 

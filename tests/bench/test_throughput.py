@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from amount import on_request
+from thoroughness import on_request
 from transformers import BertConfig
 
 from bench import throughput

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from amount import ALL
+from thoroughness import ALL
 from torch.utils.checkpoint import checkpoint
 
 import fastmux

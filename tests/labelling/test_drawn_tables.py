@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from amount import ALL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from labelling.drawing import arrow_tables, json_rows
 from labelling.reading import read_jsonl
+from thoroughness import ALL
 
 from fastmux.tables.seen import CannotHoldError
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-from amount import on_request
 from killing import file_size_limit
 from labelling.reading import read_jsonl
+from thoroughness import on_request
 
 import fastmux
 from fastmux.cli.main import main

@@ -136,7 +136,7 @@ def test_options_of_a_class_of_ones_own(monkeypatch):
         def __init__(self, num_instances, width, *, factor=1.0, **options):
             super().__init__(num_instances, width, **options)
             self.factor = factor
-            self._hold(torch.empty(num_instances, width))
+            self._set_transforms(torch.empty(num_instances, width))
 
         def reset_parameters(self):
             torch.nn.init.constant_(self.transforms, self.factor)

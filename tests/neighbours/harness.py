@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from amount import ALL
+from thoroughness import ALL
 from torch import Tensor, nn
 from transformers import (
     BertConfig,

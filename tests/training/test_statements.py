@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from amount import on_request
 from datasets import Dataset
+from thoroughness import on_request
 from transformers import AutoModelForTokenClassification, EvalPrediction
 
 import fastmux

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastmux.functional import holding
+from fastmux.functional import fixed_weights
 from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 
@@ -136,7 +136,7 @@ def predicting(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with holding():
+        with fixed_weights():
             yield
     finally:
         for module, training in modes.items():

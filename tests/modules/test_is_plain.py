@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 
 import fastmux
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
-from fastmux.modules.plain import is_plain
+from fastmux.modules.is_plain import is_plain
 from fastmux.testing import assert_agrees, relative_error
 
 LAYERS = (nn.Linear, nn.LayerNorm)

@@ -1,4 +1,4 @@
-"""What is kept while weights are promised to stay as they are."""
+"""What is computed from weights is kept within `fixed_weights`, and only there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertModel
 
 import fastmux
-from fastmux.functional import held, holding
+from fastmux.functional import derived, fixed_weights
 from fastmux.passes.runtimes.torch import predicting
 from fastmux.testing import assert_agrees
 
@@ -27,7 +27,7 @@ class Counted:
             self.calls += 1
             return 2 * self.weight
 
-        return held("doubled", self.weight, [self.weight], double)
+        return derived("doubled", self.weight, [self.weight], double)
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def counted():
 
 
 def test_once_within_the_block_and_anew_outside(counted):
-    with holding():
+    with fixed_weights():
         assert counted() is counted() and counted.calls == 1
-        with holding():
+        with fixed_weights():
             counted()
         assert counted.calls == 1
     counted(), counted()
@@ -47,7 +47,7 @@ def test_once_within_the_block_and_anew_outside(counted):
 
 
 def test_what_was_written_to_is_made_anew(counted):
-    with holding():
+    with fixed_weights():
         counted()
         counted.weight.mul_(3)
         assert counted().tolist() == [6.0] * 3 and counted.calls == 2
@@ -55,16 +55,16 @@ def test_what_was_written_to_is_made_anew(counted):
 
 def test_gradients_are_never_kept_from():
     weight = torch.ones(3, requires_grad=True)
-    with holding():
+    with fixed_weights():
         with torch.no_grad():
-            held("doubled", weight, [weight], lambda: 2 * weight)
+            derived("doubled", weight, [weight], lambda: 2 * weight)
         for _ in range(2):  # a graph that was kept could not be gone through twice
-            (gradient,) = torch.autograd.grad(held("doubled", weight, [weight], lambda: 2 * weight).sum(), weight)
+            (gradient,) = torch.autograd.grad(derived("doubled", weight, [weight], lambda: 2 * weight).sum(), weight)
             assert gradient.tolist() == [2.0] * 3
 
 
-def test_another_thread_does_not_hold(counted):
-    with holding():
+def test_another_thread_keeps_nothing(counted):
+    with fixed_weights():
         counted()
         with_gradients_off = torch.no_grad()(counted)
         thread = threading.Thread(target=with_gradients_off)
@@ -74,7 +74,7 @@ def test_another_thread_does_not_hold(counted):
 
 
 def test_nothing_outlives_its_owner():
-    with torch.no_grad(), holding():
+    with torch.no_grad(), fixed_weights():
         counted = Counted(torch.ones(3))
         value = weakref.ref(counted())
         assert value() is not None
@@ -83,7 +83,7 @@ def test_nothing_outlives_its_owner():
         assert value() is None
 
 
-def test_predicting_holds_and_lets_go(counted):
+def test_predicting_fixes_weights_and_ends(counted):
     model = nn.ModuleList([nn.Linear(1, 1)]).train()
     with pytest.raises(KeyError), predicting(model):
         with predicting(model):

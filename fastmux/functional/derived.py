@@ -1,0 +1,71 @@
+"""Tensors that are computed from weights alone, such as a folded head: kept while the weights do not change.
+
+Computing one costs little beside a pass of many groups, and as much as the whole pass beside one of a single group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+Value = TypeVar("Value")
+
+#: Owner -> (name, autocast's dtypes, weights by identity) -> (the weights' versions, the weights, the value). Each
+#: thread has its own: another thread may train meanwhile.
+_values: ContextVar[WeakIdKeyDictionary | None] = ContextVar("fastmux_derived", default=None)
+
+
+@contextlib.contextmanager
+def fixed_weights() -> Iterator[None]:
+    """The caller promises that no weight changes within the block, in this thread: `derived` computes each value once.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.functional import derived, fixed_weights
+        >>> weight, calls = torch.ones(2), []
+        >>> with fixed_weights():
+        ...     for _ in range(3):
+        ...         with torch.no_grad():
+        ...             doubled = derived("doubled", weight, [weight], lambda: calls.append(1) or 2 * weight)
+        >>> len(calls), doubled
+        (1, tensor([2., 2.]))
+    """
+    before = _values.get()
+    token = _values.set(WeakIdKeyDictionary() if before is None else before)
+    try:
+        yield
+    finally:
+        _values.reset(token)
+
+
+def derived(name: str, owner: object, weights: Sequence[Tensor | None], compute: Callable[[], Value]) -> Value:
+    """The value of ``compute()``. Within `fixed_weights` it is kept until one of the weights is written to.
+
+    Nothing is kept while gradients are recorded, nor in a graph that is traced or captured by CUDA: such a graph may
+    outlive the block.
+
+    Args:
+        name: The value's name, which tells the values of one owner apart.
+        owner: A module, or the first of the weights. The value is dropped when the owner is.
+        weights: All tensors that ``compute`` reads.
+        compute: Computes the value.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return compute()
+    values = _values.get()
+    if values is None or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        return compute()
+    given = [t for t in weights if t is not None]
+    versions = [0 if t.is_inference() else t._version for t in given]
+    autocast = tuple(torch.get_autocast_dtype(k) for k in ("cpu", "cuda") if torch.is_autocast_enabled(k))
+    key, known = (name, autocast, *map(id, given)), values.setdefault(owner, {})
+    if key not in known or known[key][0] != versions:
+        others = [t for t in given if t is not owner]
+        known[key] = versions, others, compute()
+    return known[key][2]
