@@ -15,7 +15,7 @@ from fastmux.tables.opening import Source
 #: Multiplications of a shard on a CPU: some ten seconds of two cores.
 _PRODUCTS = 5e11
 #: Of few rows many groups would be padded to the length of their longest.
-_LEAST_GROUPS = 64
+_LEAST_GROUPS = 128
 _MOST_ROWS, _ROWS_ELSEWHERE = 32768, 65536
 #: The first shard is a part of a full one, and each one after it twice as large: the first rows are there at once.
 _FIRST = 8
@@ -52,7 +52,7 @@ def growing(full: int, together: int) -> Callable[[int], int]:
         >>> from fastmux.labelling.shard_sizes import growing
         >>> sizes = growing(1000, together=4)
         >>> [sizes(index) for index in range(5)]
-        [256, 512, 1000, 1000, 1000]
+        [512, 1000, 1000, 1000, 1000]
     """
     first = min(full, max(full // _FIRST, _LEAST_GROUPS * together))
     return lambda index: min(full, first << min(index, 30))
