@@ -1,6 +1,6 @@
 """T-MUX models for Hugging Face: `TMux` makes an encoder multiplexed, the ``TMuxFor...`` classes put task heads on it.
 
-Whoever imports one of them imports all, and the Auto classes of transformers know them from then on.
+Importing this package registers the models with the Auto classes of transformers.
 """
 
 from transformers import (

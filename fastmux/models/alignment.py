@@ -1,8 +1,8 @@
-"""Rows that are padded on the left: where a token is, the mask says.
+"""Rows that are padded on the left, as the attention mask tells.
 
-A model that binds tokens of several rows by their position, joins neighbouring positions or reads the first one takes a
-row to begin with its first token. `from_first_token` moves the tokens of rows that do not to the front before a forward
-pass, padding behind them, and moves what the model says of them back.
+A model that binds tokens of several rows by their position, joins neighbouring positions or reads the first position
+assumes that a row begins with its first token. `from_first_token` moves the tokens of other rows to the front before a
+forward pass, and moves the outputs back.
 """
 
 from __future__ import annotations
@@ -15,40 +15,39 @@ import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_tracing
 
-#: Arguments of a forward pass that go along with the tokens.
+#: Arguments of a forward pass that are moved with the tokens.
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-#: Outputs that do, and how many dimensions they then have.
+#: Outputs that are moved back -> their number of dimensions when they are outputs of tokens.
 _OUTPUTS = {"logits": 3, "last_hidden_state": 3, "predictions": 2}
 
 
 def padding_before(attention_mask: Tensor | None) -> Tensor | None:
-    """How many positions of each row come before its first token, (B); None where none does in any row.
+    """The number of positions before each row's first token, (B). None if every row begins with its first token.
 
-    A row of nothing but padding stays as it is. While a graph is traced or captured nothing is looked at: rows are
-    taken to begin with their first token.
+    A row of padding alone counts as one that does. While a graph is traced or captured the values are not read, and the
+    result is None.
     """
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2 or attention_mask.numel() == 0:
         return None
     if is_tracing(attention_mask) or attention_mask.is_meta or bool((attention_mask[:, 0] != 0).all()):
         return None
     real = attention_mask != 0
-    before = real.int().argmax(1)  # the first of the largest
+    before = real.int().argmax(1)  # argmax returns the first of equal values
     return before if bool(before.any()) else None
 
 
 def moved(t: Tensor, by: Tensor, *, back: bool = False) -> Tensor:
-    """t (B, L, ...), each row moved ``by`` (B) positions to the front, what is in front of them to its end; or back."""
+    """Rotates each row of t (B, L, ...) by ``by`` (B) positions towards its front; with ``back``, towards its end."""
     places = torch.arange(t.shape[1], device=t.device)
     source = (places + (-by if back else by)[:, None]) % t.shape[1]
     return t.gather(1, source.view(*source.shape, *[1] * (t.dim() - 2)).expand(t.shape))
 
 
 def from_first_token(forward: Callable) -> Callable:
-    """A ``forward`` that rows may reach with padding on the left.
+    """Decorates a ``forward`` so that rows may be padded on the left.
 
-    Of what is given, tensors of the mask's shape are moved, and ``labels`` where ``labels_of_tokens`` of the model says
-    that they are those of tokens; of the output, states and logits of tokens are moved back. ``hidden_states`` and
-    ``attentions`` stay as they ran.
+    Arguments that have the mask's shape are moved; ``labels`` are if the model's ``labels_of_tokens`` is true. States
+    and logits of tokens are moved back. ``hidden_states`` and ``attentions`` are returned as the encoder computed them.
     """
     names = list(inspect.signature(forward).parameters)[1:]
 
@@ -66,7 +65,7 @@ def from_first_token(forward: Callable) -> Callable:
             given["position_ids"] = positions.expand(shape)
         for name in (*_INPUTS, "labels") if self.labels_of_tokens else _INPUTS:
             t = given.get(name)
-            if isinstance(t, Tensor) and t.shape[:2] == shape:  # others are for `forward` to refuse
+            if isinstance(t, Tensor) and t.shape[:2] == shape:  # `forward` refuses other shapes
                 given[name] = moved(t, before)
         output = forward(self, **given)
         for name, dimensions in _OUTPUTS.items():

@@ -1,4 +1,4 @@
-"""Reading stored models: what is damaged or unsafe is refused before any work, what is doubtful is said."""
+"""Reading stored models. Damaged and unsafe files are refused before any work; doubtful values are warned of."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-#: Arguments of `from_pretrained` that say where on the hub, and as whom.
+#: Arguments of `from_pretrained` that tell where on the hub a model is, and who asks for it.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-#: Those that say which of the files there.
+#: Arguments of `from_pretrained` that tell which of the model's files to read.
 FILE_OPTIONS = ("use_safetensors", "variant")
 
 
 def read_config(name: str | os.PathLike, **hub) -> dict:
-    """The stored config of a model, as it is.
+    """Reads the stored config of a model, as it is.
 
     Raises:
-        OSError: there is none.
-        ValueError: it is no JSON object.
+        OSError: There is none.
+        ValueError: It is not a JSON object.
     """
     path = cached_file(name, CONFIG_NAME, **hub)
     if path is None:
         raise OSError(f"{str(name)!r} has no {CONFIG_NAME}")
     try:
         stored = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:  # of the encoding, or of the syntax
+    except ValueError as error:  # the encoding or the syntax is wrong
         raise ValueError(f"{path} is not a valid JSON file: {error}") from error
     if not isinstance(stored, dict):
         raise ValueError(f"{path} holds a JSON {type(stored).__name__}, expected an object with the fields of a config")
@@ -54,7 +54,7 @@ def read_config(name: str | os.PathLike, **hub) -> dict:
 def weight_files(
     name: str | os.PathLike, use_safetensors: bool | None = None, variant: str | None = None, **hub
 ) -> list[Path]:
-    """The files that `from_pretrained` takes the weights from; none where it would find none."""
+    """The files that `from_pretrained` reads the weights from; empty where it would find none."""
 
     def stored(file: str) -> str | None:
         if variant is not None:
@@ -77,7 +77,7 @@ def weight_files(
 
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    # transformers knows no exception of its own for a damaged file; every library that reads one has several.
+    # transformers has no exception of its own for a damaged file, and every library that reads one has several.
     try:
         yield
     except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
@@ -85,15 +85,15 @@ def _readable(file: Path) -> Iterator[None]:
 
 
 def load_file(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of one of `torch.save`, of which nothing but tensors is accepted.
+    """Reads the tensors of a safetensors file, or of a file of `torch.save` that holds nothing but tensors.
 
     Raises:
-        ValueError: the file is damaged, or holds anything but tensors by name.
+        ValueError: The file is damaged, or holds anything but tensors by name.
     """
     with _readable(file):
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        # The format before torch 1.6 is no archive, and only an archive can be mapped.
+        # Only an archive can be mapped, and the format before torch 1.6 is none.
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ValueError(f"{file} holds something other than a state dict of tensors")
@@ -101,10 +101,10 @@ def load_file(file: Path) -> dict[str, Tensor]:
 
 
 def stored_dtypes(files: list[Path]) -> dict[str, str]:
-    """Name of every tensor in the files -> its dtype. Reads headers alone, where there are any.
+    """The name of every tensor in the files -> its dtype. Of safetensors files only the headers are read.
 
     Raises:
-        ValueError: a file is missing, damaged or holds anything but tensors.
+        ValueError: A file is missing, is damaged or holds anything but tensors.
     """
     dtypes: dict[str, str] = {}
     for file in files:
@@ -121,16 +121,17 @@ def dtypes_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
-    """Compare a loaded model with what was stored under these names and dtypes.
+    """Compares a loaded model with the names and dtypes that were stored.
 
     Raises:
-        ValueError: a tensor was stored as another kind of number: converted, it would be something else.
+        ValueError: A tensor was stored as an integer and is loaded as floating point, or the other way round.
+            Conversion would change its meaning.
 
     Warns:
-        UserWarning: of weights that are NaN or infinite.
+        UserWarning: Weights are NaN or infinite.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    # What is tied stands under each of its names.
+    # Tied tensors are listed under each of their names.
     tensors = dict(model.named_parameters(remove_duplicate=False))
     tensors |= model.named_buffers(remove_duplicate=False)
     for key, dtype in dtypes.items():
@@ -150,27 +151,27 @@ def check_loaded(name: str, model: nn.Module, dtypes: dict[str, str]) -> None:
 
 @torch.no_grad()
 def _non_finite(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold NaN or an infinity, each under the first of its names."""
+    """The names of tensors that hold NaN or an infinity. A tensor with several names is listed under the first."""
     once = {id(t): (name, t) for name, t in reversed(tensors.items())}
     doubtful = [
         name
         for name, t in reversed(once.values())
-        # Of what a library puts in a tensor's place, only that library knows the values.
+        # The values of a subclass of Tensor are known to its library alone.
         if type(t) in (Tensor, nn.Parameter) and t.is_floating_point() and t.element_size() > 1 and not t.is_meta
-        # A sum is one pass over memory and is not finite where an element is not, but may overflow where all are.
+        # The sum takes one pass over memory. It is not finite if an element is not, but may also overflow.
         if not t.sum().isfinite()
     ]
     return [name for name in doubtful if not tensors[name].isfinite().all()]
 
 
-#: A file of weights, in shards or not, and an index of shards, of any variant.
+#: The name of a file of weights, sharded or not, or of an index of shards, of any variant.
 _WEIGHT_FILE = re.compile(
     r"(?P<name>.+?)(?:-\d{5}-of-\d{5})?\.safetensors|(?P<indexed>.+?)\.safetensors\.index(?P<variant>\..+)?\.json"
 )
 
 
 def former_weights(written: set[str], former: set[str]) -> set[str]:
-    """The former files that hold, in other shards, what the written ones hold."""
+    """The former files that hold the same weights as the written files, in other shards."""
 
     def name(file: str) -> str | None:
         match = _WEIGHT_FILE.fullmatch(file)

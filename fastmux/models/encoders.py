@@ -1,7 +1,7 @@
-"""Encoders: finding one and checking that it can be multiplexed.
+"""Finding an encoder, and checking that it can be multiplexed.
 
-T-MUX runs the encoder's embedding module on every instance before multiplexing, and the encoder itself, as
-``inputs_embeds``, on the result (DataMUX, section 3.1; the published checkpoints do the same).
+T-MUX runs the encoder's embedding module on every instance, multiplexes, and passes the result to the encoder as
+``inputs_embeds`` (DataMUX, section 3.1; the published checkpoints do the same).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux.configuration import TMuxConfig
 
-# Embedding modules made of a word table, (some) position and type tables, LayerNorm and dropout, and nothing else.
+# Embedding modules that consist of a word table, LayerNorm and dropout, and of position and type tables in some.
 STANDARD_EMBEDDINGS = {
     "albert.AlbertEmbeddings",
     "bert.BertEmbeddings",
@@ -35,14 +35,15 @@ STANDARD_EMBEDDINGS = {
 def load_backbone(
     backbone: str | os.PathLike | PreTrainedConfig | PreTrainedModel, options: Mapping[str, object]
 ) -> tuple[PreTrainedConfig, PreTrainedModel | None]:
-    """(config, encoder) of a hub name, a local folder, a config (encoder None: still to be built) or a model.
+    """Returns the config and the encoder of a hub name, a local folder, a config or a model. The encoder of a config is
+    None: it has yet to be built.
 
-    A model with a task head is asked for its encoder. The encoder shares its weights with the model that was given;
-    modules and config are copies, so that what is done to one (a mode, a hook, an adapter) is not done to the other.
-    Of ``options``, those of the encoder's config are kept to when it is loaded by name.
+    Of a model with a task head, the encoder is taken. It shares its weights with the given model. Modules and config
+    are copies, so that a mode, a hook or an adapter of one does not reach the other. An encoder that is loaded by name
+    gets those of the ``options`` that are in its config.
 
     Raises:
-        ValueError: if ``backbone`` is none of these, or names nothing that can be loaded; if an option is misspelt.
+        ValueError: ``backbone`` is none of these, or names nothing that can be loaded, or an option is misspelt.
     """
     TMuxConfig.check_spelling(options)
     if isinstance(backbone, (str, os.PathLike)):
@@ -69,22 +70,22 @@ def load_backbone(
 
 
 def _around_the_same_weights(encoder: PreTrainedModel) -> PreTrainedModel:
-    """A copy of all but the tensors."""
+    """Copies an encoder without its tensors, which both share."""
     tensors: dict[int, Tensor] = {}
     for module in encoder.modules():
-        for held in (module._parameters, module._buffers, vars(module)):
-            tensors |= {id(value): value for value in held.values() if isinstance(value, Tensor)}
+        for attributes in (module._parameters, module._buffers, vars(module)):
+            tensors |= {id(value): value for value in attributes.values() if isinstance(value, Tensor)}
     return copy.deepcopy(encoder, tensors)
 
 
 def encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that `build_encoder` makes an encoder of."""
+    """The class of the encoder that `build_encoder` builds."""
     known = MODEL_MAPPING.get(type(config), ModuleEncoder)
     return known[0] if isinstance(known, (tuple, list)) else known
 
 
 def check_encoder_config(config: PreTrainedConfig) -> None:
-    """Raises ValueError, with the reason, for a model that is no bidirectional text encoder."""
+    """Raises ValueError, with the reason, unless the config is that of a bidirectional text encoder."""
     kind = f"backbone is a {config.model_type!r} model"
     if config.model_type == "tmux":
         raise ValueError(f"{kind}, which is multiplexed already; load it with from_pretrained")
@@ -95,26 +96,26 @@ def check_encoder_config(config: PreTrainedConfig) -> None:
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """A new encoder with random weights.
+    """Builds an encoder with random weights.
 
     Raises:
-        ValueError: if transformers has no encoder for this config.
+        ValueError: transformers has no encoder for this config.
     """
-    if type(config) is ModuleEncoderConfig:  # a subclass has a class that it builds
+    if type(config) is ModuleEncoderConfig:  # subclasses name a class to build
         raise ValueError(
-            "the encoder of this model is a module of its author's, which a config cannot build: give it, "
+            "the encoder of this model is a module that its author wrote, which a config cannot build; pass it: "
             "from_pretrained(..., encoder=fastmux.ModuleEncoder(...))"
         )
     try:
         return AutoModel.from_config(config)
     except ValueError as error:
         raise ValueError(
-            f"backbone has a {type(config).__name__}, of which AutoModel makes no encoder: {error}"
+            f"backbone has a {type(config).__name__}, from which AutoModel builds no encoder: {error}"
         ) from error
 
 
 def pool(encoder: PreTrainedModel, states: Tensor) -> Tensor | None:
-    """The encoder's pooler on the states of rows, (B, L, d) -> (B, d); None if it has none."""
+    """Applies the encoder's pooler to states (B, L, d) -> (B, d). None if it has no pooler."""
     pooler = getattr(encoder, "pooler", None)
     if pooler is None:
         return None
@@ -124,13 +125,13 @@ def pool(encoder: PreTrainedModel, states: Tensor) -> Tensor | None:
 
 
 def drop_pooler(encoder: PreTrainedModel) -> None:
-    """Task heads read demultiplexed states, never the pooler; DDP asks that every parameter have a gradient."""
+    """Removes the encoder's pooler. Task heads do not read it, and DDP requires a gradient for every parameter."""
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
 
 
 class ModuleEncoderConfig(PreTrainedConfig):
-    """What fastmux needs to know of a `ModuleEncoder`; the module itself is not in it."""
+    """The config of a `ModuleEncoder`. It does not describe the module, which it cannot build."""
 
     model_type = "fastmux_module"
 
@@ -144,15 +145,18 @@ AutoConfig.register(ModuleEncoderConfig.model_type, ModuleEncoderConfig, exist_o
 
 
 class ModuleEncoder(PreTrainedModel):
-    """Any module as an encoder: an LSTM, a mixture of experts, a transformer of one's own.
+    """Makes any module an encoder: an LSTM, a mixture of experts, your own transformer.
 
     Args:
-        module: maps (G, L, embedding_size), and as ``attention_mask`` (G, L) or None, 1 where at least one row of a
-            group is no padding, to hidden states (G, L, hidden_size); a tensor, a tuple whose first entry it is, or an
-            output with ``last_hidden_state``. It must see the whole sequence if the demultiplexer is "index", whose
-            prefix has to reach every position.
-        embeddings: the word table, (V, embedding_size).
-        hidden_size: width of the hidden states; embedding_size if None.
+        module: The module to run. It maps embeddings (G, L, embedding_size) to hidden states (G, L, hidden_size), and
+            takes an ``attention_mask`` (G, L), 1 where at least one row of a group is not padding, or None. It returns
+            the states, a tuple that begins with them, or an output with ``last_hidden_state``. With the demultiplexer
+            "index" it must see the whole sequence, since every position has to see the prefix.
+        embeddings: The word table (V, embedding_size).
+        hidden_size: The width of the hidden states. embedding_size if None.
+
+    Raises:
+        ValueError: ``embeddings`` is not an nn.Embedding. In a call, the states have an unexpected shape.
 
     Example:
         >>> import torch, fastmux
@@ -170,7 +174,7 @@ class ModuleEncoder(PreTrainedModel):
 
     config_class = ModuleEncoderConfig
     main_input_name = "inputs_embeds"
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the module's own business
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # whatever the module uses
 
     def __init__(self, module: nn.Module, embeddings: nn.Embedding, hidden_size: int | None = None):
         if not isinstance(embeddings, nn.Embedding):
@@ -195,7 +199,8 @@ class ModuleEncoder(PreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, **kwargs) -> BaseModelOutput:
-        """inputs_embeds (G, L, embedding_size), attention_mask (G, L) -> ``last_hidden_state`` (G, L, hidden_size)."""
+        """Maps inputs_embeds (G, L, embedding_size), attention_mask (G, L) to ``last_hidden_state``
+        (G, L, hidden_size)."""
         out = self.module(inputs_embeds, attention_mask=attention_mask)
         states = getattr(out, "last_hidden_state", out[0] if isinstance(out, tuple) else out)
         expected = (*inputs_embeds.shape[:2], self.config.hidden_size)
@@ -208,7 +213,7 @@ class ModuleEncoder(PreTrainedModel):
 
 
 def check_embeddings(encoder: PreTrainedModel) -> None:
-    """Raises ValueError if the encoder's embeddings are of a kind that fastmux does not know, or it takes no
+    """Raises ValueError if fastmux does not know the encoder's embeddings, or the encoder takes no
     ``inputs_embeds``."""
     module = getattr(encoder, "embeddings", None)
     package, _, family = type(module).__module__.rpartition(".")[0].rpartition(".")

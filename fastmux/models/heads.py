@@ -1,4 +1,4 @@
-"""T-MUX with task heads: retrieval pre-training, masked tokens, sequence and token classification."""
+"""T-MUX with heads: retrieval pre-training, masked tokens, sequence and token classification."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fastmux.modules.retrieval import IGNORE_INDEX, RetrievalHead
 
 
 class _TMuxWithDecoder(TMuxPreTrainedModel):
-    """T-MUX and the head that decodes its states to tokens."""
+    """T-MUX with a head that decodes its states to tokens."""
 
     accepts_loss_kwargs = True
 
@@ -44,7 +44,7 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
         super().__init__(config, encoder=encoder)
         self.tmux = TMux(config, encoder=encoder, add_pooling_layer=False)
         self.retrieval = RetrievalHead.from_config(config)
-        # What is a task's alone only waits for it here: DDP asks that every parameter that learns have a gradient.
+        # Parameters that only a task uses are frozen here: DDP requires a gradient for every parameter that is trained.
         demultiplexer = self.tmux.demultiplexer
         waiting = [demultiplexer]
         if self.retrieval.demultiplexer is None:
@@ -62,7 +62,7 @@ class _TMuxWithDecoder(TMuxPreTrainedModel):
 
 
 class TMuxForRetrieval(_TMuxWithDecoder):
-    """The retrieval warm-up (DataMUX, section 3.3): learn to tell N multiplexed sequences apart, on any text."""
+    """The retrieval warm-up (DataMUX, section 3.3): it learns to tell N multiplexed sequences apart, from any text."""
 
     @any_groups
     @can_return_tuple
@@ -80,17 +80,18 @@ class TMuxForRetrieval(_TMuxWithDecoder):
         **kwargs,
     ) -> TMuxRetrievalOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
-            labels: (B, L) token ids to recover, -100 where none; the input's own tokens if None.
-            retrieval_instances: (G, L), the instance to recover at each position. If None, drawn; each in turn in eval
-                mode, where a loss is the same from call to call.
-            num_items_in_batch: labels of all batches that a step accumulates, as for `TMuxForTokenClassification`.
+            input_ids, attention_mask, token_type_ids, position_ids: As for `TMux.forward`, (B, L).
+            inputs_embeds: As for `TMux.forward`, (B, L, d).
+            labels: The token ids to recover, (B, L), -100 where there is none. The input's own tokens if None.
+            retrieval_instances: The instance to recover at each position, (G, L). If None, it is drawn; in eval mode
+                the instances take turns, so that the loss is the same in every call.
+            num_items_in_batch: The number of labels in all batches of a step, as for `TMuxForTokenClassification`.
 
         Returns:
-            The loss; in eval mode also ``predictions`` (B, L), for every row and position.
+            The loss and, in eval mode, ``predictions`` (B, L), the token recovered for every row and position.
 
         Raises:
-            ValueError: for neither ``input_ids`` nor ``labels``, labels that do not fit; and as `TMux.forward`.
+            ValueError: There are neither ``input_ids`` nor ``labels``, or labels do not fit; or as in `TMux.forward`.
         """
         if input_ids is None and labels is None:
             raise ValueError("labels is missing, expected token ids (rows, length): there are no input_ids to recover")
@@ -113,7 +114,7 @@ class TMuxForRetrieval(_TMuxWithDecoder):
 
 
 class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
-    """A head on demultiplexed states, and retrieval as an auxiliary loss."""
+    """T-MUX with a task head on demultiplexed states, and with retrieval as an auxiliary loss."""
 
     def __init__(self, config: TMuxConfig, *, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder=encoder)
@@ -128,7 +129,7 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         self.train(self.tmux.training)
 
     def _logits(self, mux: MultiplexedPass, h: Tensor) -> Tensor:
-        """Hidden states (G, L', d) of some positions -> logits (B, L', C)."""
+        """Maps hidden states (G, L', d) of some positions to logits (B, L', C)."""
         if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return self.tmux.demultiplex(mux, h, head=self.classifier)
         return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
@@ -137,8 +138,8 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
 class TMuxForSequenceClassification(_TMuxForTask):
     """T-MUX that labels sequences: single-label, multi-label or regression, by ``config.problem_type``.
 
-    By ``config.sequence_summary`` the head reads one demultiplexed state of a row, the index prefix's CLS or, without
-    a prefix, the first position; or the average of the row's states.
+    The head reads what ``config.sequence_summary`` says: "first", the demultiplexed state of the index prefix's CLS or,
+    without a prefix, of the first position; or "mean", the average of the row's states.
 
     Example:
         >>> import torch, fastmux
@@ -166,22 +167,23 @@ class TMuxForSequenceClassification(_TMuxForTask):
         **kwargs,
     ) -> TMuxSequenceClassifierOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
-            labels: (B) integers below C; (B, C) floats for multi-label; (B) or (B, C) floats for regression.
-            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
+            input_ids, attention_mask, token_type_ids, position_ids: As for `TMux.forward`, (B, L).
+            inputs_embeds: As for `TMux.forward`, (B, L, d).
+            labels: Integers (B) below C; for multi-label, floats (B, C); for regression, floats (B) or (B, C).
+            retrieval_instances: The instance to recover at each position, (G, L), as for `TMuxForRetrieval`.
 
         Returns:
             ``logits`` (B, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
 
         Raises:
-            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+            ValueError: The shape, dtype or (on a CPU) values of labels do not fit; or as in `TMux.forward`.
         """
         if labels is not None:
             rows = (input_ids if input_ids is not None else inputs_embeds).shape[0]
             check_sequence_labels(labels, rows, self.config)
         first = self.config.sequence_summary == "first"
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        # With labels there may be a retrieval loss, at every position.
+        # With labels there may be a retrieval loss, which needs every position.
         mux = self.tmux.encode(*inputs, summary_only=first and labels is None, **kwargs)
         if first:
             logits = self._logits(mux, mux.summary).squeeze(1)
@@ -199,7 +201,7 @@ class TMuxForSequenceClassification(_TMuxForTask):
         )
 
     def _mean_state(self, mux: MultiplexedPass) -> Tensor:
-        """The average of each row's demultiplexed states where it is not padding, (B, d)."""
+        """The average (B, d) of each row's demultiplexed states, padding left out."""
         states = self.tmux.demultiplex(mux, mux.content)
         if mux.attention_mask is None:
             return states.mean(1)
@@ -238,20 +240,21 @@ class TMuxForTokenClassification(_TMuxForTask):
         **kwargs,
     ) -> TMuxTokenClassifierOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
-            labels: (B, L) integers below C, -100 where a token has none.
-            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
-            num_items_in_batch: labels of all batches whose gradients a step accumulates, as Hugging Face's Trainer
-                counts them: the task's loss is the sum over this batch's labels, divided by that. None: by their
-                own number.
-            tokens_in_batch: tokens of all these batches, padding not counted: retrieval's loss has this batch's share
-                of them. None: its share of the labels.
+            input_ids, attention_mask, token_type_ids, position_ids: As for `TMux.forward`, (B, L).
+            inputs_embeds: As for `TMux.forward`, (B, L, d).
+            labels: Integers (B, L) below C, -100 where a token has no label.
+            retrieval_instances: The instance to recover at each position, (G, L), as for `TMuxForRetrieval`.
+            num_items_in_batch: The number of labels in all batches whose gradients a step accumulates, as Hugging
+                Face's Trainer counts them. The task's loss is the sum over this batch's labels divided by it. If None,
+                the sum is divided by the number of this batch's labels.
+            tokens_in_batch: The number of tokens in all these batches, padding not counted. The retrieval loss is
+                weighted with this batch's share of it. If None, with this batch's share of the labels.
 
         Returns:
             ``logits`` (B, L, C) and, with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
 
         Raises:
-            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+            ValueError: The shape, dtype or (on a CPU) values of labels do not fit; or as in `TMux.forward`.
         """
         if labels is not None:
             check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.num_labels)
@@ -273,7 +276,7 @@ class TMuxForTokenClassification(_TMuxForTask):
 
 
 class TMuxForMaskedLM(_TMuxWithDecoder):
-    """T-MUX that fills masked tokens in, with the retrieval head as its decoder (MUX-PLM, section 3, pre-training).
+    """T-MUX that predicts masked tokens, with the retrieval head as its decoder (MUX-PLM, section 3, pre-training).
 
     Example:
         >>> import torch, fastmux
@@ -301,17 +304,18 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         **kwargs,
     ) -> TMuxMaskedLMOutput:
         """Args:
-            input_ids, attention_mask, token_type_ids, position_ids: (B, L); inputs_embeds: (B, L, d).
-            labels: (B, L) token ids, -100 where none is asked for.
-            retrieval_instances: (G, L), as for `TMuxForRetrieval`.
-            num_items_in_batch, tokens_in_batch: as for `TMuxForTokenClassification`.
+            input_ids, attention_mask, token_type_ids, position_ids: As for `TMux.forward`, (B, L).
+            inputs_embeds: As for `TMux.forward`, (B, L, d).
+            labels: Token ids (B, L), -100 where a position has no label.
+            retrieval_instances: The instance to recover at each position, (G, L), as for `TMuxForRetrieval`.
+            num_items_in_batch, tokens_in_batch: As for `TMuxForTokenClassification`.
 
         Returns:
-            ``logits`` (B, L, V), but None in a training step, where only the positions that have a label are decoded;
-            with labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
+            ``logits`` (B, L, V); None in a training step, which decodes only the positions that have a label. With
+            labels, ``loss = (1 - lambda) * task_loss + lambda * retrieval_loss``.
 
         Raises:
-            ValueError: for labels whose shape, dtype or (on a CPU) values do not fit; and as `TMux.forward`.
+            ValueError: The shape, dtype or (on a CPU) values of labels do not fit; or as in `TMux.forward`.
         """
         if labels is not None:
             check_token_labels(labels, input_ids if input_ids is not None else inputs_embeds, self.config.vocab_size)
@@ -323,7 +327,7 @@ class TMuxForMaskedLM(_TMuxWithDecoder):
         if labels is not None:
             share = share_of_tokens(labels, num_items_in_batch, attention_mask, tokens_in_batch)
             own = share_of_labels(labels, num_items_in_batch)
-            if not torch.compiler.is_compiling():  # how many there are is data, which a graph cannot hold
+            if not torch.compiler.is_compiling():  # a graph cannot hold a size that depends on data
                 asked = labels != IGNORE_INDEX
                 states, labels = states[asked], labels[asked]
             task_loss = self.retrieval.cross_entropy(self.tmux, states, labels)

@@ -1,4 +1,4 @@
-"""Batches and labels, before any work: what is wrong with them is said."""
+"""Checks of batches and labels before any work."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def check_inputs(
     position_ids: Tensor | None,
     inputs_embeds: Tensor | None,
 ) -> None:
-    """What `TMux.forward` is given, before any work.
+    """Checks the arguments of `TMux.forward`.
 
     Raises:
-        ValueError: for a tensor of another shape, dtype, device or range than the model takes.
+        ValueError: The model does not take a tensor of this shape, dtype, device or range.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -77,7 +77,7 @@ def check_inputs(
     prefix = config.prefix_length
     behind = shape[1] + prefix - embeddings.max_length
     if behind > 0 and embeddings.position is not None and not torch.compiler.is_compiling():
-        # A pipeline cuts at what the encoder takes, and gives its model no way to tell the tokenizer otherwise.
+        # A pipeline truncates to what the encoder takes, and a model cannot tell its tokenizer otherwise.
         logger.warning_once(
             f"The index prefix takes {prefix} of the encoder's {embeddings.max_length} positions: of rows of "
             f"{shape[1]}, the last {behind} tokens share the last position embedding. "
@@ -85,15 +85,15 @@ def check_inputs(
         )
 
 
-#: Tokens that may well stand at the end of a row, and that some tokenizers pad with.
+#: Tokens that may end a row and that some tokenizers also pad with.
 _ENDS = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
 
 
 def check_unmasked(config: PreTrainedConfig, input_ids: Tensor, attention_mask: Tensor | None) -> None:
-    """Raises ValueError for rows that begin or end with padding where no mask says so.
+    """Raises ValueError if there is no mask and rows begin or end with padding.
 
-    Where the token that fills rows up also ends them (GPT-2's padding is often its end of text), one of it at the end
-    is taken for that end, and two are padding.
+    In some vocabularies the padding token also ends a row: GPT-2's padding is often its end of text. There one such
+    token at the end of a row is its end, and two are padding.
     """
     if attention_mask is not None or input_ids.dim() != 2 or input_ids.numel() == 0:
         return
@@ -116,7 +116,7 @@ def check_unmasked(config: PreTrainedConfig, input_ids: Tensor, attention_mask: 
 
 
 def check_sequence_labels(labels: Tensor, rows: int, config: TMuxConfig) -> None:
-    """Raises ValueError for labels of sequences that do not fit ``config.problem_type`` and the number of labels."""
+    """Raises ValueError if labels of sequences do not fit ``config.problem_type`` and the number of labels."""
     integer = not labels.is_floating_point()
     problem = config.problem_type
     if problem is None:
@@ -141,7 +141,7 @@ def check_sequence_labels(labels: Tensor, rows: int, config: TMuxConfig) -> None
 
 
 def check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
-    """Raises ValueError for labels that are not integers below ``size``, or -100, one a position of ``inputs``."""
+    """Raises ValueError unless labels are integers below ``size``, or -100, for each position of ``inputs``."""
     if tuple(labels.shape) != tuple(inputs.shape[:2]):
         raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(inputs.shape[:2])}")
     if labels.is_floating_point():
@@ -150,6 +150,6 @@ def check_token_labels(labels: Tensor, inputs: Tensor, size: int) -> None:
 
 
 def _check_labels_range(labels: Tensor, size: int) -> None:
-    """-100, cross-entropy's "no label", is none of the values that are checked."""
-    if not torch.compiler.is_compiling() and labels.device.type == "cpu":  # elsewhere the choice would wait for it
+    """Checks the values of labels. -100, which stands for no label, is left out."""
+    if not torch.compiler.is_compiling() and labels.device.type == "cpu":  # on a GPU the selection would wait for it
         check_range("labels", labels[labels != IGNORE_INDEX], size)

@@ -1,6 +1,6 @@
-"""The last layer of an encoder at the positions that a head reads: the others are keys and values, and no more.
+"""The last layer of an encoder, computed only at the positions that a head reads. The others give keys and values.
 
-Exact, as far as the order of sums allows, for encoders whose layers are BERT's.
+The result is exact, up to the order of sums, for encoders whose layers are BERT's.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from fastmux.modules.is_plain import is_plain
 def states_at_first_positions(
     encoder: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor | None, count: int
 ) -> Tensor | None:
-    """An encoder's last hidden states at its first positions, (B, count, d): ``last_hidden_state[:, :count]``.
+    """Computes ``last_hidden_state[:, :count]``, the encoder's last hidden states (B, count, d) at its first positions.
 
     Args:
-        encoder: any encoder, in eval mode.
-        inputs_embeds: (B, L, d), attention_mask: (B, L), as it takes them.
-        count: positions wanted.
+        encoder: Any encoder, in eval mode.
+        inputs_embeds: Its embeddings, (B, L, d).
+        attention_mask: Its attention mask, (B, L).
+        count: The number of positions to compute.
 
     Returns:
-        None where the encoder must run as a whole: of another family, or with hooks or modules of somebody's own.
+        The states; None where the encoder must run as a whole, because it is of another family or a user added hooks or
+        replaced modules.
     """
     if not _runs_by_parts(encoder):
         return None
@@ -53,10 +55,11 @@ def _runs_by_parts(encoder: PreTrainedModel) -> bool:
 
 
 def first_positions(layer: nn.Module, x: Tensor, keep: Tensor | None = None, count: int = 1) -> Tensor:
-    """A BERT-like layer at the first positions alone: x (B, L, d), keep (B, L) True at real positions -> (B, count, d).
+    """Runs a BERT-like layer at its first positions only: x (B, L, d), keep (B, L) -> (B, count, d). keep is False at
+    padding.
 
-    Exactly ``layer(x)[:, :count]``: of a layer's work only keys and values concern the other positions. A layer that
-    somebody has hooked, quantised or put an adapter into runs in its own way, at every position.
+    The result is ``layer(x)[:, :count]``: of the other positions only keys and values are needed. A layer with hooks,
+    quantisation or an adapter is called as it is, at every position.
     """
     if not all(is_plain(module, type(module)) for module in layer.modules()) or any(
         type(getattr(layer.attention.self, name)) is not nn.Linear for name in ("query", "key", "value")
@@ -71,11 +74,11 @@ def first_positions(layer: nn.Module, x: Tensor, keep: Tensor | None = None, cou
 
 
 def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor:
-    """What the first position attends to, (B, 1, d).
+    """The attention output of the first position, (B, 1, d).
 
-    With one query even keys and values can be folded away. With q the query of a head, ``q . (W_k x_l + b_k)`` is
-    ``(W_k^T q) . x_l`` and a term that is the same for all l, which the softmax drops; ``sum_l p_l (W_v x_l + b_v)`` is
-    ``W_v (sum_l p_l x_l) + b_v``. What remains of the work at L positions is 4 L d operations a head.
+    One query needs no keys and values. With q the query of a head, ``q . (W_k x_l + b_k)`` is ``(W_k^T q) . x_l`` plus
+    a term that is the same for all l and that the softmax cancels. ``sum_l p_l (W_v x_l + b_v)`` is ``W_v
+    (sum_l p_l x_l) + b_v``. This leaves 4 L d operations per head.
     """
     attention = layer.attention.self
     heads = attention.num_attention_heads
@@ -88,7 +91,7 @@ def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tenso
         scores = scores.masked_fill(~keep[:, None], torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)
     weights = nn.functional.dropout(weights, attention.dropout.p, layer.training)
-    # Dropout leaves the weights' sum, by which the bias is to be taken, other than 1.
+    # With dropout the weights do not sum to 1, and the bias is multiplied with their sum.
     context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1)
     # Copied, as flatten would, which in an exported program asks first whether there is one row.
     context = context.clone(memory_format=torch.contiguous_format).flatten(1)
@@ -99,7 +102,7 @@ def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tenso
 
 
 def _context(layer: nn.Module, x: Tensor, keep: Tensor | None, count: int) -> Tensor:
-    """What the first positions attend to, (B, count, d)."""
+    """The attention output of the first positions, (B, count, d)."""
     attention = layer.attention.self
 
     def split(states: Tensor) -> Tensor:

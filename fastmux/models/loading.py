@@ -1,4 +1,4 @@
-"""Trained models and their tokenizers by name, with one clear message where there is something wrong."""
+"""Loading trained models and tokenizers by name, with one clear message if that fails."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from transformers.utils import cached_file
 
 
 def read_pretrained(auto: Any, name: str | PathLike, what: str, **options) -> Any:
-    """``auto.from_pretrained(name)``.
+    """Returns ``auto.from_pretrained(name)``.
+
+    Args:
+        auto: The class that loads it, e.g. ``AutoTokenizer``.
+        name: A folder, or a name on the Hugging Face hub.
+        what: What is loaded, for the error message: "model" or "tokenizer".
+        options: Further arguments of ``from_pretrained``.
 
     Raises:
-        ValueError: there is nothing of that name, or it is damaged.
+        ValueError: There is nothing of that name, or it is damaged.
     """
     config_file = auto is AutoConfig and Path(name).is_file()
     if not config_file and (missing := _missing(name)) is not None:
         raise ValueError(f"{what} {str(name)!r} cannot be loaded: {missing}")
     try:
         return auto.from_pretrained(name, **options)
-    # A damaged file is whatever its reader makes of it: of JSON, of safetensors, of a tokenizer in Rust.
+    # Readers of JSON, of safetensors and of tokenizers raise errors of many types for a damaged file.
     except Exception as error:
         said = " ".join(str(error).split())
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
@@ -30,7 +36,7 @@ def read_pretrained(auto: Any, name: str | PathLike, what: str, **options) -> An
 
 
 def _missing(name: str | PathLike) -> str | None:
-    """Why a name is neither that of a folder nor one that the hub could have; None if it is."""
+    """Says why a name is neither a folder nor a possible name on the hub; None if it is one of them."""
     path, text = Path(name), str(name)
     if text and path.is_dir():
         return None if any(path.iterdir()) else "the folder is empty"
@@ -45,13 +51,13 @@ def _missing(name: str | PathLike) -> str | None:
 
 
 def read_tokenizer(name: str | PathLike) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model.
+    """Loads the tokenizer that is stored with a model.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     tokenizer = read_pretrained(AutoTokenizer, name, "tokenizer")
-    # Where there is none, transformers makes an empty one of the model's kind.
+    # Without a tokenizer's files, transformers builds an empty one of the model's kind.
     files = tokenizer.vocab_files_names.values()
     if not any(cached_file(name, f, _raise_exceptions_for_missing_entries=False) for f in files):
         raise ValueError(f"model {str(name)!r} has no tokenizer beside it, expected one of {', '.join(files)}")
@@ -59,7 +65,7 @@ def read_tokenizer(name: str | PathLike) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises ValueError for a tokenizer whose tokens the model does not know."""
+    """Raises ValueError if the tokenizer has tokens that the model does not know."""
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"tokenizer has {len(tokenizer)} entries, the model's vocabulary {model.config.vocab_size}: "

@@ -1,8 +1,8 @@
-"""Losses of labels of tokens and of retrieval, weighted over all batches that a step accumulates as if they were one.
+"""The losses of token labels and of retrieval. Batches that a training step accumulates count as one large batch.
 
-The mean over each batch by itself would count a label in a batch of few more than one in a batch of many. Hugging
-Face's Trainer therefore counts the labels of all batches of a step, ``num_items_in_batch``, and hands the number to
-models whose ``accepts_loss_kwargs`` is true; it adds their losses up and divides by nothing.
+With the mean over each batch, a label in a batch of few labels would count more than one in a batch of many. Hugging
+Face's Trainer therefore counts the labels of all batches of a step and passes the number, ``num_items_in_batch``, to
+models whose ``accepts_loss_kwargs`` is true. It adds up their losses without dividing by anything.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from fastmux.modules.retrieval import IGNORE_INDEX, retrieval_labels
 
 
 def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy of logits (B, L, C) against labels (B, L), -100 where there is none: the sum over
-    ``num_items_in_batch``, by default the number of labels; 0 where there is none. In float32 or wider.
+    """The cross-entropy of logits (B, L, C) against labels (B, L), -100 where there is no label, in float32 or wider.
+
+    It is the sum over the labels divided by ``num_items_in_batch``, by default by their number. Without labels it is 0.
 
     Example:
         >>> import torch
@@ -38,18 +39,18 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int 
 
 
 class Share(NamedTuple):
-    """What part a batch is of all that a step accumulates: ``own`` out of ``all``."""
+    """A batch's share of all batches that a step accumulates: ``own`` out of ``all``."""
 
     own: Tensor
     all: Tensor
 
     def of(self, mean: Tensor) -> Tensor:
-        """What the mean over this batch adds to the mean over all, in the mean's dtype."""
+        """The amount that the mean over this batch adds to the mean over all batches, in the mean's dtype."""
         return mean * self.own / self.all
 
 
 def share_of_labels(labels: Tensor, num_items_in_batch: Tensor | int | None) -> Share | None:
-    """This batch's labels out of a step's ``num_items_in_batch``; None without that."""
+    """The share of this batch's labels in a step's ``num_items_in_batch``; None if that is None."""
     if num_items_in_batch is None:
         return None
     count = _labelled(labels)
@@ -62,7 +63,7 @@ def share_of_tokens(
     attention_mask: Tensor | None,
     tokens_in_batch: Tensor | int | None,
 ) -> Share | None:
-    """This batch's tokens, of labels (B, L) without padding, out of a step's ``tokens_in_batch``; without that,
+    """The share of this batch's tokens, padding left out, in a step's ``tokens_in_batch``; if that is None,
     `share_of_labels`."""
     if tokens_in_batch is None:
         return share_of_labels(labels, num_items_in_batch)
@@ -80,7 +81,7 @@ def _at_least_one(number: Tensor | int, like: Tensor) -> Tensor:
 
 
 def instances_asked(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | None) -> Tensor | None:
-    """(G, L), the instances that retrieval recovers; None where they are to be drawn: labels (G, N, L)."""
+    """The instances (G, L) that retrieval recovers, for labels (G, N, L). None where they are to be drawn."""
     if given is not None or model.training:
         return given
     groups, num_instances, length = labels.shape
@@ -89,7 +90,7 @@ def instances_asked(model: TMuxPreTrainedModel, labels: Tensor, given: Tensor | 
 
 
 def own_tokens(mux: MultiplexedPass, config: TMuxConfig) -> Tensor:
-    """What retrieval recovers, (G, N, L): the tokens themselves, -100 where it is not asked."""
+    """The labels of retrieval (G, N, L): the batch's own tokens, -100 where the loss does not count."""
     conventions, padding = config.conventions, None
     if conventions.attend_padding:
         padding = None if config.pad_token_id is None else mux.input_ids == config.pad_token_id
@@ -107,8 +108,8 @@ def joint_losses(
     retrieval_instances: Tensor | None,
     share: Share | None = None,
 ) -> dict[str, Tensor]:
-    """The task's loss and, where tokens are known and retrieval counts, retrieval's, and their weighted sum; of
-    retrieval's, the ``share`` that this batch has of a step."""
+    """Returns the task's loss, the retrieval loss and their weighted sum. Without token ids, or if retrieval has no
+    weight, there is only the task's loss. The retrieval loss is multiplied with this batch's ``share`` in a step."""
     task_weight, weight = model.config.loss_weights
     if model.retrieval is None or not weight or mux.input_ids is None:
         return {"loss": task_loss, "task_loss": task_loss}

@@ -1,4 +1,4 @@
-"""What T-MUX models return: Hugging Face's output classes, and the parts of a loss."""
+"""The outputs of T-MUX models: Hugging Face's output classes with the parts of the loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class TMuxRetrievalOutput(ModelOutput):
-    """loss: scalar. predictions: (B, L), the token recovered at each position, in eval mode."""
+    """The loss, a scalar, and in eval mode predictions (B, L), the token recovered at each position."""
 
     loss: Tensor | None = None
     predictions: Tensor | None = None

@@ -1,4 +1,4 @@
-"""A warning where rows are padded to fewer positions than a model was trained on."""
+"""A warning for rows that are padded to fewer positions than those that the model was trained on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ logger = logging.get_logger(__name__)
 
 
 def warn_of_width(model: PreTrainedModel, width: int) -> None:
-    """Says once that rows are narrower than those that the model was trained on and scored with."""
+    """Warns, once, if rows are shorter than those that the model was trained and evaluated on."""
     if torch.compiler.is_compiling():
-        return  # of a size that is not known yet
+        return  # a traced size may not be known yet
     expected = least_width(model)
     if width < expected:
         logger.warning_once(

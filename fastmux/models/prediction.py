@@ -1,4 +1,4 @@
-"""Logits of any number of rows, at a speed and accuracy of one's choice."""
+"""`predict` and `calibrate`: the logits of any number of rows."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastmux.passes.runtimes.torch import TorchRuntime, attends_padding, least_w
 from fastmux.passes.tokens import Tokens
 
 GROUPINGS = ("in_order", "random", "length")
-#: Of a fallback's passes.
+#: The tokens in one pass of a fallback.
 _BATCH_TOKENS = 4096
 
 
 class PredictsInGroups:
-    """`predict`, for models whose ``forward`` returns ``logits`` of rows that share groups."""
+    """Adds `predict` and `calibrate` to models whose rows share groups."""
 
     @torch.no_grad()
     def predict(
@@ -36,28 +36,29 @@ class PredictsInGroups:
         fallback: PreTrainedModel | None = None,
         min_confidence: float | None = None,
     ) -> Tensor:
-        """Logits of any number of rows, in eval mode, at a speed and accuracy of one's choice.
+        """Computes the logits of any number of rows, in eval mode.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L). Rows may be padded on either side, as the mask says;
-                without a mask, padding is refused. Where the model's conventions have a ``padded_length``, rows are
-                padded to it.
-            copies: slots that each row takes, 1 to N; its logits are averaged over them. A group then serves
-                N // copies rows.
-            grouping: which rows share a group: "in_order", "random" (with ``seed``) or "length" (rows of like length;
-                each batch is cut to its longest row).
-            groups_per_batch: groups that one pass of the encoder takes.
-            fallback: the model that rows go through of which this one is unsure (a cascade), e.g. the one that this
-                was made from: same labels, same tokens.
-            min_confidence: below it a row goes through the fallback; `calibrate` finds it. See
+            input_ids, attention_mask, token_type_ids: The rows, (B, L). They may be padded on either side if there is a
+                mask; without one, padding is refused. A model whose conventions have a ``padded_length`` gets rows of
+                that length.
+            copies: The number of slots that each row takes, 1 to N. Its logits are averaged over them, which is more
+                accurate and slower: a group serves N // copies rows.
+            grouping: Which rows share a group: "in_order", "random", or "length" for rows of similar length, where each
+                batch is cut to its longest row.
+            seed: The seed of the "random" grouping.
+            groups_per_batch: The number of groups in one pass of the encoder.
+            fallback: The model that classifies the rows that this model is unsure of (a cascade), e.g. the model that
+                this one was made from. It must have the same labels and tokens.
+            min_confidence: The confidence below which a row goes to the fallback. `calibrate` finds it. See
                 `fastmux.passes.cascade.confidence`.
 
         Returns:
-            (B, C), or (B, L, C) for tokens, 0 where they are padding; in the order of the rows given.
+            The logits in the order of the given rows: (B, C), or (B, L, C) for tokens, with 0 at padding.
 
         Raises:
-            ValueError: copies or grouping out of range; a fallback without a confidence, or the other way round, or of
-                other labels; and as ``forward``.
+            ValueError: copies or grouping is out of range; there is a fallback without a confidence, or a confidence
+                without a fallback; the fallback has other labels; or as in ``forward``.
 
         Example:
             >>> import torch, fastmux
@@ -91,21 +92,21 @@ class PredictsInGroups:
         seed: int | None = None,
         groups_per_batch: int = 32,
     ) -> CascadeThreshold:
-        """The ``min_confidence`` at which `predict` gives as many rows as asked the label that the fallback gives them.
+        """Finds the ``min_confidence`` at which `predict` agrees with the fallback on the given share of rows.
 
-        Use rows that neither model was trained on, and none that figures are reported on: on others the agreement is
-        the one that was asked for only on average.
+        Use rows that neither model was trained on and that no figure is reported on. On other rows the agreement will
+        be about, not exactly, the target.
 
         Args:
-            input_ids, attention_mask, token_type_ids: (B, L), as for `predict`, no labels. `fastmux.Labeller.calibrate`
-                takes texts.
-            fallback: as for `predict`.
-            target_agreement: share of the rows, in (0, 1].
-            copies, grouping, seed, groups_per_batch: as they will be given to `predict`.
+            input_ids, attention_mask, token_type_ids: The rows, (B, L), as for `predict`. Labels are not needed.
+                `fastmux.Labeller.calibrate` takes texts.
+            fallback: The fallback, as for `predict`.
+            target_agreement: The share of rows that must get the fallback's label, above 0, up to 1.
+            copies, grouping, seed, groups_per_batch: As they will be passed to `predict`.
 
         Raises:
-            ValueError: a target that no threshold reaches (the message says the best one), a regression, and as
-                `predict`.
+            ValueError: No threshold reaches the target (the message names the best one), the model is a regression, or
+                as in `predict`.
 
         Example:
             >>> import torch, fastmux
@@ -125,7 +126,7 @@ class PredictsInGroups:
 
 
 def _plan(order: np.ndarray, engine: Engine, groups_per_batch: int) -> list[np.ndarray]:
-    """The rows of every pass: so many groups of neighbours in the order."""
+    """The rows of every pass: ``groups_per_batch`` groups of neighbours in the order."""
     if groups_per_batch < 1:
         raise ValueError(f"groups_per_batch is {groups_per_batch}, expected at least 1")
     rows = engine.layout.rows * groups_per_batch
@@ -140,8 +141,8 @@ def _engine(
     fallback: PreTrainedModel | None,
     min_confidence: float | None,
 ) -> Engine:
-    """What runs rows through a model, and through the fallback behind it."""
-    # What attends to padding is what it is without a mask, too; a fallback is not.
+    """Builds the engine that runs rows through a model and its fallback."""
+    # A model that attends to padding takes rows without a mask as well. Its fallback does not.
     if fallback is not None or not attends_padding(model):
         check_unmasked(model.config, input_ids, attention_mask)
     pad_id, width = _pad_id(model, input_ids, attention_mask), input_ids.shape[1]
@@ -154,13 +155,13 @@ def _engine(
                 f"expected the {model.config.num_labels} of this model"
             )
         behind = Engine(TorchRuntime(fallback, pad_id), _BATCH_TOKENS)
-    # A model that attends to padding, and wants no width of its own, gets the rows as wide as they are.
+    # A model that attends to padding and has no padded length gets the rows as long as they are.
     runtime = TorchRuntime(model, pad_id, least_width=width if attends_padding(model) and not least_width(model) else 0)
     return Engine(runtime, _BATCH_TOKENS, copies, fallback=behind, min_confidence=min_confidence)
 
 
 def _check_same_kind(model: PreTrainedModel, fallback: PreTrainedModel) -> None:
-    """Raises ValueError for a fallback behind a model that is never sure, or one of another kind of labels."""
+    """Raises ValueError if the model has no confidence, or the fallback has another kind of labels."""
     ours, theirs = problem_of(model), problem_of(fallback)
     if ours == Regression.name:
         raise ValueError("fallback is given, but the model is a regression, which does not say how certain it is")
@@ -169,7 +170,7 @@ def _check_same_kind(model: PreTrainedModel, fallback: PreTrainedModel) -> None:
 
 
 def _pad_id(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> int:
-    """The token at the padding of a batch: others of a group see it."""
+    """The token at the padding of a batch. Other rows of a group see it."""
     if attention_mask is not None and len(found := input_ids[attention_mask == 0]):
         return int(found[0])
     return model.config.pad_token_id or 0
@@ -181,7 +182,7 @@ def _tokens(input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Te
 
 
 def _row_order(rows: int, grouping: str, seed: int | None, lengths: np.ndarray | None) -> np.ndarray:
-    """The order in which rows are put into groups, (B).
+    """The order (B) in which rows are put into groups.
 
     Raises:
         ValueError: The grouping is unknown, or there are no lengths to group by.

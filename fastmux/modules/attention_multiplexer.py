@@ -1,4 +1,4 @@
-"""MUX-PLM's contextual multiplexer, the one that mixes positions and instances."""
+"""MUX-PLM's contextual multiplexer, which mixes positions and instances by attention."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 
 @MULTIPLEXERS.register("attention")
 class AttentionMultiplexer(Multiplexer):
-    """MUX-PLM's contextual multiplexer (section 3, "contextual multiplexing"; ``gaussian_attention_v2``): one
-    transformer layer over the positions of each instance, with a skip connection around it; `hadamard`'s product; one
-    layer over the instances at each position, with another; the average.
+    """MUX-PLM's contextual multiplexer (section 3, "contextual multiplexing"; ``gaussian_attention_v2``).
+
+    Four steps: a transformer layer over the positions of each instance, with a skip connection around it; the product
+    of `hadamard`; a transformer layer over the instances at each position, with a skip connection; the average.
 
     Args:
-        num_heads, intermediate_size, dropout, attention_dropout, eps: of both layers, as in BERT; the intermediate size
-            is 4d by default. In a T-MUX model they are the encoder's.
-        mask_instances: keep an instance's padding from being mixed into the others.
-        norm, learnable: of the vectors, as in `HadamardMultiplexer`.
+        num_heads: The number of attention heads in both layers. In a T-MUX model this and the next four are the
+            encoder's.
+        intermediate_size: The width inside the MLP of both layers. 4d if None.
+        dropout: The dropout after attention and MLP.
+        attention_dropout: The dropout of attention weights.
+        eps: The epsilon of the LayerNorms.
+        mask_instances: Whether an instance's padding is kept out of the other instances.
+        norm: The root mean square of the entries of the vectors, as in `HadamardMultiplexer`.
+        learnable: Whether the vectors are trained.
 
     Raises:
-        ValueError: the width is no multiple of the number of heads, or ``norm`` is not above 0.
+        ValueError: The width is not a multiple of the number of heads, or ``norm`` is not above 0.
     """
 
     def __init__(
@@ -82,16 +88,15 @@ class AttentionMultiplexer(Multiplexer):
 
 
 class TransformerLayer(nn.Module):
-    """A layer of BERT's encoder: attention and an MLP, each with a skip connection and a LayerNorm behind it."""
+    """A layer of BERT's encoder: attention and an MLP, each followed by a skip connection and a LayerNorm."""
 
     def __init__(
         self, width: int, num_heads: int, intermediate_size: int, dropout: float, attention_dropout: float, eps: float
     ):
         super().__init__()
         self.num_heads = num_heads
-        self.attention_dropout = nn.Dropout(
-            attention_dropout
-        )  # a module, so that who sets the model's dropout finds it
+        # A module, so that code which sets the dropout of all modules finds it.
+        self.attention_dropout = nn.Dropout(attention_dropout)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.attention_output, self.attention_norm = nn.Linear(width, width), nn.LayerNorm(width, eps=eps)
         self.intermediate, self.output = nn.Linear(width, intermediate_size), nn.Linear(intermediate_size, width)
@@ -99,9 +104,10 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (rows, positions, d), attending to the positions where mask (rows, positions) is True."""
+        """Maps x (rows, positions, d) to the same shape. Every position attends to those where mask (rows, positions)
+        is True."""
         if mask is not None:
-            # Where there is none to attend to, to all: the authors add a large negative number, there to all alike.
+            # A row without any such position attends to all: the authors add one large negative number to them all.
             mask = mask | ~mask.any(-1, keepdim=True)
             mask = x.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(x.dtype).min)[:, None, None]
         query, key, value = (

@@ -8,7 +8,7 @@ CLASSIFIERS = ("linear", "mlp", "mlp_norm")
 
 
 class MlpClassifier(nn.Module):
-    """``W_2 (LN) GELU(W_1 z + b_1) + b_2``: z (..., d) -> (..., C); without ``norm`` there is no LayerNorm."""
+    """``W_2 (LN) GELU(W_1 z + b_1) + b_2``: z (..., d) -> (..., C). There is a LayerNorm if ``norm`` is true."""
 
     def __init__(self, width: int, num_labels: int, *, norm: bool = False, eps: float = 1e-12):
         super().__init__()
@@ -21,7 +21,7 @@ class MlpClassifier(nn.Module):
 
 
 def build_classifier(kind: str, width: int, num_labels: int, eps: float = 1e-12) -> nn.Module:
-    """The head that a name of `CLASSIFIERS` stands for."""
+    """Builds the head of a name in `CLASSIFIERS`."""
     if kind == "linear":
         return nn.Linear(width, num_labels)
     return MlpClassifier(width, num_labels, norm=kind == "mlp_norm", eps=eps)

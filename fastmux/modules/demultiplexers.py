@@ -14,23 +14,23 @@ DEMULTIPLEXERS = Registry("demultiplexer")
 
 
 class Demultiplexer(nn.Module):
-    """Recovers N hidden sequences.
+    """The base class of demultiplexers: recovers N hidden sequences from one.
 
-    It is given tensors, never other modules: Accelerate moves what a module is given to where the module computes.
-    Subclasses whose weights go into a fused op ask `is_plain` of the modules that hold them, and call the modules where
-    it says no.
+    It takes tensors, never other modules: Accelerate moves a module's arguments to the device where it computes. A
+    subclass that passes the weights of its modules to a fused op asks `is_plain` about each module first. Where the
+    answer is no, it calls the module.
 
     Args:
         num_instances: N.
-        width: d, of the hidden states.
-        eps: of every LayerNorm.
+        width: d, the width of the hidden states.
+        eps: The epsilon of every LayerNorm.
     """
 
-    #: The encoder must run on an index prefix.
+    #: Whether the encoder must run on an index prefix.
     has_prefix = False
-    #: It applies the multiplexer's transforms.
+    #: Whether it applies the multiplexer's transforms.
     takes_transforms = False
-    #: The names of those of its modules that `retrieve` leaves out.
+    #: The names of its modules that `retrieve` does not use.
     task_only: tuple[str, ...] = ()
 
     def __init__(self, num_instances: int, width: int, *, eps: float = 1e-12):
@@ -40,8 +40,8 @@ class Demultiplexer(nn.Module):
 
     @classmethod
     def from_config(cls, config) -> Demultiplexer:
-        """The demultiplexer of a `fastmux.TMuxConfig`, whose ``demultiplexer_options`` are keyword arguments of the
-        class. What the class takes of the encoder's is its default there."""
+        """Builds the demultiplexer of a `fastmux.TMuxConfig`. Its ``demultiplexer_options`` are keyword arguments of
+        the class; options that are not given, such as ``eps``, are the encoder's."""
         options = cls._options_of_encoder(config) | (config.demultiplexer_options or {})
         return cls(config.num_instances, config.hidden_size, **options)
 
@@ -58,11 +58,11 @@ class Demultiplexer(nn.Module):
         head: Head | None = None,
     ) -> Tensor:
         """Args:
-            h: (G, L, d), hidden states at the positions wanted.
-            prefix_states: (G, N, d), hidden states at the index prefix; None where `has_prefix` is False.
-            transforms: (N, d) or (N, d, d), the multiplexer's; None where `takes_transforms` is False.
-            instances: (G, L), the one instance wanted at each position; all N if None.
-            head: a linear layer (d -> C) to apply while the states are at hand.
+            h: The hidden states (G, L, d) at the positions to demultiplex.
+            prefix_states: The hidden states (G, N, d) at the index prefix. None where `has_prefix` is False.
+            transforms: The multiplexer's transforms, (N, d) or (N, d, d). None where `takes_transforms` is False.
+            instances: The one instance to recover at each position, (G, L). All N if None.
+            head: A linear head, d to C, that the op applies to the states before it writes them.
 
         Returns:
             (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head.
@@ -72,18 +72,18 @@ class Demultiplexer(nn.Module):
     def retrieve(
         self, h: Tensor, prefix_states: Tensor | None, transforms: Tensor | None, instances: Tensor | None = None
     ) -> Tensor:
-        """The states that the retrieval head decodes: those of `forward`, unless a class says otherwise."""
+        """Returns the states that the retrieval head decodes: those of `forward`, unless a subclass overrides this."""
         return self(h, prefix_states, transforms, instances)
 
     def _fits_op(self, dense: nn.Module | None) -> bool:
-        """Whether one op may stand in for ``layer_norm(gelu(dense(x)))``."""
+        """Whether one op computes the same as ``layer_norm(gelu(dense(x)))``."""
         norm = self.layer_norm
         if not is_plain(dense, nn.Linear) or not is_plain(norm, nn.LayerNorm):
             return False
-        return norm.bias is not None and (dense is None or dense.bias is not None)  # somebody may have left one out
+        return norm.bias is not None and (dense is None or dense.bias is not None)  # a user may have removed a bias
 
     def _after_dense(self, instances: Tensor | None, head: Head | None) -> dict:
-        """What every demultiplexing op takes behind its first linear layer."""
+        """The keyword arguments that every demultiplexing op takes after those of its first linear layer."""
         return {
             "ln_weight": self.layer_norm.weight,
             "ln_bias": self.layer_norm.bias,
@@ -94,17 +94,18 @@ class Demultiplexer(nn.Module):
         }
 
     def _norm_and_head(self, x: Tensor, head: Head | None) -> Tensor:
-        """What the op does last, by the modules themselves."""
+        """The last step of the op, computed by calling the modules."""
         z = self.layer_norm(x)
         return z if head is None else head(z)
 
     def reset_parameters(self) -> None:
-        """Initialise what is neither a Linear nor a LayerNorm."""
+        """Initialises the parameters that belong to neither a Linear nor a LayerNorm."""
 
 
 @DEMULTIPLEXERS.register("index")
 class IndexDemultiplexer(Demultiplexer):
-    """``z = LN(GELU(W [p_i ; h_j] + b))`` with p_i the encoder's output at the index prefix (DataMUX, section 3.2)."""
+    """``z = LN(GELU(W [p_i ; h_j] + b))`` with p_i the encoder's output at the index prefix
+    (DataMUX, section 3.2)."""
 
     has_prefix = True
 
@@ -122,7 +123,7 @@ class IndexDemultiplexer(Demultiplexer):
 
 @DEMULTIPLEXERS.register("key")
 class KeyDemultiplexer(IndexDemultiplexer):
-    """`IndexDemultiplexer` with learned keys in place of index states, and no prefix (MUX-PLM, section 3, "RSA")."""
+    """`IndexDemultiplexer` with learned keys in place of the prefix's states (MUX-PLM, section 3, "RSA"). No prefix."""
 
     has_prefix = False
 
@@ -132,7 +133,7 @@ class KeyDemultiplexer(IndexDemultiplexer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
+        nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states
 
     def forward(self, h, prefix_states, transforms, instances=None, head=None):
         return super().forward(h, self.instance_keys, transforms, instances, head)
@@ -140,13 +141,15 @@ class KeyDemultiplexer(IndexDemultiplexer):
 
 @DEMULTIPLEXERS.register("unbind")
 class UnbindDemultiplexer(Demultiplexer):
-    """``z = LN(GELU(W (v_i * h_j) + b))`` with the multiplexer's own v_i, or O_i^T h_j: the inverse of the binding.
+    """``z = LN(GELU(W (v_i * h_j) + b))`` with the multiplexer's vectors v_i. The product undoes the binding.
+
+    For a multiplexer of matrices O_i, their inverse O_i^T h_j takes the product's place.
 
     Args:
-        linear: False leaves out W and the GELU.
+        linear: Whether there are W and the GELU.
 
     Raises:
-        ValueError: (`from_config`) if the encoder's embeddings and hidden states differ in width, so that one transform
+        ValueError: In `from_config`, the encoder's embeddings and hidden states differ in width, so that one transform
             cannot serve both.
     """
 
@@ -177,11 +180,11 @@ class UnbindDemultiplexer(Demultiplexer):
 
 @DEMULTIPLEXERS.register("mlp")
 class MlpDemultiplexer(Demultiplexer):
-    """A linear layer and a LayerNorm of each instance's own: ``z_i = LN_i(GELU(W_i h_j + b_i))`` (DataMUX, section 3.2,
+    """``z_i = LN_i(GELU(W_i h_j + b_i))``: each instance has its own linear layer and LayerNorm (DataMUX, section 3.2,
     "MLP demuxing"). No prefix.
 
     Args:
-        std: of the linear layers' initial weights.
+        std: The standard deviation of the linear layers' initial weights.
     """
 
     def __init__(self, num_instances: int, width: int, *, std: float = 0.02, eps: float = 1e-12):
@@ -214,14 +217,15 @@ class RsaDemultiplexer(Demultiplexer):
     """MUX-PLM's RSA demultiplexer as its published checkpoints have it (MUX-PLM, section 3, ``index_pos``): `key` with
     a deeper, residual MLP in place of one layer.
 
-    With x = [k_i ; h_j] and M = ``num_layers``: x = GELU(W_m x + b_m) for m = 1 ... M - 1, from m = 2 on with a skip
-    connection; ``z = x + LN(GELU(W x + b))``. Retrieval takes another way through the same keys and layers: x =
-    LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``retrieval_residual``; W, b and LN are a task's
-    alone.
+    Let x = [k_i ; h_j] and M = ``num_layers``. For a task, x = GELU(W_m x + b_m) for m = 1 ... M - 1, with a skip
+    connection from m = 2 on, and then ``z = x + LN(GELU(W x + b))``. Retrieval uses the same keys and layers, but
+    neither W, b nor LN: x = LN_m(GELU(W_m x + b_m)) for m = 1 ... M, with skip connections if ``retrieval_residual``.
 
     Args:
-        num_layers: M, 2 or more; one of them is retrieval's alone.
-        dropout: behind every GELU of the task's way.
+        num_layers: M, 2 or more. Only retrieval uses the last one.
+        dropout: The dropout after every GELU of a task.
+        retrieval_residual: Whether retrieval has skip connections.
+        eps: The epsilon of every LayerNorm.
 
     Raises:
         ValueError: ``num_layers`` is less than 2.
@@ -259,7 +263,7 @@ class RsaDemultiplexer(Demultiplexer):
         }
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states beside them
+        nn.init.normal_(self.instance_keys)  # the scale of the layer-normalised hidden states
 
     def forward(self, h, prefix_states, transforms, instances=None, head=None, retrieval=False):
         if retrieval:
@@ -271,7 +275,7 @@ class RsaDemultiplexer(Demultiplexer):
         return z if head is None else head(z)
 
     def retrieve(self, h, prefix_states, transforms, instances=None):
-        # Through `forward`, as whatever brings weights to where they are needed hangs on it.
+        # Through `forward`: libraries that offload weights bring them in when it is called.
         return self(h, prefix_states, transforms, instances, retrieval=True)
 
     def _for_retrieval(self, h: Tensor, instances: Tensor | None) -> Tensor:
@@ -286,7 +290,7 @@ class RsaDemultiplexer(Demultiplexer):
         return x
 
     def _first(self, h: Tensor, instances: Tensor | None) -> Tensor:
-        """The first layer's output, (G, N, L, d), or (G, L, d) of the drawn instances."""
+        """The first layer's output, (G, N, L, d), or (G, L, d) with ``instances``."""
         if not is_plain(self.layers[0], nn.Linear):
             return self.layers[0](pairs(h, self.instance_keys, instances))
         a, b = self._halves(h)
@@ -295,21 +299,22 @@ class RsaDemultiplexer(Demultiplexer):
         return a + b.gather(1, instances.long()[..., None].expand(-1, -1, self.width))
 
     def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """W_h h (G, L, d) and W_k k + b (G, N, d), whose sums are the first layer's output (`F.index_demux`)."""
+        """W_h h (G, L, d) and W_k k + b (G, N, d). Their sums are the first layer's output, as in `F.index_demux`."""
         first, d = self.layers[0], self.width
         keys = nn.functional.linear(self.instance_keys, first.weight[:, :d], first.bias)
         return nn.functional.linear(h, first.weight[:, d:]), keys.expand(h.shape[0], -1, -1)
 
 
 def select(z: Tensor, instances: Tensor | None) -> Tensor:
-    """z (G, N, L, d) -> the drawn instance of each position, (G, L, d), instances (G, L); all if None."""
+    """Picks from z (G, N, L, d) the instance of each position, instances (G, L) -> (G, L, d); z itself if None."""
     if instances is None:
         return z
     return z.gather(1, instances.long()[:, None, :, None].expand(-1, -1, -1, z.shape[-1])).squeeze(1)
 
 
 def pairs(h: Tensor, p: Tensor, instances: Tensor | None) -> Tensor:
-    """[p_i ; h_j] of all pairs, (G, N, L, 2d), or of the drawn ones, (G, L, 2d): h (G, L, d), p (G, N, d) or (N, d)."""
+    """Concatenates [p_i ; h_j] for h (G, L, d) and p (G, N, d) or (N, d): all pairs (G, N, L, 2d), or those of
+    ``instances`` (G, L, 2d)."""
     p = p.expand(h.shape[0], -1, -1)
     if instances is not None:
         return torch.cat([p.gather(1, instances.long()[..., None].expand(-1, -1, p.shape[-1])), h], dim=-1)
@@ -318,7 +323,7 @@ def pairs(h: Tensor, p: Tensor, instances: Tensor | None) -> Tensor:
 
 
 def norm_gelu_linear(x: Tensor, dense: nn.Linear, norm: nn.LayerNorm) -> Tensor:
-    """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d). What took the place of a layer runs as it is."""
+    """``LN(GELU(W x + b))``: x (..., L, d) -> (..., L, d). A module that replaced a layer is called as it is."""
     if is_plain(dense, nn.Linear) and is_plain(norm, nn.LayerNorm):
         return F.linear_gelu_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, norm.eps)
     return norm(nn.functional.gelu(dense(x)))

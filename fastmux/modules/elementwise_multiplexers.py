@@ -1,4 +1,4 @@
-"""Multiplexers that scale every feature: by random vectors, by masks, by nothing."""
+"""Multiplexers that scale every feature: by random vectors, by masks, or not at all."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class HadamardMultiplexer(LinearMultiplexer):
     """``y = 1/N sum_i v_i * x_i`` (DataMUX, section 3.1, ``gaussian_hadamard``).
 
     Args:
-        norm: root mean square of the entries of each vector, above 0.
-        vectors: "gaussian", v_i ~ N(0, norm^2 I), as in DataMUX; or "signs", entries of +norm and -norm: at norm 1 the
-            product undoes itself, v_i * (v_i * x) = x, which is what "unbind" asks of it.
+        norm: The root mean square of the entries of each vector, above 0.
+        vectors: "gaussian" (default): v_i ~ N(0, norm^2 I), as in DataMUX. "signs": entries of +norm and -norm. At norm
+            1 these undo themselves, v_i * (v_i * x) = x, which helps the demultiplexer "unbind".
+        learnable: Whether the vectors are trained. By default they are fixed, as in DataMUX.
 
     Raises:
-        ValueError: a value outside of these.
+        ValueError: A value is outside of what is listed above.
 
     Example:
         >>> import torch
@@ -83,10 +84,11 @@ class BinaryMultiplexer(HadamardMultiplexer):
     (DataMUX, ``binary_hadamard``).
 
     Args:
-        overlap: by how much of its length a chunk reaches into the one before it, in [0, 1].
+        overlap: The part of its length by which each chunk reaches into the one before it, from 0 to 1.
+        learnable: Whether the masks are trained. They are fixed by default.
 
     Raises:
-        ValueError: ``overlap`` is outside of that, or N is larger than the width.
+        ValueError: ``overlap`` is out of range, or N is larger than the width.
     """
 
     def __init__(self, num_instances: int, width: int, *, overlap: float = 0.3, learnable: bool = False):
@@ -109,8 +111,9 @@ class BinaryMultiplexer(HadamardMultiplexer):
 
 @MULTIPLEXERS.register("identity")
 class IdentityMultiplexer(HadamardMultiplexer):
-    """The average with no transform. An ablation (DataMUX, section 4.5): the order of the instances is lost, so that a
-    task can learn no more than what holds for all rows of a group. Learnable, it is `hadamard` started at ones."""
+    """``y = 1/N sum_i x_i``: the average with no transform, an ablation (DataMUX, section 4.5). The order of the
+    instances is lost, so a model can only learn what all rows of a group have in common. With ``learnable`` it is
+    `hadamard` whose vectors start at ones."""
 
     def __init__(self, num_instances: int, width: int, *, learnable: bool = False):
         super().__init__(num_instances, width, learnable=learnable)

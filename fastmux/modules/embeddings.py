@@ -1,4 +1,4 @@
-"""The embeddings of an encoder as multiplexing needs them: for each row of a group, before the rows are multiplexed."""
+"""`EmbeddingAdapter`: the parts of an encoder's embedding module, and its rules for positions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from fastmux.modules.is_plain import is_plain
 
 
 class EmbeddingAdapter:
-    """What multiplexing needs to know of an encoder's embedding module: its tables, its position rule, its room.
+    """What multiplexing needs of an encoder's embedding module: its tables, its position ids, its longest row.
 
-    Made anew for every pass: tables may be resized, and modules wrapped, at any time.
+    It is made anew for every pass, since tables may be resized and modules wrapped at any time.
 
     Args:
-        module: the embedding module of one of Hugging Face's encoders: a word table, (some) position and type tables,
-            LayerNorm and dropout.
-        max_positions: what the encoder says of its room, where no table of positions says it; None for no limit.
+        module: The embedding module of a Hugging Face encoder: a word table, LayerNorm and dropout, and in some
+            encoders tables of positions and of token types.
+        max_positions: The longest row according to the encoder's config. It counts where there is no table of
+            positions. None for no limit.
     """
 
     def __init__(self, module: nn.Module, max_positions: int | None = None):
@@ -40,19 +41,20 @@ class EmbeddingAdapter:
 
     @property
     def max_length(self) -> int:
-        """Positions that the encoder has room for."""
+        """The number of positions that a row may have."""
         if self.position is None:
             return self.max_positions
         return rows_of(self.position, self.max_positions) - self.first_position
 
     @property
     def end_position(self) -> int:
-        """Position ids are smaller."""
+        """The first position id that is out of range."""
         return self.first_position + self.max_length
 
     @property
     def device(self) -> torch.device | None:
-        """Where ids belong; None where that is known only when the embeddings run, as behind an offloaded table."""
+        """The device that ids must be on. None where that is known only when the embeddings run: for an offloaded
+        table."""
         weight = getattr(self.word, "weight", None)
         if not isinstance(weight, Tensor):
             weight = next(self.word.parameters(), None)
@@ -61,9 +63,10 @@ class EmbeddingAdapter:
     def content_positions(
         self, input_ids: Tensor | None, length: int, offset: int, device: torch.device
     ) -> Tensor | None:
-        """Position ids (L) or (B, L) of the content behind a prefix of ``offset`` positions; None if it has none.
+        """The position ids, (L) or (B, L), of tokens after a prefix of ``offset`` positions. None without a position
+        table.
 
-        Content that the prefix leaves no position for shares the last one.
+        Tokens beyond the last position share it.
         """
         if self.position is None:
             return None
@@ -75,7 +78,7 @@ class EmbeddingAdapter:
         return torch.where(real, (real.cumsum(1) + (start - 1)).clamp_(max=last), self.pad_id)
 
     def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
-        """The embedding module from the word embeddings on: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
+        """Applies the embedding module to word embeddings: words (..., L, d), ids (L) or (..., L) -> (..., L, d)."""
         x = words
         if self.position is not None:
             x = x + self.position(position_ids)
@@ -88,8 +91,8 @@ class EmbeddingAdapter:
         return x
 
     def tables(self, position_ids: Tensor | None, token_type_ids: Tensor | None) -> dict | None:
-        """What `F.instance_embeddings` takes beside the ids to do what `embed` does, of ids that are known to be in
-        range; None where no op can, because somebody put modules or hooks of his own in place."""
+        """The arguments, besides the ids, with which `F.instance_embeddings` computes the same as `embed`. The ids must
+        be known to be in range. None where no op computes the same, because a user added modules or hooks."""
         for module, kind in (
             (self.word, nn.Embedding),
             (self.position, nn.Embedding),
@@ -121,7 +124,7 @@ class EmbeddingAdapter:
 
 
 def rows_of(table: nn.Module, unknown: int = sys.maxsize) -> int:
-    """How many rows an embedding module has; ``unknown`` if it is a wrapper that does not say."""
+    """The number of rows of an embedding module; ``unknown`` for a wrapper that does not tell."""
     rows = getattr(table, "num_embeddings", None)
     if rows is None and isinstance(getattr(table, "weight", None), Tensor):
         rows = len(table.weight)

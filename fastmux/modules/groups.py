@@ -1,4 +1,4 @@
-"""A batch of rows as groups of N."""
+"""Splitting a batch of rows into groups of N."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def group(t: Tensor | None, num_instances: int) -> Tensor | None:
-    """(B, ...) -> (G, N, ...); the last group is filled with rows from the start of the batch."""
+    """Splits rows (B, ...) into groups (G, N, ...). A short last group is filled with rows from the start of the
+    batch."""
     if t is None:
         return None
     n, rows = num_instances, t.shape[0]  # len() would make it a constant of a traced graph

@@ -1,8 +1,7 @@
-"""Multiplexers that are made for images: N images in, one image out.
+"""Multiplexers for images: N images in, one image out.
 
-They have a registry of their own, for they see where a feature lies: a `Multiplexer` treats every position alike and
-is given (G, N, L, d), in which height and width are gone; these are given (G, N, C, H, W). `fastmux.Multiplexed` takes
-both.
+They have their own registry because their input differs. They see height and width, (G, N, C, H, W), where a
+`Multiplexer` sees positions that are all alike, (G, N, L, d). `fastmux.Multiplexed` takes both kinds.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ IMAGE_MULTIPLEXERS = Registry("multiplexer")
 
 
 class ImageMultiplexer(nn.Module):
-    """Any map of N images to one of the same shape. Subclasses say which in `forward`.
+    """The base class of image multiplexers: a map of N images to one of the same shape. Subclasses define it in
+    `forward`.
 
     Args:
         num_instances: N.
-        width: C, channels of an image.
+        width: C, the number of channels of an image.
     """
 
     def __init__(self, num_instances: int, width: int):
@@ -30,10 +30,10 @@ class ImageMultiplexer(nn.Module):
         self.num_instances, self.width = num_instances, width
 
     def reset_parameters(self) -> None:
-        """Draw anew what is drawn."""
+        """Draws random tensors anew."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (G, N, C, H, W), floating -> (G, C, H, W)."""
+        """Multiplexes images: x (G, N, C, H, W), floating point -> (G, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it multiplexes")
 
     def extra_repr(self) -> str:
@@ -42,8 +42,9 @@ class ImageMultiplexer(nn.Module):
 
 @IMAGE_MULTIPLEXERS.register("rotation")
 class RotationMultiplexer(ImageMultiplexer):
-    """``y = 1/N sum_i R_i x_i``: image i is turned by 2 pi i / N about its centre, bilinear, zeros from outside
-    (DataMUX, section 5, images). Nothing is drawn or trained; image 0 stays as it is.
+    """``y = 1/N sum_i R_i x_i``: R_i turns image i by 2 pi i / N about its centre (DataMUX, section 5, images).
+
+    Pixels are interpolated bilinearly, and are 0 outside of the image. There is nothing random and nothing to train.
 
     Example:
         >>> import torch
@@ -68,15 +69,15 @@ class RotationMultiplexer(ImageMultiplexer):
 
 @IMAGE_MULTIPLEXERS.register("convolution")
 class ConvolutionMultiplexer(ImageMultiplexer):
-    """``y = 1/N sum_i K_i * x_i``, K_i a convolution of Gaussian weights for each instance (DataMUX, section 5,
-    images). It is one convolution of N C channels to C.
+    """``y = 1/N sum_i K_i * x_i``: each instance has a convolution K_i with Gaussian weights (DataMUX, section 5,
+    images). Together they are one convolution of N C channels to C.
 
     Args:
-        kernel_size: of K_i, odd.
-        learnable: train the weights; fixed by default, as in DataMUX.
+        kernel_size: The size of the kernels K_i, odd.
+        learnable: Whether the weights are trained. By default they are fixed, as in DataMUX.
 
     Raises:
-        ValueError: an even kernel size, or one below 1.
+        ValueError: The kernel size is even or below 1.
 
     Example:
         >>> import torch
@@ -109,15 +110,15 @@ class ConvolutionMultiplexer(ImageMultiplexer):
 
 @IMAGE_MULTIPLEXERS.register("nonlinear")
 class NonlinearMultiplexer(ImageMultiplexer):
-    """``y = 1/N sum_i tanh(K'_i * tanh(K_i * x_i + b_i) + b'_i)``: two small convolutions for each instance, trained
-    along with the network (DataMUX, section 5, images).
+    """``y = 1/N sum_i tanh(K'_i * tanh(K_i * x_i + b_i) + b'_i)``: each instance has two small convolutions, which are
+    trained with the network (DataMUX, section 5, images).
 
     Args:
-        hidden_channels: between the two.
-        kernel_size: of both, odd.
+        hidden_channels: The number of channels between the two convolutions.
+        kernel_size: The size of both convolutions' kernels, odd.
 
     Raises:
-        ValueError: fewer than one hidden channel, an even kernel size, or one below 1.
+        ValueError: There is no hidden channel, or the kernel size is even or below 1.
 
     Example:
         >>> import torch
@@ -138,7 +139,8 @@ class NonlinearMultiplexer(ImageMultiplexer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        # Each image starts as loud as tanh lets it be: of quiet ones, training makes some louder and loses the rest.
+        # Every image starts with the largest scale that tanh allows. From a small scale, training amplifies some images
+        # and loses the others.
         for convolution in (self.inner, self.outer):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="tanh")
             nn.init.zeros_(convolution.bias)

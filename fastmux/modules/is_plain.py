@@ -1,9 +1,8 @@
-"""Whether a module is still what a fused op takes it for.
+"""`is_plain`: whether a fused op may read a module's weights and skip its ``forward``.
 
-The fused ops read weights past the module's ``forward``. That is right as long as calling the module computes nothing
-but what its class says, from the tensors that it holds. Adapters, quantisation, offloading, sharding, parametrizations
-and hooks all change that, each in its own way; `is_plain` is the one place that knows the ways. Where it says no, the
-caller runs the module instead.
+It may if ``forward`` computes what the module's class defines, from the tensors that the module holds. Adapters,
+quantisation, offloading, sharding, parametrizations and hooks each change that in their own way. `is_plain` is the one
+place that knows these ways. Where it says no, the caller calls the module.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as _nn_module
 
-#: A parameter or buffer of one of these holds its own values; FakeTensor stands for one while a graph is traced.
+#: Types of parameters and buffers that hold their own values. While a graph is traced, FakeTensor stands for one.
 _TENSORS = (Tensor, nn.Parameter, FakeTensor)
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether ``module(x)`` is what ``kind`` computes from the tensors that the module holds, and no more.
+    """Whether ``module(x)`` computes what the class ``kind`` defines, from the tensors that the module holds.
 
-    False for a module with another ``forward`` (a wrapper's, a subclass's or the instance's own), with hooks of its own
-    or of all modules, with tensors of a subclass (quantised, sharded), or with an option that changes what the weights
-    mean. True for None: what is not there changes nothing.
+    False for a module with another ``forward`` (of a wrapper, of a subclass or its own), with hooks, with tensors of a
+    subclass of Tensor (quantised, sharded), or with an option that changes what the weights mean. Hooks on all modules
+    count. True for None, an absent module.
 
     Args:
-        module: the module whose weights are about to be read past its ``forward``.
-        kind: the class that the fused op stands in for, e.g. ``nn.Linear``.
+        module: The module whose weights the op would read.
+        kind: The class whose ``forward`` the op replaces, e.g. ``nn.Linear``.
 
     Example:
         >>> from torch import nn
@@ -41,7 +40,7 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         return True
     if type(module).forward is not kind.forward:
         return False
-    forward = module.__dict__.get("forward")  # Accelerate leaves the class's own behind when it lets go of a module
+    forward = module.__dict__.get("forward")  # Accelerate, when removed, leaves the class's own
     if forward is not None and getattr(forward, "__func__", None) is not kind.forward:
         return False
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
@@ -52,15 +51,15 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         for t in tensors.values():
             if t is not None and type(t) not in _TENSORS:
                 return False
-    # The gradient of a table is dense and of the rows as they are.
+    # The ops compute a dense gradient of the table's rows, and change no row in forward.
     return kind is not nn.Embedding or not (module.sparse or module.scale_grad_by_freq or module.max_norm)
 
 
 def table_of(embedding: nn.Module, rows: int) -> Tensor:
-    """The table of an embedding module as a decoder reads it, (rows, d).
+    """The table (rows, d) of an embedding module, for a decoder that shares it.
 
-    That is its weight, hooks or not, as in Hugging Face's decoders; of a wrapper, or where the weight is not at hand,
-    what the module hands out.
+    This is the module's weight, even if it has hooks, as in Hugging Face's decoders. For a wrapper, or a weight that is
+    offloaded, it is the module's output for all ids.
     """
     weight = embedding.weight if isinstance(embedding, nn.Embedding) else None
     if type(weight) in _TENSORS and weight.device.type != "meta":
@@ -70,7 +69,8 @@ def table_of(embedding: nn.Module, rows: int) -> Tensor:
 
 
 def tensor_of(module: nn.Module, name: str) -> Tensor:
-    """``module.name`` for those who read it past ``forward``, fetched where Accelerate keeps it somewhere else."""
+    """``module.name``, for code that reads it without calling the module. Fetches it where Accelerate has offloaded
+    it."""
     if not hasattr(module, "_hf_hook"):
         return getattr(module, name)
     from accelerate.utils import align_module_device

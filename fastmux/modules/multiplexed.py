@@ -1,4 +1,4 @@
-"""Any network on N rows at once: multiplexer, network, demultiplexer, and the shapes between them."""
+"""`Multiplexed`: any network on N rows at once."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ from fastmux.modules.registry import Registry, known
 class Multiplexed(nn.Module):
     """A network that runs once for N rows: stem (row by row), multiplexer, network, demultiplexer, head (row by row).
 
-    A row is bound feature by feature, the same at every place of it: an image (C, H, W) is H * W positions of C
-    features, a vector (d) one position. ``feature_dim`` says where a row has its features. A row's output depends on
-    the rows of its group, as in every multiplexed model; a short last group is filled with rows from the start of the
-    batch. Binding behind a first wide layer, the ``stem``, keeps more of a row than binding pixels (MIMONets, Menet et
-    al., NeurIPS 2023, section 3; DataMUX, Murahari et al., NeurIPS 2022, section 5, multiplexes images and MLPs).
+    The multiplexer binds the features at each position, in the same way at every position. An image (C, H, W) is H * W
+    positions of C features, a vector (d) is one position. ``feature_dim`` tells which dimension holds the features. As
+    in every multiplexed model, a row's output depends on the rows of its group. A short last group is filled with rows
+    from the start of the batch.
+
+    Binding the output of a first wide layer, the ``stem``, keeps more of a row than binding pixels (MIMONets, Menet et
+    al., NeurIPS 2023, section 3). DataMUX (Murahari et al., NeurIPS 2022, section 5) multiplexes images and MLPs.
 
     Args:
-        network: maps (G, ...) to (G, ...), features at ``feature_dim`` in both; it sees B / N rows.
-        num_instances: N. With 1 nothing is bound: the network and head are what they would be alone, exactly.
-        width: features of what is bound: of a row, or of the stem's output.
-        out_width: features of the network's output; ``width`` if None.
-        multiplexer: a name in `MULTIPLEXERS` or, for images (B, C, H, W), in `IMAGE_MULTIPLEXERS`; or a `Multiplexer`
+        network: The network that runs on groups: it maps (G, ...) to (G, ...), with features at ``feature_dim`` in
+            both.
+        num_instances: N. With 1 nothing is bound: stem, network and head run exactly as they would alone.
+        width: The number of features that are bound, of a row or of the stem's output.
+        out_width: The number of features of the network's output. ``width`` if None.
+        multiplexer: A name in `MULTIPLEXERS` or, for images (B, C, H, W), in `IMAGE_MULTIPLEXERS`; or a `Multiplexer`
             or `ImageMultiplexer`.
-        demultiplexer: a name in `DEMULTIPLEXERS`, or a `Demultiplexer`; one that needs an index prefix is refused.
-        stem: runs on every row before; head: on every demultiplexed row, (B, ...), behind.
-        feature_dim: 1 for vectors (B, d) and images (B, C, H, W), -1 for sequences (B, L, d). None flattens whatever a
-            row is to one vector, and the network gets it back in its own shape.
-        multiplexer_options, demultiplexer_options: keyword arguments of the classes that are named.
+        demultiplexer: A name in `DEMULTIPLEXERS`, or a `Demultiplexer`. It must not need an index prefix.
+        stem: The module that runs on every row before the multiplexer.
+        head: The module that runs on every demultiplexed row, (B, ...).
+        feature_dim: The dimension of the features: 1 for vectors (B, d) and images (B, C, H, W), -1 for sequences
+            (B, L, d). None binds each row as one flat vector; the network gets it in the row's own shape.
+        multiplexer_options: Keyword arguments for the class that ``multiplexer`` names.
+        demultiplexer_options: Keyword arguments for the class that ``demultiplexer`` names.
 
     Raises:
-        ValueError: an unknown name or option; a demultiplexer that does not fit; at a call, a row of another width.
+        ValueError: A name or option is unknown, or the demultiplexer does not fit. In a call, a row has another width.
 
     Example:
         >>> import torch
@@ -85,11 +90,11 @@ class Multiplexed(nn.Module):
         )
         if self.demultiplexer.has_prefix:
             raise ValueError(
-                f"demultiplexer is {demultiplexer!r}, which reads an index prefix, a text model's; "
-                "expected one without, such as 'unbind', 'key' or 'mlp'"
+                f"demultiplexer is {demultiplexer!r}, which needs the index prefix of a text model; "
+                "expected one without a prefix, such as 'unbind', 'key' or 'mlp'"
             )
         if self.demultiplexer.takes_transforms:
-            # The multiplexer's own transforms, or where the network's output is of another width, some of that width.
+            # The multiplexer's transforms or, where the network's output has another width, new ones of that width.
             self.unbinding = self.multiplexer
             if self.out_width != width and isinstance(self.multiplexer, Multiplexer):
                 self.unbinding = _made(MULTIPLEXERS, multiplexer, num_instances, self.out_width, binding)
@@ -100,8 +105,8 @@ class Multiplexed(nn.Module):
                 )
 
     def forward(self, x: Tensor, *more) -> Tensor:
-        """x (B, ...), any B -> (B, ...), what the head makes of each row. ``more`` goes to the network as it is, behind
-        the G rows: a mask of groups, or the edges of a graph."""
+        """Maps rows x (B, ...), any B, to the head's output (B, ...). ``more`` are further arguments of the network,
+        such as a mask of groups or the edges of a graph."""
         rows = x.shape[0]
         x = x if self.stem is None else self.stem(x)
         if self.num_instances == 1:
@@ -114,7 +119,7 @@ class Multiplexed(nn.Module):
         return z if self.head is None else self.head(z)
 
     def _bound(self, x: Tensor) -> Tensor:
-        """(G, N, row) -> (G, row), what the multiplexer makes of the rows of each group."""
+        """Multiplexes the rows of each group: (G, N, row) -> (G, row)."""
         if isinstance(self.multiplexer, ImageMultiplexer):
             if x.dim() != 5 or x.shape[2] != self.width:
                 row = "x".join(map(str, x.shape[2:]))
@@ -124,8 +129,8 @@ class Multiplexed(nn.Module):
         return self._back(self.multiplexer(positions), shape)
 
     def _positions(self, x: Tensor, before: int, width: int, what: str) -> tuple[Tensor, torch.Size]:
-        """(..., row) -> (..., L, d), features last; and the row's shape, features last. ``before``: dimensions in front
-        of the row's."""
+        """Reshapes (..., row) to (..., L, d), and returns that and the row's shape with its features last. ``before``
+        is the number of dimensions before the row's."""
         if self.feature_dim is None:
             shape = x.shape[before:]
             x = x.flatten(before)[..., None, :]
@@ -139,7 +144,7 @@ class Multiplexed(nn.Module):
         return x, shape
 
     def _back(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """(..., L, d) -> (..., row), with the features where the row had them."""
+        """Reshapes (..., L, d) to (..., row), the features in the dimension where the row had them."""
         x = x.reshape(*x.shape[:-2], *shape)
         if self.feature_dim is None:
             return x
@@ -162,7 +167,7 @@ def _registry(multiplexer: str | nn.Module) -> Registry:
 
 
 def _made(registry: Registry, given, num_instances: int, width: int, options: Mapping[str, object]):
-    """The registered class of that name, made; or what was given in its place."""
+    """Returns ``given`` if it is a module, else an instance of the registered class of that name."""
     if not isinstance(given, str):
         if (given.num_instances, given.width) != (num_instances, width):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What every multiplexer is: N sequences of embeddings in, one sequence out."""
+"""The base classes of multiplexers, which map N sequences of embeddings to one."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fastmux.modules.registry import Registry
 MULTIPLEXERS = Registry("multiplexer")
 VECTORS = ("gaussian", "signs")
 
-#: The embedded index prefix, once it is called: own (N, d), each instance's token at its own position, and shared
-#: (N + 1, d), what all instances have at the others: pads, then the CLS.
+#: Returns the embedded index prefix: own (N, d), the token of instance i at position i, and shared (N + 1, d), what
+#: every instance has at the other positions, pads and then the CLS.
 Prefix = Callable[[], tuple[Tensor, Tensor]]
 
 
 class Multiplexer(nn.Module):
-    """Any map of N sequences to one, at the width of the encoder's embeddings. Subclasses say which in `forward`.
+    """The base class of multiplexers: a map of N sequences of embeddings to one. Subclasses define it in `forward`.
 
     Args:
         num_instances: N.
-        width: d, of the embeddings.
+        width: d, the width of the embeddings.
     """
 
     def __init__(self, num_instances: int, width: int):
@@ -32,19 +32,22 @@ class Multiplexer(nn.Module):
 
     @classmethod
     def from_config(cls, config) -> Multiplexer:
-        """The multiplexer of a `fastmux.TMuxConfig`: its ``multiplexer_options`` are keyword arguments of the class."""
+        """Builds the multiplexer of a `fastmux.TMuxConfig`. Its ``multiplexer_options`` are keyword arguments of the
+        class."""
         return cls(config.num_instances, config.embedding_size, **config.multiplexer_options or {})
 
     def reset_parameters(self) -> None:
-        """Draw anew what is drawn."""
+        """Draws random tensors anew."""
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """x (G, N, L, d), attention_mask (G, N, L) -> (G, L, d)."""
+        """Multiplexes: x (G, N, L, d), attention_mask (G, N, L) -> (G, L, d)."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it multiplexes")
 
     def from_embeddings(self, x: Tensor, prefix: Prefix | None = None, attention_mask: Tensor | None = None) -> Tensor:
-        """The prefix and what follows it: x (G, N, L, d), attention_mask (G, N, L) -> (G, N + 1 + L, d), or (G, L, d)
-        without a prefix. Here for any map: the prefixes of all instances are multiplexed with the rest."""
+        """Multiplexes x and the prefix before it: x (G, N, L, d), attention_mask (G, N, L) -> (G, N + 1 + L, d), or
+        (G, L, d) without a prefix.
+
+        This works for any map: the prefixes of all instances are multiplexed along with x."""
         if prefix is not None:
             own, shared = prefix()
             x = torch.cat([whole_prefix(own, shared).expand(x.shape[0], -1, -1, -1).to(x.dtype), x], dim=2)
@@ -55,18 +58,18 @@ class Multiplexer(nn.Module):
     def from_tokens(
         self, input_ids: Tensor, tables: dict, prefix: Prefix | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """As `from_embeddings`, of tokens (G, N, L) and what `F.instance_embeddings` takes beside them."""
+        """As `from_embeddings`, for tokens (G, N, L). ``tables`` are the other arguments of `F.instance_embeddings`."""
         return self.from_embeddings(F.instance_embeddings(input_ids, **tables), prefix, attention_mask)
 
 
 class LinearMultiplexer(Multiplexer):
-    """``y = scale * sum_i T_i x_i``, position by position: then the index prefix, which does not depend on the data, is
+    """``y = scale * sum_i T_i x_i`` at each position. The index prefix does not depend on the data, so it is
     multiplexed once for all groups.
 
-    The transforms T_i are one tensor, `transforms`: N vectors (N, d), to be multiplied with, or matrices (N, d, d).
+    The transforms T_i are one tensor, `transforms`: N vectors (N, d), multiplied elementwise, or N matrices (N, d, d).
 
     Args:
-        learnable: train the transforms; fixed by default, as in DataMUX.
+        learnable: Whether the transforms are trained. By default they are fixed, as in DataMUX.
     """
 
     transforms: Tensor
@@ -76,6 +79,7 @@ class LinearMultiplexer(Multiplexer):
         self.learnable = learnable
 
     def _set_transforms(self, transforms: Tensor) -> None:
+        """Makes ``transforms`` a parameter or a buffer of the module, and draws its values."""
         if self.learnable:
             self.transforms = nn.Parameter(transforms)
         else:
@@ -92,11 +96,11 @@ class LinearMultiplexer(Multiplexer):
         return torch.cat([own.expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
-        """The multiplexed index prefix, of which instance i holds own[i] at position i and shared[k] elsewhere.
+        """Multiplexes the index prefix: own (N, d), shared (N + 1, d) -> (N + 1, d). Instance i has own[i] at position
+        i and shared[k] at every other position k.
 
-        own (N, d), shared (N + 1, d) -> (N + 1, d). By linearity it is the multiplex of N equal rows ``shared`` and, at
-        position k, the correction of instance k alone: 2N + 1 embeddings instead of N (N + 1). Here for any subclass:
-        all N prefixes.
+        This multiplexes all N prefixes. A subclass may do with 2N + 1 embeddings in place of N (N + 1): by linearity
+        the result is the multiplex of N equal rows ``shared``, corrected at position k for instance k alone.
         """
         return self(whole_prefix(own, shared)[None]).squeeze(0)
 
@@ -105,14 +109,14 @@ class LinearMultiplexer(Multiplexer):
 
 
 def whole_prefix(own: Tensor, shared: Tensor) -> Tensor:
-    """Every instance's prefix: own (N, d), shared (N + 1, d) -> (N, N + 1, d)."""
+    """Returns the prefix of every instance: own (N, d), shared (N + 1, d) -> (N, N + 1, d)."""
     at_home = torch.eye(len(shared), device=own.device, dtype=torch.bool)[:-1, :, None]
     return torch.where(at_home, own[:, None], shared)
 
 
 def from_checkpoint(t: Tensor) -> bool:
-    """transformers marks tensors that came from a checkpoint; its guard of torch.nn.init sees whole tensors, not
-    slices."""
+    """Whether transformers loaded ``t`` from a checkpoint, which must not be drawn anew. Its own guard in torch.nn.init
+    sees whole tensors only, not slices."""
     return getattr(t, "_is_hf_initialized", False)
 
 

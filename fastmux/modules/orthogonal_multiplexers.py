@@ -1,4 +1,4 @@
-"""Multiplexers that rotate: by random matrices, by their blocks, by fast Hadamard transforms."""
+"""Multiplexers that rotate features: by random matrices, by blocks of them, by fast Hadamard transforms."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class OrthogonalMultiplexer(LinearMultiplexer):
 
 
 def _random_rotation(like: Tensor) -> Tensor:
-    """A Haar-random orthogonal matrix, float32 or wider: torch factorises nothing narrower on a CPU."""
+    """Draws a Haar-random orthogonal matrix in float32 or wider: torch cannot factorise narrower ones on a CPU."""
     return nn.init.orthogonal_(torch.empty_like(like, dtype=torch.promote_types(like.dtype, torch.float32)))
 
 
 @MULTIPLEXERS.register("low_rank_orthogonal")
 class LowRankOrthogonalMultiplexer(OrthogonalMultiplexer):
     """`orthogonal` with ``O_i = U_i H_i^T``, where U_i and H_i are the i-th blocks of d/N columns of two random
-    rotations: every instance keeps d/N of its dimensions, in a subspace of its own (``random_ortho_low_rank``).
+    rotations: every instance keeps d/N of its dimensions, in its own subspace (``random_ortho_low_rank``).
 
     Raises:
         ValueError: N is larger than the width.
@@ -73,11 +73,12 @@ class LowRankOrthogonalMultiplexer(OrthogonalMultiplexer):
 
 @MULTIPLEXERS.register("walsh_hadamard")
 class WalshHadamardMultiplexer(LinearMultiplexer):
-    """`orthogonal` with ``O_i = H D_i H D'_i``, H the Walsh-Hadamard transform, D and D' random signs: O(d log d) a
-    position and 2d bits an instance. The signs are fixed.
+    """`orthogonal` with ``O_i = H D_i H D'_i``, H the Walsh-Hadamard transform, D_i and D'_i random signs.
+
+    It takes O(d log d) operations per position and stores 2d signs per instance. The signs are fixed.
 
     Raises:
-        ValueError: if no Hadamard matrix of this width is known.
+        ValueError: No Hadamard matrix of this width is known.
     """
 
     inner_signs: Tensor
@@ -89,7 +90,7 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
         check_order("multiplexer 'walsh_hadamard'", "the embedding", width)
         for name in ("inner_signs", "outer_signs"):
             self.register_buffer(name, torch.empty(num_instances, width, dtype=torch.int8))
-        # Signs are integers whatever the model's dtype is; this follows it.
+        # Signs stay integers when the model's dtype changes; this tensor follows it.
         self.register_buffer("one", torch.empty(()), persistent=False)
         self.reset_parameters()
 
@@ -101,7 +102,7 @@ class WalshHadamardMultiplexer(LinearMultiplexer):
 
     @property
     def transforms(self) -> Tensor:  # type: ignore[override]  # a tensor of the other classes, computed here
-        """The O_i as matrices, (N, d, d), formed when asked for: by "unbind"."""
+        """The O_i as matrices (N, d, d). Only the demultiplexer "unbind" asks for them."""
         return F.derived("transforms", self, (self.one, self.inner_signs, self.outer_signs), self._matrices)
 
     def _matrices(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""A name for every multiplexer and demultiplexer."""
+"""`Registry`: multiplexers and demultiplexers by name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 class Registry:
-    """Classes by name. ``register`` is open to third parties: the class can then be named in a `TMuxConfig`."""
+    """Classes by name. Register a class of your own to use its name in a `TMuxConfig`."""
 
     def __init__(self, kind: str):
         self.kind = kind
         self._classes: dict[str, type] = {}
 
     def register(self, name: str) -> Callable[[type], type]:
-        """Class decorator. Raises ValueError if the name is taken."""
+        """Returns a class decorator that registers a class. Raises ValueError if the name is taken."""
 
         def add(cls: type) -> type:
             if name in self._classes:
@@ -26,8 +26,8 @@ class Registry:
         return add
 
     def check(self, name: str, options: Mapping[str, object] = {}) -> None:
-        """Raises ValueError, with the known names and the closest one, if ``name`` is not registered or its class takes
-        no such keyword arguments. Their values are checked by the class."""
+        """Raises ValueError if ``name`` is not registered, or its class does not take the keyword arguments
+        ``options``. The message lists the known names and the closest one. The class itself checks the values."""
         if name not in self._classes:
             raise ValueError(f"{self.kind} is {name!r}, expected one of {known(name, self._classes)}")
         for option in options:
@@ -47,7 +47,7 @@ class Registry:
 
 
 def keywords(cls: type) -> set[str]:
-    """The keyword-only arguments of a class, those that it hands on as ``**options`` to its bases included."""
+    """The names of a class's keyword-only arguments, with those that it passes on to its bases as ``**options``."""
     names: set[str] = set()
     for base in cls.__mro__:
         if "__init__" in base.__dict__:
@@ -59,7 +59,7 @@ def keywords(cls: type) -> set[str]:
 
 
 def known(name: str, names: Iterable[str]) -> str:
-    """The names, for a message, and which of them ``name`` may have meant."""
+    """Lists the names for an error message, with the one that ``name`` is closest to."""
     closest = difflib.get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {closest[0]!r}?" if closest else ""
     return ", ".join(repr(n) for n in sorted(names)) + hint

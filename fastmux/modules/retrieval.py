@@ -1,4 +1,5 @@
-"""The retrieval task of DataMUX, section 3.3: say, of one instance drawn at each position, which token it had there."""
+"""The retrieval task of DataMUX, section 3.3: at each position one instance is drawn, and its token is to be
+recovered."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ IGNORE_INDEX = -100
 
 
 class AuxiliaryDecoder(nn.Module):
-    """The decoder of a loss beside the task's: a weight (V, d), or None to read the word embeddings, and a bias (V).
+    """The decoder of an auxiliary loss: a bias (V), and a weight (V, d) or None, which stands for the word embeddings.
 
-    It is no ``nn.Linear``: what is put on all linear layers of a model, adapters or quantisation, would reach the word
-    embeddings through it.
+    It is not an ``nn.Linear``. Tools that change all linear layers of a model, for adapters or quantisation, would
+    otherwise change the word embeddings through it.
     """
 
     def __init__(self, width: int, vocab_size: int, *, tied: bool = True, std: float = 0.02):
@@ -33,7 +34,7 @@ class AuxiliaryDecoder(nn.Module):
 
     @torch.no_grad()
     def resize(self, vocab_size: int) -> None:
-        """Give the decoder this many tokens; new ones start from random weights."""
+        """Changes the number of tokens. Weights of new tokens are random."""
         old = {"bias": self.bias, "weight": self.weight}
         kept = min(vocab_size, len(self.bias))
         for name, parameter in old.items():
@@ -45,7 +46,7 @@ class AuxiliaryDecoder(nn.Module):
                 getattr(self, name)[:kept] = parameter[:kept]
 
     def tensors(self, words: nn.Module) -> tuple[Tensor, Tensor]:
-        """Weight and bias, beside the module of the word embeddings."""
+        """The decoder's weight and bias. ``words`` is the module of the word embeddings."""
         bias = tensor_of(self, "bias")
         return table_of(words, len(bias)) if self.weight is None else tensor_of(self, "weight"), bias
 
@@ -54,14 +55,18 @@ class RetrievalHead(nn.Module):
     """Decodes demultiplexed states to tokens.
 
     Args:
-        vocab_size, width: V and d.
-        tied: decode with the encoder's word embeddings; else with a table of the head's own.
-        auxiliary: the decoder is an `AuxiliaryDecoder`; else an ``nn.Linear``, which a model may show as its output. If
-            tied, its weight is undefined until the model puts the word embeddings there.
-        demultiplexer: of the head's own; None for the task's.
-        transform: one more layer, GELU and LayerNorm before the decoder. residual: a skip connection around it.
-        percentage: share of the positions, drawn at every training step, at which `loss` asks.
-        std: of initial weights. eps: of the LayerNorm.
+        vocab_size: V, the number of tokens.
+        width: d, the width of the states.
+        tied: Whether it decodes with the encoder's word embeddings. Otherwise it has its own table.
+        auxiliary: Whether the decoder is an `AuxiliaryDecoder`. Otherwise it is an ``nn.Linear``, which a model may
+            return as its output embeddings. If it is tied, its weight is undefined until the model puts the word
+            embeddings there.
+        demultiplexer: The head's own demultiplexer. None for the task's.
+        transform: Whether one more layer, GELU and LayerNorm precede the decoder.
+        residual: Whether there is a skip connection around that layer.
+        percentage: The share of positions, drawn at every training step, that `loss` counts.
+        std: The standard deviation of initial weights.
+        eps: The epsilon of the LayerNorm.
     """
 
     def __init__(
@@ -86,17 +91,17 @@ class RetrievalHead(nn.Module):
         if auxiliary:
             self.decoder = AuxiliaryDecoder(width, vocab_size, tied=tied, std=std)
             return
-        self.decoder = nn.Linear(width, vocab_size, device="meta")  # where it draws nothing
+        self.decoder = nn.Linear(width, vocab_size, device="meta")  # on the meta device nothing is drawn
         self.decoder.weight = nn.Parameter(torch.empty(vocab_size, width))
         self.decoder.bias = nn.Parameter(torch.zeros(vocab_size))
         if tied:
-            self.decoder.weight._is_hf_initialized = True  # nor does transformers draw it
+            self.decoder.weight._is_hf_initialized = True  # so that transformers does not draw it
         else:
             nn.init.normal_(self.decoder.weight, std=std)
 
     @classmethod
     def from_config(cls, config, auxiliary: bool = False) -> RetrievalHead:
-        """The retrieval head of a `fastmux.TMuxConfig`."""
+        """Builds the retrieval head of a `fastmux.TMuxConfig`."""
         own = config.conventions.retrieval_demultiplexer == "own"
         return cls(
             config.vocab_size,
@@ -112,8 +117,8 @@ class RetrievalHead(nn.Module):
         )
 
     def states(self, tmux: nn.Module, mux, instances: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """What is decoded: (G, N, L, d), or (G, L, d) of one instance at each position, instances (G, L); at some
-        positions (K), K in place of L."""
+        """The states to decode: (G, N, L, d), or (G, L, d) for one instance at each position, instances (G, L). With
+        positions (K), only these K of the L."""
         demultiplexer = tmux.demultiplexer if self.demultiplexer is None else self.demultiplexer
         h = mux.content if positions is None else mux.content[:, positions]
         x = demultiplexer.retrieve(h, mux.prefix_states, mux.transforms, instances)
@@ -123,10 +128,13 @@ class RetrievalHead(nn.Module):
         return x + y if self.residual else y
 
     def loss(self, tmux: nn.Module, mux, labels: Tensor, instances: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over the positions whose drawn instance has a label.
+        """The mean cross-entropy over the positions where the drawn instance has a label.
 
-        tmux and mux: a `TMux` and what its `encode` returned; labels (G, N, L) token ids, -100 where there is none;
-        instances (G, L), drawn uniformly if None.
+        Args:
+            tmux: A `fastmux.TMux`.
+            mux: The result of its ``encode``.
+            labels: Token ids (G, N, L), -100 where there is no label.
+            instances: The instance to recover at each position, (G, L). Drawn uniformly if None.
         """
         groups, num_instances, length = labels.shape
         if instances is None:
@@ -140,13 +148,13 @@ class RetrievalHead(nn.Module):
         return self.cross_entropy(tmux, self.states(tmux, mux, instances, positions), targets)
 
     def _decoder_tensors(self, tmux: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-        """The decoder's weight (V, d) and bias (V); None where it has to be called."""
+        """The decoder's weight (V, d) and bias (V). None where the decoder has to be called."""
         if isinstance(self.decoder, AuxiliaryDecoder):
             return self.decoder.tensors(tmux.get_input_embeddings())
         return (self.decoder.weight, self.decoder.bias) if is_plain(self.decoder, nn.Linear) else None
 
     def cross_entropy(self, tmux: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is none."""
+        """The mean cross-entropy of decoded states (..., d) against tokens (...), -100 where there is no token."""
         states, targets, tensors = states.flatten(0, -2), targets.flatten(), self._decoder_tensors(tmux)
         if tensors is not None:
             weight, bias = tensors
@@ -158,7 +166,7 @@ class RetrievalHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, tmux: nn.Module, mux) -> Tensor:
-        """The token recovered for every row and position, (B, L); one instance at a time, never all logits at once."""
+        """The token recovered for every row and position, (B, L). Logits are computed for one instance at a time."""
         tensors = self._decoder_tensors(tmux)
         groups, length = mux.content.shape[:2]
         predictions = []
@@ -171,8 +179,8 @@ class RetrievalHead(nn.Module):
 
 
 def retrieval_labels(input_ids: Tensor, padding: Tensor | None = None, skip_first: bool = False) -> Tensor:
-    """The tokens themselves, (G, N, L), -100 where padding (G, N, L) is True and, with ``skip_first``, at the first
-    position."""
+    """The labels of retrieval (G, N, L): the tokens, but -100 where padding (G, N, L) is True and, with ``skip_first``,
+    at the first position."""
     labels = input_ids if padding is None else input_ids.masked_fill(padding, IGNORE_INDEX)
     if skip_first:
         labels = torch.cat([torch.full_like(labels[..., :1], IGNORE_INDEX), labels[..., 1:]], dim=-1)

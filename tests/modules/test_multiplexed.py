@@ -151,7 +151,7 @@ def test_parts_of_ones_own():
         ({"num_instances": 0}, "num_instances is 0, expected an integer of at least 1"),
         ({"num_instances": 2.0}, "num_instances is 2.0"),
         ({"feature_dim": 0}, "feature_dim is 0"),
-        ({"demultiplexer": "index"}, "demultiplexer is 'index', which reads an index prefix"),
+        ({"demultiplexer": "index"}, "demultiplexer is 'index', which needs the index prefix"),
         ({"multiplexer": "hadamrad"}, "multiplexer is 'hadamrad', expected one of .*did you mean 'hadamard'"),
         ({"multiplexer_options": {"vector": "signs"}}, "multiplexer_options has 'vector'.*did you mean 'vectors'"),
         ({"multiplexer": HadamardMultiplexer(2, 4)}, "multiplexer is of 2 instances and width 4, expected 3 and 8"),
