@@ -1,1 +1,1 @@
-"""Files of text in, the same rows with labels out: `fastmux.predict` and ``fastmux predict``."""
+"""Label the rows of files and tables: `fastmux.predict` and ``fastmux predict``."""

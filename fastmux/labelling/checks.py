@@ -1,10 +1,10 @@
-"""What a row must be so that it can be labelled; a ValueError says why one cannot."""
+"""Check that the text of a row can be labelled; a ValueError says why it cannot."""
 
 from __future__ import annotations
 
 
 def check_text(name: str, text: object) -> str:
-    """The text that ``name`` is: not empty, without NUL and half characters."""
+    """Return a text that is not empty and has no NUL and no half characters."""
     if not isinstance(text, str):
         raise ValueError(f"{name} must be text, got {str(text)[:100]!r}")
     if not text.strip():
@@ -14,7 +14,7 @@ def check_text(name: str, text: object) -> str:
 
 
 def check_words(name: str, words: object) -> list[str]:
-    """The list of words that ``name`` is."""
+    """Return a list of words that is not empty and has no NUL and no half characters."""
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"{name} must be a list of words, got {str(words)[:100]!r}")
     if not any(word.strip() for word in words):

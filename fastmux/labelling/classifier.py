@@ -1,4 +1,4 @@
-"""A classifier of sequences or tokens, multiplexed or not, with its tokenizer: loaded, checked, ready to run."""
+"""A classifier of sequences or tokens with its tokenizer, multiplexed or not: loaded, checked and ready to run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from fastmux.modules.is_plain import is_plain
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes.torch import TorchRuntime, problem_of
 
-#: What a classifier's class ends in; the class that loads it, and the one that loads a published T-MUX.
+#: For each ending of a classifier's class, the class that loads it and the class that loads a published T-MUX.
 _KINDS = {
     "ForSequenceClassification": (AutoModelForSequenceClassification, TMuxForSequenceClassification),
     "ForTokenClassification": (AutoModelForTokenClassification, TMuxForTokenClassification),
 }
-#: What two ways of tokenising must agree on.
+#: Texts on which the fast and the slow way of tokenising must agree.
 _PROBES = ["a", "Don't  stop: it's 3.14 \u00e9t\u00e9 \u6f22\u5b57 [MASK]", " b "]
 
 
@@ -49,7 +49,7 @@ class Classifier:
     """A model in eval mode, and its tokenizer.
 
     Attributes:
-        per_token: it labels tokens.
+        per_token: Whether it labels tokens.
     """
 
     model: PreTrainedModel
@@ -60,10 +60,11 @@ class Classifier:
     def of(
         cls, model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, what: str = "model"
     ) -> Classifier:
-        """The classifier that ``model`` is or names.
+        """The classifier that is given as a model, a name or a folder.
 
         Raises:
-            ValueError: it is none, has no tokenizer or one with other tokens, lacks weights or cannot be read.
+            ValueError: The model is no classifier, has no tokenizer or one of another vocabulary, lacks weights, or
+                cannot be read.
         """
         if isinstance(model, (str, PathLike)):
             tokenizer = tokenizer or read_tokenizer(model)
@@ -82,14 +83,14 @@ class Classifier:
 
     @property
     def names(self) -> list[str]:
-        """Of the labels."""
+        """The names of the labels."""
         return label_names(self.model.config.id2label, self.model.config.num_labels)
 
     def max_length(self, asked: int | None, what: str = "model") -> int:
-        """Tokens of a row, special ones counted.
+        """The most tokens of a row, special tokens included.
 
         Raises:
-            ValueError: more are asked for than the model has positions.
+            ValueError: ``asked`` is more than the model has positions.
         """
         room = room_of(self.model)
         if asked is not None and asked > room:
@@ -107,10 +108,10 @@ class Classifier:
         return accepted and (known is None or known > 1) and "token_type_ids" in self.tokenizer.model_input_names
 
     def row_tokenizer(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> RowTokenizer:
-        """What tokenises for the model, in any process; see `RowTokenizer`.
+        """A tokenizer of rows for the model, for any process.
 
         Raises:
-            ValueError: the tokenizer cannot say where words are.
+            ValueError: The tokenizer cannot say where words are.
         """
         given = words == "given"
         probes = [probe.split() for probe in _PROBES] if given else _PROBES
@@ -134,17 +135,18 @@ class Classifier:
         return RowTokenizer(self.tokenizer, max_length, truncation, None, types)
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
-        """How its logits are written; ``words`` as of the `RowTokenizer` that tokenised."""
+        """What turns its logits into answers; ``words`` is that of the `RowTokenizer` that tokenised."""
         problem = "single_label_classification" if self.per_token else problem_of(self.model.config)
         return Answers(self.per_token, problem, self.names, all_scores, words == "found", prefix)
 
     def engine(
         self, placement: Placement, copies: int = 1, fallback: Engine | None = None, min_confidence: float | None = None
     ) -> Engine:
-        """What runs it: on its device, in eval mode, and with no more of the last layer than the head reads."""
+        """An engine that runs the model on its device, in eval mode, with only the part of the last layer that the head
+        reads."""
         model = self.model
         if not self.per_token and _reads_first_position(model):
-            # With one instance nothing is joined; what is left is the last layer at the first position alone.
+            # With N = 1 nothing is joined: this only runs the last layer at the first position alone.
             model = JoinedForSequenceClassification.from_backbone(model, 1, row_layers=0, last_layers=1)
         model = model.to(placement.device, placement.dtype).eval()
         if placement.torch_compile:
@@ -153,7 +155,7 @@ class Classifier:
         return Engine(runtime, placement.batch_tokens, copies, placement.pass_tokens, fallback, min_confidence)
 
     def fingerprint(self) -> dict[str, str]:
-        """Digests of all weights and of the tokenizer."""
+        """The digests of all weights and of the tokenizer."""
         digest = hashlib.sha256(self.model.config.to_json_string().encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -167,9 +169,9 @@ class Classifier:
 
 
 def check_same_labels(model: Classifier, fallback: Classifier) -> None:
-    """Raises ValueError for a fallback that has other labels or tokens than the model before it, or a regression."""
+    """Raise ValueError for a fallback with other labels or another tokenizer than the model, and for a regression."""
     if not model.per_token and problem_of(model.model.config) == "regression":
-        raise ValueError("fallback is given, but the model is a regression, whose output says not how sure it is")
+        raise ValueError("fallback is given, but the model is a regression, whose output has no probability")
     if fallback.per_token != model.per_token:
         raise ValueError("the fallback labels tokens and the model sequences, or the other way round")
     if fallback.names != model.names:
@@ -202,7 +204,7 @@ def _load(name: str | PathLike, what: str) -> tuple[PreTrainedModel, str]:
 
 
 def room_of(model: PreTrainedModel) -> int:
-    """Tokens of a row that a model has positions for, special ones counted."""
+    """How many tokens of a row, special tokens included, a model has positions for."""
     encoder = model.base_model
     if hasattr(encoder, "max_length") and hasattr(encoder, "multiplexer"):
         return encoder.max_length
@@ -215,7 +217,7 @@ def room_of(model: PreTrainedModel) -> int:
 
 
 def _reads_first_position(model: PreTrainedModel) -> bool:
-    """Whether a plain encoder's head reads one position, and nothing hangs on its modules that would be lost."""
+    """Whether a plain encoder's head reads one position, and its modules have no hooks that would be lost."""
     if model.config.model_type not in BERT_LIKE or getattr(model.config, "is_decoder", False):
         return False
     if not type(model).__module__.startswith("transformers.models."):

@@ -1,4 +1,4 @@
-"""Which column of an input is labelled, and what it holds."""
+"""Choose the column of an input that is labelled."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pyarrow import types
 from fastmux.tables.opening import Source
 from fastmux.tables.table_source import TableSource
 
-#: Names that text usually has, in data sets of the hub too.
+#: Usual names of a column of text, also in data sets of the hub.
 _USUAL = ("text", "sentence", "tokens", "words")
 
 
 @dataclass(frozen=True)
 class Column:
-    """What is labelled.
+    """The column that is labelled, or the two columns of pairs.
 
     Attributes:
-        names: of the column, and of the second text of a pair.
-        places: of these in a table.
-        words: how a model that labels tokens knows words: "given", as they are in the row; "found", by its tokenizer;
-            None for labels of whole rows.
-        split: the words are what is between single spaces.
+        names: The names of the column and, for pairs, of the column of the second text.
+        places: The places of these columns in a table.
+        words: Where the words come from that a model tags: "given" by the row, "found" by the tokenizer, or None if the
+            model labels whole rows.
+        split: Whether text is split at single spaces into words.
     """
 
     names: tuple[str, ...]
@@ -34,10 +34,11 @@ class Column:
 
 
 def choose_names(source: Source, column: str | None, pair_column: str | None) -> tuple[str, ...]:
-    """The column of text that is asked for, or the one that holds text; and the second of a pair.
+    """The name of the column of text, as given or with a usual name; and that of the second text of pairs.
 
     Raises:
-        ValueError: there is no such column, or none that must be it, or two; the message lists those there are.
+        ValueError: The column does not exist or exists twice, or none is given and it is not clear which is meant. The
+            message lists the columns.
     """
     names = _names_of(source)
     if not names:
@@ -62,11 +63,11 @@ def choose_names(source: Source, column: str | None, pair_column: str | None) ->
 def choose_column(
     source: Source, column: str | None, pair_column: str | None, is_split_into_words: bool, per_token: bool
 ) -> Column:
-    """What is labelled of a source, by a model that labels tokens or rows.
+    """Choose what a model that labels tokens or rows labels of a source.
 
     Raises:
-        ValueError: as `choose_names`; the column holds neither text nor lists of words; or an option is for models of
-            the other kind.
+        ValueError: As in `choose_names`; the column holds neither text nor lists of words; or an option is for the
+            other kind of model.
     """
     names = choose_names(source, column, pair_column)
     places = tuple(source.columns.index(name) for name in names) if source.columns else ()
@@ -86,7 +87,7 @@ def choose_column(
 
 
 def check_text_columns(source: Source, names: Sequence[str]) -> None:
-    """Raises ValueError for a column of a table whose type is no text; of lines, every row says what it holds."""
+    """Raise ValueError for a column of a table that is not text. The values of lines are checked row by row."""
     if isinstance(source, TableSource):
         for name in names:
             kind = source.schema.field(source.columns.index(name)).type

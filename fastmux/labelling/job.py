@@ -1,4 +1,4 @@
-"""A run of `fastmux.predict`: all that is decided before the first row, and the shards one after the other."""
+"""A run of `fastmux.predict`: first all decisions, then one shard after the other."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from fastmux.tables.parsing import whole_row
 from fastmux.tables.shard import RawShard, Sizes
 from fastmux.tables.writers import WRITERS, Heads, Parquet, Writer, with_columns
 
-#: Settings that say where rows come from or how fast they go, and nothing of what comes out.
+#: Settings that do not change the output: they say where rows come from or how fast they are labelled.
 _NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device"}
-#: The column that says why a row has no label.
+#: The name of the column that says why a row has no label.
 _REASON = "error"
 
 
 @dataclass
 class Job:
-    """All that was decided before the first row.
+    """Everything that is decided before the first row is labelled.
 
     Attributes:
-        types: of the new columns, by name.
+        types: The types of the new columns, by name.
     """
 
     settings: LabellingSettings
@@ -100,7 +100,7 @@ class Job:
         return cls(settings, source, writer, engine, answers, types, preparation, sizes, fingerprint)
 
     def run(self, folder: ShardFolder, report: LabellingReport, share: Share, disable_tqdm: bool) -> None:
-        """Label what is not labelled yet, and join all."""
+        """Label what is not labelled yet, and put all shards together."""
         digests: list[str] = []
 
         def new(raw: RawShard) -> bool:
@@ -135,7 +135,7 @@ class Job:
         report.times.total += time.perf_counter() - start
 
     def run_in_memory(self, report: LabellingReport, disable_tqdm: bool) -> tuple[datasets.Dataset, list[Reject]]:
-        """Label everything, and return it, with the rows that could not be labelled."""
+        """Label everything, and return it with the list of rejected rows."""
         tables, rejects = [], []
         for raw, shard, values, fallback in self._labelled(report, Share(), disable_tqdm, lambda raw: True):
             report.add(_counts(raw, shard, fallback))
@@ -144,20 +144,20 @@ class Job:
         return datasets.Dataset(pyarrow.concat_tables(tables)), rejects
 
     def _heads(self, raw: RawShard, shard: PreparedShard) -> Heads:
-        """The own columns of the rows that come out."""
+        """The input's columns of the rows that come out."""
         heads = self.writer.kept(raw.rows, shard.unread) if shard.heads is None else shard.heads
         if self.settings.rejected != "drop" or not shard.problems:
             return heads
         left = [place for place in range(len(raw.rows)) if place not in shard.problems]
         if not isinstance(heads, pyarrow.Table):
             return [heads[place] for place in left]
-        # Not every type can be filtered; slices of any can be put together.
+        # Arrow cannot filter every type, but it can concatenate slices of any.
         ends = [-1, *sorted(shard.problems), len(raw.rows)]
         parts = [heads.slice(a + 1, b - a - 1) for a, b in itertools.pairwise(ends)]
         return pyarrow.concat_tables(parts)
 
     def _values(self, raw: RawShard, shard: PreparedShard, answers: dict[str, list]) -> dict[str, list]:
-        """The new columns of the rows that come out: null, and perhaps the reason, where a row has no label."""
+        """The new columns of the rows that come out. A rejected row has null there, and perhaps the reason."""
         rows, kept = len(raw.rows), self.settings.rejected
         if shard.problems and kept != "drop":
             for name, values in answers.items():
@@ -170,7 +170,7 @@ class Job:
     def _labelled(
         self, report: LabellingReport, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
     ) -> Iterator[tuple[RawShard, PreparedShard, dict, int]]:
-        """Every new shard, what was made of it, its new columns, and how many of its rows the fallback took."""
+        """Yield each new shard, what was prepared of it, its new columns, and how many rows the fallback answered."""
         times, workers = report.times, self.settings.num_workers
         begin, processor = time.perf_counter(), processor_seconds()
         total = None if self.source.total is None else self.source.total // share.world
@@ -200,7 +200,9 @@ class Job:
                 times.preparing += shard.seconds
                 yield raw, shard, self._values(raw, shard, answers), len(said.went_on)
                 done += len(raw.rows)
-                bar.update(report.resumed + done - bar.n)  # and those that have no label, or had one before
+                bar.update(
+                    report.resumed + done - bar.n
+                )  # also rows that were rejected, or labelled by an earlier process
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
 
 

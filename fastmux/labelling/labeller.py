@@ -1,4 +1,4 @@
-"""A classifier that is loaded once and labels rows as they come, in memory: for servers, and for engines of others."""
+"""A classifier that is loaded once and labels rows in memory as they come: for servers and other programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
 from fastmux.tables.opening import is_table
 
-#: What a row may be, by the kind of model.
+#: The forms of a row, for models that do not label tokens and for those that do.
 _ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
 
 
@@ -31,8 +31,8 @@ class Tokenised:
     """A row that can be labelled.
 
     Attributes:
-        tokens: of this row alone.
-        kind: "text", "pair" or "words".
+        tokens: The tokens of this row.
+        kind: The form of the row: "text", "pair" or "words".
     """
 
     tokens: Tokens
@@ -46,19 +46,20 @@ class Tokenised:
 class Labeller:
     """A classifier of sequences or tokens, with its tokenizer, ready to label rows.
 
-    A row is a text; for a model that labels rows also ``{"text": ..., "text_pair": ...}``, for one that labels tokens
-    ``{"words": [...]}``. Its answer has the columns that `fastmux.predict` would add to it.
+    A row is a text. For a model that labels rows it may also be ``{"text": ..., "text_pair": ...}``, for one that
+    labels tokens ``{"words": [...]}``. Its answer has the columns that `fastmux.predict` would add to the row.
 
     Args:
-        model: a T-MUX, a joined model or a plain encoder, multiplexed or not; or its name or folder.
-        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
-        max_length: tokens of a row; what the model has room for, at most ``batch_tokens``, if None.
-        truncation: cut longer rows there; otherwise they are refused.
-        fallback: the model that rows go through of which this one is less sure than ``min_confidence``.
-        batch_tokens, dtype, device, torch_compile: as in `fastmux.LabellingSettings`.
+        model: The classifier: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
+        max_length: The most tokens of a row. If None, as many as the model has room for, at most ``batch_tokens``.
+        truncation: Cut longer rows there; otherwise they are refused.
+        fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
+        min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it.
+        batch_tokens, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
 
     Raises:
-        ValueError: for an option out of range, and for a model that is no classifier or cannot be loaded.
+        ValueError: An option is out of range, or the model is no classifier or cannot be loaded.
 
     Example:
         >>> import fastmux
@@ -96,7 +97,7 @@ class Labeller:
         self.name = _name(model)
         self.model_class = type(classifier.model).__name__
         self.per_token, self.labels = classifier.per_token, classifier.names
-        #: N of the model, `instances_are` of what; 1 of a plain encoder.
+        #: N, the number of inputs that share a pass of the model (see `instances_are`); 1 for a plain encoder.
         self.num_instances: int = getattr(classifier.model.config, "num_instances", 1)
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
@@ -130,29 +131,30 @@ class Labeller:
 
     @property
     def instances_are(self) -> str | None:
-        """What shares a pass, N at a time: "rows", or "positions" beside one another; None if nothing does."""
+        """What shares a pass, N at a time: "rows", or neighbouring "positions" of a row; None if N = 1."""
         return None if self.num_instances == 1 else "rows" if self.rows_per_group > 1 else "positions"
 
     @property
     def rows_per_group(self) -> int:
-        """Rows that share a group; 1 of a model that joins no rows."""
+        """How many rows share a group; 1 for a model that joins no rows."""
         return self.engine.runtime.num_instances
 
     def columns(self, all_scores: bool = False) -> dict[str, pyarrow.DataType]:
-        """What an answer to a text has, by name, and of which type: for tables that answers are put into."""
+        """The columns of an answer to a text, and their Arrow types, for tables of answers."""
         return self._answers["text", all_scores].columns()
 
     def __call__(self, rows: Iterable, *, copies: int = 1, all_scores: bool = False) -> list[dict]:
-        """The answer of every row; of one that cannot be labelled the reason, as ``error``.
+        """The answer to each row. A row that cannot be labelled gets ``{"error": reason}``.
 
         Rows of like length share a group and a pass.
 
         Args:
-            copies: slots of a multiplexed model that each row takes.
-            all_scores: every label's score, not the best one alone.
+            rows: A list of rows.
+            copies: How many slots of a multiplexed model each row takes.
+            all_scores: Give the scores of all labels, not only of the best one.
 
         Raises:
-            ValueError: ``rows`` is one text, one row or a table; copies out of range; or the model returns NaN or
+            ValueError: ``rows`` is one text, one row or a table; copies is out of range; or the model returns NaN or
                 infinity.
         """
         engine = replace(self.engine, copies=copies)
@@ -173,20 +175,20 @@ class Labeller:
         target_agreement: float = 0.99,
         copies: int = 1,
     ) -> CascadeThreshold:
-        """The ``min_confidence`` at which as many rows as asked get the label that the fallback gives them.
+        """Find the lowest ``min_confidence`` at which a share of the rows gets the label that the fallback gives them.
 
-        Use rows that neither model was trained on, and none that figures are reported on: on others the agreement is
-        the one that was asked for only on average.
+        Use rows that neither model was trained on, and that you do not report figures on. On other rows the agreement
+        equals the target only on average.
 
         Args:
-            rows: without labels.
-            fallback: the model behind, e.g. the one that this one was made from; this labeller's own if None.
-            target_agreement: share of the rows, in (0, 1].
-            copies: as it will be when rows are labelled.
+            rows: Rows; their labels are not needed.
+            fallback: The fallback, for example the model that this one was made from. If None, this labeller's own.
+            target_agreement: The share of the rows, in (0, 1].
+            copies: The ``copies`` with which rows will be labelled.
 
         Raises:
-            ValueError: no fallback, or one of other labels; a row that cannot be labelled, which is named; a target
-                that no threshold reaches; a regression.
+            ValueError: There is no fallback, or it has other labels; a row cannot be labelled (the message names it);
+                no threshold reaches the target; or the model is a regression.
 
         Example:
             >>> import fastmux
@@ -208,7 +210,7 @@ class Labeller:
         """
         behind = self.engine.fallback if fallback is None else self._behind(fallback)
         if behind is None:
-            raise ValueError("fallback is None, and the labeller has none of its own; expected the model behind it")
+            raise ValueError("fallback is None, and the labeller has none of its own; expected a model")
         found = self.tokenise(rows)
         parts = []
         for number, row in enumerate(found, 1):
@@ -216,19 +218,19 @@ class Labeller:
                 raise ValueError(f"row {number} cannot be labelled: {row}")
             parts.append(row.tokens)
         if not parts:
-            raise ValueError("rows is empty, expected some to choose a threshold on")
+            raise ValueError("rows is empty, expected rows to choose a threshold on")
         engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
         return engine.calibrate(concatenate(parts), target_agreement)
 
     def _behind(self, fallback: str | os.PathLike | PreTrainedModel) -> Engine:
-        """What runs the model that rows go on to."""
+        """The engine of the fallback."""
         behind = Classifier.of(fallback, self._tokenizer, "fallback")
         check_same_labels(self._classifier, behind)
         behind.max_length(self.max_length, "fallback")
         return behind.engine(self.placement)
 
     def tokenise(self, rows: Iterable) -> list[Tokenised | ValueError]:
-        """Every row with its tokens, or why it cannot be labelled.
+        """Tokenise rows; a row that cannot be labelled becomes a ValueError with the reason.
 
         Raises:
             ValueError: ``rows`` is one text, one row or a table.
@@ -258,13 +260,13 @@ class Labeller:
         return found
 
     def of_length(self, length: int) -> Tokenised:
-        """A row of so many tokens, all the same one, to warm up with."""
+        """A row of so many equal tokens, to warm up with."""
         words, spans = ([np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]) if self.per_token else (None, None)
         ids = np.full(length, self.engine.runtime.pad_token_id, np.int32)
         return Tokenised(Tokens(ids, np.array([length]), np.zeros(length, np.int8), words, spans), "text")
 
     def _parsed(self, row: Any) -> tuple[str, Input]:
-        """The kind of a row, and what the tokenizer takes of it."""
+        """The kind of a row, and the tokenizer's input."""
         if isinstance(row, str):
             return "text", check_text("the text", row)
         keys = sorted(row) if isinstance(row, Mapping) else []
@@ -281,18 +283,19 @@ class Labeller:
     def label(
         self, rows: Sequence[Tokenised], slots: np.ndarray, all_scores: Sequence[bool], again: bool = False
     ) -> list[dict | None]:
-        """The answers of rows that go through the model together, in one pass.
+        """The answers to rows that go through the model in one pass.
 
         Args:
-            slots: (G, N), the place of the row in every slot; a row that is in several is averaged over them.
-            all_scores: for each row.
-            again: through the fallback.
+            rows: The rows.
+            slots: (G, N), the place in ``rows`` of each slot's row. A row in several slots is averaged over them.
+            all_scores: For each row, whether its answer has the scores of all labels.
+            again: Whether the fallback answers.
 
         Returns:
-            None in the place of a row of which the model is less sure than ``min_confidence``.
+            The answers; None for a row of which the model is less sure than ``min_confidence``.
 
         Raises:
-            ValueError: the model returns NaN or infinity.
+            ValueError: The model returns NaN or infinity.
         """
         tokens = concatenate([row.tokens for row in rows])
         engine = self.engine.fallback if again and self.engine.fallback is not None else self.engine
@@ -305,7 +308,7 @@ class Labeller:
     def _written(
         self, logits: np.ndarray, tokens: Tokens, rows: Sequence[Tokenised], all_scores: Sequence[bool]
     ) -> list[dict]:
-        """Answers of rows, each with the columns of its kind."""
+        """The answers to rows, each with the columns of its kind."""
         kinds = [(row.kind, every) for row, every in zip(rows, all_scores, strict=True)]
         written: dict[int, dict] = {}
         for kind in dict.fromkeys(kinds):

@@ -1,4 +1,4 @@
-"""What a run did, and where its time went."""
+"""What a run of `predict` did, and where its time went."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ class Times:
     """Seconds by stage.
 
     Attributes:
-        preparing: parsing and tokenising, ahead of the model, in all processes that do it.
-        starting: from the first row read until the first rows were ready for the model, the start of other processes
-            included.
-        waiting: until rows were ready, the first ones included.
-        model: in the model.
-        writing: to the disk, the joining of the shards included.
-        total: from the first row read to the end; loading the model is not in it.
-        processor: of processors, in the same time, in this process and in those that tokenise.
+        preparing: The time that all processes spent parsing and tokenising, ahead of the model.
+        starting: The time until the first rows were ready for the model, including the start of other processes.
+        waiting: The time that the model waited for rows, including the first ones.
+        model: The time in the model.
+        writing: The time for writing, including putting the shards together.
+        total: The time from the first row read to the end, without loading the model.
+        processor: The processor time of this process and of those that tokenise, from the first row to the end.
     """
 
     preparing: float = 0.0
@@ -36,9 +35,9 @@ class Reject:
     """A row that has no label.
 
     Attributes:
-        number: of its line, or of the row, from 1.
-        reason: what is wrong with it.
-        content: the row: its line, with bytes that are no UTF-8 as ``\\xE9``; or its columns, as JSON.
+        number: The number of its line, or of the row, from 1.
+        reason: What is wrong with it.
+        content: The line, with bytes that are not UTF-8 as ``\\xE9``; or the columns of the row as JSON.
     """
 
     number: int
@@ -47,7 +46,7 @@ class Reject:
 
 
 def processor_seconds() -> float:
-    """Of this process, and of those that it has seen end."""
+    """The processor time of this process and of its child processes that have ended."""
     return time.process_time() + sum(os.times()[2:4])
 
 
@@ -56,12 +55,15 @@ class LabellingReport:
     """What a run did.
 
     Attributes:
-        rows: of the input.
-        labelled, rejected: how many of them have a label, and how many have none.
-        cut: rows that were cut to the longest that is allowed.
-        fallback: rows that went through the fallback model.
-        resumed: rows that an earlier process had done.
-        output, rejects: the files; None where there are none.
+        rows: The rows of the input.
+        labelled: The rows that have a label.
+        rejected: The rows that have none.
+        cut: The rows that were cut to ``max_length``.
+        fallback: The rows that the fallback answered.
+        resumed: The rows that an earlier process had done.
+        output: The output file; None if the rows were returned.
+        rejects: The file that lists the rejected rows; None if there is none.
+        times: Where the time went.
     """
 
     rows: int = 0
@@ -81,11 +83,11 @@ class LabellingReport:
 
     @property
     def rows_per_second(self) -> float:
-        """Of the rows done by this process."""
+        """The rows a second of this process."""
         return (self.rows - self.resumed) / max(self.times.total, 1e-9)
 
     def lines(self) -> list[str]:
-        """As it is printed."""
+        """The report as lines of text."""
         times = self.times
         out = [f"rows             {self.rows:,}: {self.labelled:,} labelled, {self.rejected:,} rejected"]
         if self.resumed:

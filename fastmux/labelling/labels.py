@@ -1,4 +1,4 @@
-"""Logits to what is written: a label and its score, several labels, a number, or tags."""
+"""Turn logits into answers: a label and its score, several labels, a number, or tags."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from fastmux.passes.tokens import Tokens
 
-#: Digits of a score: what is behind them differs between machines.
+#: The digits of a score; further ones differ between machines.
 DIGITS = 6
 _TEXT, _NUMBER = pyarrow.string(), pyarrow.float64()
 
 
 def label_names(id2label: Mapping[int, object], labels: int) -> list[str]:
-    """The names of so many labels, by their ids.
+    """The names of all labels, in the order of their ids.
 
     Raises:
-        ValueError: the ids are not those from 0.
+        ValueError: The ids are not 0, 1, ... up to the number of labels.
     """
     ids = sorted(id2label)
     if ids != list(range(labels)):
@@ -31,15 +31,15 @@ def label_names(id2label: Mapping[int, object], labels: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is written of every row.
+    """How logits become answers.
 
     Args:
-        per_token: tags, not labels.
-        problem: as in Hugging Face's ``problem_type``.
-        names: of the labels.
-        all_scores: every label's score.
-        spans: say where the words that have tags are in the text.
-        prefix: of the new columns' names.
+        per_token: Whether the model tags tokens.
+        problem: The kind of labels, as Hugging Face's ``problem_type``.
+        names: The names of the labels.
+        all_scores: Give the scores of all labels, not only of the best one.
+        spans: Say where the tagged words are in the text.
+        prefix: Put before the names of the new columns.
     """
 
     per_token: bool
@@ -50,7 +50,7 @@ class Answers:
     prefix: str
 
     def check(self) -> None:
-        """Raises ValueError for a name that two labels have, whose scores would have one place."""
+        """Raise ValueError if two labels have one name, as their scores would have one key."""
         if not self.all_scores or self.problem == "regression" or len(set(self.names)) == len(self.names):
             return
         name = next(name for name in self.names if self.names.count(name) > 1)
@@ -61,7 +61,7 @@ class Answers:
         )
 
     def columns(self) -> dict[str, pyarrow.DataType]:
-        """The new columns and their types."""
+        """The names and types of the new columns."""
         every = pyarrow.struct([(name, _NUMBER) for name in self.names])
         several = self.per_token or self.problem == "multi_label_classification"
         if self.problem == "regression":
@@ -77,7 +77,7 @@ class Answers:
         return {self.prefix + name: kind for name, kind in named.items()}
 
     def of(self, logits: Tensor, tokens: Tokens) -> dict[str, list]:
-        """The new columns' values: logits (rows, C), or (tokens, C) of all rows' tokens, end to end."""
+        """The values of the new columns, of logits (rows, C), or (tokens, C) of all rows' tokens end to end."""
         self.check()
         logits = logits.float()
         if self.problem == "regression":
@@ -98,7 +98,7 @@ class Answers:
         return self._named(labels, self._by_name(_rounded(scores)) if self.all_scores else _rounded(best))
 
     def _tags(self, scores: Tensor, tokens: Tokens) -> dict[str, list]:
-        """A tag for each word, that of its first token; None for words that were cut."""
+        """A tag for each word, which is that of its first token; None for words that were cut off."""
         best, label = scores.max(-1) if len(scores) else (scores.new_zeros(0), scores.new_zeros(0))
         sure, chosen = _rounded(best), label.tolist()
         every = _rounded(scores) if self.all_scores else None

@@ -1,4 +1,4 @@
-"""Where a model runs, in which dtype, and how much of a pass is good there."""
+"""Where a model runs, in which dtype, and how large a pass is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from fastmux.passes.plan import PASS_TOKENS, PASS_TOKENS_GPU
 
-#: On a CPU, and on anything else.
+#: The default on a CPU, and on any other device.
 _BATCH_TOKENS = (1024, 65536)
 
 
@@ -17,8 +17,8 @@ class Placement:
     """Where and how a model runs.
 
     Attributes:
-        batch_tokens: positions, padding counted, that a pass of the encoder takes at most.
-        torch_compile: the model is compiled.
+        batch_tokens: The most positions of one pass of the encoder, padding included.
+        torch_compile: Whether the model is compiled.
     """
 
     device: torch.device
@@ -28,15 +28,15 @@ class Placement:
 
     @property
     def pass_tokens(self) -> int:
-        """What a pass costs for itself there, in positions."""
+        """The overhead of a pass on that device, in positions."""
         return PASS_TOKENS if self.device.type == "cpu" else PASS_TOKENS_GPU
 
     @classmethod
     def of(cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool) -> Placement:
-        """What is asked for; where that is None: the GPU if there is one, and what is usual there.
+        """The placement that is asked for; None stands for the GPU if there is one, and for its usual values.
 
         Raises:
-            ValueError: there is no such device here.
+            ValueError: The machine has no such device.
         """
         where = checked_device(device)
         slow = where.type == "cpu"
@@ -48,7 +48,7 @@ def checked_device(device: str | torch.device | None) -> torch.device:
     """The device of that name; the GPU if there is one, else the CPU, if None.
 
     Raises:
-        ValueError: torch knows no device of that name, or there is none here.
+        ValueError: torch knows no device of that name, or the machine has none.
 
     Example:
         >>> from fastmux.labelling.placement import checked_device
@@ -77,7 +77,7 @@ def _without_cuda() -> bool:
 
 
 def _count(kind: str) -> int:
-    """Devices of that kind that a model can run on here."""
+    """How many devices of that kind this machine can run a model on."""
     if kind == "cpu":
         return 1
     try:
@@ -88,6 +88,6 @@ def _count(kind: str) -> int:
 
 
 def _available() -> str:
-    """What may be given here."""
+    """The devices that may be given on this machine."""
     kinds = ["cpu", *(kind for kind in ("cuda", "xpu", "mps") if _count(kind))]
     return " or ".join(repr(kind) for kind in kinds)

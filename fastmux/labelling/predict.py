@@ -1,4 +1,4 @@
-"""`predict`: rows in, the same rows with labels out."""
+"""`predict`: label the rows of a file or a table."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Predictions:
     """What `predict` returns.
 
     Attributes:
-        dataset: the rows with their labels; None where they were written to a file.
-        rejects: the rows that could not be labelled, with line and reason; of a run that writes a file they are in its
-            ``report.rejects``.
-        report: how many rows, and where the time went.
+        dataset: The rows with their labels; None if they were written to a file.
+        rejects: The rows that could not be labelled, with line and reason. A run that writes a file lists them in the
+            file ``report.rejects`` instead.
+        report: How many rows there were, and where the time went.
     """
 
     dataset: datasets.Dataset | None
@@ -52,32 +52,33 @@ def predict(
 ) -> Predictions:
     """Label rows of text: the same rows come out, in their order, with a label and its score.
 
-    Rows are tokenised ahead of the model and share a pass, and a group of a multiplexed model, with rows of like
-    length. A row that cannot be labelled stays in its place without a label, and holds up no other. What a row holds
-    beside the text comes out as it went in, value and type; where the output cannot hold it, nothing is labelled. With
-    an ``output``, a run that was interrupted goes on where it was when it is called again, and ends in the same bytes.
+    Rows are tokenised ahead of the model. Rows of like length share a pass and, in a multiplexed model, a group. A row
+    that cannot be labelled stays in its place without a label and stops no other row. All other columns come out with
+    the values and types that they had; if the output cannot hold them, nothing is labelled. With an ``output``, call
+    `predict` again after an interruption: it goes on where it stopped and ends in the same bytes.
 
     Args:
-        model: a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
-        dataset: a file (JSON lines, CSV, TSV, Parquet, text; .gz), the name of a data set of the Hugging Face hub, a
+        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        dataset: A file (JSON lines, CSV, TSV, Parquet, text; .gz), the name of a data set of the Hugging Face hub, a
             `datasets.Dataset`, a table of pandas, polars or pyarrow, columns by name, or a list of texts or of rows.
-        output: a file, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. If None, all rows are returned, and held in
-            memory.
-        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
-        fallback: the model that rows go through of which this one is less sure than ``min_confidence``.
-        settings: how; or, in place of it, ``options``: the fields of `LabellingSettings`.
-        process_group: of processes that share the work, on one machine or on several with a common file system: each
-            of them calls this alike, and labels every so manieth shard; the first joins them.
+        output: A file that ends in ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. If None, all rows are returned, and
+            have to fit into memory.
+        tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
+        fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
+        settings: The settings; or give the fields of `LabellingSettings` as ``options``.
+        disable_tqdm: Show no progress bar.
+        process_group: Processes that share the work, on one machine or on several with a common file system. Each of
+            them calls `predict` with the same arguments. Of four, each labels every fourth shard; the first process
+            puts the shards together.
 
     Returns:
-        The rows, or where they were written; the rejected rows; times and counts.
+        The rows, unless they were written; the rejected rows; times and counts.
 
     Raises:
-        ValueError: for an option out of range, a model that is no classifier or cannot be loaded, an input that is not
-            there or lacks the column (the message lists those there are), a value that the output cannot hold, an
-            output that exists or was begun with another model, other options or another input. Before anything is
-            written.
-        OSError: the output cannot be written; what is labelled so far is kept.
+        ValueError: An option is out of range; the model is no classifier or cannot be loaded; the input does not exist
+            or lacks the column (the message lists its columns); the output cannot hold a value, exists, or was begun
+            with another model, other options or another input. Raised before anything is written.
+        OSError: The output cannot be written. What is labelled so far is kept.
 
     Example:
         >>> import fastmux
@@ -97,7 +98,7 @@ def predict(
     check_cascade(fallback, settings.min_confidence)
     checked_device(settings.device)
     if output is None and process_group is not None:
-        raise ValueError("process_group is given without an output, in which its processes put their shards together")
+        raise ValueError("process_group is given without an output, into which its processes put their shards")
     target, share = None if output is None else Path(output), Share.of(process_group)
     if target is not None:
         if target.suffix not in OUTPUT_FORMATS:

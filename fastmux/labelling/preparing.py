@@ -1,6 +1,6 @@
-"""Ahead of the model, in a process of its own: a shard is parsed and tokenised, and what is no row is put aside.
+"""Parse and tokenise shards ahead of the model, in processes of their own, and set aside what cannot be labelled.
 
-Nothing here imports torch: a process that tokenises starts in a second and takes little memory.
+Nothing here imports torch, so that such a process starts within a second and takes little memory.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from fastmux.tables.parsing import column_values, parse_lines
 from fastmux.tables.shard import RawShard, serialised, table_of
 from fastmux.tables.writers import Heads, Writer
 
-#: Shards that are ready or being made ready, beside one for each process.
+#: How many shards are prepared ahead, in addition to one for each process.
 _AHEAD = 2
 
 
 @dataclass
 class PreparedShard:
-    """What the model and the writer need of a shard beside its rows.
+    """What the model and the writer need of a shard, in addition to its rows.
 
     Attributes:
-        heads: the own columns of all rows; None where they stay as they were read.
-        tokens: of the rows that can be labelled.
-        problems: why each of the others cannot, by its place in the shard.
-        unread: the places of those that are no rows at all.
-        cut: how many rows were cut to the longest that is allowed.
-        seconds: that this took.
+        heads: The input's columns of all rows; None if rows are written as they were read.
+        tokens: The tokens of the rows that can be labelled.
+        problems: For each other row, by its place in the shard, why it cannot be labelled.
+        unread: The places of lines that could not be parsed.
+        cut: The number of rows that were cut to the tokenizer's ``max_length``.
+        seconds: The time that this took.
     """
 
     heads: Heads | None
@@ -52,15 +52,16 @@ class PreparedShard:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a shard is made ready.
+    """How a shard is prepared.
 
     Args:
-        kind, columns: of the source.
-        names: of the column that is labelled, and of the second text of a pair.
-        places: of these columns in a table.
-        words: texts are words between single spaces.
-        tokenizer: of the inputs.
-        writer: of the rows.
+        kind: The source's kind.
+        columns: The source's columns.
+        names: The names of the column that is labelled and, for pairs, of the column of the second text.
+        places: The places of these columns in a table.
+        words: Split texts at single spaces into words.
+        tokenizer: Tokenises the rows.
+        writer: Writes the rows.
     """
 
     kind: str
@@ -72,7 +73,7 @@ class Preparation:
     writer: Writer
 
     def needed(self, raw: RawShard) -> RawShard:
-        """A shard with no more than is needed here."""
+        """The shard with only what is needed here."""
         return raw.select(self.places) if self.kind == "table" and self.writer.keeps else raw
 
     def __call__(self, raw: RawShard) -> PreparedShard:
@@ -107,10 +108,10 @@ class Preparation:
         return PreparedShard(heads, tokens, problems, unread, cut, time.perf_counter() - start)
 
     def _of_lines(self, rows: Sequence[bytes]) -> tuple[list, set[int], Heads | None]:
-        """Of every row what is labelled, or why it is none; the places of those; and the rows' own columns.
+        """For each row the value to label, or why it cannot be parsed; the places of the latter; and the heads.
 
-        What is labelled is a value, or a tuple of two. A row is forgotten as soon as it can be: Python's search for
-        circles takes its time for every object that is still there.
+        The value is a tuple for pairs. Parsed rows are dropped as soon as possible, because Python's garbage collector
+        takes time for every object that is alive.
         """
         parsed: Iterable[dict | ValueError] = parse_lines(rows, self.kind, self.columns, self.names, self.writer.exact)
         heads = None
@@ -161,9 +162,9 @@ def _start(preparation: Preparation) -> None:
 
 
 def _start_process(preparation: Preparation) -> None:
-    # A parent that is killed tells nobody: its processes would wait for work for ever.
+    # A parent that is killed cannot end its processes, which would wait for work for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends in its own way, and this with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
     _start(preparation)
 
 
@@ -177,7 +178,7 @@ def _prepare(raw: RawShard, table: pyarrow.Buffer | None) -> PreparedShard:
 
 
 def executor(preparation: Preparation, num_workers: int) -> Executor:
-    """What runs `prepared`: so many processes, or a thread."""
+    """An executor for `prepared`: so many processes, or one thread if 0."""
     if num_workers == 0:
         preparation.tokenizer.start()
         return ThreadPoolExecutor(1)
@@ -189,10 +190,10 @@ def executor(preparation: Preparation, num_workers: int) -> Executor:
 def prepared(
     shards: Iterable[RawShard], preparation: Preparation, pool: Executor, num_workers: int
 ) -> Generator[tuple[RawShard, PreparedShard], None, None]:
-    """Shards and what was made ready of them, in their order, a few ahead of whoever takes them.
+    """Yield shards and what was prepared of them, in order; a few shards are prepared ahead.
 
     Raises:
-        RuntimeError: a process that tokenises has ended, as when memory is out.
+        RuntimeError: A process that tokenises was killed, for example because memory ran out.
     """
 
     def submit(raw: RawShard) -> Future:
@@ -201,7 +202,7 @@ def prepared(
             return pool.submit(preparation, needed)
         if preparation.kind != "table":
             return pool.submit(_prepare, needed, None)
-        # A slice of a table is pickled with all that it is a slice of.
+        # Pickling a slice of a table would pickle the whole table.
         return pool.submit(_prepare, replace(needed, rows=()), serialised(needed.rows))
 
     source, waiting = iter(shards), deque[tuple[RawShard, Future]]()
@@ -215,8 +216,9 @@ def prepared(
             yield raw, future.result()
     except BrokenExecutor as error:
         raise RuntimeError(
-            "a process that tokenises was killed, perhaps for want of memory; what is labelled is kept, and the same "
-            "command goes on from there (num_workers=0 takes no other process, rows_per_shard less memory)"
+            "a process that tokenises was killed, perhaps because memory ran out; what is labelled is kept, and the "
+            "same command goes on from there (num_workers=0 starts no process, a smaller rows_per_shard takes less "
+            "memory)"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

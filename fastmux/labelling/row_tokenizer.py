@@ -1,4 +1,4 @@
-"""Text to token ids, end to end: what the model is given, and where the words of a row are in it."""
+"""Tokenise rows: the ids that the model is given, and where the words of a row are among them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _TOGETHER = 512
 
 @dataclass
 class RowTokenizer:
-    """A tokenizer as the processes that tokenise need it: without torch and transformers, where it has a Rust one.
+    """A tokenizer for processes that tokenise. With a Rust tokenizer they need neither torch nor transformers.
 
     Args:
-        tokenizer: the JSON of a Rust tokenizer; or any other tokenizer of transformers.
-        max_length: tokens of a row.
-        truncation: cut longer rows there; otherwise they are left as they are, for whoever rejects them.
-        words: say where the words are: "given", of lists of words; "found", of texts; or None.
-        types: say of which text a token is.
+        tokenizer: The JSON of a Rust tokenizer; or any other tokenizer of transformers.
+        max_length: The most tokens of a row.
+        truncation: Cut longer rows there. Otherwise they keep their length, and the caller rejects them.
+        words: Say where the words are: "given" for lists of words, "found" for texts, None for neither.
+        types: Say for each token which text of a pair it belongs to.
     """
 
     tokenizer: Any
@@ -40,7 +40,7 @@ class RowTokenizer:
     _rust: Tokenizer | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:
-        """Make ready to encode; the tokenizer is built here, once in every process."""
+        """Build the tokenizer; call this once in each process, before `encode`."""
         if isinstance(self.tokenizer, str):
             rust = Tokenizer.from_str(self.tokenizer)
             rust.no_padding()
@@ -50,10 +50,10 @@ class RowTokenizer:
             self._rust = rust
 
     def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
-        """Tokens of rows, and how many rows were cut."""
+        """The tokens of rows, and how many rows were cut."""
         if not isinstance(self.tokenizer, str):
             return self._encode_slowly(inputs)
-        # Without the places of tokens and words in the text it is faster.
+        # It is faster without the places of tokens and words in the text.
         run = self._rust.encode_batch if self.words else self._rust.encode_batch_fast
         if len(inputs) > _TOGETHER and not self.words:
             parts = [self.encode(inputs[at : at + _TOGETHER]) for at in range(0, len(inputs), _TOGETHER)]
@@ -111,7 +111,7 @@ def _first_tokens(encoding: Encoding, words: int) -> np.ndarray:
 
 
 def _words_of(encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
-    """First tokens of the words that the tokenizer finds in a text, (words), and their places in it, (words, 2)."""
+    """For each word that the tokenizer finds in a text its first token, (words), and its place, (words, 2)."""
     first: list[int] = []
     spans: list[list[int]] = []
     before = None

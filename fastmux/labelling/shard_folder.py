@@ -1,10 +1,10 @@
-"""What a run has done so far, on disk: shards of labelled rows, each there whole or not at all.
+"""The shards of labelled rows on disk, while a run goes on; each shard is there whole or not at all.
 
-Beside the output lies a folder, ``OUTPUT.parts``, while rows are labelled. Of every shard it gets the rejected rows,
-the labelled rows and then a record, each written under another name, synced and renamed: a shard counts once its record
-is there. A process that is killed leaves whole shards behind, and the next one goes on with the first that is missing.
-The manifest says with which model and options the shards were made; others are refused. When the last shard is whole,
-all are joined into the output.
+They are in a folder beside the output, ``OUTPUT.parts``. Of each shard it has the rejected rows, the labelled rows and
+a record. Each of these is written under another name, synced and renamed; a shard counts once its record is there. A
+process that is killed leaves whole shards behind, and the next process goes on with the first one that is missing. The
+manifest says which model and options made the shards; others are refused. At the end all shards are put together into
+the output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastmux.labelling.sharing import Share
 from fastmux.tables.writers import Writer, concatenate_files
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
-#: Made when all shards are joined, before the output is there.
+#: A mark that all shards have been put together, set before the output has its name.
 _ASSEMBLED = "assembled"
 
 
@@ -31,13 +31,13 @@ class ShardFolder:
     """The folder beside an output while its rows are labelled.
 
     Args:
-        output: the file that all ends in.
-        writer: of that file.
-        fingerprint: what the labels depend on, by name: model, options.
-        unit: what rows are counted by, "line" or "row".
+        output: The output file.
+        writer: Writes the rows in the output's format.
+        fingerprint: What the labels depend on, by name: the model, the options.
+        unit: What rows are counted by: "line" or "row".
 
     Raises:
-        ValueError: the output exists, or was begun with another fingerprint; the message says what differs.
+        ValueError: The output exists, or was begun with another fingerprint; the message says what differs.
     """
 
     def __init__(self, output: Path, writer: Writer, fingerprint: dict, unit: str):
@@ -47,11 +47,11 @@ class ShardFolder:
 
     @contextlib.contextmanager
     def open(self, share: Share) -> Iterator[ShardFolder]:
-        """Take the folder, for this process and those that share the work with it."""
+        """Lock the folder for this process and those that share the work with it."""
         with contextlib.ExitStack() as cleanup:
             share.once(lambda: self._take(cleanup))
             if share.rank:
-                self._check_manifest()  # made by the first process, of the same model and options
+                self._check_manifest()  # written by the first process, for the same model and options
             yield self
 
     def _take(self, cleanup: contextlib.ExitStack) -> None:
@@ -64,7 +64,7 @@ class ShardFolder:
         except OSError as error:
             raise ValueError(f"another process is writing {self.output}") from error
         self._check_manifest()
-        for left in self.folder.glob(".*"):  # by a process that was killed
+        for left in self.folder.glob(".*"):  # left by a process that was killed
             remove(left)
 
     def _check_manifest(self) -> None:
@@ -81,10 +81,10 @@ class ShardFolder:
             )
 
     def record(self, index: int, digest: str) -> dict | None:
-        """What is known of a shard that is whole already; None of one that is still to be labelled.
+        """The record of a shard that is done; None for one that is still to be labelled.
 
         Raises:
-            ValueError: the rows that were labelled were others.
+            ValueError: The shard was made of other rows.
         """
         path = self._path(index, "done")
         if not path.is_file():
@@ -98,7 +98,7 @@ class ShardFolder:
         return record
 
     def commit(self, index: int, write: Callable[[Path], None], rejects: list[Reject], record: dict) -> None:
-        """Write a shard: its rejected rows, its labelled rows, its record."""
+        """Write a shard: its rejected rows, its labelled rows, then its record."""
         with write_errors(self.output):
             if rejects:
                 with replacing(self._path(index, "rejects"), durable=True) as path:
@@ -113,10 +113,10 @@ class ShardFolder:
         return json.dumps(row, ensure_ascii=False) + "\n"
 
     def finish(self, shards: int) -> None:
-        """Join so many shards into the output, and the rejected rows into a file beside it; the folder goes."""
+        """Put all shards together into the output, and the rejected rows into a file beside it; remove the folder."""
         with write_errors(self.output):
             rejects = [path for index in range(shards) if (path := self._path(index, "rejects")).is_file()]
-            # Temporary files lie in the folder, so that a kill leaves nothing outside of it.
+            # Temporary files are in the folder, so that a kill leaves nothing outside of it.
             if rejects:
                 with replacing(self.rejects, durable=True, within=self.folder) as path:
                     concatenate_files(path, rejects)
@@ -124,7 +124,7 @@ class ShardFolder:
                 self.writer.assemble(path, [self._path(index, "rows") for index in range(shards)])
                 (self.folder / _ASSEMBLED).touch()
             gone = _obsolete_folder(self.output)
-            self.folder.replace(gone)  # in one step: a part of the folder would be a run to go on with
+            self.folder.replace(gone)  # in one step, as a part of the folder would look like an unfinished run
             remove(gone)
 
     def _path(self, index: int, what: str) -> Path:
@@ -132,12 +132,12 @@ class ShardFolder:
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the shards of an output are while it is made."""
+    """The folder that has the shards of an output while it is made."""
     return output.with_name(f"{output.name}.parts")
 
 
 def rows_done(output: Path) -> int:
-    """The rows that whole shards of an unfinished output hold."""
+    """How many rows the shards of an unfinished output have."""
     return sum(read_json(record)["rows"] for record in parts_folder(output).glob("*.done"))
 
 
@@ -146,26 +146,26 @@ def _obsolete_folder(output: Path) -> Path:
 
 
 def rejects_file(output: Path) -> Path:
-    """Where the rows without a label are, with line and reason."""
+    """The file that lists the rejected rows, with line and reason."""
     return output.with_name(f"{output.name}.rejects.jsonl")
 
 
 def check_output(output: Path) -> None:
-    """Raises ValueError for an output that exists, and is not one whose folder a killed process has left to remove."""
+    """Raise ValueError for an output that exists, unless a process was killed while it removed its folder."""
     if output.is_dir():
         raise ValueError(f"{output} is a folder, expected the name of a file")
     parts, gone = parts_folder(output), _obsolete_folder(output)
     with write_errors(output):
         if gone.is_dir() and output.exists() and not parts.exists():
-            # A process was killed while it removed the folder of an output that is whole. The same command is to end
-            # well at whatever moment the former one was killed: it labels anew, as of shards some files are gone.
+            # A process was killed while it removed the folder of a complete output. The same command must succeed at
+            # whatever moment the former one was killed: it labels anew, as some files of shards are gone.
             for record in gone.glob("*.done"):
                 record.unlink()
             (gone / _ASSEMBLED).touch()
             gone.replace(parts)
         remove(gone)
     for path in (output, rejects_file(output)):
-        # The rejects come first, then the mark, then the output: a process may have been killed in between.
+        # The list of rejected rows is written first, then the mark, then the output; a kill may come in between.
         marks = (_ASSEMBLED,) if path == output else (_ASSEMBLED, _MANIFEST)
         if path.exists() and not any((parts / mark).is_file() for mark in marks):
             raise ValueError(f"{path} exists: name another output, or remove it")
@@ -173,7 +173,7 @@ def check_output(output: Path) -> None:
 
 @contextlib.contextmanager
 def write_errors(output: Path) -> Iterator[None]:
-    """Gives a failed write an `OSError` that says what is left to do."""
+    """Turn a failed write into an `OSError` that says how to go on."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""How many rows are labelled and written together: seconds of work, so that little is done again after a kill.
+"""How many rows a shard has: some seconds of work, so that a kill loses little.
 
-Which rows share a group depends on where shards end, and a run that is resumed must end in the same bytes. Sizes are
-therefore computed from the model and the first rows, not from a clock.
+Which rows share a group depends on where shards end, and a resumed run must end in the same bytes. Sizes are therefore
+computed from the model and the first rows, not from a clock.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from fastmux.labelling.preparing import Preparation
 from fastmux.passes.engine import Engine
 from fastmux.tables.opening import Source
 
-#: Multiplications of a shard on a CPU: some ten seconds of two cores.
+#: The multiplications of a full shard on a CPU: about ten seconds of two cores.
 _PRODUCTS = 5e11
-#: Of few rows many groups would be padded to the length of their longest.
+#: The fewest groups of a shard: with fewer, rows of different lengths would share groups and be padded.
 _LEAST_GROUPS = 128
 _MOST_ROWS, _ROWS_ELSEWHERE = 32768, 65536
-#: The first shard is a part of a full one, and each one after it twice as large: the first rows are there at once.
+#: The first shard is this fraction of a full one, and each further one twice as large, for early first rows.
 _FIRST = 8
-#: Rows from the start of an input that tell how long rows are.
+#: How many rows at the start of an input tell how long rows are.
 _SAMPLE = 100
 
 
 def full_shard(engine: Engine, source: Source, preparation: Preparation, on_cpu: bool) -> int:
-    """The rows of a full shard.
+    """The number of rows of a full shard.
 
     Args:
+        engine: Runs the model.
+        source: The input.
         preparation: Its tokenizer is started.
-        on_cpu: Where the model runs.
+        on_cpu: Whether the model runs on a CPU.
     """
     if not on_cpu:
         return _ROWS_ELSEWHERE
@@ -42,11 +44,11 @@ def full_shard(engine: Engine, source: Source, preparation: Preparation, on_cpu:
 
 
 def growing(full: int, together: int) -> Callable[[int], int]:
-    """The rows of shard number 0, 1, ...: few at first, then full ones.
+    """The number of rows of shard 0, 1, ...: small at first, then full.
 
     Args:
-        full: The rows of a full shard.
-        together: Rows that share a group; a first shard has several groups of them.
+        full: The number of rows of a full shard.
+        together: How many rows share a group; the first shard has at least 128 groups.
 
     Example:
         >>> from fastmux.labelling.shard_sizes import growing

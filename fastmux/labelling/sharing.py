@@ -1,4 +1,4 @@
-"""Several processes that label one input: which shards are whose, and what one of them does for all."""
+"""Several processes that label one input: which process has which shard, and what one of them does for all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class Share:
     """This process's part of the work.
 
     Attributes:
-        rank, world: its number, and how many there are.
-        group: in which they talk; None for a process by itself.
+        rank: The number of this process, from 0.
+        world: The number of processes.
+        group: The group of the processes; None if there is only one.
     """
 
     rank: int = 0
@@ -24,15 +25,15 @@ class Share:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup | None) -> Share:
-        """The share of a process in a group."""
+        """The share of this process in a group."""
         return cls() if group is None else cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is this process's."""
+        """Whether this process labels a shard."""
         return shard % self.world == self.rank
 
     def once(self, call: Callable[[], None]) -> None:
-        """The first process calls, the others wait for it; what it raises, all of them raise."""
+        """Call in the first process while the others wait. An error that it raises is raised in all."""
         problem: list[Exception | None] = [None]
         if self.rank == 0:
             try:
@@ -45,7 +46,7 @@ class Share:
             raise problem[0]
 
     def gathered(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank, once all have one."""
+        """The values of all processes, by rank."""
         values = [value] * self.world
         if self.group is not None:
             dist.all_gather_object(values, value, group=self.group)

@@ -1,1 +1,1 @@
-"""Tables of rows: read as they are, shard by shard, and written as they were read, with columns behind their own."""
+"""Tables of rows: read shard by shard, and written as they were read with new columns added."""

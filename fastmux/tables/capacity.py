@@ -1,4 +1,4 @@
-"""What an output can hold: settled for all rows, and said of the one that it cannot, before any work."""
+"""Whether an output format can hold every row exactly; checked before any row is labelled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastmux.tables.parsing import TwiceError, column_values, exact_object, pars
 from fastmux.tables.seen import CannotHoldError, Seen
 from fastmux.tables.table_source import TableSource
 
-#: Rows that are looked at together.
+#: How many rows are checked together.
 _ROWS = 1024
 _STRICT = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _SCALARS = (
@@ -27,21 +27,21 @@ _SCALARS = (
 
 
 def settled_schema(source: Source, ending: str | None, new: Sequence[str]) -> pyarrow.Schema:
-    """The columns of the output that are the input's, once it is known that they can hold every row.
+    """The input's columns as the output has them, after a check that they can hold every row.
 
-    Lines that are no rows are left out of account. Lines whose output keeps them as they are are looked at for keys
-    that new columns have.
+    Lines that cannot be parsed are skipped. From JSON lines to JSON lines, only keys with the names of new columns are
+    looked for.
 
     Args:
-        ending: of the output, ".jsonl", ".csv", ".tsv" or ".parquet"; None for a data set in memory.
-        new: names of the columns that are added.
+        ending: The output's ending: ".jsonl", ".csv", ".tsv" or ".parquet"; None for a data set in memory.
+        new: The names of the columns that are added.
 
     Returns:
-        Their names and types; of an output that is lines too, the types mean nothing.
+        The names and types of the columns. The types matter only for tables.
 
     Raises:
-        CannotHoldError: a column or a value of a row is nothing that the output can hold, or a row has a column of the
-            name of a new one. The message names column and row.
+        CannotHoldError: The output cannot hold a column or a value, or a row already has a column with the name of a
+            new one. The message names column and row.
     """
     if isinstance(source, TableSource):
         _check_names(source.name, source.columns, ending, new)
@@ -70,9 +70,9 @@ def _check_names(name: str, columns: Sequence[str], ending: str | None, new: Seq
 
 
 def check_types(schema: pyarrow.Schema, ending: str | None) -> None:
-    """Raises CannotHoldError for a type that does not come out of Parquet, or of a data set, as it went in.
+    """Raise CannotHoldError for a type that Parquet, or a data set, would give back as another one.
 
-    A dictionary may come out as its values, and with indices of another width.
+    A dictionary may come back as its values, or with indices of another width.
     """
     for column in schema:
         try:
@@ -113,7 +113,7 @@ def _check_table(source: TableSource, ending: str) -> None:
 
 
 def _no_json(kind: pyarrow.DataType) -> str | None:
-    """What within a type JSON has nothing for; None where it has something for all."""
+    """The part of a type that JSON cannot express; None if it can express all of it."""
     if any(known(kind) for known in _SCALARS):
         return None
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
@@ -134,7 +134,7 @@ _LISTS = (
 
 
 def _check_fields(source: LineSource, ending: str | None) -> None:
-    """Of CSV, TSV and text, whose fields are text: only TSV cannot hold every one."""
+    """Check the fields of CSV, TSV and text. All are text, which every output but TSV can hold."""
     if ending != ".tsv" or source.kind == "tsv":
         return
     for row, values in _good_rows(source):
@@ -180,9 +180,9 @@ def _tsv_problem(value: object) -> str | None:
 
 
 def _check_keys(source: LineSource, new: Sequence[str]) -> None:
-    """Objects that stay as they are must have no key of a new column. Few lines are looked into for that."""
+    """Check that no JSON object has a key of a new column. Only lines that may have one are parsed."""
     marks = [json.dumps(name, ensure_ascii=False).encode() for name in new]
-    marks.append(b"\\u00" if all(map(str.isascii, new)) else b"\\u")  # what a key may be written with as well
+    marks.append(b"\\u00" if all(map(str.isascii, new)) else b"\\u")  # a key may be written with escapes
     for shard in source.shards(lambda index: _ROWS):
         block = b"\n".join(shard.rows)
         if not any(mark in block for mark in marks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Endings of inputs, each perhaps with .gz behind it but the last, and of outputs; the format of each.
+#: The format of each ending of inputs, and of outputs. All inputs but Parquet may have .gz behind the ending.
 INPUT_FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -12,7 +12,7 @@ from fastmux.lines import RawLines, decode, without_end
 from fastmux.tables.parsing import parse_lines
 from fastmux.tables.shard import MAX_ROW_BYTES, SHARD_BYTES, RawShard, Sizes, allow_long_fields
 
-#: Rows from the start of an input by which it is known what it holds.
+#: How many rows at the start of an input are read to find out what it holds.
 _SAMPLE = 100
 
 
@@ -20,13 +20,13 @@ class LineSource:
     """A text file with a row a line: "jsonl", "tsv" or "text"; or "csv", where quotes may hold an end of line.
 
     Attributes:
-        columns: the names in the first line of TSV and CSV; ["text"] for text; None for JSON, where rows have names.
-        header: the first line of TSV and CSV as it is written; empty for others.
-        sample: the first rows that can be read.
-        unit: what `RawShard.numbers` count.
+        columns: The names in the first line of TSV and CSV; ["text"] for text; None for JSON, where each row has names.
+        header: The first line of TSV and CSV as it is written; empty for other formats.
+        sample: The first rows that can be parsed.
+        unit: What `RawShard.numbers` counts.
 
     Raises:
-        ValueError: the file cannot be read, has no row at its start, or its first line names no columns.
+        ValueError: The file cannot be read, has no row at its start, or its first line names no columns.
     """
 
     unit = "line"
@@ -60,7 +60,7 @@ class LineSource:
             raise ValueError(f"{self.name} has no rows")
         rows = list(parse_lines(first.rows, self.kind, self.columns))
         good = [row for row in rows if isinstance(row, dict)]
-        # Empty lines may stand before others; that nothing else can be read says that it is no such file.
+        # Empty lines may come first. If nothing else can be parsed either, the file has another format.
         wrong = [place for place, row in enumerate(rows) if not isinstance(row, dict)]
         said = [place for place in wrong if str(rows[place]) != "empty"]
         array = self.kind == "jsonl" and said and first.rows[said[0]].lstrip()[:1] == b"["
@@ -72,7 +72,7 @@ class LineSource:
         return good
 
     def _blocks(self) -> Iterator[tuple[list[bytes], Sequence[int]]]:
-        """Rows without their ends, some at a time, and the numbers of their lines."""
+        """Yield blocks of rows without their line ends, and the numbers of their lines."""
         self._lines = RawLines(self.path, MAX_ROW_BYTES)
         if self.kind == "csv":
             numbered = enumerate(self._lines, start=1)
@@ -89,7 +89,7 @@ class LineSource:
             yield block, numbers
 
     def shards(self, sizes: Sizes) -> Iterator[RawShard]:
-        """All rows, in shards of these sizes."""
+        """Yield all rows, in shards of these sizes."""
         file_size = max(1, self.path.stat().st_size)
         kept: list[bytes] = []
         numbers: list[int] = []
@@ -115,10 +115,11 @@ class LineSource:
 
 
 def _csv_rows(lines: Iterable[tuple[int, bytes]], columns: int) -> Iterator[tuple[int, bytes]]:
-    """Lines of CSV joined where quotes hold an end of line.
+    """Rows of CSV; one row has several lines where a quoted field has a line end.
 
-    A quote that is never closed would make one row of all that follows: where the lines that it spans are no row of so
-    many columns, its own line is one by itself, which will not parse, and reading goes on at the next.
+    A quote that is never closed would turn the rest of the file into one row. If the lines up to the closing quote do
+    not make a row of so many columns, the first line alone is yielded as a row, which will not parse, and reading goes
+    on at the next line.
     """
     allow_long_fields()
     source = iter(lines)

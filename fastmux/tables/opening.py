@@ -1,4 +1,4 @@
-"""The source that an input names or is."""
+"""Open an input: a file, a data set, a table or Python rows."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fastmux.tables.python_rows import check_objects, table_of_columns, table_of
 from fastmux.tables.table_source import TableSource
 
 Source = LineSource | TableSource
-#: What names of files end in, beside those that `mimetypes` knows.
+#: Endings of file names that `mimetypes` does not know.
 _FILES = {".arrow", ".avro", ".db", ".feather", ".log", ".npy", ".ods", ".orc", ".pickle", ".pkl", ".sqlite", ".zst"}
 
 
 def open_source(
     given: Any, input_format: str | None = None, dataset_name: str | None = None, split: str | None = None
 ) -> Source:
-    """The source that ``given`` names or is.
+    """Open the input of `fastmux.predict`.
 
     Args:
-        given: a file; a folder that `datasets` saved; the name of a data set of the Hugging Face hub; a data set; a
+        given: A file; a folder that `datasets` saved; the name of a data set of the Hugging Face hub; a data set; a
             table of pyarrow, pandas, polars or of any library that exports Arrow; columns by name; or a list of texts
             or of rows.
 
     Raises:
-        ValueError: there is no such thing, or it has another format or no such split; the message says what there is.
+        ValueError: The input does not exist, has another format, or lacks the split; the message says what there is.
     """
     if isinstance(given, (str, os.PathLike)):
         return _open_file(given, input_format, dataset_name, split)
@@ -49,7 +49,7 @@ def open_source(
     kind = type(given).__name__
     if is_table(given):
         try:
-            # What polars exports by itself are views, which slices of it share.
+            # By default polars exports views, which all slices share.
             table = given.to_arrow() if type(given).__module__.startswith("polars") else pyarrow.table(given)
         except (pyarrow.ArrowException, TypeError, ValueError, NotImplementedError) as error:
             raise ValueError(f"the {kind} cannot be read as a table: {' '.join(map(str, error.args))}") from error
@@ -70,7 +70,7 @@ def open_source(
 def is_table(given: Any) -> bool:
     """Whether something is a table of pyarrow, pandas, polars or another library that exports Arrow."""
     exports = hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__")
-    # Columns export Arrow too, and have no columns.
+    # A single column exports Arrow too, but has no columns.
     named = hasattr(given, "columns") or hasattr(given, "schema")
     return (exports and named) or type(given).__name__ == "DataFrame"
 
@@ -107,7 +107,7 @@ def _open_file(
 
 
 def _check_no_hub(what: str, dataset_name: str | None, split: str | None) -> None:
-    """Raises ValueError for what chooses a part of a data set of the hub, where the input is none."""
+    """Raise ValueError for options that choose a part of a data set of the hub, if the input is something else."""
     for option, value in (("dataset_name", dataset_name), ("split", split)):
         if value is not None:
             raise ValueError(f"{option} is {value!r}, but {what}: it chooses a part of a data set of the hub")
@@ -130,7 +130,7 @@ def _from_hub(name: str | os.PathLike, dataset_name: str | None, split: str | No
             found = datasets.load_dataset(str(name), dataset_name, split=split)
     except KeyError as error:
         raise ValueError(f"{str(name)!r} has no split {error}") from error
-    except Exception as error:  # of a hub, a network, a script, a file of any format
+    except Exception as error:  # from the hub, the network, a loading script or a parser
         raise ValueError(
             f"{str(name)!r} is no file, and no data set that can be loaded: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,7 @@
-"""Bytes to rows: what a line of each format holds, and why it is no row. Imports little: see `labelling.preparing`."""
+"""Parse lines of each format into rows, or say why a line is not a row.
+
+Imports neither torch nor transformers, for the processes of `fastmux.labelling.preparing`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ import pyarrow
 from fastmux.lines import decode
 from fastmux.tables.shard import MAX_ROW_BYTES, allow_long_fields
 
-#: Characters of a row that is longer than a row may be, which are kept to know it by.
+#: How many characters of a row that is too long are kept in the list of rejected rows.
 _KEPT = 1000
 
 
 def parse_lines(
     rows: Sequence[bytes], kind: str, columns: Sequence[str] | None, once: Sequence[str] = (), exact: bool = False
 ) -> Iterator[dict[str, Any] | ValueError]:
-    """What each row holds, by column, or why it is none.
+    """Parse each line into a row by column; yield a ValueError for a line that is not a row.
 
     Args:
         kind: "jsonl", "tsv", "csv" or "text".
-        columns: as in the source.
-        once: keys that an object of JSON may have once alone. Others may be there twice; the last one is told.
-        exact: integers of JSON that 64 bits do not hold are not rounded.
+        columns: The source's columns.
+        once: The keys that a JSON object may have only once. Of any other key the last value counts.
+        exact: Do not round integers that do not fit 64 bits.
     """
     allow_long_fields()
     watched = [json.dumps(name, ensure_ascii=False).encode("utf-8", "replace") for name in once]
@@ -48,7 +51,7 @@ def _json_row(raw: bytes, watched: Sequence[bytes], once: Sequence[str]) -> dict
     except orjson.JSONDecodeError:
         values = None
     if type(values) is not dict or len(raw) > MAX_ROW_BYTES:
-        # Half characters and integers of any length are no JSON to orjson; what is none to Python either, it tells.
+        # orjson refuses half characters and long integers; Python's parser takes them, or says what is wrong.
         values = exact_object(_line(raw), ())
     for name in watched:
         if raw.count(name) > 1:
@@ -57,13 +60,13 @@ def _json_row(raw: bytes, watched: Sequence[bytes], once: Sequence[str]) -> dict
 
 
 def exact_object(line: str, once: Sequence[str] | None = None) -> dict[str, Any]:
-    """An object of JSON, with integers of any length.
+    """Parse a JSON object with integers of any length.
 
     Args:
-        once: keys that it may have once alone; any key, within its values too, if None.
+        once: The keys that it may have only once. If None, no key may be there twice, nested objects included.
 
     Raises:
-        ValueError: it is none, or has such a key twice; the message is the reason.
+        ValueError: The line is not a JSON object, or has such a key twice. The message is the reason.
     """
     try:
         if once is None:
@@ -102,20 +105,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class TwiceError(Exception):
-    """An object of JSON has a key twice; the argument is the key."""
+    """A JSON object has a key twice; the argument is the key."""
 
 
-#: Made once: with an argument `json.loads` makes one for every row.
+#: Made once, as `json.loads` with these arguments would make one for every row.
 _DECODER = json.JSONDecoder(parse_constant=_no_json)
 _PAIRS = json.JSONDecoder(parse_constant=_no_json, object_pairs_hook=_Pairs)
 _UNIQUE = json.JSONDecoder(parse_constant=_no_json, object_pairs_hook=_unique)
 
 
 def _line(raw: bytes) -> str:
-    """A line as text.
+    """Decode a line.
 
     Raises:
-        ValueError: it is none; the message is the reason.
+        ValueError: The line is empty or is not text. The message is the reason.
     """
     if len(raw) > MAX_ROW_BYTES:
         raise ValueError(f"longer than {MAX_ROW_BYTES} bytes")
@@ -149,10 +152,10 @@ def _text_row(raw: bytes, kind: str, columns: Sequence[str] | None) -> dict[str,
 
 
 def column_values(column: pyarrow.ChunkedArray) -> list:
-    """The values of a column; in the place of one that is said to be text and is none, a ValueError."""
+    """The values of a column; a ValueError in the place of text that is not UTF-8."""
     try:
         return column.to_pylist()
-    except UnicodeDecodeError:  # what a file says is text need not be
+    except UnicodeDecodeError:  # a file may declare bytes as text that are not
         values: list = []
         for value in column:
             try:
@@ -163,7 +166,7 @@ def column_values(column: pyarrow.ChunkedArray) -> list:
 
 
 def whole_row(rows: Sequence[bytes] | pyarrow.Table, place: int) -> str:
-    """A row as text that can be written: its line, or its columns as JSON."""
+    """A row as text for the list of rejected rows: its line, or its columns as JSON."""
     if isinstance(rows, pyarrow.Table):
         cells = (column.slice(place, 1) for column in rows.columns)
         named = zip(rows.column_names, cells, strict=True)
@@ -182,6 +185,6 @@ def _cell(cell: pyarrow.ChunkedArray) -> str:
         value = cell.cast(pyarrow.binary())[0].as_py().decode("utf-8", "backslashreplace")
     try:
         text = _ENCODER.encode(value)
-    except TypeError:  # a key of a map that JSON has no key for
+    except TypeError:  # a key of a map that JSON does not allow
         text = _ENCODER.encode(str(value))
     return text.encode("utf-8", "backslashreplace").decode()

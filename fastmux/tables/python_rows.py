@@ -1,4 +1,4 @@
-"""Rows of Python objects as a table: every value is in it as it was given, or the rows are refused."""
+"""Rows of Python objects as an Arrow table that holds every value exactly; otherwise they are refused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow
 
 
 def table_of_rows(rows: Sequence, name: str) -> pyarrow.Table:
-    """A table of texts, or of rows by column; a row that lacks a column of another has null there.
+    """Make a table of texts, or of rows by column. Where a row lacks a column, the table has null.
 
     Raises:
-        ValueError: something is no row, or a column has values of several types; the message names column and row.
+        ValueError: An item is not a row, or a column has values of several types; the message names column and row.
     """
     if all(isinstance(row, str) for row in rows):
         return pyarrow.table({"text": _column("text", list(rows))})
@@ -31,10 +31,10 @@ def table_of_rows(rows: Sequence, name: str) -> pyarrow.Table:
 
 
 def table_of_columns(columns: Mapping) -> pyarrow.Table:
-    """A table of columns by name.
+    """Make a table of columns by name.
 
     Raises:
-        ValueError: they have no name or another length; or as `table_of_rows`.
+        ValueError: A name is not text, or the columns differ in length; or as in `table_of_rows`.
     """
     lengths = {}
     for key, values in columns.items():
@@ -67,7 +67,7 @@ def _column(name: str, values: list) -> pyarrow.Array:
 
 
 def check_objects(frame: Any, table: pyarrow.Table) -> None:
-    """Raises ValueError for an object in a table of pandas that Arrow has made another one of; NaN may become null."""
+    """Raise ValueError for an object of a pandas table that Arrow has changed. NaN may become null."""
     for name, kind in frame.dtypes.items():
         if getattr(kind, "kind", "") == "O" and str(kind) == "object":
             column = table.column(str(name))
@@ -89,7 +89,7 @@ def _check_same(name: str, values: list, back: list, kind: pyarrow.DataType) -> 
 
 
 def _first_wrong(values: list) -> int:
-    """Number of the first row with which a column cannot be made any more."""
+    """The number of the first row that does not fit into one column with the rows before it."""
     good, bad = 0, len(values)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -102,7 +102,7 @@ def _first_wrong(values: list) -> int:
 
 
 def _same(given: Any, stored: Any) -> bool:
-    """Whether a value came back from Arrow as it was given; a key that an object lacks comes back as null."""
+    """Whether Arrow gives a value back unchanged. A key that an object lacks may come back as null."""
     if isinstance(given, np.generic):
         given = given.item()
     if given is stored:
@@ -122,5 +122,5 @@ def _same(given: Any, stored: Any) -> bool:
     if isinstance(stored, float) and math.isnan(stored):
         return given != given
     same = given == stored
-    # A moment with a zone and one without are never equal, and a day is no moment.
+    # A datetime with a time zone never equals one without, and a date never equals a datetime.
     return same if isinstance(same, bool) else bool(same)

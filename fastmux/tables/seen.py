@@ -1,4 +1,4 @@
-"""What all values of a column of JSON are, and the Arrow type that holds every one of them."""
+"""Find the Arrow type that holds every value of a JSON column exactly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pyarrow
 
 _NAMES = {bool: "a truth value", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-#: The largest integer up to which a double holds every one.
+#: A double holds every integer up to this one exactly.
 _EXACT = 2**53
-#: Keys of all objects of a column together: more say that keys are data, and no table has such columns.
+#: The most different keys of a column's objects. With more, the keys are data, and a table has no such columns.
 _MOST_KEYS = 10_000
 
 
@@ -21,13 +21,14 @@ class CannotHoldError(ValueError):
 
 @dataclass
 class Seen:
-    """The values of a column so far, or of what lies within its lists or objects.
+    """A summary of the values seen so far in a column, or nested in its lists and objects.
 
     Attributes:
-        name: of the column, with the keys that lead here.
-        first: the first row in which there was a value of each of Python's types.
-        least, most: of the integers, each with its row.
-        item: of lists, what they hold; keys: of objects, what is under each of them.
+        name: The column's name, followed by the keys that lead here: "user.tags[]".
+        first: For each Python type the first row with a value of it.
+        least, most: The smallest and the largest integer, each with its row.
+        item: A summary of what lists contain.
+        keys: A summary of the values under each key of objects.
     """
 
     name: str
@@ -38,10 +39,10 @@ class Seen:
     keys: dict[str, Seen] = field(default_factory=dict)
 
     def add(self, values: Sequence, rows: Sequence[int]) -> None:
-        """Look at further values, each of the row of that number.
+        """Take further values into account, each with the number of its row.
 
         Raises:
-            CannotHoldError: no type holds one of them and those before it.
+            CannotHoldError: No type holds one of them together with the earlier values.
         """
         for kind in set(map(type, values)) - {type(None)}:
             own = [(value, row) for value, row in zip(values, rows, strict=True) if type(value) is kind]
@@ -87,10 +88,10 @@ class Seen:
             raise CannotHoldError(f"column {self.name!r} of row {row} holds half a character") from None
 
     def type(self) -> pyarrow.DataType:
-        """What holds all of them: fractions and integers together are doubles, objects have the keys of all.
+        """The type that holds all values. Integers beside fractions are doubles; objects have the keys of all objects.
 
         Raises:
-            CannotHoldError: integers are larger than any type, or than a double holds beside fractions.
+            CannotHoldError: An integer fits no type, or no double although there are fractions.
         """
         if float in self.first:
             for value, row in (self.least, self.most):

@@ -1,4 +1,4 @@
-"""A shard: some rows in succession, as they were read."""
+"""A shard: consecutive rows, as they were read."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from functools import cached_property
 
 import pyarrow
 
-#: A line, or a row of CSV, of more bytes is no row. A shard ends early at this size, so that memory is bounded.
+#: A line, or a row of CSV, with more bytes is rejected. A shard ends early at this size, to limit memory.
 MAX_ROW_BYTES = SHARD_BYTES = 16 * 2**20
 
 
-#: The rows of shard number 0, 1, ...
+#: Gives the number of rows of shard 0, 1, ...
 Sizes = Callable[[int], int]
 
 
 @dataclass(frozen=True)
 class RawShard:
-    """Some rows in succession.
+    """Consecutive rows of an input.
 
     Attributes:
-        index: number of the shard, from 0.
-        rows: the bytes of every row, without the end of its line; or a table.
-        numbers: of the line that each row begins at, or of the row, from 1.
-        progress: of the input that has been read by its end, from 0 to 1; None where that is not known.
+        index: The number of the shard, from 0.
+        rows: The bytes of each row without its line end; or a table.
+        numbers: For each row the number of the line that it begins at, or of the row, from 1.
+        progress: The part of the input, from 0 to 1, that has been read at the shard's end; None if unknown.
     """
 
     index: int
@@ -36,23 +36,23 @@ class RawShard:
 
     @cached_property
     def digest(self) -> str:
-        """Of all bytes; made when it is first asked for."""
+        """A digest of all bytes, computed when it is first needed."""
         if isinstance(self.rows, pyarrow.Table):
             return _digest_of(serialised(self.rows))
         return _digest_of(b"\n".join(self.rows))
 
     def select(self, columns: Sequence[int]) -> RawShard:
-        """The same rows with some columns of the table alone."""
+        """The same rows with only these columns of the table."""
         return replace(self, rows=self.table.select(list(columns)))
 
     @property
     def table(self) -> pyarrow.Table:
-        """The rows of a source that has types."""
+        """The rows of a source that is a table."""
         return self.rows
 
 
 def serialised(table: pyarrow.Table) -> pyarrow.Buffer:
-    """The rows of a table, and no others of the buffers that it may be a slice of."""
+    """Serialise the rows of a table, without other rows of the buffers that it is a slice of."""
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
         stream.write_table(table.replace_schema_metadata())
@@ -60,7 +60,7 @@ def serialised(table: pyarrow.Table) -> pyarrow.Buffer:
 
 
 def table_of(serialised: pyarrow.Buffer) -> pyarrow.Table:
-    """What `serialised` made bytes of."""
+    """The table that `serialised` serialised."""
     with pyarrow.ipc.open_stream(serialised) as stream:
         return stream.read_all()
 
@@ -70,6 +70,6 @@ def _digest_of(content: bytes | pyarrow.Buffer) -> str:
 
 
 def allow_long_fields() -> None:
-    """Have Python's CSV reader, which stops at 128 KiB, take fields as long as rows may be."""
+    """Allow Python's CSV reader fields as long as rows may be; by default it stops at 128 KiB."""
     if csv.field_size_limit() < MAX_ROW_BYTES:
         csv.field_size_limit(MAX_ROW_BYTES)

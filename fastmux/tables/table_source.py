@@ -1,4 +1,4 @@
-"""Rows of a table that has types: Parquet, a data set, an Arrow table."""
+"""Rows of a typed table: Parquet, a data set or an Arrow table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _VIEWS = {
 
 
 class TableSource:
-    """Rows that have types already; what is read stays Arrow.
+    """Rows of a typed table, which stay Arrow.
 
     Attributes:
-        schema: with metadata.
-        columns: their names, of which several may be alike.
-        total: how many rows there are.
+        schema: The schema, with its metadata.
+        columns: The names of the columns; two may be equal.
+        total: The number of rows.
     """
 
     kind, unit, header = "table", "row", b""
@@ -72,7 +72,7 @@ class TableSource:
         return cls(name, table.schema, len(table), lambda size: (table.slice(at, size) for at in starts(size)))
 
     def shards(self, sizes: Sizes) -> Iterator[RawShard]:
-        """All rows, in shards of these sizes."""
+        """Yield all rows, in shards of these sizes."""
         kept: list[pyarrow.Table] = []
         index = read = count = size = 0
         for table in self._batches(min(sizes(0), _TABLE_ROWS)):
@@ -97,7 +97,7 @@ class TableSource:
 
 
 def compact(table: pyarrow.Table) -> pyarrow.Table:
-    """A slice of a table without the texts of other rows, which views of text are written with."""
+    """A slice of a table whose text views do not keep the texts of other rows."""
     for place, field in enumerate(table.schema):
         for view, whole in _VIEWS.items():
             if field.type == view:

@@ -1,7 +1,8 @@
-"""What rows with new columns look like in a file: JSON lines, CSV, TSV or Parquet.
+"""Write rows with new columns to a file: JSON lines, CSV, TSV or Parquet.
 
-A row is written in two halves: its own columns, then the new ones. Where input and output are of one format, its own
-are what was read: the bytes of the line, or the Arrow slice. Otherwise they are made of its values (`Writer.heads`).
+A row is written in two parts. Its head is the input's columns, then the new columns follow. Where input and output have
+the same format, the head is what was read: the bytes of the line, or the Arrow slice. Otherwise it is made from the
+row's values (`Writer.heads`).
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ import pyarrow.parquet
 
 from fastmux.tables.parsing import column_values
 
-#: Made once: with an argument `json.dumps` makes one for every row.
+#: Made once, as `json.dumps` with this argument would make one for every row.
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
-#: What a row's own columns are: bytes of each, or a table of all.
+#: The input's columns of some rows: bytes for each row, or one table.
 Heads: TypeAlias = "Sequence[bytes] | pyarrow.Table"
 
 
 class Writer:
-    """How rows are written.
+    """Writes rows in one format.
 
     Args:
-        kind: of the source, "jsonl", "csv", "tsv", "text" or "table".
-        schema: of the input's columns; only names where rows are lines.
-        new: names of the columns that are added.
-        header: the first line of the source, if it has one.
+        kind: The source's kind: "jsonl", "csv", "tsv", "text" or "table".
+        schema: The schema of the input's columns; for lines only its names matter.
+        new: The names of the columns that are added.
+        header: The first line of the source, if it has one.
     """
 
     ending: str
-    #: The kind of source whose rows stay as they are.
+    #: The kind of source whose rows are written as they were read.
     same: str
 
     def __init__(self, kind: str, schema: pyarrow.Schema, new: Sequence[str], header: bytes = b""):
@@ -45,42 +46,42 @@ class Writer:
 
     @property
     def keeps(self) -> bool:
-        """Whether rows stay as they were read."""
+        """Whether rows are written as they were read."""
         return self.kind == self.same
 
     @property
     def exact(self) -> bool:
-        """Whether integers of any length are written."""
+        """Whether the output can hold integers of any length."""
         return False
 
     def heads(self, rows: Sequence[dict[str, Any] | None]) -> Heads:
-        """The own columns of rows, None for what is no row."""
+        """The heads of parsed rows; None stands for a line that is not a row."""
         raise NotImplementedError
 
     def heads_of_table(self, table: pyarrow.Table) -> Heads:
-        """The own columns of rows that have types."""
+        """The heads of the rows of a table."""
         columns = [column_values(column) for column in table.columns]
         return self.heads([dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)])
 
     def kept(self, rows: Sequence[bytes] | pyarrow.Table, unread: set[int]) -> Heads:
-        """The own columns of rows as they were read.
+        """The heads of rows that are written as they were read.
 
         Args:
-            unread: places of what is no row.
+            unread: The places of lines that are not rows.
         """
         raise NotImplementedError
 
     def write(self, path: Path, heads: Heads, types: dict[str, pyarrow.DataType], new: dict[str, list]) -> None:
-        """A part of the output: the own columns of rows, and the new columns' types and values, by name."""
+        """Write a part of the output: the heads of rows, and the types and values of the new columns by name."""
         raise NotImplementedError
 
     def assemble(self, path: Path, parts: Sequence[Path]) -> None:
-        """The output, of the parts that `write` wrote."""
+        """Write the output from the parts that `write` wrote."""
         concatenate_files(path, parts)
 
 
 def concatenate_files(path: Path, parts: Sequence[Path], begin: bytes = b"") -> None:
-    """A file of what others hold, one behind the other."""
+    """Write a file that has the content of others, one after the other."""
     with open(path, "wb") as whole:
         whole.write(begin)
         for part in parts:
@@ -89,7 +90,7 @@ def concatenate_files(path: Path, parts: Sequence[Path], begin: bytes = b"") -> 
 
 
 class JsonLines(Writer):
-    """An object a line."""
+    """One JSON object a line."""
 
     ending = ".jsonl"
     same = "jsonl"
@@ -118,7 +119,7 @@ class JsonLines(Writer):
 
 
 def _opened(line: bytes) -> bytes:
-    """An object of JSON, to be gone on with."""
+    """The start of a JSON object, to which more keys can be added."""
     return b"{" if line == b"{}" else line[:-1] + b", "
 
 
@@ -133,7 +134,7 @@ def _json_texts(values: list) -> Iterable[str]:
 
 
 class Delimited(Writer):
-    """Fields between commas, in quotes where they must be."""
+    """Fields between commas, in quotes where they need them."""
 
     ending, separator, same = ".csv", ",", "csv"
 
@@ -151,9 +152,9 @@ class Delimited(Writer):
 
     def _delimited(self, values: Sequence) -> bytes:
         if len(values) == 1 and values[0] in (None, ""):
-            return b""  # more columns come behind it; alone it would be put in quotes
+            return b""  # more columns follow; on its own the csv module would quote it
         out = io.StringIO()
-        # Fields are put in quotes for what ends a line, which is why there is an end to take off.
+        # With a line end the csv module quotes fields that have one; it is cut off again.
         csv.writer(out, lineterminator="\r\n").writerow([_field(value) for value in values])
         return out.getvalue()[:-2].encode()
 
@@ -176,7 +177,7 @@ class Delimited(Writer):
 
 
 class TabSeparated(Delimited):
-    """Fields between tabs, which no field may hold."""
+    """Fields between tabs; no field may contain one."""
 
     ending, separator, same = ".tsv", "\t", "tsv"
 
@@ -192,7 +193,7 @@ def _field(value: object) -> str:
 
 
 class Parquet(Writer):
-    """A table. Its parts are Arrow's own format, which every type goes through; the last step writes Parquet, once."""
+    """A table. Parts are written in Arrow's own format, which holds every type; `assemble` writes Parquet."""
 
     ending, same = ".parquet", "table"
 
@@ -226,7 +227,7 @@ class Parquet(Writer):
 
 
 def with_columns(table: pyarrow.Table, types: dict[str, pyarrow.DataType], new: dict[str, list]) -> pyarrow.Table:
-    """A table with further columns, by name."""
+    """A table with further columns by name."""
     for name, kind in types.items():
         table = table.append_column(name, pyarrow.array(new[name], kind))
     return table
