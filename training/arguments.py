@@ -43,21 +43,17 @@ from fastmux.models.loading import read_pretrained
 from training.entities import SCHEMES
 from training.models import ALONE, RIVALS, config_path
 from training.recipe import Recipe, read_recipe
-from training.settings import check, documented, option
+from training.settings import DECIDED, check, documented, option
 from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
 from training.tasks.conll import CONLL_FORMATS
 from training.tasks.own_files import PROBLEMS
 
 #: Trainer arguments that this program decides, or that would leave the multiplexed models' own loss out.
 REFUSED = {
-    "label_smoothing_factor": "it would replace the model's loss, and retrieval with it",
+    **DECIDED,
     "resume_from_checkpoint": "use --resume: a run has several stages",
-    "push_to_hub": "push a model folder afterwards, with `hf upload`",
-    "load_best_model_at_end": "the last step is evaluated: choosing by evaluation data would flatter it",
-    "remove_unused_columns": "the program prepares the columns",
     "label_names": "the program prepares the columns",
     "do_train": "every stage is trained",
-    "do_eval": "every stage is evaluated",
     "do_predict": "every stage is evaluated",
 }
 
@@ -71,7 +67,7 @@ REFUSED = {
     demultiplexers=fastmux.DEMULTIPLEXERS,
 )
 @dataclass
-class Options:
+class RunOptions:
     """Arguments of the program itself.
 
     Attributes:
@@ -157,7 +153,7 @@ class Settings:
         trainer: The Trainer's arguments that were given, and no others.
     """
 
-    options: Options
+    options: RunOptions
     recipe: Recipe
     output_dir: str | None
     trainer: dict[str, object]
@@ -173,7 +169,7 @@ class Settings:
 def make_parser() -> HfArgumentParser:
     """The parser, whose ``--help`` explains the program first."""
     parser = HfArgumentParser(
-        (Options, Recipe, TrainerArguments),
+        (RunOptions, Recipe, TrainerArguments),
         usage="train.py [--task TASK] [--output_dir DIR] [--resume] [argument ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -203,13 +199,13 @@ def parse(argv: list[str] | None = None) -> Settings:
     def collect(kind: type) -> dict[str, object]:
         return {f.name: given.get(f.name, getattr(defaults, f.name)) for f in fields(kind)}
 
-    options = Options(**collect(Options))
+    options = RunOptions(**collect(RunOptions))
     _check_files(options, given)
     task = make_task(vars(options))
     options.variants = options.variants or list(task.variants)
     _check(options)
     recipe = read_recipe(options.recipe or task.recipe).override(Recipe(**collect(Recipe)))
-    ours = {f.name for f in (*fields(Options), *fields(Recipe))} | {"output_dir"}
+    ours = {f.name for f in (*fields(RunOptions), *fields(Recipe))} | {"output_dir"}
     trainer = {name: value for name, value in given.items() if name not in ours}
     for name in REFUSED.keys() & trainer.keys():
         raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")
@@ -241,7 +237,7 @@ def _check_rivals(variants: list[str], recipe: Recipe) -> None:
 _OWN = {False: tuple(OwnFiles.__dataclass_fields__), True: tuple(OwnTokens.__dataclass_fields__)}
 
 
-def _check_files(options: Options, given: dict[str, object]) -> None:
+def _check_files(options: RunOptions, given: dict[str, object]) -> None:
     if options.train_file:
         if "task" in given:
             raise ValueError("--task and --train_file exclude each other: the files are the task")
@@ -257,7 +253,7 @@ def _check_files(options: Options, given: dict[str, object]) -> None:
         raise ValueError(f"--{idle[0]} needs --train_file")
 
 
-def _check(options: Options) -> None:
+def _check(options: RunOptions) -> None:
     known = [*ALONE, *fastmux.DEMULTIPLEXERS]
     wrong = [name for name in options.variants if name not in known]
     if wrong or len(set(options.variants)) < len(options.variants):

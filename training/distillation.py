@@ -68,7 +68,7 @@ def with_teacher(rows: Dataset, logits: np.ndarray) -> Dataset:
     return rows.add_column(TEACHER, column)
 
 
-class TeacherCollator:
+class LogitsCollator:
     """A collator that also takes the teacher's logits, padded with zeros like the rows they belong to."""
 
     def __init__(self, collator: Callable[[list[dict]], dict]):

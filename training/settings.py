@@ -14,6 +14,15 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+#: Arguments of the Hugging Face Trainer that every program here decides.
+DECIDED = {
+    "label_smoothing_factor": "it would replace the model's own loss",
+    "load_best_model_at_end": "the last step is scored: choosing by evaluation data would flatter it",
+    "remove_unused_columns": "the program prepares the columns",
+    "do_eval": "all that is trained is scored",
+    "push_to_hub": "push a model's folder afterwards, with `hf upload`",
+}
+
 
 def option(default: object = None, **metadata):
     """A field of a dataclass of settings, with what `transformers.HfArgumentParser` reads, such as ``choices``."""

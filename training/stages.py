@@ -29,7 +29,7 @@ from transformers import (
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.models.losses import share_of_labels, token_loss
 from fastmux.models.problems import PROBLEMS, problem_of
-from training.distillation import TEACHER, Distillation, TeacherCollator
+from training.distillation import TEACHER, Distillation, LogitsCollator
 from training.metrics import Measure, to_ids
 from training.results import StageResult
 from training.scoring import Predicted
@@ -39,7 +39,7 @@ EVALUATIONS = 6
 #: Rows of such an evaluation, at most.
 CURVE_ROWS = 512
 _RESULT = "stage.json"
-#: Of the Trainer, unless a stage has others.
+#: The Trainer's arguments, unless a stage has others.
 _ARGUMENTS = {
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
@@ -178,12 +178,8 @@ class Stage:
         checkpoint = last_checkpoint(self.folder)
         start = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        result = StageResult(
-            steps=trainer.state.global_step,
-            seconds=round(output.metrics["train_runtime"], 2),
-            resumed_from=start,
-            log=trainer.state.log_history,
-        )
+        seconds = round(output.metrics["train_runtime"], 2)
+        result = StageResult(trainer.state.global_step, seconds, start, trainer.state.log_history)
         if trainer.is_world_process_zero():
             with replacing(self.model_dir) as temporary:
                 trainer.accelerator.unwrap_model(trainer.model).save_pretrained(temporary)
@@ -213,6 +209,7 @@ class Stage:
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """The Trainer of this stage for a model."""
         collator = DataCollatorForTokenClassification if self.per_position else DataCollatorWithPadding
+        # Not as shares of all steps, which the Trainer takes, too: it does not go on with those as it began.
         steps = self.total_steps()
         interval = max(1, steps // EVALUATIONS)
         intervals = {"eval_steps": interval, "save_steps": interval, "logging_steps": max(1, steps // 50)}
@@ -224,14 +221,14 @@ class Stage:
             eval_dataset=curve_rows,
             processing_class=self.tokenizer,
             per_token=self.per_position,
-            data_collator=TeacherCollator(collator(self.tokenizer)),
+            data_collator=LogitsCollator(collator(self.tokenizer)),
             distillation=self.distillation,
             compute_metrics=partial(self.metrics, rows=curve_rows),
             preprocess_logits_for_metrics=to_ids,
         )
 
     def total_steps(self) -> int:
-        """Optimizer steps of the stage in one process, from which the intervals follow."""
+        """Optimizer steps of the stage in one process."""
         arguments = self.arguments
         steps = arguments.get("max_steps", -1)
         if steps > 0 or "num_train_epochs" not in arguments:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 import fastmux
 from fastmux.testing import assert_agrees
-from training.distillation import TEACHER, Distillation, TeacherCollator, with_teacher
+from training.distillation import TEACHER, Distillation, LogitsCollator, with_teacher
 from training.stages import MuxTrainer
 
 
@@ -43,7 +43,7 @@ def test_rows_keep_their_logits():
 
 
 def test_batches_carry_the_logits_padded_like_their_rows():
-    collator = TeacherCollator(lambda features: {"n": len(features), "keys": set().union(*features)})
+    collator = LogitsCollator(lambda features: {"n": len(features), "keys": set().union(*features)})
     batch = collator([{"ids": 1, TEACHER: [[1.0, 2.0]]}, {"ids": 2, TEACHER: [[3.0, 4.0], [5.0, 6.0]]}])
     assert batch["n"] == 2 and batch["keys"] == {"ids"}
     torch.testing.assert_close(batch[TEACHER], torch.tensor([[[1.0, 2], [0, 0]], [[3, 4], [5, 6]]]))

@@ -19,7 +19,7 @@ from fastmux.passes.plan import Layout
 from training import front
 from training.fronts.candidates import Candidate, read_candidates
 from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Measure, Point
+from training.fronts.measure import Contestant, Measurement, Point
 from training.fronts.verdict import margin, on_front, sentence
 from training.results import Score
 
@@ -205,7 +205,7 @@ class Known:
         return contextlib.nullcontext()
 
 
-def known_answers(rows: int = 40) -> tuple[Measure, Contestant, Contestant, np.ndarray]:
+def known_answers(rows: int = 40) -> tuple[Measurement, Contestant, Contestant, np.ndarray]:
     """An original, and a model that is unsure, and wrong, of each eighth row."""
     truth = np.tile(np.array([[3.0, 0.0], [0.0, 3.0]], np.float32), (rows // 2, 1))
     unsure = np.arange(rows) % 8 == 0
@@ -215,7 +215,7 @@ def known_answers(rows: int = 40) -> tuple[Measure, Contestant, Contestant, np.n
     def metric(prediction, rows):
         return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
 
-    measure = Measure(data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
+    measure = Measurement(data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
     original, model = (Contestant([Engine(Known(logits), 64)], 1, cascade=logits is said) for logits in (truth, said))
     return measure, original, model, unsure
 

@@ -13,7 +13,7 @@ import fastmux
 from fastmux.testing import assert_agrees
 from training import experiment
 from training.experiments import Multiplexing
-from training.experiments.prumux import Classifier, Prumux, asked, layer_weights, prune, read_reviews
+from training.experiments.prumux import Prumux, WithStates, asked, layer_weights, prune, read_reviews
 
 WORDS = [f"w{i}" for i in range(30)]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 35}
@@ -103,7 +103,7 @@ def test_pruned_layers_are_smaller_and_run():
 
 
 def test_the_original_says_of_each_row_what_it_says_alone():
-    original, lengths = Classifier(classifier()), torch.tensor([3, 7, 2, 5])
+    original, lengths = WithStates(classifier()), torch.tensor([3, 7, 2, 5])
     ids = torch.randint(5, 35, (4, 7)) * (torch.arange(7) < lengths[:, None])
     said = asked(original, {"input_ids": ids, "attention_mask": (ids != 0).long(), "length": lengths})
     for row, length in enumerate(lengths):

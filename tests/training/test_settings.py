@@ -11,7 +11,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from fastmux.passes.tokens import Tokens
-from training.arguments import Options
+from training.arguments import RunOptions
 from training.engines import engine_of, plain_forward, shuffled_plan
 from training.formatting import for_terminal, markdown
 from training.front import FrontOptions
@@ -64,7 +64,7 @@ def test_values_of_yaml_become_those_that_are_asked_for():
 def test_help_is_what_the_docstring_says():
     own = documented(units=["metres", "feet"])(Sizes)
     assert fields(own)[0].metadata["help"] == "How wide, in metres, feet."
-    for kind in (Options, Recipe, FrontOptions):
+    for kind in (RunOptions, Recipe, FrontOptions):
         assert all(len(field.metadata["help"]) > 10 and "{" not in field.metadata["help"] for field in fields(kind))
 
     @dataclass

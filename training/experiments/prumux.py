@@ -90,7 +90,7 @@ class Prumux(Experiment):
         if multiplexing != Multiplexing(multiplexing.num_instances):
             raise ValueError("multiplexers and demultiplexers are not for joined layers; give join and row_layers")
         # Dense for the time being: what does not fit the original is said before anything is trained.
-        return Classifier(self._joined(read_original(self.original), multiplexing.num_instances))
+        return WithStates(self._joined(read_original(self.original), multiplexing.num_instances))
 
     def _joined(self, original: PreTrainedModel, num_instances: int) -> JoinedForSequenceClassification:
         structure = {"join": self.join, "row_layers": self.row_layers, "last_layers": self.last_layers}
@@ -125,7 +125,7 @@ class Prumux(Experiment):
         }
 
 
-class Classifier(nn.Module):
+class WithStates(nn.Module):
     """input_ids, attention_mask (B, L) -> logits (B, 2) and the last hidden states at the first position (B, d)."""
 
     def __init__(self, model: PreTrainedModel):
@@ -149,7 +149,7 @@ def prune(model: PreTrainedModel, rows: Rows, sparsity: float) -> None:
     model.eval().zero_grad()
     for start in range(0, len(rows["label"]), PASS_ROWS):
         part = {n: column.to(model.device) for n, column in select(rows, slice(start, start + PASS_ROWS)).items()}
-        logits, _ = Classifier(model)(part["input_ids"], part["attention_mask"])
+        logits, _ = WithStates(model)(part["input_ids"], part["attention_mask"])
         nn.functional.cross_entropy(logits, part["label"], reduction="sum").backward()
     attentions = [layer.attention.self for layer in layers]
     states = [block.output for layer in layers for block in (layer.attention, layer)]  # their width stays
@@ -202,7 +202,7 @@ def read_reviews(data_dir: str, original: str, max_length: int, train_rows: int,
     Raises:
         ValueError: a file, the tokenizer or the original is missing or malformed.
     """
-    tokenizer, model = read_tokenizer(original), Classifier(read_original(original))
+    tokenizer, model = read_tokenizer(original), WithStates(read_original(original))
     data = Sst2Task().checked(data_dir)
     order = np.random.default_rng(seed).permutation(len(data.train))[:train_rows]
     parts = (data.train.select(order), data.evaluation["validation"])
@@ -222,7 +222,7 @@ def columns(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Rows:
 
 
 @torch.no_grad()
-def asked(model: Classifier, rows: Rows) -> Rows:
+def asked(model: WithStates, rows: Rows) -> Rows:
     """What the original says of each row, rows of like length in a pass."""
     order = rows["length"].argsort()
     parts = [model(*(rows[name][part] for name in Prumux.inputs)) for part in order.split(PASS_ROWS)]

@@ -76,36 +76,35 @@ class Point:
     seconds: float | None = None
 
 
-class Measure:
+@dataclass
+class Measurement:
     """Measures on one set of rows.
 
-    Args:
+    Attributes:
         rows: ``input_ids``, perhaps ``token_type_ids``, ``labels`` and what the metric reads.
-        metric: Of `training.metrics`; gives the score ``name``.
+        metric: One of `training.metrics`; it gives the score ``name``.
         groupings: Random orders, hence groups; a score's mean and spread are over them.
         rate_rows: Rows on which speed is measured, at most, drawn from ``rows``.
+        target_agreement: The share of rows to which a cascade gives the original's label. Its threshold is chosen on
+            one half of the rows and applied to the other, both ways, and needs no label.
+        seed: It draws orders, halves and the rows on which speed is measured.
         clock: One of `fastmux.passes.timer.CLOCKS`.
-        target_agreement: Of a cascade with the original. Its threshold is chosen on one half of the rows and applied
-            to the other, both ways, and needs no label.
     """
 
-    def __init__(
-        self,
-        rows: Dataset,
-        metric: Callable[[EvalPrediction, Dataset], dict[str, float]],
-        name: str,
-        *,
-        groupings: int,
-        rate_rows: int,
-        target_agreement: float,
-        seed: int,
-        clock: str = "wall",
-    ):
-        self.rows, self.metric, self.name, self.tokens = rows, metric, name, tokens_of(rows)
-        self.groupings, self.target, self.seed, self.clock = groupings, target_agreement, seed, clock
-        order = np.random.default_rng(seed).permutation(len(rows))
-        self.timed, halves = self.tokens.select(np.sort(order[:rate_rows])), (order[::2], order[1::2])
-        self.halves = [(halves[0], halves[1]), (halves[1], halves[0])]
+    rows: Dataset
+    metric: Callable[[EvalPrediction, Dataset], dict[str, float]]
+    name: str
+    groupings: int
+    rate_rows: int
+    target_agreement: float
+    seed: int
+    clock: str = "wall"
+
+    def __post_init__(self):
+        self.tokens = tokens_of(self.rows)
+        order = np.random.default_rng(self.seed).permutation(len(self.rows))
+        self.timed = self.tokens.select(np.sort(order[: self.rate_rows]))
+        self.halves = [(order[::2], order[1::2]), (order[1::2], order[::2])]
 
     def __call__(self, contestants: Mapping[str, Contestant], forward: Callable[[Tokens], object]) -> list[Point]:
         """The points of all contestants, the original's first, each cascade's after its model's.
@@ -171,14 +170,14 @@ class Measure:
         Raises:
             ValueError: No threshold reaches the target.
         """
-        logits = None
-        sent = 0
+        logits, sent = None, 0
         for choose, apply in self.halves:
             chosen, applied = self.tokens.select(choose), self.tokens.select(apply)
+            plans = [shuffled_plan(engine, part.lengths, self.seed, grouping) for part in (chosen, applied)]
             both = replace(engine, fallback=original, min_confidence=0.0)
-            plan = shuffled_plan(engine, chosen.lengths, self.seed, grouping)
-            both = replace(both, min_confidence=both.calibrate(chosen, self.target, plan).min_confidence)
-            found = both.run(applied, shuffled_plan(engine, applied.lengths, self.seed, grouping))
+            threshold = both.calibrate(chosen, self.target_agreement, plans[0])
+            both = replace(both, min_confidence=threshold.min_confidence)
+            found = both.run(applied, plans[1])
             if logits is None:
                 count = len(self.tokens.ids) if engine.runtime.per_token else len(self.rows)
                 logits = np.empty((count, found.logits.shape[1]), found.logits.dtype)

@@ -19,7 +19,7 @@ from training.engines import engine_of, plain_forward
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
 from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Measure, Point
+from training.fronts.measure import Contestant, Measurement, Point
 from training.metrics import scores_of
 from training.models import head_class, label_options
 from training.stages import Stage
@@ -83,9 +83,9 @@ class FrontModels:
         return Contestant([engine_of(model, self.tokenizer) for model in models], parameters, **more)
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
-        """See `training.fronts.measure.Measure`."""
+        """See `training.fronts.measure.Measurement`."""
         options = self.options
-        measure = Measure(
+        measure = Measurement(
             self.evaluation,
             self.metric,
             self.task.metric,

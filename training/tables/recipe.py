@@ -10,21 +10,17 @@ from typing import Any, ClassVar
 from transformers import TrainingArguments
 
 from training.experiments import EXPERIMENTS, Experiment, Multiplexing
-from training.settings import build, check_keys, option, read_yaml, typed, types_of
+from training.settings import DECIDED, build, check_keys, option, read_yaml, typed, types_of
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent.parent / "experiments"
 #: Trainer arguments that this program decides.
 REFUSED = {
+    **DECIDED,
     "output_dir": "it is an argument of the program",
     "seed": "give seeds, a list",
     "data_seed": "give seeds, a list",
-    "do_eval": "every cell is scored once it is trained",
     "eval_strategy": "every cell is scored once it is trained",
-    "load_best_model_at_end": "the last step is scored: choosing by test rows would flatter it",
-    "label_smoothing_factor": "the experiment has the loss",
-    "remove_unused_columns": "the program prepares the columns",
-    "push_to_hub": "a cell's model is no Hugging Face model",
 }
 _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size")
 

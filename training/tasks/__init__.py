@@ -25,7 +25,7 @@ def labels_tokens(options: dict[str, object]) -> bool:
 
 
 def make_task(options: dict[str, object]) -> Task:
-    """The task that the program's arguments (`training.arguments.Options`, as a dict) name or describe."""
+    """The task that the program's arguments (`training.arguments.RunOptions`, as a dict) name or describe."""
     if options["train_file"]:
         kind = OwnTokens if labels_tokens(options) else OwnFiles
         return kind(**{name: options[name] for name in kind.__dataclass_fields__})

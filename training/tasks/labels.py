@@ -29,7 +29,6 @@ _MANY, _FEW = 20, 3
 _LARGEST = 3.4e38  # of float32, in which models compute
 
 Value = str | int | float | bool
-Label = str | int
 
 
 @dataclass(frozen=True)

@@ -69,29 +69,21 @@ class OwnFiles(Task):
 
     def load(self, data_dir: str | None) -> TaskData:
         texts = [self.text_column] if self.text_pair_column is None else [self.text_column, self.text_pair_column]
-        tables = {
-            split: [read_table(path, [*texts, *self.label_column]) for path in paths]
-            for split, paths in split_files(self, data_dir).items()
-        }
+        files = split_files(self, data_dir).items()
+        tables = {split: [read_table(path, [*texts, *self.label_column]) for path in paths] for split, paths in files}
+        columns = {split: [table.labels(self.label_column[0]) for table in parts] for split, parts in tables.items()}
         if len(self.label_column) > 1:
-            labels, found = self.label_column, yes_or_no(tables, self.label_column)
+            names, found = self.label_column, yes_or_no(tables, self.label_column)
         elif self.kind == "regression":
-            labels, found = self.label_column, measured(tables, *self.label_column)
-        elif self.kind == "multi_label":
-            labels, found = several_labels(tables, *self.label_column)
+            names, found = self.label_column, numbers(columns)
         else:
-            labels, found = one_label(tables, *self.label_column, sure=self.problem_type is not None)
-        splits = {
-            split: concatenate_datasets(
-                [
-                    Dataset.from_dict({**table.texts(*texts), "label": own})
-                    for table, own in zip(parts, found[split], strict=True)
-                ]
-            )
-            for split, parts in tables.items()
-        }
+            names, found = classes_of(columns, self.kind == "multi_label", sure=self.problem_type is not None)
+        splits = {}
+        for split, parts in tables.items():
+            rows = [{**table.texts(*texts), "label": own} for table, own in zip(parts, found[split], strict=True)]
+            splits[split] = concatenate_datasets(list(map(Dataset.from_dict, rows)))
         train = splits.pop("train")
-        return TaskData(train, splits, labels, texts_of(train))
+        return TaskData(train, splits, names, texts_of(train))
 
 
 def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
@@ -101,68 +93,59 @@ def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
     return {split: [Path(data_dir or ".", file) for file in files] for split, files in names.items()}
 
 
-def one_label(tables: dict[str, list[Table]], name: str, sure: bool) -> tuple[list[str], dict[str, list]]:
-    """The names of the classes, and each row's place among them, by split and file.
+def classes_of(
+    columns: dict[str, list[LabelColumn]], several: bool, sure: bool
+) -> tuple[list[str], dict[str, list[list]]]:
+    """The names of the classes; and by split and file, each row's place among them or, of ``several`` labels, a 0 or 1
+    for each of them: the order of a list and what it says twice mean nothing.
 
     Raises:
-        ValueError: a row has no label or another one than the training rows; or all have the same; or, unless one is
-            ``sure``, they are no classes.
+        ValueError: A row has no label, or no list of labels, or another label than the training rows; these are all
+            alike; or, unless one is ``sure``, they are no classes.
     """
-    columns, values = read_labels(tables, name, LabelColumn.scalars)
-    where = ", ".join(column.file for column in columns["train"])
-    pairs = zip(columns["train"], values["train"], strict=True)
-    classes = found_classes(where, name, [(value, column.typed) for column, own in pairs for value in own])
-    if len(classes.names) < 2:
-        raise ValueError(f"{where}: every row has the {name} {classes.names[0]!r}")
-    if not sure:
-        check_few(classes, sum(map(len, values["train"])), where, name)
-    return classes.names, {
-        split: [classes.ids(column, own) for column, own in zip(columns[split], values[split], strict=True)]
-        for split in tables
-    }
-
-
-def several_labels(tables: dict[str, list[Table]], name: str) -> tuple[list[str], dict[str, list]]:
-    """The names of the labels, and for each row a 0 or 1 for each of them: the order of a list and what it says twice
-    mean nothing.
-
-    Raises:
-        ValueError: a row has no list of labels, or one with another label than the training rows'; or these have none.
-    """
-    columns, values = read_labels(tables, name, LabelColumn.lists)
-    where = ", ".join(column.file for column in columns["train"])
-    pairs = zip(columns["train"], values["train"], strict=True)
-    found = [(value, column.typed) for column, own in pairs for row in own for value in row]
+    read = LabelColumn.lists if several else LabelColumn.scalars
+    values = {split: list(map(read, parts)) for split, parts in columns.items()}
+    name, where = columns["train"][0].name, files_of(columns["train"])
+    rows = [(row, c.typed) for c, own in zip(columns["train"], values["train"], strict=True) for row in own]
+    found = [(value, typed) for row, typed in rows for value in (row if several else [row])]
     classes = found_classes(where, name, found)
-    if not classes.names:
+    if several and not classes.names:
         raise ValueError(f"{where}: {name!r} is an empty list in every row")
-    if fraction := next((number for number in classes.measured if isinstance(number, float)), None):
+    fraction = next((number for number in classes.measured if isinstance(number, float)), None)
+    if several and fraction:
         raise ValueError(f"{where}: {name!r} holds lists of numbers such as {fraction}, expected lists of labels")
+    if not several and len(classes.names) < 2:
+        raise ValueError(f"{where}: every row has the {name} {classes.names[0]!r}")
+    if not several and not sure:
+        check_few(classes, len(rows), where, name)
 
-    def vectors(column: LabelColumn, rows: list[list[Value]]) -> list[list[int]]:
-        holds = [
-            set(classes.ids(column, row, [place] * len(row))) for place, row in zip(column.places, rows, strict=True)
-        ]
-        return [[int(label in own) for label in range(len(classes.names))] for own in holds]
+    def ids(column: LabelColumn, own: list) -> list:
+        if not several:
+            return classes.ids(column, own)
+        rows = zip(column.places, own, strict=True)
+        holds = [set(classes.ids(column, row, [place] * len(row))) for place, row in rows]
+        return [[int(label in row) for label in range(len(classes.names))] for row in holds]
 
-    return classes.names, {
-        split: [vectors(column, rows) for column, rows in zip(columns[split], values[split], strict=True)]
-        for split in tables
-    }
+    return classes.names, {split: list(map(ids, parts, values[split])) for split, parts in columns.items()}
 
 
-def measured(tables: dict[str, list[Table]], name: str) -> dict[str, list[list[float]]]:
-    """A number for each row.
+def numbers(columns: dict[str, list[LabelColumn]]) -> dict[str, list[list[float]]]:
+    """A number for each row, by split and file.
 
     Raises:
-        ValueError: a row has none; or all rows of a split have the same.
+        ValueError: A row has none; or all rows of a split have the same.
     """
-    columns, values = read_labels(tables, name, LabelColumn.numbers)
+    values = {split: list(map(LabelColumn.numbers, parts)) for split, parts in columns.items()}
     for split, parts in values.items():
         if len({value for own in parts for value in own}) == 1:
-            where = ", ".join(column.file for column in columns[split])
+            where, name = files_of(columns[split]), columns[split][0].name
             raise ValueError(f"{where}: {name!r} is {parts[0][0]} in every row, expected different numbers")
     return values
+
+
+def files_of(columns: list[LabelColumn]) -> str:
+    """Their names, for messages."""
+    return ", ".join(column.file for column in columns)
 
 
 def yes_or_no(tables: dict[str, list[Table]], names: list[str]) -> dict[str, list]:
@@ -181,12 +164,6 @@ def yes_or_no(tables: dict[str, list[Table]], names: list[str]) -> dict[str, lis
             files = ", ".join(str(table.path) for table in tables["train"])
             raise ValueError(f"{files}: {name!r} is {column[0]} in every row, expected rows of both kinds")
     return found
-
-
-def read_labels(tables: dict[str, list[Table]], name: str, how) -> tuple[dict[str, list[LabelColumn]], dict[str, list]]:
-    """A column of every file, and what it holds."""
-    columns = {split: [table.labels(name) for table in parts] for split, parts in tables.items()}
-    return columns, {split: [how(column) for column in parts] for split, parts in columns.items()}
 
 
 def found_classes(where: str, name: str, found: list[tuple[Value, bool]]) -> Classes:
