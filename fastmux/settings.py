@@ -18,23 +18,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Number:
-    """The numbers from ``least`` to ``most``; without ``least`` itself where it is ``above``."""
+    """The numbers from ``least`` to ``most``; without ``least`` itself where they are ``above``, and without ``most``
+    where they are ``below``."""
 
     whole: bool
     least: float
     most: float = math.inf
     above: bool = False
+    below: bool = False
 
     def __contains__(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         low = value > self.least if self.above else value >= self.least
-        return low and value <= self.most and value < math.inf
+        high = value < self.most if self.below else value <= self.most
+        return low and high and value < math.inf
 
     def __str__(self) -> str:
         kind = "an integer" if self.whole else "a number"
         if self.most < math.inf:
-            return f"{kind} from {self.least} to {self.most}"
+            low = f"above {self.least}," if self.above else f"from {self.least}"
+            high = "below" if self.below else "up to" if self.above else "to"
+            return f"{kind} {low} {'to ' * (self.below and not self.above)}{high} {self.most}"
         return f"{kind} {'above' if self.above else 'of at least'} {self.least}"
 
     def parse(self, text: str) -> float:
@@ -59,14 +64,16 @@ class OneOf:
         return text
 
 
-def integer(default: object, least: int) -> Any:
+def integer(default: object, least: int, most: float = math.inf) -> Any:
     """A field for integers."""
-    return field(default=default, metadata={"allowed": Number(True, least)})
+    return field(default=default, metadata={"allowed": Number(True, least, most)})
 
 
-def number(default: object, least: float = 0, most: float = math.inf, *, above: bool = False) -> Any:
+def number(
+    default: object, least: float = 0, most: float = math.inf, *, above: bool = False, below: bool = False
+) -> Any:
     """A field for numbers."""
-    return field(default=default, metadata={"allowed": Number(False, least, most, above)})
+    return field(default=default, metadata={"allowed": Number(False, least, most, above, below)})
 
 
 def one_of(default: object, words: tuple[str, ...]) -> Any:

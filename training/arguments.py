@@ -34,16 +34,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar
 
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 import fastmux
 from fastmux.models.loading import read_pretrained
+from fastmux.settings import integer, number, one_of
 from training.entities import SCHEMES
 from training.models import ALONE, RIVALS, config_path
 from training.recipe import Recipe, read_recipe
-from training.settings import DECIDED, check, documented, option
+from training.settings import DECIDED, check, documented
 from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
 from training.tasks.conll import CONLL_FORMATS
 from training.tasks.own_files import PROBLEMS
@@ -111,9 +111,8 @@ class RunOptions:
     """
 
     _argument_group_name = "program"
-    limits: ClassVar = {"(0, inf)": "throughput_seconds", "[1, inf)": "groupings"}
 
-    task: str = option(StatementsTask.name, choices=list(TASKS))
+    task: str = one_of(StatementsTask.name, tuple(TASKS))
     data_dir: str | None = None
     train_file: list[str] | None = field(default=None, metadata={"metavar": "FILE"})
     validation_file: str | None = None
@@ -121,17 +120,17 @@ class RunOptions:
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: list[str] = field(default_factory=lambda: ["label"], metadata={"metavar": "COLUMN"})
-    problem_type: str | None = option(None, choices=list(PROBLEMS))
+    problem_type: str | None = one_of(None, tuple(PROBLEMS))
     tokens_column: str = "tokens"
     tags_column: str | None = None
-    tag_scheme: str = option("entities", choices=list(SCHEMES))
+    tag_scheme: str = one_of("entities", tuple(SCHEMES))
     variants: list[str] | None = field(default=None, metadata={"metavar": "NAME"})
     recipe: str | None = None
     encoder: str | None = None
     config_name: str | None = None
-    start_from: str = option("plain", choices=["plain", "encoder"])
-    groupings: int = 5
-    throughput_seconds: float = 12.0
+    start_from: str = one_of("plain", ("plain", "encoder"))
+    groupings: int = integer(5, 1)
+    throughput_seconds: float = number(12.0, above=True)
     resume: bool = False
 
 

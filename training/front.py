@@ -26,7 +26,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
 
 if not __package__:
     # Run as a file: put the repository root, and not this folder, on the path, as train.py does.
@@ -40,13 +39,14 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.files import write_json
 from fastmux.models.loading import read_pretrained
 from fastmux.passes.timer import CLOCKS
+from fastmux.settings import integer, number, one_of
 from training.folders import SETTINGS, check_folder
 from training.formatting import for_terminal
 from training.fronts.candidates import has_candidates, read_candidates
 from training.fronts.models import FrontModels
 from training.fronts.verdict import plot, sentence, table
 from training.results import environment
-from training.settings import check, documented, option, run_program
+from training.settings import check, documented, run_program
 from training.tasks import TASKS
 
 
@@ -80,36 +80,28 @@ class FrontOptions:
         seeds: Distil each model with so many seeds, and score their mean.
     """
 
-    limits: ClassVar = {
-        "[1, inf)": "groupings seeds per_device_train_batch_size max_rate_rows max_train_rows max_evaluation_rows",
-        "(0, inf)": "original_epochs num_train_epochs original_learning_rate learning_rate",
-        "(0, 1]": "target_agreement",
-    }
-
-    task: str = option(
-        "sst2", choices=[name for name, task in TASKS.items() if task.files and has_candidates(task.kind)]
-    )
+    task: str = one_of("sst2", tuple(name for name, task in TASKS.items() if task.files and has_candidates(task.kind)))
     data_dir: str | None = None
     encoder: str | None = None
     original: str | None = None
     candidates: str | None = None
     output_dir: str | None = None
     split: str | None = None
-    original_epochs: float = 1.0
-    original_learning_rate: float = 0.0001
-    num_train_epochs: float = 1.0
-    learning_rate: float = 0.0003
-    per_device_train_batch_size: int = 64
+    original_epochs: float = number(1.0, above=True)
+    original_learning_rate: float = number(0.0001, above=True)
+    num_train_epochs: float = number(1.0, above=True)
+    learning_rate: float = number(0.0003, above=True)
+    per_device_train_batch_size: int = integer(64, 1)
     max_length: int = 128
-    max_train_rows: int | None = None
-    max_evaluation_rows: int | None = None
-    max_rate_rows: int = 400
-    clock: str = option("wall", choices=list(CLOCKS))
-    groupings: int = 5
-    target_agreement: float = 0.99
+    max_train_rows: int | None = integer(None, 1)
+    max_evaluation_rows: int | None = integer(None, 1)
+    max_rate_rows: int = integer(400, 1)
+    clock: str = one_of("wall", tuple(CLOCKS))
+    groupings: int = integer(5, 1)
+    target_agreement: float = number(0.99, 0, 1, above=True)
     bf16: bool = False
     seed: int = 0
-    seeds: int = 1
+    seeds: int = integer(1, 1)
 
 
 def parse(argv: list[str] | None = None) -> FrontOptions:

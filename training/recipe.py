@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
 
 import fastmux
+from fastmux.settings import integer, number, one_of
 from training.settings import build, check, check_keys, documented, read_yaml, typed
 
 #: The recipes that have a name.
@@ -61,48 +61,36 @@ class Recipe:
     """
 
     _argument_group_name = "recipe (each argument overrides one value of it)"
-    limits: ClassVar = {
-        "[1, inf)": "num_instances hidden_size num_layers num_heads intermediate_size shallow_layers narrow_size "
-        "narrow_layers retrieval_rows task_rows",
-        "[3, inf)": "max_length",
-        "[300, inf)": "vocab_size",
-        "[0, inf)": "joined_row_layers retrieval_steps unbind_retrieval_steps",
-        "(0, inf)": "task_epochs mux_task_epochs retrieval_learning_rate plain_learning_rate mux_learning_rate "
-        "distillation_temperature",
-        "[0, 1)": "dropout mux_dropout retrieval_loss_weight",
-        "[0, 1]": "distillation_weight",
-        "(0, 1]": "task_retrieval_percentage",
-    }
 
-    num_instances: int | None = None
-    max_length: int | None = None
-    vocab_size: int | None = None
-    hidden_size: int | None = None
-    num_layers: int | None = None
-    num_heads: int | None = None
-    intermediate_size: int | None = None
+    num_instances: int | None = integer(None, 1)
+    max_length: int | None = integer(None, 3)
+    vocab_size: int | None = integer(None, 300)
+    hidden_size: int | None = integer(None, 1)
+    num_layers: int | None = integer(None, 1)
+    num_heads: int | None = integer(None, 1)
+    intermediate_size: int | None = integer(None, 1)
     start_from_neighbours: bool | None = None
-    shallow_layers: int | None = None
-    narrow_size: int | None = None
-    narrow_layers: int | None = None
-    joined_row_layers: int | None = None
-    dropout: float | None = None
-    mux_dropout: float | None = None
-    multiplexer: str | None = None
-    retrieval_rows: int | None = None
-    retrieval_steps: int | None = None
-    unbind_retrieval_steps: int | None = None
-    retrieval_learning_rate: float | None = None
-    task_rows: int | None = None
-    task_epochs: float | None = None
-    mux_task_epochs: float | None = None
-    plain_learning_rate: float | None = None
-    mux_learning_rate: float | None = None
+    shallow_layers: int | None = integer(None, 1)
+    narrow_size: int | None = integer(None, 1)
+    narrow_layers: int | None = integer(None, 1)
+    joined_row_layers: int | None = integer(None, 0)
+    dropout: float | None = number(None, 0, 1, below=True)
+    mux_dropout: float | None = number(None, 0, 1, below=True)
+    multiplexer: str | None = one_of(None, tuple(fastmux.MULTIPLEXERS))
+    retrieval_rows: int | None = integer(None, 1)
+    retrieval_steps: int | None = integer(None, 0)
+    unbind_retrieval_steps: int | None = integer(None, 0)
+    retrieval_learning_rate: float | None = number(None, above=True)
+    task_rows: int | None = integer(None, 1)
+    task_epochs: float | None = number(None, above=True)
+    mux_task_epochs: float | None = number(None, above=True)
+    plain_learning_rate: float | None = number(None, above=True)
+    mux_learning_rate: float | None = number(None, above=True)
     group_by_length: bool | None = None
-    retrieval_loss_weight: float | None = None
-    task_retrieval_percentage: float | None = None
-    distillation_weight: float | None = None
-    distillation_temperature: float | None = None
+    retrieval_loss_weight: float | None = number(None, 0, 1, below=True)
+    task_retrieval_percentage: float | None = number(None, 0, 1, above=True)
+    distillation_weight: float | None = number(None, 0, 1)
+    distillation_temperature: float | None = number(None, above=True)
 
     def override(self, given: Recipe) -> Recipe:
         """This recipe with every value that ``given`` has.
@@ -125,8 +113,6 @@ class Recipe:
                 )
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
-        if self.multiplexer not in fastmux.MULTIPLEXERS:
-            raise ValueError(f"multiplexer must be one of {', '.join(fastmux.MULTIPLEXERS)}, got {self.multiplexer!r}")
 
 
 def read_recipe(name: str) -> Recipe:

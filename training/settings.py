@@ -1,18 +1,18 @@
-"""Settings: fields of a dataclass that know which values they allow, from YAML files and from command lines."""
+"""Settings from YAML files and from Hugging Face's command lines; `fastmux.settings` says what a field allows."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+
+from fastmux.settings import OneOf, descriptions
 
 #: Arguments of the Hugging Face Trainer that every program here decides.
 DECIDED = {
@@ -24,73 +24,34 @@ DECIDED = {
 }
 
 
-def option(default: object = None, **metadata):
-    """A field of a dataclass of settings, with what `transformers.HfArgumentParser` reads, such as ``choices``."""
-    return field(default=default, metadata=metadata)
-
-
 def documented(**words: Iterable[str]) -> Callable[[type], type]:
-    """What a dataclass of settings says of its fields becomes the help of their arguments.
+    """Make a dataclass of `fastmux.settings` one that `transformers.HfArgumentParser` takes: what its docstring says of
+    the fields is their help, and what they allow is its ``allowed``, by name.
 
     Args:
         words: Lists that stand in the docstring as "{NAME}".
-
-    Example:
-        >>> from dataclasses import dataclass, fields
-        >>> from training.settings import documented
-        >>> @documented(colours=["red", "blue"])
-        ... @dataclass
-        ... class Settings:
-        ...     \"""Settings.
-        ...
-        ...     Attributes:
-        ...         colour: One of {colours}.
-        ...     \"""
-        ...
-        ...     colour: str = "red"
-        >>> fields(Settings)[0].metadata["help"]
-        'One of red, blue.'
     """
 
-    def document(kind: type) -> type:
-        text = inspect.getdoc(kind).partition("Attributes:\n")[2]
-        found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-        named = {name: ", ".join(own) for name, own in words.items()}
-        helps = {name: " ".join(said.split()).format(**named) for name, said in found}
+    def document(kind: Any) -> type:
+        said, named = descriptions(kind), {name: ", ".join(own) for name, own in words.items()}
+        kind.allowed = {own.name: own.metadata["allowed"] for own in fields(kind) if "allowed" in own.metadata}
         for own in fields(kind):
-            own.metadata = {"help": helps[own.name], **own.metadata}
+            more = {key: value for key, value in own.metadata.items() if key != "allowed"}
+            if isinstance(allowed := kind.allowed.get(own.name), OneOf):
+                more["choices"] = list(allowed.words)
+            own.metadata = {"help": said[own.name].format(**named), **more}
         return kind
 
     return document
 
 
 def check(settings: Any, prefix: str = "") -> None:
-    """Raise ValueError for a value that is not allowed.
-
-    Args:
-        settings: A dataclass. Its class may have ``limits``: an interval, such as "[1, inf)" or "(0, 1]", and the names
-            of the fields, with spaces between them, whose values lie in it if they are not None.
-        prefix: Stands before a name in messages: "--" of a command line.
-    """
-    for own in fields(settings):
-        value, choices = getattr(settings, own.name), own.metadata.get("choices")
-        # Those of a command line are checked where it is parsed.
-        if choices and not prefix and value is not None and value not in choices:
-            named = ", ".join(map(repr, choices))
-            raise ValueError(f"{prefix}{own.name} is {value!r}, expected one of {named}")
-    for limits, names in getattr(settings, "limits", {}).items():
-        low, high = limits[1:-1].split(", ")
-        wanted = f"in {limits}" if high != "inf" else f"at least {low}" if limits[0] == "[" else f"above {low}"
-        for name in names.split():
-            value = getattr(settings, name)
-            if value is not None and not _inside(value, limits):
-                raise ValueError(f"{prefix}{name} must be {wanted}, got {value}")
-
-
-def _inside(value: float, limits: str) -> bool:
-    low, high = map(float, limits[1:-1].split(", "))
-    above = value >= low if limits[0] == "[" else value > low
-    return above and (value <= high if limits[-1] == "]" else value < high)
+    """Raise ValueError for a value that `documented` settings do not allow; ``prefix`` stands before its name."""
+    for name, allowed in settings.allowed.items():
+        value = getattr(settings, name)
+        # Choices on a command line are checked where that is parsed.
+        if value is not None and value not in allowed and not (prefix and isinstance(allowed, OneOf)):
+            raise ValueError(f"{prefix}{name} is {value!r}, expected {allowed}")
 
 
 def read_yaml(folder: Path, name: str, what: str) -> tuple[Path, dict]:
@@ -166,11 +127,9 @@ def build(kind: type, values: Mapping[str, object], where: str, what: str, **mor
     check_keys(values, kinds, where, what)
     values = {key: typed(where, key, value, *kinds[key]) for key, value in values.items()}
     try:
-        made = kind(**values, **more)
-        check(made)
+        return kind(**values, **more)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return made
 
 
 def run_program(main: Callable[[], object]) -> None:

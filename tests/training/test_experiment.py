@@ -184,7 +184,7 @@ def test_the_interval_pairs_rows():
         (["--variants", "rotatoin"], "there is no 'rotatoin' in a recipe's variants; the closest is 'rotation'"),
         (["--variants", "rotation", "--num_instances", "5"], "must be a multiple of num_instances=5, got 12"),
         (["--num_instances", "0"], "num_instances must be at least 1, got 0"),
-        (["--groupings", "0"], "groupings must be at least 1, got 0"),
+        (["--groupings", "0"], "groupings is 0, expected an integer of at least 1"),
         (["--network", "vgg"], "network is 'vgg', expected one of 'mlp', 'cnn', 'stem'"),
         (["--multiplexer", "gauss"], "multiplexer is 'gauss', expected one of"),
         (["--per_device_train_batch_size", "80", "--num_instances", "40"], "23 test rows, fewer than one group"),

@@ -96,9 +96,9 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
     "given, message",
     [
         (["--encoder", "nowhere"], "--encoder 'nowhere' cannot be loaded"),
-        (["--groupings", "0"], "--groupings must be at least 1, got 0"),
-        (["--learning_rate", "0"], "--learning_rate must be above 0"),
-        (["--target_agreement", "1.5"], r"--target_agreement must be in \(0, 1\]"),
+        (["--groupings", "0"], "--groupings is 0, expected an integer of at least 1"),
+        (["--learning_rate", "0"], r"--learning_rate is 0\.0, expected a number above 0"),
+        (["--target_agreement", "1.5"], r"--target_agreement is 1\.5, expected a number above 0, up to 1"),
         (["--split", "test"], "--split 'test': sst2 has validation"),
         (["--candidates", "none"], "'none' is neither one of levers, pairs, sequence, token nor a file"),
     ],

@@ -93,8 +93,8 @@ def test_moved():
     [
         ({"network": "both"}, "network is 'both', expected one of 'basic', 'shared'"),
         ({"network": "basic", "auxiliary_weight": 1.0}, "network 'basic' sees no single digit"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight must be at least 0, got -1"),
-        ({"shift": 14}, "shift must be in \\[0, 14\\), got 14"),
+        ({"auxiliary_weight": -1.0}, r"auxiliary_weight is -1\.0, expected a number of at least 0"),
+        ({"shift": 14}, "shift is 14, expected an integer from 0 to 13"),
     ],
 )
 def test_bad_options(options, message):

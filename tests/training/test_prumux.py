@@ -118,7 +118,7 @@ def test_bad_input(folder, tmp_path, monkeypatch):
         call(folder, tmp_path / "out")
     with pytest.raises(ValueError, match=r"tokenizer .*nowhere.* cannot be loaded"):
         call(folder, tmp_path / "out", "--original", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\), got 1\.5"):
+    with pytest.raises(ValueError, match=r"sparsity is 1\.5, expected a number from 0 to below 1"):
         call(folder, tmp_path / "out", *original, "--sparsity", "1.5")
     with pytest.raises(ValueError, match="rows have no column 'width'"):
         call(folder, tmp_path / "out", *original, "--length_column_name", "width")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,12 +10,13 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from fastmux.passes.tokens import Tokens
+from fastmux.settings import check_fields, integer, number, one_of
 from training.arguments import RunOptions
 from training.engines import engine_of, plain_forward, shuffled_plan
 from training.formatting import for_terminal, markdown
 from training.front import FrontOptions
 from training.recipe import Recipe
-from training.settings import build, check, documented, option
+from training.settings import build, check, documented
 
 
 @dataclass(frozen=True)
@@ -24,27 +24,24 @@ class Sizes:
     """Sizes.
 
     Attributes:
-        width: How wide, in
-            {units}.
+        width: A width.
         share: A share.
         shape: A shape.
     """
 
-    limits: ClassVar = {"[1, inf)": "width", "[0, 1)": "share"}
-
-    width: int = 4
-    share: float | None = None
-    shape: str = option("round", choices=("round", "flat"))
+    width: int = integer(4, 1, 8)
+    share: float | None = number(None, 0, 1, below=True)
+    shape: str = one_of("round", ("round", "flat"))
 
     def __post_init__(self):
-        check(self)
+        check_fields(self)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"width": 0}, "here: width must be at least 1, got 0"),
-        ({"share": 1}, r"here: share must be in \[0, 1\), got 1.0"),
+        ({"width": 0}, "here: width is 0, expected an integer from 1 to 8"),
+        ({"share": 1}, r"here: share is 1\.0, expected a number from 0 to below 1"),
         ({"shape": "oval"}, "here: shape is 'oval', expected one of 'round', 'flat'"),
         ({"width": 2.5}, "here: width must be of type int, got 2.5"),
         ({"share": "much"}, "here: share must be of type float, got 'much'"),
@@ -62,8 +59,27 @@ def test_values_of_yaml_become_those_that_are_asked_for():
 
 
 def test_help_is_what_the_docstring_says():
-    own = documented(units=["metres", "feet"])(Sizes)
-    assert fields(own)[0].metadata["help"] == "How wide, in metres, feet."
+    @documented(units=["metres", "feet"])
+    @dataclass
+    class Told:
+        """Told.
+
+        Attributes:
+            width, height: How wide, in
+                {units}.
+            shape: A shape.
+        """
+
+        width: int = integer(4, 1, 8)
+        height: int | None = integer(None, 1)
+        shape: str = one_of("round", ("round", "flat"))
+
+    width, height, shape = fields(Told)
+    assert width.metadata == height.metadata == {"help": "How wide, in metres, feet."}
+    assert shape.metadata["choices"] == ["round", "flat"]
+    check(Told())
+    with pytest.raises(ValueError, match="--width is 9, expected an integer from 1 to 8"):
+        check(Told(width=9), "--")
     for kind in (RunOptions, Recipe, FrontOptions):
         assert all(len(field.metadata["help"]) > 10 and "{" not in field.metadata["help"] for field in fields(kind))
 

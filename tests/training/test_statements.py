@@ -191,7 +191,7 @@ def test_the_embedded_default_from_end_to_end(library, tmp_path, capsys):
         ),
         (["narrow", "--narrow_size", "30"], "narrow_size=30 must be a multiple of num_heads=4"),
         (["joined", "--joined_row_layers", "5"], "joined_row_layers must be below num_layers=2 for the variant joined"),
-        (["joined", "--joined_row_layers", "-1"], "joined_row_layers must be at least 0, got -1"),
+        (["joined", "--joined_row_layers", "-1"], "joined_row_layers is -1, expected an integer of at least 0"),
         (["shallow", "--encoder", "bert-base-uncased"], "shallow is trained from scratch, --encoder bert-base-uncased"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux import Multiplexed
-from training.settings import check
+from fastmux.settings import check_fields
 
 #: Columns of rows by name: tensors with as many rows each.
 Rows = dict[str, Tensor]
@@ -74,7 +74,7 @@ class Fit(Protocol):
 
 class Experiment(ABC):
     """An experiment. A subclass is a frozen dataclass whose fields, with defaults, are what its recipes may set: sizes,
-    kinds of network; `training.settings.check` says how it names the values that are allowed. See docs/experiments.md.
+    kinds of network; `fastmux.settings` says how it names the values that are allowed. See docs/experiments.md.
 
     Attributes:
         name: Its name in recipes.
@@ -94,10 +94,9 @@ class Experiment(ABC):
     splits_by_seed: ClassVar[bool] = False
     slots: ClassVar[bool] = True
     over: ClassVar[str | None] = None
-    limits: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
-        check(self)
+        check_fields(self)
 
     @abstractmethod
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:

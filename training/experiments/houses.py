@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastmux.settings import one_of
 from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, draw_split, select
-from training.settings import option
 from training.tasks.readers import find_files
 
 PHOTOS, SIDE = 4, 64
@@ -38,7 +38,7 @@ class Houses(Experiment):
     dropout: Dropout of whole channels behind the first convolution, and of features before the last layer.
     """
 
-    sees: str = option(default=SEES[0], choices=SEES)
+    sees: str = one_of(SEES[0], SEES)
     channels: int = 32
     hidden_size: int = 64
     zip_size: int = 8

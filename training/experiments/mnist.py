@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.modules import IMAGE_MULTIPLEXERS
+from fastmux.settings import one_of
 from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
-from training.settings import option
 from training.tasks.readers import find_files
 
 SIDE = 28
@@ -38,7 +38,7 @@ class Mnist(Experiment):
     channels: Those of the CNN's second convolution, of which the first has half; and of the stem.
     """
 
-    network: str = option(default="cnn", choices=("mlp", "cnn", "stem"))
+    network: str = one_of("cnn", ("mlp", "cnn", "stem"))
     hidden_size: int = 128
     channels: int = 32
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fastmux.settings import integer, number, one_of
 from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
 from training.experiments.mnist import CLASSES, read_mnist
-from training.settings import option
 
 SIDE = 14
 
@@ -28,9 +27,9 @@ class PairedDigits(Experiment):
     pairs: How many there are to train on, and as many to test on.
     """
 
-    network: str = option(default="shared", choices=("basic", "shared"))
-    auxiliary_weight: float = 0.0
-    shift: int = 0
+    network: str = one_of("shared", ("basic", "shared"))
+    auxiliary_weight: float = number(0.0)
+    shift: int = integer(0, 0, SIDE - 1)
     channels: int = 32
     hidden_size: int = 128
     dropout: float = 0.0
@@ -40,7 +39,6 @@ class PairedDigits(Experiment):
     inputs = ("pair",)
     metrics = (Metric("accuracy"), Metric("digits"))
     splits_by_seed = True
-    limits: ClassVar = {"[0, inf)": "auxiliary_weight", f"[0, {SIDE})": "shift"}
     slots = False  # a row is a pair, with a slot for each of its images
 
     def __post_init__(self):

@@ -10,7 +10,6 @@ import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,10 +26,10 @@ from fastmux.models.loading import read_pretrained, read_tokenizer
 from fastmux.models.problems import SingleLabel
 from fastmux.passes.timer import CLOCKS, rates
 from fastmux.passes.tokens import Tokens
+from fastmux.settings import integer, number, one_of
 from training.engines import engine_of
 from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right, select
 from training.features import encode_sequences
-from training.settings import option
 from training.tasks.glue import Sst2Task
 
 #: Rows of a pass while the original is asked, and while gradients are summed up.
@@ -56,17 +55,16 @@ class Prumux(Experiment):
     """
 
     original: str | None = None
-    sparsity: float = 0.0
+    sparsity: float = number(0.0, 0, 1, below=True)
     join: str = "positions"
     row_layers: int = 1
     last_layers: int = 1
-    importance_rows: int = 512
-    train_rows: int = 16000
-    max_length: int = 64
-    timed_rows: int = 128
-    clock: str = option(default="wall", choices=tuple(CLOCKS))
+    importance_rows: int = integer(512, 1)
+    train_rows: int = integer(16000, 1)
+    max_length: int = integer(64, 1)
+    timed_rows: int = integer(128, 1)
+    clock: str = one_of("wall", tuple(CLOCKS))
 
-    limits: ClassVar = {"[0, 1)": "sparsity", "[1, inf)": "importance_rows train_rows max_length timed_rows"}
     name = "prumux"
     inputs = ("input_ids", "attention_mask")
     metrics = (Metric("accuracy"),)

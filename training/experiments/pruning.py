@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from fastmux.settings import one_of
 from training.drawing import Line, Panel, draw
 from training.experiments.base import Fit, Multiplexing, convolution
 from training.experiments.mnist import CLASSES, SIDE, Mnist
-from training.settings import option
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pruning(Mnist):
         fine_tuning_epochs, fine_tuning_learning_rate: How the network is trained after pruning.
     """
 
-    network: str = option(default="vgg", choices=("vgg",))
+    network: str = one_of("vgg", ("vgg",))
     channels: int = 16
     least_sparsity: float = 0.7
     most_sparsity: float = 0.95

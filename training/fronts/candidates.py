@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import nn
@@ -13,8 +12,9 @@ from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, ConversionSettings
+from fastmux.settings import check_fields, integer, number, one_of
 from training.models import head_class
-from training.settings import build, check, option, read_yaml, typed
+from training.settings import build, read_yaml, typed
 
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent
@@ -43,28 +43,26 @@ class Candidate:
         cascade: It is measured with the original behind it, too.
     """
 
-    limits: ClassVar = {"[1, inf)": "num_instances hidden_size", "[0, inf)": "masked_epochs"}
-
     name: str
-    num_instances: int = 1
+    num_instances: int = integer(1, 1)
     join: str = "rows"
     row_layers: int = 1
     joined_layers: tuple[int, ...] = ()
     last_layers: int = 1
     first_layers: int = 1
-    learn: str = option(default="distilled", choices=("distilled", "labels", "copied"))
-    vectors: str = option(default="signs", choices=("signs", "gaussian", "learned"))
+    learn: str = one_of("distilled", ("distilled", "labels", "copied"))
+    vectors: str = one_of("signs", ("signs", "gaussian", "learned"))
     start: str | None = None
-    masked_epochs: float = 0.0
+    masked_epochs: float = number(0.0)
     learning_rate: float | None = None
     state_weight: float | None = None
-    hidden_size: int | None = None
+    hidden_size: int | None = integer(None, 1)
     folder: str | None = None
     int8: bool = False
     cascade: bool = False
 
     def __post_init__(self):
-        check(self)
+        check_fields(self)
         if self.num_instances > 1 and (self.hidden_size is not None or self.learn != "distilled"):
             raise ValueError("hidden_size and learn are for plain encoders, num_instances: 1")
         if self.masked_epochs and self.learn != "distilled":

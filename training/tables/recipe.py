@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from transformers import TrainingArguments
 
+from fastmux.settings import check_fields, integer, one_of
 from training.experiments import EXPERIMENTS, Experiment, Multiplexing
-from training.settings import DECIDED, build, check_keys, option, read_yaml, typed, types_of
+from training.settings import DECIDED, build, check_keys, read_yaml, typed, types_of
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent.parent / "experiments"
@@ -72,15 +73,16 @@ class TableRecipe:
             `TrainingArguments`; ``num_instances`` is a list, and ``at`` has settings for one N alone, by N.
     """
 
-    limits: ClassVar = {"[1, inf)": "groupings"}
-
     name: str
-    experiment: str = option(default="", choices=EXPERIMENTS)
+    experiment: str = one_of("", EXPERIMENTS)  # whatever is registered by then
     seeds: list[int] = field(default_factory=lambda: [0])
-    groupings: int = 3
+    groupings: int = integer(3, 1)
     defaults: dict[str, Any] = field(default_factory=dict)
     published: dict[str, dict[int, float]] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def kind(self) -> type[Experiment]:
