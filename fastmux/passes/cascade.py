@@ -1,7 +1,7 @@
 """A cascade: rows of which a fast model is unsure go through the model that it was made from.
 
-How sure is sure enough is chosen on held-out rows, for a share of rows whose label is to be the original's
-(`choose_min_confidence`); `Engine` then sends the others on. (Viola and Jones, 2001, for the word; "Model cascades" of
+`choose_min_confidence` chooses the threshold on held-out rows, such that a given share of them gets the original's
+label; `Engine` then sends less certain rows on. (Viola and Jones, 2001, for the word; "Model cascades" of
 Wang et al., 2018, arXiv 1711.11541, for the use of a cheap model before a good one.)
 """
 
@@ -13,18 +13,19 @@ import numpy as np
 
 
 def confidence(logits: np.ndarray, problem_type: str, lengths: np.ndarray | None = None) -> np.ndarray:
-    """How sure a model is of a row: the probability of its label, of its least certain label where a row has several.
+    """How sure a model is of a row: the probability of its label, or of the least certain one of several labels.
 
     Args:
-        logits: (rows, C); or (tokens, C) of all rows' tokens, end to end.
-        problem_type: "single_label_classification", also for tokens, or "multi_label_classification".
-        lengths: (rows), the tokens of each row, where logits are of tokens.
+        logits: The logits: (rows, C), or (tokens, C) of all rows' tokens end to end.
+        problem_type: The kind of labels: "single_label_classification", also for tokens, or
+            "multi_label_classification".
+        lengths: The number of tokens of each row, (rows), if the logits are of tokens.
 
     Returns:
         (rows), from 1/C (1/2 for several labels) to 1, float64; 1 of a row without tokens.
 
     Raises:
-        ValueError: The problem is a regression: its output does not say how certain it is.
+        ValueError: The problem is a regression, whose output has no probability.
 
     Example:
         >>> import numpy as np
@@ -40,7 +41,7 @@ def confidence(logits: np.ndarray, problem_type: str, lengths: np.ndarray | None
     else:
         raise ValueError(
             f"problem_type is {problem_type!r}, expected 'single_label_classification' or "
-            "'multi_label_classification': a regression does not say how certain it is"
+            "'multi_label_classification': the output of a regression has no probability"
         )
     return sure if lengths is None else _least_by_row(sure, lengths)
 
@@ -48,12 +49,12 @@ def confidence(logits: np.ndarray, problem_type: str, lengths: np.ndarray | None
 def agrees(
     logits: np.ndarray, original: np.ndarray, problem_type: str, lengths: np.ndarray | None = None
 ) -> np.ndarray:
-    """Whether two models give a row the same label, all the same labels where it has several: (rows), bool.
+    """Whether two models give a row the same label, or the same set of labels: (rows), bool.
 
-    Shapes as in `confidence`.
+    The shapes are those of `confidence`.
     """
     if problem_type == "regression":
-        raise ValueError("problem_type is 'regression', expected a kind of labels: no two numbers are ever quite alike")
+        raise ValueError("problem_type is 'regression', expected a kind of labels: two numbers are hardly ever equal")
     if problem_type == "multi_label_classification":
         same = ((logits > 0) == (original > 0)).all(-1)
     else:
@@ -90,13 +91,12 @@ class CascadeThreshold:
 def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agreement: float) -> CascadeThreshold:
     """The lowest confidence at which the cascade's labels agree with the original's as often as asked.
 
-    Choose on rows that nothing was trained on, and report on others: the agreement here is that of the rows that the
-    threshold was chosen for.
+    Choose on rows that nothing was trained on, and report figures on other rows: the agreement on these was chosen.
 
     Args:
-        confidence: (B), the fast model's.
-        agrees: (B), whether its label is the original's.
-        target_agreement: in (0, 1].
+        confidence: The fast model's confidence of each row, (B).
+        agrees: Whether its label is the original's, (B).
+        target_agreement: The share of the rows that is to have the original's label, in (0, 1].
 
     Raises:
         ValueError: There are no rows, the target is out of range, or it is reached only if all rows go through the

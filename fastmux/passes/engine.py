@@ -1,4 +1,4 @@
-"""Any number of rows through a model, and through a fallback those of which it is unsure."""
+"""Run any number of rows through a model, and the rows of which it is unsure through a fallback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmux.passes.plan import PASS_TOKENS, Layout, plan_passes
 from fastmux.passes.runtimes import Runtime
 from fastmux.passes.tokens import Tokens
 
-#: Passes that are begun before the first of them is waited for: a GPU computes while the host prepares the next.
+#: How many passes are begun before the first is waited for, so that a GPU computes while the host prepares the next.
 _AHEAD = 4
 
 
@@ -23,7 +23,7 @@ class Answered:
     """What `Engine.run` returns.
 
     Attributes:
-        logits: (rows, C), or (tokens, C) of a model that labels tokens; float32, or float64 of a model in float64.
+        logits: The logits: (rows, C), or (tokens, C) of a model that labels tokens; float32, or the model's float64.
         went_on: The rows that the fallback answered, in order.
     """
 
@@ -39,12 +39,12 @@ class Engine:
         runtime: The model.
         batch_tokens: The positions of a pass, padding counted, at most.
         copies: The slots that each row takes, 1 to N; its logits are averaged over them.
-        pass_tokens: What a pass costs for itself, in positions.
+        pass_tokens: The overhead of a pass, in positions.
         fallback: Answers the rows of which the model is less sure than ``min_confidence``: a cascade.
-        min_confidence: See `fastmux.passes.cascade.confidence`.
+        min_confidence: A probability; `fastmux.passes.cascade.confidence` says how it is compared.
 
     Raises:
-        ValueError: copies out of range; a fallback without a confidence, or the other way round.
+        ValueError: copies is out of range, or only one of fallback and min_confidence is given.
     """
 
     runtime: Runtime
@@ -78,10 +78,10 @@ class Engine:
 
         Args:
             plan: The rows of every pass, in place of `plan`'s own.
-            on_rows: Told after each pass how many more rows are answered.
+            on_rows: Called after each pass with the number of rows that it answered.
 
         Raises:
-            ValueError: the model returns NaN or infinity.
+            ValueError: The model returns NaN or infinity.
         """
         runtime, lengths = self.runtime, tokens.lengths
         rows = int(lengths.sum()) if runtime.per_token else len(lengths)
@@ -104,13 +104,13 @@ class Engine:
         """All rows in one pass, without the fallback.
 
         Args:
-            slots: (G, N), the row in every slot.
+            slots: The row in each slot, (G, N).
 
         Returns:
-            The logits as in `Answered`, and of which rows the model is unsure, (rows), bool.
+            The logits as in `Answered`, and whether the model is unsure of each row, (rows), bool.
 
         Raises:
-            ValueError: the model returns NaN or infinity.
+            ValueError: The model returns NaN or infinity.
         """
         logits = self._start(tokens, np.arange(len(tokens.lengths)), slots)()
         check_finite(logits)
@@ -119,14 +119,15 @@ class Engine:
     def calibrate(
         self, tokens: Tokens, target_agreement: float, plan: Sequence[np.ndarray] | None = None
     ) -> CascadeThreshold:
-        """The ``min_confidence`` at which this and its fallback give as many rows as asked the fallback's labels.
+        """Find the ``min_confidence`` at which the cascade gives a share of the rows the fallback's label.
 
         Args:
-            tokens, plan: as for `run`; rows that nothing was trained on.
-            target_agreement: A share of the rows, in (0, 1].
+            tokens: Rows that nothing was trained on.
+            target_agreement: The share of the rows that is to get the fallback's label, in (0, 1].
+            plan: As for `run`.
 
         Raises:
-            ValueError: no threshold reaches the target; the problem is a regression; as `run`.
+            ValueError: No threshold reaches the target; the problem is a regression; or as in `run`.
         """
         problem, lengths = self.runtime.problem_type, tokens.lengths if self.runtime.per_token else None
         ours = replace(self, fallback=None, min_confidence=None).run(tokens, plan).logits
@@ -136,7 +137,7 @@ class Engine:
         )
 
     def _unsure(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Of which rows the model is less sure than ``min_confidence``, (rows), bool: logits as in `Answered`."""
+        """Whether the model is less sure of each row than ``min_confidence``, (rows), bool; logits as in `Answered`."""
         if self.fallback is None:
             return np.zeros(len(lengths), bool)
         sure = confidence(logits, self.runtime.problem_type, lengths if self.runtime.per_token else None)

@@ -1,7 +1,7 @@
-"""Which slot of which group a row takes: one checkpoint, several speeds.
+"""Put rows into the slots of groups: one checkpoint has several speeds.
 
-A group has N slots. With one copy of each row it serves N rows; with N // k rows of k copies each it is slower and more
-accurate, as every row is read in several slots, among fewer others (MUX-PLM, "ensembling"; MIMONets, "dynamic
+A group has N slots. With one copy of each row it serves N rows. With k copies of each of N // k rows it is slower and
+more accurate, as each row is read in several slots, among fewer other rows (MUX-PLM, "ensembling"; MIMONets, "dynamic
 inference").
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def check_copies(copies: int, num_instances: int) -> None:
-    """Raises ValueError for copies that are not from 1 to N."""
+    """Raise ValueError for copies that are not from 1 to N."""
     if isinstance(copies, bool) or not isinstance(copies, int) or not 1 <= copies <= num_instances:
         if num_instances == 1:
             raise ValueError(f"copies is {copies!r}, expected 1: the model puts no rows together")
@@ -19,10 +19,10 @@ def check_copies(copies: int, num_instances: int) -> None:
 
 
 def group_rows(order: np.ndarray, num_instances: int, copies: int = 1) -> np.ndarray:
-    """The row in every slot, (G, N).
+    """The row in each slot, (G, N).
 
-    A group holds N // copies rows of ``order``. Where that does not fill it, and in a short last group, its rows take
-    turns: each has at least ``copies`` slots.
+    A group has N // copies rows of ``order``. If they do not fill it, they take turns in the slots that are left, and
+    so do the rows of a short last group: each has at least ``copies`` slots.
 
     Raises:
         ValueError: copies is not from 1 to N.

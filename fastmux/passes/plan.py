@@ -29,7 +29,7 @@ class Layout:
     """How a model lays rows out as positions of its encoder.
 
     Args:
-        rows: The different rows that share a group: N, or fewer where rows take several slots.
+        rows: The number of different rows that share a group: N, or fewer if rows take several slots.
         sequences: The sequences of positions that the encoder runs for a group: 1 of a T-MUX, N of a model that joins
             rows only in its deeper layers.
         prefix: The positions before each sequence.
@@ -48,11 +48,11 @@ def plan_passes(
     """The rows of every pass, the longest first.
 
     Args:
-        lengths: (rows), the tokens of each row.
+        lengths: The number of tokens of each row, (rows).
         batch_tokens: The positions of a pass, padding counted, at most; a single group may have more.
         layout: How the model lays out groups; a plain encoder's if None.
-        pass_tokens: What a pass costs for itself, in positions. It is taken for less where it would leave too much
-            padding.
+        pass_tokens: The overhead of a pass, in positions. If the plan would have too much padding, a smaller one is
+            assumed.
 
     Returns:
         Row numbers. Every pass but the last has a multiple of ``layout.rows``, whose neighbours make up the groups.

@@ -1,4 +1,4 @@
-"""How fast: several ways to answer the same rows, in turns, each several times."""
+"""Measure speed: several ways to answer the same rows take turns, several times each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-#: Seconds that a person waits; and the time that the processor worked, for a machine with other work to do.
+#: The time on the clock, and the time that the processor worked, for a machine that runs other programs too.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -17,7 +17,8 @@ class Rate:
 
     Attributes:
         rows_per_second: The median of all turns.
-        slowest, fastest: The turns at both ends.
+        slowest: The rate of the slowest turn.
+        fastest: The rate of the fastest turn.
     """
 
     rows_per_second: float
@@ -36,9 +37,9 @@ def rates(
     """The rate of each contestant, all of them taking turns so that a busy moment slows none of them alone.
 
     Args:
-        contestants: By name a call that answers all rows, and waits until they are answered.
+        contestants: By name, a function that answers all rows and returns when they are answered.
         rows: How many rows a call answers.
-        repeats: Turns that count; one more before them warms up.
+        repeats: The number of turns that count; one turn before them warms up.
         clock: One of `CLOCKS`.
         on_turn: Called after every call, (repeats + 1) times the number of contestants in all.
 

@@ -1,4 +1,4 @@
-"""Token ids of many rows, end to end."""
+"""The token ids of many rows, end to end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass
 class Tokens:
-    """Token ids of some rows, end to end.
+    """The token ids of rows, end to end.
 
     Attributes:
-        ids: (tokens), int32.
-        lengths: (rows), the tokens of each row.
-        types: (tokens), int8; None where all are 0.
+        ids: The token ids, (tokens), int32.
+        lengths: The number of tokens of each row, (rows).
+        types: The token types, (tokens), int8; None if all are 0.
         words: For each row the position of every word's first token, -1 where it has none; None where no word gets a
             tag.
         spans: For each row where its words begin and end in the text, (words, 2).

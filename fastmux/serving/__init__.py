@@ -1,1 +1,1 @@
-"""Rows over HTTP in, labels out: ``fastmux serve``. Needs the extra ``serve``."""
+"""Label rows over HTTP: ``fastmux serve``. Needs the extra ``serve``."""

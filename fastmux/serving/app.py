@@ -1,4 +1,4 @@
-"""The HTTP interface: an ASGI app that any server of such apps runs, `fastmux serve` among them."""
+"""The HTTP interface: an ASGI app, for `fastmux serve` or any other ASGI server."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from fastmux.serving.settings import ServingSettings
 from fastmux.settings import settings_of
 
 _DESCRIPTION = """\
-Text in, labels out. Rows of many requests share passes of the model, and of a multiplexed model groups; rows of one
-group influence one another a little. Rows of different values of the header `X-Tenant` never share a group, and with
+Labels text. Rows of many requests share passes of the model, and groups of a multiplexed model; rows of one group
+influence one another a little. Rows with different values of the header `X-Tenant` never share a group, and with
 `copies` = N a row has a group for itself."""
 
 _PREDICT = "/predict"
-#: Swagger UI, which shows the interface at /docs: files of the package fastapi-offline (MIT; Swagger UI: Apache 2.0).
-#: FastAPI's own page takes them from the network, to which a server may have no way.
+#: Swagger UI for the page /docs: files of the package fastapi-offline (MIT; Swagger UI: Apache 2.0). FastAPI's own page
+#: loads them from the network, which a server may not reach.
 _ASSETS = "/docs-assets"
 _PAGE = Path(__file__).with_name("page.html")
 
@@ -41,9 +41,9 @@ _PROBLEMS = {
     408: "The request took too long to arrive.",
     413: "The request has too many bytes, or rows.",
     422: "The request is malformed, or none of its rows can be labelled.",
-    429: "As much is being done as is allowed; `Retry-After` says when to ask again.",
+    429: "The server is busy; `Retry-After` says when to ask again.",
     500: "The model failed on every row.",
-    503: "The server is warming up, or ends.",
+    503: "The server is warming up or shutting down.",
 }
 
 
@@ -72,16 +72,16 @@ def create_app(
     """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
 
     Args:
-        model: a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
-        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
-        fallback: the model that rows go through of which the first one is less sure than ``min_confidence``.
-        settings: how; or, in place of it, ``options``: the fields of `ServingSettings`.
+        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
+        settings: The settings; or give the fields of `ServingSettings` as ``options``.
+        fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
 
     Returns:
         The app. It warms the model up when a server starts it, and answers 503 until that is done.
 
     Raises:
-        ValueError: for an option out of range, and for a model that is no classifier or cannot be loaded.
+        ValueError: An option is out of range, or the model is no classifier or cannot be loaded.
 
     Example:
         >>> from fastapi.testclient import TestClient
@@ -137,16 +137,16 @@ def create_app(
                     "name": "X-Tenant",
                     "in": "header",
                     "schema": {"type": "string"},
-                    "description": "Rows of other tenants never share a group with these.",
+                    "description": "Rows with another value never share a group with these.",
                 }
             ],
         },
     )
     async def predict(request: Request) -> Response:
-        """One row is answered with one object, a list with a list of as many.
+        """One row gets one object; a list of rows gets a list of answers in the same order.
 
-        A row that cannot be labelled has `error` in its place in the list, and holds up no other; the status is that
-        of a failure where no row has an answer.
+        A row that cannot be labelled gets an `error` in its place and stops no other row. The status is a failure only
+        if no row has an answer.
         """
         return await service.predict(request)
 
@@ -158,7 +158,7 @@ def create_app(
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Counters, as Prometheus reads them."""
+        """Counters for Prometheus."""
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/info")
@@ -170,7 +170,7 @@ def create_app(
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        # By relative addresses, as they are the same behind a proxy that puts something before them.
+        # Relative addresses still work behind a proxy that adds a prefix.
         assets = _ASSETS.removeprefix("/")
         return get_swagger_ui_html(
             openapi_url="openapi.json",

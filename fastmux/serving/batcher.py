@@ -1,8 +1,8 @@
-"""Rows of many requests through one model: groups are filled as rows come, and one pass runs at a time.
+"""Put rows of many requests through one model: rows fill groups as they arrive, and one pass runs at a time.
 
-While a pass runs in the worker thread, rows gather; then those that wait longest, and others of like length, go next.
-An idle model waits for a group to be full, but no longer than ``max_wait`` from the arrival of its first row. Rows that
-the model is unsure of wait once more, for a pass of the fallback; those that it is sure of do not wait for them.
+While a pass runs in the worker thread, rows gather. The next pass takes those that have waited longest, and others of
+like length. An idle model waits until a group is full, but at most ``max_wait`` from the arrival of the group's first
+row. Rows of which the model is unsure wait again, for a pass of the fallback; the others do not wait for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastmux.passes.grouping import group_rows
 from fastmux.serving.groups import Answer, Group, Waiting, choose_groups
 from fastmux.serving.metrics import Metrics
 
-#: Passes by which the rate is told.
+#: The rate is that of so many latest passes.
 _RECENT = 20
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,17 @@ class ModelError(Exception):
 
 
 class QueueFull(Exception):
-    """So many rows wait already that no more are taken."""
+    """Too many rows wait already."""
 
 
 class Batcher:
-    """The rows that wait for a model, and the thread that it runs in.
+    """The queue of rows for a model, and the thread that the model runs in.
 
     Args:
-        labeller: the model.
-        max_wait: seconds that a row waits for others to fill its group while the model is idle.
-        max_queued_rows: rows that wait, at most.
+        labeller: The model.
+        max_wait: The most seconds that a row waits for others to fill its group while the model is idle.
+        max_queued_rows: The most rows that wait.
+        metrics: Counts rows and times passes.
     """
 
     def __init__(self, labeller: Labeller, max_wait: float, max_queued_rows: int, metrics: Metrics):
@@ -58,26 +59,26 @@ class Batcher:
         self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
 
     def __len__(self) -> int:
-        """Rows that wait."""
+        """How many rows wait."""
         return len(self._waiting)
 
     async def start(self) -> None:
         """Begin to serve."""
         self._hurrying = self._closing = False
-        # What torch does in parallel is counted by thread.
+        # torch keeps its number of threads per thread, so the worker needs it set.
         threads = torch.get_num_threads()
         self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
         self._ready = contextlib.ExitStack()
-        for engine in self._engines():  # in the thread whose passes these are
+        for engine in self._engines():  # in the thread that runs the passes
             self._worker.submit(self._ready.enter_context, engine.runtime.ready()).result()
         self._task = asyncio.create_task(self._serve())
 
     async def warm_up(self, lengths: Sequence[int]) -> None:
-        """Passes of rows of so many tokens, in full groups, as many as a pass takes: nothing is slow later for being
-        the first of its kind.
+        """Run passes of rows of these lengths, with one full group and with as many as a pass takes, so that no later
+        pass is slow because it is the first of its size.
 
         Raises:
-            ValueError: the model returns NaN or infinity.
+            ValueError: The model returns NaN or infinity.
         """
         await asyncio.get_running_loop().run_in_executor(self._worker, self._warm_up, lengths)
 
@@ -97,7 +98,7 @@ class Batcher:
                     self.labeller.label([row] * count, slots, [False] * count, bool(again))
 
     def hurry(self) -> None:
-        """From now on no row waits for others."""
+        """From now on, let no row wait for others."""
         self._hurrying = True
         self._arrived.set()
 
@@ -112,10 +113,10 @@ class Batcher:
     def submit(
         self, rows: Sequence[Tokenised], tenant: str, copies: int, all_scores: bool
     ) -> list[asyncio.Future[Answer]]:
-        """Their answers to come; one that is cancelled before its row is in a pass costs none.
+        """Queue rows; returns futures of their answers. Cancel one before its row is in a pass, and the row costs none.
 
         Raises:
-            QueueFull: there is no room for all of them.
+            QueueFull: There is no room for all rows.
         """
         if not self.has_room(len(rows)):
             raise QueueFull
@@ -132,7 +133,7 @@ class Batcher:
         return len(self._waiting) + more <= self.max_queued_rows
 
     def seconds_for(self, more: int) -> float:
-        """Until all rows that wait now are answered, and so many more, by the rate of the latest passes."""
+        """An estimate of the time until all waiting rows and so many more are answered, by the latest passes' rate."""
         return (len(self._waiting) + more) / self._rate if self._rate else 0.0
 
     def _forget(self, waiting: Waiting) -> None:
@@ -144,13 +145,13 @@ class Batcher:
         while self._waiting or not self._closing:
             try:
                 await self._step()
-            except Exception as error:  # of ours: whoever waits must hear of it, and the next are served
+            except Exception as error:  # a bug: tell those who wait, and go on serving
                 log.exception("rows could not be put into groups")
                 for waiting in list(self._waiting):
                     self._finish(waiting, error)
 
     async def _step(self) -> None:
-        """A pass, or what there is to wait for before the next."""
+        """Run one pass, or wait until there may be one to run."""
         self._arrived.clear()
         loop = asyncio.get_running_loop()
         due = math.inf if self._hurrying else loop.time() - self.max_wait
@@ -180,7 +181,7 @@ class Batcher:
                 self._finish(waiting, Answer(outcome, len(group.rows), group.room, waiting.unsure))
 
     def _next_groups(self, due: float) -> list[Group]:
-        """Of the model, or of the fallback: whichever has a row that has waited longer."""
+        """The next groups of the model or of the fallback, whichever has a row that has waited longer."""
         fresh = [waiting for waiting in self._waiting if not waiting.unsure]
         engine = self.labeller.engine
         chosen = [choose_groups(fresh, due, engine)]
@@ -190,7 +191,7 @@ class Batcher:
         return min(filter(None, chosen), key=lambda groups: min(group.oldest for group in groups), default=[])
 
     def _wait_again(self, waiting: Waiting) -> None:
-        """For the fallback; alone in its group, should that be multiplexed too."""
+        """Queue a row for the fallback. If that is multiplexed too, the row has a group for itself."""
         if not waiting.answer.done():
             waiting.unsure, waiting.copies = True, self.labeller.engine.fallback.runtime.num_instances
             self._waiting[waiting] = None
@@ -208,7 +209,7 @@ class Batcher:
             waiting.answer.set_result(outcome)
 
     def _answers(self, groups: list[Group]) -> Sequence[dict | ModelError | None]:
-        """The columns of every row of some groups, its error, or None where the fallback is needed. In the worker
+        """For each row of some groups its columns, its error, or None if it needs the fallback. Runs in the worker
         thread."""
         rows = [waiting for group in groups for waiting in group.rows]
         try:
@@ -220,14 +221,14 @@ class Batcher:
                 failed = ModelError(f"the model failed: {type(error).__name__}: {error}")
                 log.error(failed)
                 return [failed]
-            # One row may be the cause: half of them go again, and the other half, until it is alone.
+            # One row may be the cause: run each half again, and so on, until that row is alone.
             if len(groups) == 1:
                 groups = [Group([waiting], groups[0].room) for waiting in rows]
             half = len(groups) // 2
             return [*self._answers(groups[:half]), *self._answers(groups[half:])]
 
     def _slots(self, groups: list[Group]) -> np.ndarray:
-        """(G, N), the place of the row in every slot."""
+        """(G, N), the place of each slot's row."""
         slots, start = [], 0
         instances = self._engines()[groups[0].rows[0].unsure].runtime.num_instances
         for group in groups:

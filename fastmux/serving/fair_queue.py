@@ -1,4 +1,4 @@
-"""One after the other on an event loop, with whatever else is due in between."""
+"""Let waiting tasks go on one at a time, so that other work of the event loop runs in between."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 
 
 class FairQueue:
-    """Lets those that wait go on in their order, one a round of the event loop.
+    """Lets waiting tasks go on in their order, one in each round of the event loop.
 
-    Work of a millisecond each, begun by hundreds at once, would otherwise be done in one round: whatever else came
-    would wait for all of it.
+    Otherwise hundreds of tasks that take a millisecond each would all run in one round, and everything else would wait
+    for all of them.
 
     Example:
         >>> import asyncio
@@ -35,7 +35,7 @@ class FairQueue:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Until all that came before have gone on, and the event loop has looked at what else there is."""
+        """Wait until all earlier tasks have gone on and the event loop has done what else was due."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiting.append(turn)
@@ -45,7 +45,7 @@ class FairQueue:
 
     def _next(self) -> None:
         turn = self._waiting.popleft()
-        if not turn.done():  # whoever waited may have been cancelled
+        if not turn.done():  # the waiting task may have been cancelled
             turn.set_result(None)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)

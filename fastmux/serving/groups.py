@@ -1,4 +1,4 @@
-"""Which of the rows that wait share a group, and which groups share the next pass."""
+"""Choose which waiting rows share a group, and which groups share the next pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Waiting:
     """A row that waits for the model.
 
     Attributes:
-        tenant: rows of others never share its group.
-        copies: slots that it takes; rows that take another number never share its group.
-        all_scores: its answer has every label's score.
-        arrived: seconds, on the clock of the event loop.
-        unsure: the model has seen it, and was not sure enough: it waits for the fallback.
-        answer: gets an `Answer`, or the error of this row alone; is cancelled when nobody waits for it any more.
+        row: The row with its tokens.
+        tenant: Rows of other tenants never share its group.
+        copies: How many slots it takes. Rows with another number never share its group.
+        all_scores: Whether its answer has the scores of all labels.
+        arrived: When it arrived, in seconds on the event loop's clock.
+        answer: A future of an `Answer`, or of this row's error. It is cancelled when the client has left.
+        unsure: Whether the model was unsure of it, so that it waits for the fallback.
     """
 
     row: Tokenised
@@ -37,7 +38,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share the slots of one group, and how many there is room for."""
+    """Rows that share one group, and the number of rows that it has room for."""
 
     rows: list[Waiting]
     room: int
@@ -53,7 +54,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of a row, how full its group was, and whether the model was the fallback."""
+    """The columns of a row's answer, how full its group was, and whether the fallback answered."""
 
     columns: dict
     rows: int
@@ -64,14 +65,14 @@ class Answer:
 def choose_groups(waiting: Iterable[Waiting], due: float, engine: Engine) -> list[Group]:
     """The groups of the next pass; none while it is better to wait.
 
-    Rows of one tenant, and of one number of copies, are put into groups by their length. A group is ready when it is
-    full, or when a row in it arrived at ``due`` or before. Of the groups that are ready those of like length go
-    together, as many as the budget of positions allows; the one that has waited longest is always among them.
+    Rows with the same tenant and number of copies are put into groups by length. A group is ready when it is full, or
+    when one of its rows arrived at ``due`` or before. Ready groups of like length share the pass, as many as the budget
+    of positions allows; the group that has waited longest is always among them.
 
     Args:
-        waiting: rows, in the order in which they arrived.
-        due: seconds, on the clock of the event loop.
-        engine: the model's.
+        waiting: Rows in the order of their arrival.
+        due: A time in seconds on the event loop's clock.
+        engine: The engine that runs the model.
     """
     ready = [
         group

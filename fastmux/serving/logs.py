@@ -1,4 +1,4 @@
-"""Logs, a JSON object a line, for a server that has its process for itself."""
+"""JSON logs, one object a line, for a server that has its process to itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 
 
 def log_config(level: str) -> dict:
-    """For `logging.config.dictConfig`: time, level, logger, message and what else is known, to standard error."""
+    """A config for `logging.config.dictConfig` that logs time, level, logger, message and extras to standard error."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -23,6 +23,6 @@ def log_config(level: str) -> dict:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {name: {"level": level.upper()} for name in ("fastmux", "uvicorn")}
-        # Has a handler of its own, unless it gets one.
+        # transformers adds a handler of its own unless it is given one.
         | {"transformers": {"handlers": ["stderr"], "propagate": False}},
     }

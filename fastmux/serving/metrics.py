@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""What a server counts, for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "fastmux_requests", "Requests to /predict, by status (499: its client left)", ["status"], registry=registry
+            "fastmux_requests", "Requests to /predict, by status (499: the client left)", ["status"], registry=registry
         )
         self.rejected = Counter(
             "fastmux_rejected", "Requests refused before a row was read, by reason", ["reason"], registry=registry
@@ -41,6 +41,6 @@ class Metrics:
         ProcessCollector(registry=registry)
 
     def rows_so_far(self) -> tuple[float, float]:
-        """How many were answered, and how many of them by the fallback."""
+        """How many rows were answered, and how many of them by the fallback."""
         answered = self.registry.get_sample_value("fastmux_rows_total", {"outcome": "answered"})
         return answered or 0.0, self.registry.get_sample_value("fastmux_fallback_rows_total") or 0.0

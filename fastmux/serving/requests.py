@@ -1,4 +1,4 @@
-"""What a request to /predict holds, and what is answered."""
+"""Requests to /predict."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ _ROW = {
         {"type": "object", "properties": {"words": {"type": "array", "items": {"type": "string"}}}},
     ]
 }
-#: Rows are looked into one by one, so that a malformed one fails alone; the schema says what they should be.
+#: Rows are checked one by one, so that a malformed row fails alone. This schema documents what they should be.
 Inputs = Annotated[Any, WithJsonSchema({"anyOf": [*_ROW["anyOf"], {"type": "array", "items": _ROW, "minItems": 1}]})]
 
 
 class PredictRequest(BaseModel):
-    """A row, or a list of rows, and how they are to be labelled."""
+    """A row or a list of rows, and how to label them."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"inputs": "a fine film"}, {"inputs": ["a fine film", "dull"]}]}
     )
 
     inputs: Inputs = Field(
-        description="A text; of a model that labels rows also {text, text_pair}; of one that labels tokens also "
-        "{words}. Or a list of such rows: all of them are answered, in their order."
+        description="A row, or a list of rows that are answered in the same order. A row is a text; for a model that "
+        "labels rows it may be {text, text_pair}, for one that labels tokens {words}."
     )
     copies: StrictInt | None = Field(
         None,
-        description="Slots of a multiplexed model that each row takes, from 1 to N; with N a row is alone in its "
-        "group, and its answer depends on no other row. The server's setting if null.",
+        description="How many slots of a multiplexed model each row takes, from 1 to N. With N a row is alone in its "
+        "group and its answer depends on no other row. If null, the server's setting.",
     )
-    all_scores: StrictBool = Field(False, description="Every label's score, not the best one alone.")
+    all_scores: StrictBool = Field(False, description="Give the scores of all labels, not only of the best one.")
     details: StrictBool = Field(
         False,
-        description="How full the row's group was, as `group`: {rows, room}; and, where the server has a fallback, "
-        "whether that has answered the row, as `fallback`.",
+        description="Say how full the row's group was, as `group`: {rows, room}; and, if the server has a fallback, "
+        "whether it answered the row, as `fallback`.",
     )
 
 
@@ -49,10 +49,10 @@ class Problem(BaseModel):
 
 
 def parse(body: bytes) -> PredictRequest:
-    """A request.
+    """Parse the body of a request.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: It is malformed; the message says why.
     """
     try:
         return PredictRequest.model_validate(json.loads(body))

@@ -1,4 +1,4 @@
-"""A server in a process of its own: what `fastmux serve` runs."""
+"""A server that has its process to itself: what `fastmux serve` runs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from fastapi import FastAPI
 from fastmux.serving.logs import log_config
 from fastmux.serving.sockets import bind, problem
 
-#: Of a connection on which nothing happens; longer than load balancers usually keep theirs.
+#: Idle connections are kept for so long, which is longer than load balancers usually keep theirs.
 _KEEP_ALIVE_SECONDS = 75
-#: Connections that are accepted in one round of the event loop, before what is connected already is looked at again.
+#: The most connections that are accepted in one round of the event loop, before it serves those that it has.
 _ACCEPTED = 32
-#: Connections that the kernel holds until they are accepted, as far as it allows so many (net.core.somaxconn). A client
-#: for whom there is no room tries again after a second, and then after two.
+#: The most connections that the kernel queues until they are accepted, if it allows so many (net.core.somaxconn). A
+#: client without room tries again after one second, and then after two.
 _BACKLOG = 16384
-#: Seconds that a thread keeps the interpreter while another one waits for it. The model's thread and the one that
-#: answers clients share it: at Python's 5 ms, a refusal, which needs it several times, would take as many of them.
+#: How many seconds a thread keeps the interpreter while another thread waits for it. The model's thread and the one
+#: that answers clients share it. A refusal needs it several times, and would each time take Python's default of 5 ms.
 _SWITCH_SECONDS = 0.0005
 
 log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Told to end, it answers what it has taken and refuses with status 503 what still comes; then it closes its
-    socket. Told again, it ends at once."""
+    """On the first signal to end, it answers the rows that it has, refuses new requests with status 503, and then
+    closes its socket. On the second signal it ends at once."""
 
     def __init__(self, app: FastAPI, config: uvicorn.Config, shutdown_seconds: float):
         super().__init__(config)
@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
         host, port = self.config.host, self.config.port
         try:
             await super().startup(sockets)
-        except OSError as error:  # another program has begun to listen there, meanwhile
+        except OSError as error:  # meanwhile another program listens there
             await self.lifespan.shutdown()
             raise problem(error, host, port) from error
         for one in sockets or ():
@@ -58,7 +58,8 @@ class _Server(uvicorn.Server):
             log.info("running on http://%s:%d", f"[{address}]" if ":" in address else address, port)
         for server in self.servers:
             for listener in server.sockets:
-                # asyncio takes one number for the connections that wait and for those that it accepts in a round.
+                # asyncio has one number for queued connections and for those that it accepts in a round; this sets
+                # the former apart.
                 with socket.socket(fileno=os.dup(listener.fileno())) as same:
                     same.listen(_BACKLOG)
 
@@ -70,7 +71,7 @@ class _Server(uvicorn.Server):
 
 
 def log_as_json(level: str) -> None:
-    """Have this process log as `log_config` says, and print nothing else; before anything is loaded."""
+    """Make this process log as `log_config` says, without progress bars. Call it before a model is loaded."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"
     logging.config.dictConfig(log_config(level))
@@ -80,10 +81,13 @@ def run(app: FastAPI, host: str, port: int, shutdown_seconds: float, bound: list
     """Serve until the process is told to end, by SIGTERM or SIGINT.
 
     Args:
-        bound: what `fastmux.serving.sockets.bind` has for host and port; made here if None.
+        app: The app.
+        host, port: Where to listen.
+        shutdown_seconds: How many seconds it goes on, once told to end, for rows that it has taken.
+        bound: The sockets that `fastmux.serving.sockets.bind` made for host and port. If None, they are made here.
 
     Raises:
-        ValueError: nobody can listen there.
+        ValueError: The process cannot listen there.
     """
     bound = bind(host, port) if bound is None else bound
     config = uvicorn.Config(
@@ -92,12 +96,12 @@ def run(app: FastAPI, host: str, port: int, shutdown_seconds: float, bound: list
         port=port,
         log_config=None,
         access_log=False,  # the app says more of each request
-        loop="asyncio",  # uvloop accepts a single connection a round, and lets the others of a crowd wait
+        loop="asyncio",  # uvloop accepts one connection a round, so that a crowd would wait
         backlog=_ACCEPTED,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=1,
     )
-    # A model with its library is a million objects; to look through them all would hold up every request.
+    # A model with its library has a million objects; garbage collections of them would delay every request.
     gc.collect()
     gc.freeze()
     before = sys.getswitchinterval()

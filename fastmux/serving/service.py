@@ -1,4 +1,4 @@
-"""What a server does with a request: takes or refuses it, has its rows labelled, and counts."""
+"""What a server does with a request: it accepts or refuses it, has its rows labelled, and counts."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from fastmux.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
-#: Bytes of a request that is tokenised where it is read; a longer one would hold up others, and goes to a thread.
+#: Requests up to so many bytes are tokenised in the event loop; longer ones would delay others and go to a thread.
 _SHORT = 4096
-#: Status, in logs and metrics, of a request whose client left.
+#: The status, in logs and metrics, of a request whose client left.
 _CLIENT_LEFT = 499
 _MAX_RETRY_SECONDS = 60
-_NO_ROOM = "as many rows wait as there is room for"
-#: Between two lines of the log that say how many requests were refused at the door.
+_NO_ROOM = "the queue of rows is full"
+#: The time between two log lines that count refused requests.
 _TELL_SECONDS = 1.0
 
 
 class Refused(Exception):
-    """A request that gets no answer: status, reason, and for how many seconds to stay away."""
+    """A request that is refused: with which status, why, and after how many seconds to try again."""
 
     def __init__(self, status: int, reason: str, retry_after: int | None = None):
         self.status, self.reason, self.retry_after = status, reason, retry_after
 
     def response(self) -> Response:
-        """What its client is told."""
+        """The response to its client."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return JSONResponse({"detail": self.reason}, self.status, headers)
 
@@ -53,7 +53,7 @@ class Service:
 
     Attributes:
         state: "warming up", "ready", "draining", or why the model cannot be used.
-        in_flight: requests taken and not answered.
+        in_flight: The number of requests that were accepted and are not answered yet.
     """
 
     def __init__(self, labeller: Labeller, settings: ServingSettings):
@@ -62,14 +62,14 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(labeller, settings.max_wait_ms / 1000, settings.max_queued_rows, self.metrics)
         self.state, self.in_flight = "warming up", 0
-        self._untold = 0  # refused at the door, and not in the log yet
+        self._untold = 0  # refused, but not logged yet
         self._queue = FairQueue()
-        self._turned_away = 0  # with 429, less those that have been answered since
+        self._turned_away = 0  # refused with 429, minus those answered since
         self.metrics.queued_rows.set_function(lambda: len(self.batcher))
         self.metrics.requests_in_flight.set_function(lambda: self.in_flight)
 
     async def start(self) -> None:
-        """Begin to warm up; ready is told by `state`."""
+        """Begin to warm up; `state` says when the model is ready."""
         self.state = "warming up"
         self._tokenising = ThreadPoolExecutor(1, "tokenise")
         await self.batcher.start()
@@ -89,12 +89,12 @@ class Service:
         log.info("ready", extra={"seconds": round(time.perf_counter() - start, 3)})
 
     def drain(self) -> None:
-        """Take no more requests; those that were taken are answered, and wait for no others."""
+        """Accept no more requests, and answer those that were accepted without waiting for full groups."""
         self.state = "draining"
         self.batcher.hurry()
 
     async def close(self) -> None:
-        """Answer what was taken, and end."""
+        """Answer what was accepted, and end."""
         self.drain()
         await self._warming
         await self.batcher.close()
@@ -102,10 +102,10 @@ class Service:
         self._tokenising.shutdown()
 
     def refusal(self) -> Response | None:
-        """What a request that comes now is told before anything of it is looked at; None where it has a `place`.
+        """The refusal of a request that comes now, before anything of it is read; None if there is a `place` for it.
 
-        A crowd is turned away here, each request at a tenth of the processor time that routes and logs would take:
-        otherwise the last of them, and whoever comes beside them, would wait for seconds.
+        This takes a tenth of the processor time that routes and logs would take. Otherwise the last requests of a
+        crowd, and all others that come meanwhile, would wait for seconds.
         """
         try:
             self._admit()
@@ -119,7 +119,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """A request's place among those that are being answered, once it is its turn to be read."""
+        """Hold a request's place among those in progress; entered when it is the request's turn to be read."""
         self.in_flight += 1
         try:
             await self._queue.wait()
@@ -128,7 +128,7 @@ class Service:
             self.in_flight -= 1
 
     def fallback(self) -> dict | None:
-        """The fallback, from which confidence on it is spared, and the share of the rows that it has answered."""
+        """The fallback, its confidence threshold, and the share of the rows that it has answered."""
         engine = self.labeller.engine
         if engine.fallback is None:
             return None
@@ -138,13 +138,13 @@ class Service:
         return {"model": self.labeller.fallback_name, "min_confidence": limit, "rows": int(rows), "share": share}
 
     def _tell(self) -> None:
-        """Log how many requests were refused at the door since it was logged last."""
+        """Log how many requests were refused since the last such line."""
         if self._untold:
             log.info("refused", extra={"requests": self._untold, "in_flight": self.in_flight})
             self._untold = 0
 
     async def predict(self, request: Request) -> Response:
-        """The answer to a request that has its `place`, whatever it is."""
+        """The response to a request that has its `place`."""
         start = time.perf_counter()
         status, rows = _CLIENT_LEFT, 0
         try:
@@ -205,7 +205,7 @@ class Service:
 
     def _reject(self, reason: str, message: str, cause: Exception | None = None) -> None:
         self.metrics.rejected.labels(reason).inc()
-        # Whoever is turned away comes back: told the same moment, all would come at once, and most in vain.
+        # Refused clients come back. Told the same time, all would come at once, and most would be refused again.
         self._turned_away += 1
         seconds = min(_MAX_RETRY_SECONDS, max(1, math.ceil(self.batcher.seconds_for(self._turned_away))))
         raise Refused(429, f"overloaded: {message}", seconds) from cause
@@ -237,10 +237,10 @@ class Service:
     async def _until_answered(
         self, waiting: list[asyncio.Future[Answer]], request: Request
     ) -> list[Answer | BaseException]:
-        """What came of all rows.
+        """The outcomes of all rows.
 
         Raises:
-            ClientDisconnect: nobody waits for it any more; rows that are in no pass yet will be in none.
+            ClientDisconnect: The client has left. Its rows that are not in a pass yet are dropped.
         """
         if not waiting:
             return []
@@ -263,9 +263,9 @@ async def _until_left(request: Request) -> None:
 
 
 def _response(asked: PredictRequest, answers: list[Answer | Exception], cascade: bool) -> Response:
-    """One object, or a list of as many as there were rows; of a row that failed its error.
+    """One object for one row, a list for a list; a row that failed has its error.
 
-    The status is that of a failure only where no row has an answer: a list answers all that can be answered.
+    The status is a failure only if no row has an answer.
     """
     rows, statuses = [], []
     for answer in answers:

@@ -170,7 +170,7 @@ def test_what_is_refused_is_not_looked_at(serve, texts, caplog):
         server.service.labeller.tokenise = None
         for _ in range(3):
             answer = await server.client.post("/predict", content=never())
-            assert answer.status_code == 429 and "as many rows wait as there is room for" in answer.json()["detail"]
+            assert answer.status_code == 429 and "the queue of rows is full" in answer.json()["detail"]
         assert "refused" not in caplog.messages
         server.service._tell()
         assert [line.requests for line in caplog.records if line.message == "refused"] == [3], "one line for all"

@@ -48,7 +48,7 @@ def test_a_reserved_port(monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(socket.socket, "bind", bind)
-    assert refused("--port", "80").startswith("fastmux serve: --port is 80, which takes rights")
+    assert refused("--port", "80").startswith("fastmux serve: --port is 80, which this process may not use")
 
 
 def test_other_errors_stay_what_they_are():

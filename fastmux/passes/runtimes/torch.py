@@ -49,7 +49,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-        """See `Runtime`. On a GPU the pass is begun, and its logits are copied to the host when it ends."""
+        """See `Runtime`. On a GPU this only begins the pass and the copy of its logits to the host."""
         device = self.device
         given = {name: _moved(array, device) for name, array in inputs.items()}
         if not self._takes_types:
@@ -71,14 +71,15 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def plain_forward(self, tokens: Tokens) -> None:
-        """Run all rows as one would without this library: 32 a batch in their order, padded to the longest of them."""
+        """Run all rows as Hugging Face users do without this library: in batches of 32, in their order, each padded to
+        its longest row."""
         count = len(tokens.lengths)
         for rows in np.array_split(np.arange(count), range(_FORWARD_ROWS, count, _FORWARD_ROWS)):
             batch = tokens.padded(rows, max(1, int(tokens.lengths[rows].max())), self.pad_token_id)
             self.start(batch)()
 
     def ready(self) -> contextlib.AbstractContextManager[None]:
-        """See `Runtime`: eval mode, and what depends on weights alone is computed once."""
+        """See `Runtime`: the model is in eval mode, and what depends only on weights is computed once."""
         return predicting(self.model)
 
 
@@ -98,7 +99,7 @@ def layout_of(model: nn.Module, least: int = 0) -> Layout:
 
 
 def least_width(model: nn.Module) -> int:
-    """The positions that every row is padded to, at least; 0 of a model whose answers do not depend on it.
+    """The number of positions that every row is padded to, at least; 0 if the model's answers do not depend on it.
 
     Example:
         >>> import fastmux
@@ -122,16 +123,15 @@ def attends_padding(model: nn.Module) -> bool:
 
 
 def problem_of(config) -> str:
-    """What kind of labels a model gives; by their number where its config does not say, as its loss would take it."""
+    """The kind of labels of a model. If its config does not say, the number of labels decides, as in its loss."""
     return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
 
 
 @contextlib.contextmanager
 def predicting(model: nn.Module) -> Iterator[None]:
-    """Every module of a model in eval mode, and afterwards in the mode that it was in.
+    """Put every module of a model into eval mode, and afterwards back into its own mode.
 
-    Weights stay as they are meanwhile, so that what depends on them alone is computed once, in this thread and without
-    gradients.
+    Weights must not change meanwhile: what depends only on them is computed once, in this thread and without gradients.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -147,5 +147,5 @@ def _moved(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cpu":
         return tensor
-    # From pinned memory the copy goes on while the next batch is made ready.
+    # A copy from pinned memory goes on while the next batch is prepared.
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
