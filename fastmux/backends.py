@@ -1,7 +1,8 @@
-"""Which implementation runs an op: the fused Triton kernels or the factorised PyTorch formulation.
+"""The choice of the implementation that runs an op: fused Triton kernels or PyTorch.
 
-``triton`` is the choice for tensors on a GPU, ``torch`` for tensors anywhere else. Both can be asked for by name, with
-`backend` or the environment variable ``FASTMUX_BACKEND``; a backend asked for by name is never replaced silently.
+By default ``triton`` runs on tensors on a GPU, ``torch`` on all others. `backend` and the environment variable
+``FASTMUX_BACKEND`` select one by name. A selected backend that cannot run raises an error; the other one never takes
+its place.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ def _validated(name: str, source: str) -> str:
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run every op inside the ``with`` block on the backend ``name`` ("torch" or "triton"), in the whole process.
+    """Runs every op within the ``with`` block on the backend ``name`` ("torch" or "triton"), in all threads.
 
-    "triton" takes tensors on a GPU, and tensors on a CPU when the process runs with ``TRITON_INTERPRET=1``.
+    "triton" takes tensors on a GPU. It takes tensors on a CPU if the process runs with ``TRITON_INTERPRET=1``.
 
     Raises:
-        ValueError: if there is no backend of that name.
+        ValueError: There is no backend of that name.
 
     Example:
         >>> import torch, fastmux
@@ -50,7 +51,7 @@ def backend(name: str) -> Iterator[None]:
         _forced = previous
 
 
-@torch.compiler.assume_constant_result  # or each call of a compiled op would look through the environment
+@torch.compiler.assume_constant_result  # else every call of a compiled op would read the environment
 def _asked_for() -> str | None:
     name = os.environ.get("FASTMUX_BACKEND")
     return _validated(name, "FASTMUX_BACKEND") if name else None
@@ -60,7 +61,7 @@ def choose_backend(tensor: Tensor) -> str:
     """The backend that runs an op on ``tensor``.
 
     Raises:
-        ValueError: if ``FASTMUX_BACKEND`` is no backend, or the triton backend was asked for and cannot run here.
+        ValueError: ``FASTMUX_BACKEND`` is not a backend, or the triton backend was selected and cannot run here.
     """
     name = _asked_for() if _forced is None else _forced
     if name is None:

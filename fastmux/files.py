@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all: written under a temporary name, then moved.
+"""Writing files and folders so that they appear complete or not at all: under a temporary name first, then renamed.
 
-`replacing` makes one file or folder, `replacing_files` several files of a folder that may hold others. The temporary
-name is always in the folder that the result goes to, which may be a link or a file system of its own.
+`replacing` writes one file or folder, `replacing_files` several files of a folder that may hold others. The temporary
+name is in the result's own folder, since that may be a link or another file system.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Folders inside the target of `replacing_files`: files still being written, and files that are whole and on their way.
+#: Folders inside the target of `replacing_files`: for files that are being written, and for those that are complete.
 _WRITING, _WRITTEN = ".writing-", ".written"
-#: In the latter: the names of the files that go when the new ones come.
+#: The file in the latter that lists the former files to remove.
 _OBSOLETE = ".obsolete.json"
 _ABANDONED_SECONDS = 24 * 60 * 60
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = False, within: Path | None = None) -> Iterator[Path]:
-    """A temporary sibling to write to, which becomes ``path`` (file or folder) if the block succeeds.
+    """Yields a temporary path to write to, which is renamed to ``path`` (file or folder) if the block succeeds.
 
-    A former ``path`` is replaced. If the block fails, it stays and the temporary one goes. Where ``path`` is a link,
-    what it leads to is replaced, and the link stays.
+    A former ``path`` is replaced. If the block fails, it stays and the temporary one is removed. If ``path`` is a link,
+    its target is replaced and the link stays.
 
     Args:
-        durable: of a file, wait until the disk has it, so that it is whole under its name after a power cut too.
-        within: the temporary one lies in this folder, of the same file system, and is no sibling.
+        path: The file or folder to write.
+        durable: Whether to wait until a file is on the disk, so that it is complete after a power cut, too.
+        within: The folder of the temporary path, on the same file system. By default the folder of ``path``.
     """
     path = Path(os.path.realpath(path))
     temporary = (within or path.parent) / f".{path.stem}.writing-{os.getpid()}{path.suffix}"
@@ -59,8 +60,8 @@ def replacing(path: Path, *, durable: bool = False, within: Path | None = None) 
 
 
 def destination(path: Path) -> Path:
-    """Where what is being written to ``path``, a temporary file or folder of `replacing` or `replacing_files`, will be;
-    any other path is its own."""
+    """The final path of a temporary file or folder of `replacing` or `replacing_files`. Any other path is returned as
+    it is."""
     if written := re.fullmatch(r"\.(.+)\.writing-\d+(\.\w+)?", path.name):
         return path.with_name(written[1] + (written[2] or ""))
     return path.parent if path.name.startswith(_WRITING) else path
@@ -76,14 +77,15 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing_files(folder: Path, obsolete: Callable[[set[str], set[str]], Iterable[str]]) -> Iterator[Path]:
-    """A temporary folder inside ``folder`` to write to, whose files become those of ``folder`` if the block succeeds.
+    """Yields a temporary folder inside ``folder``. If the block succeeds, its files are moved to ``folder``.
 
-    All of them or none: once all are written, one rename decides that they count; then they are moved. A process that
-    ends in between leaves the rest to `finish_replacing`, which readers of such a folder call first.
+    Either all of them are moved or none. When all are written, one rename marks them as complete; then they are moved.
+    If the process ends in between, `finish_replacing` moves the rest. Readers of such a folder call it first.
 
     Args:
-        folder: made if it is not there, with its parents.
-        obsolete: of the names written and the names that were there, the former files that go. All others stay.
+        folder: The folder to write to. It is created if it is missing, with its parents.
+        obsolete: Maps the names that were written and the names that were there to the former files to remove. All
+            others stay.
     """
     made = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,11 +108,11 @@ def replacing_files(folder: Path, obsolete: Callable[[set[str], set[str]], Itera
 
 
 def finish_replacing(folder: Path) -> None:
-    """Does what a process that ended within `replacing_files` did not get to, if there was one."""
+    """Completes a `replacing_files` in which a process ended, if there was one."""
     written = folder / _WRITTEN
     if not written.is_dir():
         return
-    # Another process may do the same at the same time: what is no longer there, it has moved.
+    # Another process may do this at the same time: files that are no longer there have been moved by it.
     with contextlib.suppress(FileNotFoundError):
         for name in json.loads((written / _OBSOLETE).read_text()):
             remove(folder / name)
@@ -123,7 +125,7 @@ def finish_replacing(folder: Path) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes JSON that standard readers take: a number that is not finite becomes null."""
+    """Writes standard JSON: a number that is not finite becomes null."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -141,10 +143,12 @@ def read_json(path: Path) -> Any:
 
 
 def changes(former: dict, now: dict, names: Iterable[str] | None = None) -> str:
-    """What differs between two records, in words: ``"name was 1, is 2; ..."``; empty if nothing does.
+    """Describes the differences between two records: ``"name was 1, is 2; ..."``. Empty if there are none.
 
     Args:
-        names: to look at; those of ``now`` if None.
+        former: The first record.
+        now: The second record.
+        names: The names to compare. Those of ``now`` if None.
     """
     unlike = [name for name in (now if names is None else names) if former.get(name) != now.get(name)]
     return "; ".join(f"{name} was {former.get(name)!r}, is {now.get(name)!r}" for name in unlike)

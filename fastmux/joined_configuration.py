@@ -1,4 +1,4 @@
-"""`JoinedConfig`: what a model whose deeper layers run on joined states is made of."""
+"""`JoinedConfig`: the configuration of a model whose deeper layers run on joined states."""
 
 from __future__ import annotations
 
@@ -6,28 +6,29 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from fastmux.joins import JOINS
 
-#: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm; no term by position.
+#: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm, without position terms.
 BERT_LIKE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 
 
 class JoinedConfig(PreTrainedConfig):
-    """Configuration of a model whose deeper layers run on joined states.
+    """The configuration of a model whose deeper layers run on joined states.
 
     Args:
-        backbone_config: of the encoder as it is now, a Hugging Face config or its dict; one of `BERT_LIKE`.
-        num_instances: N, states that are joined into one, 1 or more; 1 is the encoder as it was.
-        join: "positions" (default), N neighbouring positions of a row; or "rows", N rows of the batch at each
-            position.
-        row_layers: layers before the join, 0 or more.
-        last_layers: layers after it, where the states are apart again, 0 or more.
-        first_layers: of the last layers, how many run at the first position alone where the head reads no other, 1 or
-            more. One is exact. Each further one costs next to nothing and sees the other positions as they were before
-            it, which a model has to learn.
-        kwargs: any common option of a Hugging Face config.
+        backbone_config: The configuration of the encoder with the layers that it keeps: a Hugging Face config or its
+            dict, of a kind in `BERT_LIKE`.
+        num_instances: N, the number of states that are joined into one, 1 or more. With 1 nothing is joined.
+        join: What is joined. "positions" (default): N neighbouring positions of a row. "rows": N rows of the batch at
+            each position.
+        row_layers: The number of layers before the join, 0 or more.
+        last_layers: The number of layers after the join, which run on separate states again, 0 or more.
+        first_layers: The number of last layers that run at the first position only, 1 or more. It counts where the head
+            reads no other position. One is exact. Each further one saves most of a layer's work, but sees the other
+            positions as they were before it, which the model has to learn.
+        kwargs: Common options of a Hugging Face config.
 
     Raises:
-        ValueError: for a value outside what is listed above, or row and last layers that leave none of the encoder's to
-            run on joined states.
+        ValueError: A value is outside of what is listed above, or row and last layers leave no layer to run on joined
+            states.
     """
 
     model_type = "fastmux_joined"
@@ -74,7 +75,7 @@ class JoinedConfig(PreTrainedConfig):
 
     @property
     def joins_rows(self) -> bool:
-        """Whether rows share a pass, so that a row's result depends on those of its group."""
+        """Whether rows share a pass, so that a row's result depends on the rows of its group."""
         return self.num_instances > 1 and self.join == "rows"
 
     @property

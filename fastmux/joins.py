@@ -1,4 +1,4 @@
-"""What joined layers may join into one."""
+"""The kinds of states that joined layers join into one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-r"""The lines of a text file, by one rule for every format: ``\n`` and ``\r\n`` end a line, and nothing else does.
+r"""The lines of a text file, by one rule for every format: only ``\n`` and ``\r\n`` end a line.
 
-`str.splitlines` also ends a line at U+2028, U+0085, form feeds and others, and a file opened as text at a lone ``\r``.
-In a vocabulary, a table or a corpus all of these are text: a line that ends at one shifts whatever is counted by lines.
+`str.splitlines` also ends a line at U+2028, U+0085, form feeds and others, and a file in text mode does so at a lone
+``\r``. In a vocabulary, a table or a corpus these are text. A line that ended at one would shift all lines after it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import cast
 
-#: The longer marks first: that of UTF-32 begins with that of UTF-16.
+#: Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -61,9 +61,9 @@ class RawLines:
     A byte order mark of UTF-8 at the start is dropped. Lines need be no text: see `decode`.
 
     Args:
-        path: the file.
-        limit: of a longer line, the rest is passed over: what comes of it has ``limit`` + 1 bytes and no end. None
-            for lines of any length.
+        path: The file.
+        limit: The longest line, in bytes. A longer line is cut to ``limit`` + 1 bytes, without its end. None for lines
+            of any length.
 
     Raises:
         ValueError: (while iterating) the file is not there or cannot be read, or begins with the byte order mark of
@@ -78,7 +78,7 @@ class RawLines:
 
     @property
     def position(self) -> int:
-        """Bytes of the file that have been read from the disk so far, packed or not."""
+        """The number of bytes that have been read from the disk so far, compressed or not."""
         return self._disk.tell() if self._disk is not None and not self._disk.closed else 0
 
     def __iter__(self) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ class RawLines:
                 yield line
 
     def blocks(self) -> Iterator[list[bytes]]:
-        r"""The same lines, many at a time and without their ends, which is several times as fast."""
+        r"""Yields the same lines many at a time, without their ends, which is several times as fast."""
         self._number = 0
         rest, begun, passing = b"", False, False
         with self._opened() as file:
@@ -167,11 +167,11 @@ def read_lines(path: str | PathLike, *, keepends: bool = False) -> Iterator[str]
     A byte order mark at the start is dropped. A last line needs no end, and an end at the very end begins no line.
 
     Args:
-        path: the file.
-        keepends: leave ``\n`` or ``\r\n`` at the lines.
+        path: The file.
+        keepends: Whether lines keep their ``\n`` or ``\r\n``.
 
     Raises:
-        ValueError: the file is not there or cannot be read, is not UTF-8, or holds a NUL byte (it is binary); the
+        ValueError: The file is missing or cannot be read, is not UTF-8, or holds a NUL byte, as binary files do. The
             message names file and line.
 
     Example:
@@ -202,10 +202,10 @@ def _is_text(data: bytes) -> bool:
 
 
 def decode(raw: bytes) -> str:
-    """Bytes in UTF-8 as text.
+    """Decodes UTF-8.
 
     Raises:
-        ValueError: names the first byte that is none, and its place.
+        ValueError: The bytes are not UTF-8. The message names the first wrong byte and its place.
     """
     try:
         return raw.decode("utf-8")
@@ -215,5 +215,5 @@ def decode(raw: bytes) -> str:
 
 
 def without_end(line: str) -> str:
-    r"""A line without the ``\n`` or ``\r\n`` behind it."""
+    r"""Returns a line without the ``\n`` or ``\r\n`` at its end."""
     return line[:-1].removesuffix("\r") if line.endswith("\n") else line

@@ -1,7 +1,8 @@
-"""What tests and benchmarks share: the table of ops, inputs for each, and how far from the specification an op may be.
+"""What tests and benchmarks share: the table of ops, inputs for each, and the error that is allowed.
 
-`OPS` names every op with its specification and a way to draw inputs; `assert_meets` holds an op to it: values and
-gradients, against float64, relative to the size of the answer. Imports nothing but torch and fastmux's ops.
+`OPS` lists every op with its specification and a function that draws inputs. `assert_meets` compares an op with its
+specification in float64: values and gradients, relative to the size of the result. This module imports only torch and
+fastmux's ops.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from fastmux import functional, reference
 
-# ||ours - gold|| / ||gold||. An op that is a chain of roundings may also be as wrong as the plain formula in its dtype.
+# Bounds of ||ours - gold|| / ||gold||. An op that rounds often may also err twice as much as the plain formula in its
+# dtype.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 DTYPES = list(TOLERANCE)
 
 
 def relative_error(ours: Tensor, gold: Tensor) -> float:
-    """||ours - gold|| / ||gold||, infinite where shapes differ; NaN never passes a comparison."""
+    """||ours - gold|| / ||gold||; infinite if shapes differ, NaN if a value is NaN."""
     if ours.shape != gold.shape:
         return float("inf")
     gold = gold.detach().double()
@@ -30,9 +32,12 @@ def relative_error(ours: Tensor, gold: Tensor) -> float:
 
 
 def assert_agrees(ours: Tensor, gold: Tensor, plain: Tensor | None = None, what: str = "output") -> None:
-    """``ours`` is ``gold`` but for rounding, which processors, thread counts and memory layouts do in different ways:
-    relative to the size of the whole, in the coarser of their dtypes, or by twice what ``plain`` is off, another
-    computation of the same in that dtype. Integers, which were chosen by numbers, are the same."""
+    """Asserts that ``ours`` equals ``gold`` up to rounding, which differs between processors, thread counts and
+    layouts.
+
+    The bound is relative to the size of the whole tensor, for the coarser of the two dtypes, or twice the error of
+    ``plain``, another computation of the same in that dtype. Integers must be equal.
+    """
     ours, gold = torch.as_tensor(ours).detach(), torch.as_tensor(gold).detach()
     assert ours.shape == gold.shape, f"{what} has shape {tuple(ours.shape)}, expected {tuple(gold.shape)}"
     if not ours.is_floating_point():
@@ -43,12 +48,12 @@ def assert_agrees(ours: Tensor, gold: Tensor, plain: Tensor | None = None, what:
 
 
 def allowed_error(plain: Tensor, gold: Tensor, dtype: torch.dtype) -> float:
-    """How far an op in ``dtype`` may be from ``gold``, where the plain formula in it gives ``plain``."""
+    """The relative error that an op in ``dtype`` may have, if the plain formula in this dtype gives ``plain``."""
     return max(TOLERANCE[dtype], 2 * relative_error(plain, gold))
 
 
 def run(op: Callable, inputs: dict[str, Tensor], dy: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """(output, gradient of each floating input, upstream gradient) of ``op(**inputs)``."""
+    """Runs ``op(**inputs)`` and returns the output, the gradient of each floating input, and the upstream gradient."""
     leaves = {k: t.detach().requires_grad_(t.is_floating_point()) for k, t in inputs.items()}
     y = op(**leaves)
     if dy is None:
@@ -65,10 +70,10 @@ def assert_meets(
     device: torch.device | str = "cpu",
     dy: Tensor | None = None,
 ) -> None:
-    """``op`` in ``dtype`` on ``device`` equals ``reference`` in float64 on the very same (rounded) inputs.
+    """Asserts that ``op`` in ``dtype`` on ``device`` equals ``reference`` in float64 on the same rounded inputs.
 
-    inputs are float64 (or integer) CPU tensors, as is dy, the upstream gradient, drawn if None; they are rounded to
-    ``dtype`` first. Strides are kept.
+    ``inputs`` are float64 or integer tensors on the CPU, and so is ``dy``, the upstream gradient, which is drawn if
+    None. They are rounded to ``dtype`` first and keep their strides.
     """
     rounded = {k: _cast(t, dtype) for k, t in inputs.items()}
     if dy is None:
@@ -87,8 +92,7 @@ def assert_meets(
 
 
 def _cast(t: Tensor, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """``t`` on ``device``, in ``dtype`` if it is floating, with its strides: ``to`` makes overlapping and permuted
-    tensors dense."""
+    """Copies ``t`` to ``device``, in ``dtype`` if it is floating, with its strides. ``to`` would make it dense."""
     base = torch.as_strided(t, (t.untyped_storage().nbytes() // t.element_size(),), (1,), 0)
     base = base.to(device, dtype) if t.is_floating_point() else base.to(device)
     return torch.as_strided(base, t.shape, t.stride(), t.storage_offset())
@@ -106,12 +110,11 @@ def _check(what: str, ours: Tensor, gold: Tensor, plain: Tensor, dtype: torch.dt
 
 
 def layouts(t: Tensor) -> dict[str, Tensor]:
-    """``t`` under every kind of strides that a caller may have, by name: any two dimensions transposed; every other
-    element along one dimension of something wider, from an offset on; the first element along one dimension, expanded;
-    overlapping windows.
+    """Copies of ``t`` with every kind of strides that a caller may use, by name: two dimensions transposed; every other
+    element of a wider tensor, from an offset on; the first element of a dimension, expanded; overlapping windows.
 
-    The first two kinds have the values of ``t``; the others, whose elements share memory, have some of them. What lies
-    around is NaN, or a number that is no id.
+    The first two kinds have the values of ``t``. In the others elements share memory, so they have some of its values.
+    Memory around them is NaN, or a number that is not an id.
     """
     found, outside = {}, float("nan") if t.is_floating_point() else -99
     for k in range(t.dim()):
@@ -128,8 +131,8 @@ def layouts(t: Tensor) -> dict[str, Tensor]:
 
 
 def layout_rounds(inputs: dict[str, Tensor]) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
-    """(names of layouts, inputs) until every operand has lain in memory in every way that its rank allows: in each
-    round one whose elements share memory, so that rows keep a variance, the others each in one of the other ways."""
+    """Yields the names of layouts and the inputs in these, until every operand has had every layout that its rank
+    allows. In each round only one operand's elements share memory, so that rows keep a variance."""
     found = {name: layouts(tensor) for name, tensor in inputs.items()}
     shared = {name: [k for k in kinds if k.startswith(("expanded", "windows"))] for name, kinds in found.items()}
     own = {name: [k for k in kinds if k not in shared[name]] for name, kinds in found.items()}
@@ -142,8 +145,8 @@ def layout_rounds(inputs: dict[str, Tensor]) -> Iterator[tuple[dict[str, str], d
 
 @dataclass(frozen=True)
 class Op:
-    """``op(**inputs)`` must equal ``reference(**inputs)``; ``draw(G, N, L, d)`` makes float64 inputs. ``backends``
-    are those between which the op makes a difference."""
+    """An op and its specification: ``op(**inputs)`` must equal ``reference(**inputs)``. ``draw(G, N, L, d)`` draws
+    float64 inputs. ``backends`` lists the backends on which the op differs."""
 
     op: Callable
     reference: Callable
@@ -152,7 +155,7 @@ class Op:
 
 
 def normal(*shape: int) -> Tensor:
-    """Not centred: a mean that is not 0 is what breaks sloppy statistics."""
+    """Normal values with a mean other than 0, which reveals inaccurate statistics."""
     return torch.randn(shape, dtype=torch.float64) - 0.7
 
 
@@ -173,7 +176,7 @@ def orthogonal_mux(g, n, l, d):
 
 
 def walsh_hadamard_mux(g, n, l, d):
-    """At the largest size up to d that there is a matrix for."""
+    """Inputs of the largest width up to d that has a Hadamard matrix."""
     width = max(m << k for m in (1, 12, 20, 28) for k in range(13) if m << k <= d)
     signs = {name: torch.randint(0, 2, (n, width), dtype=torch.int8) * 2 - 1 for name in ("inner_signs", "outer_signs")}
     return {"x": normal(g, n, l, width)} | signs
@@ -199,7 +202,7 @@ def instance_embeddings(g, n, l, d):
 
 
 def pair_norm(g, n, l, d):
-    """Centred, for what `index_demux` says of GELU."""
+    """Centred inputs; `index_demux` says why."""
     return {"a": normal(g, l, d) + 0.7, "b": normal(g, n, d) + 0.7, **layer_norm(d)}
 
 
@@ -209,8 +212,8 @@ def index_demux(g, n, l, d):
         "h": normal(g, l, d),
         "p": normal(g, n, d),
         "weight": normal(d, 2 * d) * width,
-        # Where GELU flattens every feature of a row, LayerNorm magnifies rounding, in any implementation: so what goes
-        # into GELU is centred, or above 0 as a product of two means below it is.
+        # If GELU maps a whole row to almost 0, LayerNorm magnifies rounding in any implementation. So GELU's input is
+        # centred, or above 0, as the product of two means below 0 is.
         "bias": normal(d) + 0.7,
         **layer_norm(d),
     }
@@ -244,12 +247,12 @@ def unbind_demux_elementwise(g, n, l, d):
 
 
 def _drawn(draw: Callable) -> Callable:
-    """With one instance drawn at every position, as retrieval does."""
+    """Inputs with one instance drawn at every position, as in retrieval."""
     return lambda g, n, l, d: draw(g, n, l, d) | {"instances": torch.randint(0, n, (g, l))}
 
 
 def _with_head(draw: Callable) -> Callable:
-    """With a linear head of five labels behind it."""
+    """Inputs with a linear head of five labels."""
 
     def draws(g, n, l, d):
         return draw(g, n, l, d) | {"head_weight": normal(5, d) * d**-0.5, "head_bias": normal(5)}

@@ -1,6 +1,6 @@
-"""The ops of data multiplexing, differentiable, each with a fast path per backend (`fastmux.backends`).
+"""The differentiable ops of data multiplexing, each with a fast implementation for every backend (`fastmux.backends`).
 
-One op, one file; the formulas are specified in `fastmux.reference`, the Triton kernels live in `fastmux.kernels`.
+Each op has one file. `fastmux.reference` specifies the formulas, `fastmux.kernels` holds the Triton kernels.
 Within `fixed_weights` what is computed from weights alone is computed once.
 """
 

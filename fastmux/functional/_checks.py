@@ -1,4 +1,4 @@
-"""Argument checks that every op shares: shapes in the project's letters, one dtype family, one device."""
+"""Checks of arguments that all ops share: shapes, dtypes, devices and index values."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 
 def is_fake(t: Tensor) -> bool:
-    """Whether ``t`` says how a tensor looks and holds no values."""
+    """Whether ``t`` has a shape and a dtype, but no values."""
     return isinstance(t, FakeTensor) or t.device.type == "meta"
 
 
 class Shapes:
-    """Binds the letters of the shapes of one call, e.g. ``Shapes("hadamard_mux").bind(x=(x, "GNLd"), ...)``.
+    """The sizes of one call's shapes by letter, e.g. ``Shapes("hadamard_mux").bind(x=(x, "GNLd"), ...)``.
 
-    A letter takes its size from the first tensor that has it; every later one must agree. A size that is known
-    otherwise is put into ``sizes``.
+    A letter gets its size from the first tensor that has it, and every later tensor must agree. Sizes that are known in
+    advance are put into ``sizes``.
     """
 
     def __init__(self, op: str):
@@ -26,8 +26,10 @@ class Shapes:
         self.sizes: dict[str, int] = {}
 
     def bind(self, **tensors: tuple[Tensor, Sequence[str]]) -> dict[str, int]:
-        """Raises:
-        ValueError: naming the first argument whose shape does not fit, its shape and the one expected.
+        """Adds tensors, each with the letters of its shape, and returns all sizes.
+
+        Raises:
+            ValueError: A shape does not fit. The message names the argument, its shape and the expected one.
         """
         sizes = self.sizes
         for name, (tensor, letters) in tensors.items():
@@ -46,10 +48,10 @@ class Shapes:
         return sizes
 
     def bind_head(self, head_weight: Tensor | None, head_bias: Tensor | None) -> None:
-        """An optional linear head, (C, d) and, optional too, (C).
+        """Adds a linear head: weight (C, d) and bias (C), both optional.
 
         Raises:
-            ValueError: a shape does not fit, or a bias was given without a weight.
+            ValueError: A shape does not fit, or there is a bias without a weight.
         """
         if head_weight is not None:
             self.bind(head_weight=(head_weight, "Cd"))
@@ -60,7 +62,7 @@ class Shapes:
 
 
 def check_floating(op: str, **tensors: Tensor | None) -> None:
-    """Raises ValueError unless all given tensors are floating point and live on one device."""
+    """Raises ValueError unless all tensors that are given are floating point and on one device."""
     first_name = device = None
     for name, tensor in tensors.items():
         if tensor is None:
@@ -76,8 +78,8 @@ def check_floating(op: str, **tensors: Tensor | None) -> None:
 def check_index(op: str, name: str, index: Tensor, size: int | None, like: Tensor) -> None:
     """Raises ValueError unless ``index`` holds integers below ``size`` on the device of ``like``.
 
-    Values are looked at on a CPU only: on a GPU that would wait for the device at every call. Not at all if ``size`` is
-    None: somebody has done so.
+    Values are read on a CPU only: on a GPU every call would wait for the device. They are not read if ``size`` is None,
+    which says that they have been checked before.
     """
     if index.is_floating_point() or index.is_complex():
         raise ValueError(f"{op}: {name} has dtype {index.dtype}, expected an integer dtype")
@@ -88,8 +90,8 @@ def check_index(op: str, name: str, index: Tensor, size: int | None, like: Tenso
 
 
 def check_range(what: str, index: Tensor, size: int, ignored: int | None = None) -> None:
-    """Raises ValueError if a value of ``index`` is neither in [0, size) nor ``ignored``; CPU tensors only, and never
-    while a graph is traced."""
+    """Raises ValueError if a value of ``index`` is neither from 0 to size - 1 nor ``ignored``. Tensors on a GPU, and
+    graphs that are traced, are not checked."""
     if torch.compiler.is_compiling() or index.device.type != "cpu" or index.numel() == 0 or is_fake(index):
         return
     low, high = map(int, torch.aminmax(index))

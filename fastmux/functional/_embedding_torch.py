@@ -1,4 +1,4 @@
-"""`embedding_mux` and `instance_embeddings` on the torch backend: block by block of instances, in both directions."""
+"""`embedding_mux` and `instance_embeddings` on the torch backend, forward and backward, in blocks of instances."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def forward_torch(operands: Operands, options: Options) -> Tensor:
 def backward_torch(
     dy: Tensor, operands: Operands, options: Options, need: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of word, position, token_type, ln_weight, ln_bias and v; None for those that ``need`` leaves out.
+    """The gradients of word, position, token_type, ln_weight, ln_bias and v; None for those that ``need`` leaves out.
 
-    What LayerNorm hands to v and to its own weight and bias are two sums for each instance, along_i = sum dy * x^_i and
-    total_i = sum dy: dv_i = scale * (w * along_i + b * total_i), dw = scale * sum_i v_i * along_i, db = scale *
-    sum_i v_i * total_i.
+    The gradients of v and of LayerNorm's weight w and bias b come from two sums for each instance, along_i = sum dy *
+    x^_i and total_i = sum dy: dv_i = scale * (w * along_i + b * total_i), dw = scale * sum_i v_i * along_i and db =
+    scale * sum_i v_i * total_i.
     """
     ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
     embedder = _Embedder(operands, options)
@@ -132,8 +132,8 @@ def backward_torch(
 
 
 class _State:
-    """One block of instances on its way through the embedding: x before LayerNorm, its statistics, what comes out, and
-    what dropout keeps of it, as factors."""
+    """One block of instances in the embedding: x before LayerNorm, its statistics, LayerNorm's output, and dropout's
+    factors."""
 
     __slots__ = ("keep", "mean", "out", "rstd", "x")
     x: Tensor
@@ -147,7 +147,7 @@ class _State:
 
 
 class _Embedder:
-    """The embedding of blocks of instances, in the same order and with the same dropout masks in both directions."""
+    """Embeds blocks of instances, with the same order and the same dropout masks in forward and backward."""
 
     def __init__(self, operands: Operands, options: Options):
         ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
@@ -155,7 +155,7 @@ class _Embedder:
         self.dtype = accumulator_dtype(word, v)
         self.ids, self.word, self.summed = ids, word, v is not None
         self.ln = None if ln_weight is None else (ln_weight.to(self.dtype), ln_bias.to(self.dtype))
-        # What leaves LayerNorm's result as it is: without tensors PyTorch's own loop is another one, and slower.
+        # A weight of 1 and a bias of 0: without these tensors PyTorch runs another loop, which is slower.
         ones = torch.ones(word.shape[1], dtype=self.dtype, device=word.device)
         self.plain = (None, None) if torch.compiler.is_compiling() else (ones, torch.zeros_like(ones))
         pairs = [(t, i) for t, i in ((position, position_ids), (token_type, type_ids)) if t is not None]
@@ -168,7 +168,7 @@ class _Embedder:
             self.generator = torch.Generator(ids.device).manual_seed(options.seed)
 
     def embed(self, g: slice, n: slice, affine: bool) -> _State:
-        """Without ``affine`` LayerNorm's weight and bias are left to the caller."""
+        """Embeds one block. Without ``affine`` LayerNorm's weight and bias are not applied."""
         state = _State()
         x = F.embedding(self.ids[g, n], self.word).to(self.dtype)
         for table, ids in self.own:
@@ -187,7 +187,7 @@ class _Embedder:
 
 
 class _TableGradient:
-    """The dense gradient of one embedding table, gathered block by block into one buffer."""
+    """The dense gradient of an embedding table, added up block by block."""
 
     def __init__(self, table, ids, needed, padding_idx, dtype):
         self.ids, self.table, self.padding_idx = ids, table, padding_idx

@@ -1,4 +1,4 @@
-"""Sums over instances on the torch backend: ``sum_i v_i * x_i``, and the gradient of the vectors."""
+"""Sums over instances on the torch backend: ``sum_i v_i * x_i`` and the gradient of the vectors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from fastmux.functional._blocking import blocks
 def weighted_sum(x: Tensor, vectors: Tensor) -> Tensor:
     """x (G, N, L, d), vectors (N, d) -> (G, L, d) in the vectors' dtype: ``y[g, l] = sum_i vectors[i] * x[g, i, l]``.
 
-    The product (G, N, L, d) is never written. In memory x is an image of N by L pixels and d channels, channels last,
-    and the sum its depthwise convolution with a kernel of N by 1 pixels: one pass, the accumulators in registers.
+    The product (G, N, L, d) is never written. In memory x is an image of N by L pixels with d channels, channels last.
+    The sum is its depthwise convolution with a kernel of N by 1 pixels, which takes one pass with accumulators in
+    registers.
     """
     groups, _, length, width = x.shape
-    if torch.compiler.is_compiling():  # which makes one loop of it
+    if torch.compiler.is_compiling():  # the compiler fuses this into one loop
         return (x.to(vectors.dtype) * vectors[:, None]).sum(1)
     if _has_convolution(x, vectors):
         return F.conv2d(x.permute(0, 3, 1, 2), _kernel(vectors), groups=width).permute(0, 2, 3, 1)[:, 0]
@@ -36,7 +37,7 @@ def weighted_sum_dv(x: Tensor, dy: Tensor) -> Tensor:
         return (x.to(dy.dtype) * dy[:, None]).sum((0, 2))
     if _has_convolution(x, dy):
         image, upstream = x.permute(0, 3, 1, 2), dy[:, None].permute(0, 3, 1, 2)
-        kernel = x.new_empty((x.shape[3], 1, x.shape[1], 1))  # of which the shape alone is read
+        kernel = x.new_empty((x.shape[3], 1, x.shape[1], 1))  # only its shape is read
         dv = torch.ops.aten.convolution_backward(
             upstream, image, kernel, None, [1, 1], [0, 0], [1, 1], False, [0, 0], x.shape[3], [False, True, False]
         )[1]
@@ -49,7 +50,7 @@ def _kernel(vectors: Tensor) -> Tensor:
 
 
 def _has_convolution(x: Tensor, other: Tensor) -> bool:
-    """Whether oneDNN has one for these."""
+    """Whether oneDNN has a convolution for these tensors."""
     return (
         x.device.type == "cpu"
         and x.dtype == other.dtype == torch.float32

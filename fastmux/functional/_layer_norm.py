@@ -1,11 +1,12 @@
-"""LayerNorm of rows with its statistics, as the torch backend computes it: PyTorch's own op, or one that fuses well."""
+"""LayerNorm of rows and its statistics on the torch backend: PyTorch's op or, in a traced graph, one that fuses
+well."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-PIVOT = 16  # features: what one load takes
+PIVOT = 16  # features that one load takes
 
 
 def layer_norm(
@@ -13,10 +14,10 @@ def layer_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x (..., d), weight and bias (d) -> (y (..., d), mean (..., 1), reciprocal standard deviation (..., 1)).
 
-    A graph that is traced gets sums that become one loop in registers, where PyTorch's op becomes Welford's update, a
-    division an element. Sums of x and of its square lose digits where the mean is large, so both are taken of x less
-    a pivot: the mean of a few features is within sqrt(d / PIVOT) standard deviations of the row's, which costs two of
-    seven digits at d = 768 if just these features are far out, and none as a rule.
+    In a traced graph PyTorch's op becomes Welford's update, with a division per element. The sums here become one loop
+    in registers. Sums of x and of x^2 lose digits where the mean is large, so a pivot is subtracted first, the mean of
+    a few features. It is within sqrt(d / PIVOT) standard deviations of the row's mean. At d = 768 that costs at worst
+    two of seven digits, if just these features are outliers, and normally none.
     """
     if not torch.compiler.is_compiling():
         return torch.native_layer_norm(x, [x.shape[-1]], weight, bias, eps)
@@ -32,6 +33,6 @@ def layer_norm(
 
 
 def once(t: Tensor) -> Tensor:
-    """t, which a compiler then computes once and keeps, and not again in each loop that reads it: a view by strides
-    is the one that Inductor makes of what is in memory."""
+    """Returns t, and makes a compiler compute it once rather than again in every loop that reads it. Inductor keeps a
+    tensor in memory if a view by strides is taken of it."""
     return t.as_strided(t.shape, t.stride()) if torch.compiler.is_compiling() else t

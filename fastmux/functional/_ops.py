@@ -1,5 +1,5 @@
-"""How the launcher of a Triton kernel becomes an op that PyTorch knows, and how an op runs: with a backward pass where
-one can follow, and refusing derivatives that nobody wrote."""
+"""Registering launchers of Triton kernels as PyTorch ops, and running ops: with autograd only where a backward pass can
+follow, and refusing derivatives that are not implemented."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ def _refuse_tangents(name: str, arguments: tuple) -> None:
 
 
 def once_differentiable(backward: Callable) -> Callable:
-    """Decorates a backward pass whose result must not be differentiated again: whoever tries gets an error.
+    """Decorates a backward pass whose results cannot be differentiated again: an attempt raises an error.
 
-    `torch.autograd.function.once_differentiable` promises the same, and keeps it for ``Tensor.backward`` alone: to
-    `torch.autograd.grad` its results are constants, and what comes out lacks a summand. These depend on all that the
-    function was given and has saved.
+    `torch.autograd.function.once_differentiable` does so for ``Tensor.backward`` only. `torch.autograd.grad` takes its
+    results for constants and returns a gradient that lacks a term. The results here depend on all inputs and saved
+    tensors of the function.
     """
 
     @functools.wraps(backward)
@@ -132,7 +132,7 @@ def once_differentiable(backward: Callable) -> Callable:
 
 
 class _NotDifferentiable(torch.autograd.Function):
-    """The first ``count`` tensors as they are, as results of all: no way back leads past the error."""
+    """Returns the first ``count`` tensors as results of all tensors. Its backward pass raises an error."""
 
     @staticmethod
     def forward(ctx, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -147,7 +147,8 @@ class _NotDifferentiable(torch.autograd.Function):
 
 
 def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What `torch.autograd.Function.backward` returns: of the gradients of the first inputs those that are needed."""
+    """The result of `torch.autograd.Function.backward`: the gradients of the first inputs where needed, None for all
+    others."""
     needs = ctx.needs_input_grad
     rest = (None,) * (len(needs) - len(gradients))
     return (*[t if need else None for t, need in zip(gradients, needs, strict=False)], *rest)
@@ -159,20 +160,20 @@ def needed(t: Tensor, need: bool) -> Tensor:
 
 
 def needs_grad(*arguments) -> bool:
-    """Whether backward can follow; what is not a tensor is passed over."""
+    """Whether a backward pass can follow. Arguments that are not tensors are ignored."""
     return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments)
 
 
 def run(function: type[torch.autograd.Function], *arguments):
-    """``function.apply(*arguments)``, or where no backward can follow its forward alone: a call of autograd takes the
-    host as long as many an op's arithmetic. Who traces sees one graph with gradients and without."""
+    """Runs ``function.apply(*arguments)`` or, where no backward pass can follow, only its forward. A call of autograd
+    takes the host as long as the arithmetic of a small op. In a traced graph it is always ``apply``."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_grad(*arguments):
         return function.apply(*arguments)
     return function.forward(_NoBackward(), *arguments)
 
 
 class _NoBackward:
-    """Stands where `torch.autograd.function.FunctionCtx` stands."""
+    """Takes the place of `torch.autograd.function.FunctionCtx` where no backward pass follows."""
 
     needs_input_grad = (False,) * 32
 

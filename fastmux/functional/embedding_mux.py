@@ -1,8 +1,8 @@
 """`embedding_mux`: gather, LayerNorm, dropout, scale and sum over instances; (G, N, L, d) never exists.
 Kernel: kernels/embedding_mux.py.
 
-The encoder's embedding module, applied to every instance, and `hadamard_mux` in one op. Backward forms each instance's
-embedding again from its ids: what outlives the forward pass is ids, tables and one seed.
+One op runs the encoder's embedding module on every instance and `hadamard_mux` on the result. Backward computes each
+instance's embedding again from its ids, so the forward pass saves only ids, tables and one seed.
 """
 
 from __future__ import annotations
@@ -39,26 +39,30 @@ def embedding_mux(
     DataMUX, section 3.1, with the embedding module of BERT or RoBERTa in front.
 
     Args:
-        input_ids: (G, N, L) integers below V.
-        instance_vectors: (N, d).
-        word_embeddings: (V, d).
-        position_embeddings: (P, d) or None. position_ids: (L) or (G, N, L), needed with position_embeddings.
-        token_type_embeddings: (T, d) or None. token_type_ids: (L) or (G, N, L); all 0 if None.
-        ln_weight, ln_bias: (d), eps: of the LayerNorm; without ln_weight there is no LayerNorm.
-        scale: 1/N by default.
-        dropout: probability; each element of each instance is dropped on its own, by a seed from torch's default CPU
-            generator. The mask of a seed is one per backend.
-        padding_idx, position_padding_idx: rows of the word and position tables that get no gradient, as in
-        nn.Embedding; without position_embeddings the latter says nothing.
-        validate_ids: look at the values of ids on a CPU; False where somebody has done so.
+        input_ids: Integers (G, N, L) below V.
+        instance_vectors: The vectors v_i, (N, d).
+        word_embeddings: The word table (V, d).
+        position_embeddings: The position table (P, d), or None.
+        position_ids: Integers (L) or (G, N, L) below P. They are required with position_embeddings.
+        token_type_embeddings: The table of token types (T, d), or None.
+        token_type_ids: Integers (L) or (G, N, L) below T. All 0 if None.
+        ln_weight: LayerNorm's weight (d). Without it there is no LayerNorm.
+        ln_bias: LayerNorm's bias (d).
+        eps: LayerNorm's epsilon.
+        scale: The factor of the sum. 1/N by default.
+        dropout: The probability with which each element of each instance is dropped. The seed comes from torch's
+            default CPU generator; each backend has its own mask for a seed.
+        padding_idx: The row of the word table that gets no gradient, as in nn.Embedding.
+        position_padding_idx: The row of the position table that gets no gradient.
+        validate_ids: Whether the values of ids are checked on a CPU. False if the caller has checked them.
 
     Returns:
         (G, L, d).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an id is out of range. On a GPU, where
-            looking would wait for the device, the row of such an id comes out as NaN, and so do gradients that it
-            reaches; no memory behind a table is read or written.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) an id is out of range. On a GPU a check would
+            wait for the device. There the result for such an id is NaN, and so are the gradients that depend on it; no
+            memory outside of a table is read or written.
 
     Example:
         >>> import torch
@@ -128,10 +132,10 @@ def embed(
 
 
 def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
-    """A row of a table, counted from its start; None without a row or a table.
+    """Converts the number of a table's row, which may count from the end, to one from the start. None without a table.
 
     Raises:
-        ValueError: if the table has no such row.
+        ValueError: The table has no such row.
     """
     if index is None or table is None:
         return None
@@ -142,11 +146,11 @@ def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | N
 
 
 class EmbeddingMux(torch.autograd.Function):
-    """With e_i the normalised, dropped-out embedding of instance i: dv_i = scale * sum dy * e_i, and scale * v_i *
-    dy goes back through dropout and LayerNorm to the rows of the tables.
+    """With e_i the embedding of instance i after LayerNorm and dropout, dv_i = scale * sum dy * e_i. The gradient scale
+    * v_i * dy of e_i goes back through dropout and LayerNorm to the rows of the tables.
 
-    On a GPU the rows of the word table (and of positions of an instance's own) are added up by atomics, in whatever
-    order they come; under ``torch.use_deterministic_algorithms(True)`` in a fixed one, at the price of a gradient
+    On a GPU atomics add up the rows of the word table, and of the position table if instances differ in positions, in
+    no fixed order. Under ``torch.use_deterministic_algorithms(True)`` the order is fixed, which takes a gradient
     (G, N, L, d) in memory.
     """
 

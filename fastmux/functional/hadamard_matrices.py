@@ -1,4 +1,4 @@
-"""Hadamard matrices: those of order m * 2^k with m in {1, 12, 20, 28}, as Kronecker products of small ones.
+"""Hadamard matrices of order m * 2^k with m in {1, 12, 20, 28}, as Kronecker products of small ones.
 
 H_m (x) H_2 (x) ... (x) H_2, with H_12, H_20 and H_28 by Paley's constructions and powers of two by Sylvester's.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def _paley(q: int) -> Tensor:
-    """Hadamard matrix of order q + 1 for a prime q = 3 mod 4, of order 2q + 2 for a prime q = 1 mod 4."""
+    """Paley's Hadamard matrix: of order q + 1 for a prime q = 3 mod 4, of order 2q + 2 for a prime q = 1 mod 4."""
     symbol = -torch.ones(q, dtype=torch.float64, device="cpu")
     i = torch.arange(q, device="cpu")
     symbol[i[1:] ** 2 % q] = 1
@@ -48,8 +48,8 @@ def check_order(op: str, name: str, width: int) -> None:
 
 
 def factor_orders(width: int, largest: int = 64) -> list[int]:
-    """The orders of the matrices whose Kronecker product is the Hadamard matrix of order ``width``: m, if m > 1, and
-    powers of two of at most ``largest``."""
+    """The orders of the matrices whose Kronecker product is the Hadamard matrix of order ``width``: m, if it is above
+    1, and powers of two up to ``largest``."""
     m = ODD_PART[width // (width & -width)]
     powers = (width // m).bit_length() - 1
     parts = max(1, -(-powers // (largest.bit_length() - 1)))

@@ -1,4 +1,5 @@
-"""`hadamard_mux`: per-instance Hadamard product and average. Kernel: kernels/hadamard_mux.py."""
+"""`hadamard_mux`: the Hadamard product of each instance with its vector, and the average. Kernel:
+kernels/hadamard_mux.py."""
 
 from __future__ import annotations
 
@@ -16,15 +17,16 @@ def hadamard_mux(x: Tensor, instance_vectors: Tensor, *, scale: float | None = N
     """Multiplex N instances: ``y = scale * sum_i v_i * x_i`` (DataMUX, section 3.1, "Hadamard product").
 
     Args:
-        x: (G, N, L, d), any strides, any floating dtype. A batch (G*N, L, d) is ``x.unflatten(0, (G, N))``.
-        instance_vectors: (N, d), the vector v_i of each instance.
-        scale: 1/N by default.
+        x: The embeddings (G, N, L, d), of any strides and floating dtype. For a batch (G*N, L, d), use ``x.unflatten(0,
+            (G, N))``.
+        instance_vectors: The vectors v_i, (N, d).
+        scale: The factor of the sum. 1/N by default.
 
     Returns:
         (G, L, d) in the dtype of ``x``, accumulated in float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit.
+        ValueError: Shapes, dtypes or devices do not fit.
 
     Example:
         >>> import torch
@@ -46,7 +48,7 @@ class HadamardMux(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, v: Tensor, scale: float, backend: str) -> Tensor:
-        # x is needed for dv alone: with fixed vectors nothing of size G*N*L*d outlives the forward pass.
+        # Only dv needs x: with fixed vectors the forward pass saves nothing of size G*N*L*d.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, v)
         ctx.scale, ctx.backend, ctx.x_dtype = scale, backend, x.dtype
         return _FORWARD[backend](x, v, scale)

@@ -1,8 +1,9 @@
-"""`index_demux`: index-prefix (and key) demultiplexing. Kernels: kernels/index_demux.py, kernels/pair_norm_head.py.
+"""`index_demux`: demultiplexing by an index prefix or by keys. Kernels: kernels/pair_norm.py,
+kernels/pair_norm_head.py.
 
-The first linear layer of ``LN(GELU(W [p_i ; h_j] + b))`` splits: W [p ; h] = W_p p + W_h h costs L + N rows of a GEMM
-instead of N * L, and no concatenation. What is left, for each of the N * L pairs, is `pair_norm`: add, GELU, LayerNorm,
-and, where the caller gives one, a linear head, so that z itself need not be written.
+The first linear layer of ``LN(GELU(W [p_i ; h_j] + b))`` is split: W [p ; h] = W_p p + W_h h takes L + N rows of a
+matrix product instead of N * L, and no concatenation. `pair_norm` does the rest for all N * L pairs: add, GELU,
+LayerNorm and, if there is one, a linear head, so that z need not be written.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ def index_demux(
     """Demultiplex: ``z_ij = LN(GELU(W [p_i ; h_j] + b))`` (DataMUX, section 3.2, "index embeddings").
 
     Args:
-        h: (G, L, d), hidden states of the multiplexed sequence.
-        p: (G, N, d), the backbone's output at the index prefix; or (N, d), learned keys (MUX-PLM, section 3, "RSA").
-        weight: (d, 2d), the columns of p first; bias: (d).
-        ln_weight, ln_bias: (d). eps: of the LayerNorm.
-        instances: (G, L) integers: form only this instance at each position, as retrieval does.
-        head_weight, head_bias: (C, d) and (C): return ``z @ head_weight.T + head_bias`` in place of z.
+        h: The hidden states of the multiplexed sequence, (G, L, d).
+        p: The encoder's output at the index prefix, (G, N, d); or learned keys (N, d) (MUX-PLM, section 3, "RSA").
+        weight: The weight W (d, 2d), with the columns for p first.
+        bias: The bias b (d).
+        ln_weight, ln_bias: LayerNorm's weight and bias, (d).
+        eps: LayerNorm's epsilon.
+        instances: Integers (G, L): the only instance to compute at each position, as in retrieval.
+        head_weight, head_bias: A linear head, (C, d) and (C). The result is then ``z @ head_weight.T + head_bias``.
 
     Returns:
         (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""`instance_embeddings`: what `embedding_mux` sums, for multiplexers that are no product with a vector.
+"""`instance_embeddings`: the terms of the sum in `embedding_mux`, for multiplexers other than products with vectors.
 Kernel: kernels/embedding_mux.py."""
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ def instance_embeddings(
     position_padding_idx: int | None = None,
     validate_ids: bool = True,
 ) -> Tensor:
-    """``x_i = Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``: what `embedding_mux` sums.
+    """``x_i = Dropout(LN(word[ids_i] + position[position_ids_i] + token_type[types_i]))``.
 
-    For multiplexers that do more than scale: x lies as their matrix product reads it, which then copies nothing.
+    It serves multiplexers that do more than scale. x has the memory layout that the matrix product of `orthogonal_mux`
+    reads without a copy.
 
     Args:
-        input_ids, word_embeddings, ..., validate_ids: as in `embedding_mux`.
+        input_ids, word_embeddings, ..., validate_ids: As in `embedding_mux`.
 
     Returns:
         (G, N, L, d), a view of a contiguous (G, L, N, d).
 
     Raises:
-        ValueError: as `embedding_mux`.
+        ValueError: As in `embedding_mux`.
 
     Example:
         >>> import torch

@@ -1,7 +1,7 @@
-"""`linear_cross_entropy`: the vocabulary loss of retrieval, whose logits (R, V) are never all in memory.
+"""`linear_cross_entropy`: the cross-entropy of retrieval, which never holds all logits (R, V) in memory.
 
-PyTorch has an op of this name from 2.13 on. It is not used: on the CPU it was tried on (768 rows, V = 30,522, d = 128,
-float32) its chunked path took 3.8 s forward and backward, plain logits 0.44 s; and torch 2.11 does not have it.
+PyTorch has an op of this name from 2.13 on. It is not used: torch 2.11 does not have it, and on the CPU where it was
+tried (768 rows, V = 30,522, d = 128, float32) its chunks took 3.8 s forward and backward, plain logits 0.44 s.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from fastmux.functional._checks import Shapes, check_floating, check_index, check_range
 from fastmux.functional._ops import once_differentiable, run
 
-# Logits in memory at a time: on a CPU 4 MiB of float32, of which caches hold much, elsewhere 512 MiB, over which some
-# 15 launches a chunk and the weight's gradient, read and written once a chunk, cost little. No chunk has fewer rows
-# than a matrix product needs to run at nearly full rate.
+# Logits in memory at a time. On a CPU: 4 MiB of float32, much of which the caches hold. Elsewhere: 512 MiB, so that
+# some 15 launches per chunk, and one read and write of the weight's gradient, cost little. No chunk has fewer rows than
+# a matrix product needs to run at nearly its full rate.
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 27}
 MIN_ROWS = 64
 
 
 def chunk_rows(rows: int, vocab_size: int, device_type: str) -> int:
-    """Rows of hidden states whose logits make one chunk."""
+    """The number of rows of hidden states in one chunk."""
     elements = CHUNK_ELEMENTS.get(device_type, CHUNK_ELEMENTS["cuda"])
     return max(1, min(rows, max(MIN_ROWS, elements // max(1, vocab_size))))
 
@@ -33,17 +33,20 @@ def linear_cross_entropy(
 ) -> Tensor:
     """``F.cross_entropy(F.linear(hidden, weight, bias), target, ignore_index=ignore_index)`` in chunks of rows.
 
-    Where no target counts the loss is 0, with zero gradients, and not the NaN of a mean over nothing.
+    If every target is ignored, the loss is 0 with zero gradients, where PyTorch gives NaN.
 
     Args:
-        hidden: (R, d). weight: (V, d). bias: (V) or None.
-        target: (R) integers in [0, V) or ``ignore_index``.
+        hidden: The hidden states (R, d).
+        weight: The decoder's weight (V, d).
+        target: Integers (R) from 0 to V - 1, or ``ignore_index``.
+        bias: The decoder's bias (V), or None.
+        ignore_index: The target that does not count.
 
     Returns:
-        Scalar, float32 or wider: the mean over the targets that count.
+        The mean over the targets that count, a scalar in float32 or wider.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) a target is out of range.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) a target is out of range.
 
     Example:
         >>> import torch
@@ -64,8 +67,9 @@ def linear_cross_entropy(
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """dlogits = (softmax(logits) - onehot(target)) / count, formed chunk by chunk while the logits are at hand, so that
-    forward and backward together take three GEMMs as without chunks, and not the four of recomputation."""
+    """dlogits = (softmax(logits) - onehot(target)) / count is computed chunk by chunk while the logits are in memory.
+    Forward and backward together then take three matrix products, as without chunks; computing logits again would take
+    four."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, target, ignore_index: int) -> Tensor:
@@ -96,7 +100,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             # From log-probabilities to gradients in one buffer.
             dlogits = log_p.exp_().scatter_add_(1, index, -torch.ones_like(weights)).mul_(weights)
             if need_w and low == wide and len(chunks) == 1 and hidden.shape[0] <= hidden.shape[1]:
-                # Fewer numbers than the weight's gradient: the products wait for dloss, which then costs no pass.
+                # dlogits is smaller than the weight's gradient: save it, and multiply in backward, scaled by dloss.
                 ctx.save_for_backward(dlogits, None, None, None, hidden, weight)
                 return loss
             if need_b:
@@ -111,10 +115,10 @@ class LinearCrossEntropy(torch.autograd.Function):
                     dweight.addmm_(dlogits.T, hidden[part])
                 else:
                     dweight += dlogits.T @ hidden[part].to(low)
-            del log_p, dlogits  # or two chunks would be alive while the next one is made
-        if need_w and dweight is None:  # no row at all
+            del log_p, dlogits  # else two chunks are in memory while the next one is computed
+        if need_w and dweight is None:  # there are no rows
             dweight = torch.zeros_like(weight, dtype=wide)
-        # The inputs as well, lest a second derivative take gradients for constants.
+        # The inputs are saved so that a second derivative does not take the gradients for constants.
         ctx.save_for_backward(None, dhidden, dweight, dbias, hidden, weight)
         return loss
 

@@ -1,4 +1,4 @@
-"""`mlp_demux`: demultiplexing with a linear layer and a LayerNorm of each instance's own."""
+"""`mlp_demux`: demultiplexing with one linear layer and one LayerNorm for each instance."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ def mlp_demux(
 ) -> Tensor:
     """Demultiplex: ``z_ij = LN_i(GELU(W_i h_j + b_i))`` (DataMUX, section 3.2, "MLP demuxing").
 
-    The N linear layers read the same states, so they are one matrix product with their weights stacked.
+    All N linear layers read the same states, so they are one matrix product with stacked weights.
 
     Args:
-        h: (G, L, d), hidden states of the multiplexed sequence.
-        weight: (N, d, d). bias, ln_weight, ln_bias: (N, d). eps: of the LayerNorms.
-        instances: (G, L) integers: only this instance at each position.
+        h: The hidden states of the multiplexed sequence, (G, L, d).
+        weight, bias: The weights W_i (N, d, d) and biases b_i (N, d).
+        ln_weight, ln_bias: The weights and biases of the LayerNorms, (N, d).
+        eps: The LayerNorms' epsilon.
+        instances: Integers (G, L): the only instance to compute at each position.
 
     Returns:
         (G, N, L, d), or (G, L, d) with ``instances``.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
 
     Example:
         >>> import torch
@@ -53,6 +55,6 @@ def mlp_demux(
         instances = instances.long()
         u = u.gather(2, instances[..., None, None].expand(-1, -1, 1, width)).squeeze(2)
         ln_weight, ln_bias = F.embedding(instances, ln_weight), F.embedding(instances, ln_bias)
-    # The affine is an instance's own, which `layer_norm` has no place for.
+    # `layer_norm` takes no weight and bias that differ between instances.
     z = torch.addcmul(ln_bias, F.layer_norm(F.gelu(u), (width,), eps=eps), ln_weight).to(h.dtype)
     return z if instances is not None else z.transpose(1, 2)

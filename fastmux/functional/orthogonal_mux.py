@@ -12,22 +12,21 @@ from fastmux.functional.derived import derived
 def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None = None) -> Tensor:
     """Multiplex N instances: ``y = scale * sum_i O_i x_i`` (DataMUX, section 3.1, "Ortho").
 
-    The sum over instances is the inner dimension of one matrix product: rows (g, l) of N * d features against
-    the N * d by d matrix of stacked transposes. Where x lies position by position, a view of (G, L, N, d) as
-    `instance_embeddings` makes it, nothing is copied; any other layout is, once. In bf16, at d = 768, that
-    copy would take three quarters of the product's own time on an H100, by its datasheet (4 bytes an element at
-    3.35 TB/s, 2 d operations at 989 TFLOP/s).
+    One matrix product does it all: rows (g, l) of N * d features times the matrix (N * d, d) of the stacked O_i^T. If x
+    is a view of (G, L, N, d), as `instance_embeddings` returns it, nothing is copied. Any other layout is copied once.
+    In bf16 at d = 768 the copy would take three quarters of the product's time on an H100, by its datasheet (4 bytes
+    per element at 3.35 TB/s, 2 d operations at 989 TFLOP/s).
 
     Args:
-        x: (G, N, L, d), any floating dtype.
-        instance_matrices: (N, d, d), the matrix O_i of each instance, applied to column vectors.
-        scale: 1/sqrt(N) by default, which keeps the variance of independent instances.
+        x: The embeddings (G, N, L, d), of any floating dtype.
+        instance_matrices: The matrices O_i, (N, d, d), which multiply column vectors.
+        scale: The factor of the sum. By default 1/sqrt(N), which keeps the variance of independent instances.
 
     Returns:
         (G, L, d).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit.
+        ValueError: Shapes, dtypes or devices do not fit.
 
     Example:
         >>> import torch
@@ -48,5 +47,5 @@ def orthogonal_mux(x: Tensor, instance_matrices: Tensor, *, scale: float | None 
 
 
 def _stacked(matrices: Tensor) -> Tensor:
-    """(N, d, d) -> (N d, d), each transposed: what rows of all instances side by side are multiplied with."""
+    """Transposes each of the matrices (N, d, d) and stacks them, (N d, d)."""
     return matrices.mT.reshape(-1, matrices.shape[-1])

@@ -1,7 +1,5 @@
-"""`pair_norm`: add, GELU and LayerNorm for all pairs of instance and position. Kernels: kernels/pair_norm.py and, with
-a linear head behind it, kernels/pair_norm_head.py.
-
-What is left of `index_demux` and `unbind_demux` once their linear layers are matrix products.
+"""`pair_norm`: add, GELU and LayerNorm for all pairs of instance and position. `index_demux` and `unbind_demux` call it
+after their linear layers. Kernels: kernels/pair_norm.py and, with a linear head, kernels/pair_norm_head.py.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from fastmux.functional._layer_norm import layer_norm
 from fastmux.functional._ops import asked_for, kernel_op, needed, needs_grad, once_differentiable, run
 from fastmux.kernels.common.tensors import accumulator_dtype, gradient_like
 
-#: Elements of a block on a CPU, four times as many as by default, and of what is one block as it is in backward.
-#: Found by timing both directions.
+#: The elements of a block on a CPU, four times the default, and those that are one block in backward. Found by timing
+#: both directions.
 BLOCK_ELEMENTS = 1 << 19
 ONE_BLOCK_ELEMENTS = 1 << 20
-TRITON_LABELS = 64  # a head of more labels gets z from the triton backend
+TRITON_LABELS = 64  # the most labels of a head that runs inside the kernel
 
 
 class Norm(NamedTuple):
-    """LayerNorm over d features: weight and bias (d)."""
+    """A LayerNorm over d features: weight (d), bias (d) and epsilon."""
 
     weight: Tensor
     bias: Tensor
@@ -59,15 +57,22 @@ def pair_norm(
     head_weight: Tensor | None = None,
     head_bias: Tensor | None = None,
 ) -> Tensor:
-    """``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))`` for all n, or for ``n = instances[g, l]`` alone; with a head, its
-    logits.
+    """``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))`` for all n, or only for ``n = instances[g, l]``.
 
-    a (G, L, d), b (G, N, d), ln_weight and ln_bias (d), instances (G, L) integers, head_weight (C, d), head_bias (C)
-    -> (G, N, L, d), or (G, L, d) with ``instances``, C in place of d with a head; in the dtype of ``a``, computed in
-    float32 (float64 for float64 inputs).
+    Args:
+        a: The positions' term (G, L, d).
+        b: The instances' term (G, N, d).
+        ln_weight, ln_bias: LayerNorm's weight and bias, (d).
+        eps: LayerNorm's epsilon.
+        instances: Integers (G, L): the only instance to compute at each position.
+        head_weight, head_bias: A linear head, (C, d) and (C). The result is then its logits.
+
+    Returns:
+        (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head. In the dtype of ``a``, computed in
+        float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
     """
     shapes = Shapes("pair_norm")
     shapes.bind(a=(a, "GLd"), b=(b, "GNd"), ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
@@ -92,14 +97,14 @@ def linear_gelu_norm(
     head_weight: Tensor | None = None,
     head_bias: Tensor | None = None,
 ) -> Tensor:
-    """``LN(GELU(W x + b))``: x (..., L, d), weight (d, d), bias, ln_weight and ln_bias (d) -> (..., L, d); with a head,
+    """``LN(GELU(W x + b))``: x (..., L, d), weight (d, d), bias, ln_weight and ln_bias (d) -> (..., L, d). With a head,
     as in `pair_norm`, its logits (..., L, C).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit.
+        ValueError: Shapes, dtypes or devices do not fit.
     """
     projected = F.linear(x, weight)
-    # One "group" of `pair_norm` for each leading index: its only b is the bias.
+    # `pair_norm` with one group for each leading index and one instance, whose b is the bias.
     rows = projected.flatten(0, -3)
     shift = torch.zeros_like(ln_bias) if bias is None else bias
     shift = shift.to(rows.dtype).expand(rows.shape[0], 1, -1)
@@ -110,14 +115,14 @@ def linear_gelu_norm(
 def apply_pair_norm(
     a: Tensor, b: Tensor, instances: Tensor | None, norm: Norm, head: Head, backend: str, product: bool = False
 ) -> Tensor:
-    """`pair_norm` behind its checks. On the triton backend ``product`` puts a * b in place of GELU(a + b), and a may be
+    """`pair_norm` without its checks. On the triton backend, ``product`` replaces GELU(a + b) by a * b, and a may be
     (G / I, I, L, d), of any strides."""
     labels = 0 if head.weight is None else head.weight.shape[0]
     if backend == "triton" and instances is None and 0 < labels <= TRITON_LABELS:
         parameters = (*norm[:2], *head)
         return run(PairNormHead, a, b, *parameters, norm.eps, product, needs_grad(a, b, *parameters))
-    # The torch backend applies any head while a block of z is in the cache; under autocast it leaves the dtype of the
-    # product to PyTorch. Of drawn instances z is no larger than h.
+    # The torch backend applies a head while a block of z is in the cache. Under autocast PyTorch chooses the dtype of
+    # the product. With ``instances``, z is no larger than h.
     fused = head.weight is None or (backend == "torch" and not torch.is_autocast_enabled(a.device.type))
     y = run(PairNorm, a, b, instances, *norm[:2], *(head if fused else NO_HEAD), norm.eps, backend, product)
     return y if fused else head(y)
@@ -127,8 +132,8 @@ class PairNorm(torch.autograd.Function):
     """With u = a + b, x = GELU(u), x^ its standardised row and s the reciprocal standard deviation:
 
     du = s * (c - mean(c) - x^ * mean(c * x^)) * GELU'(u) with c = dz * ln_weight;  da = sum_n du, db = sum_l du;
-    dln_weight = sum dz * x^, dln_bias = sum dz. Under a head dz = dy @ head_weight and dhead_weight = sum dy^T z.
-    Only a and b are saved, and on the torch backend each row's mean and s; the rest is formed again.
+    dln_weight = sum dz * x^, dln_bias = sum dz. With a head, dz = dy @ head_weight and dhead_weight = sum dy^T z.
+    Only a and b are saved, and on the torch backend each row's mean and s. Everything else is computed again.
     """
 
     @staticmethod
@@ -185,9 +190,9 @@ def pair_norm_backward(
 
 
 class PairNormHead(torch.autograd.Function):
-    """`PairNorm` and the head on the triton backend, in one kernel that forms no z. Saved for backward, beside inputs,
-    are the logits as they are before what every row adds to them, and the statistics of LayerNorm, if ``need_grad``:
-    there no program sees a whole row."""
+    """`PairNorm` and the head on the triton backend, in one kernel that does not write z. With ``need_grad`` it saves,
+    besides the inputs, the logits before the shift and LayerNorm's statistics: in backward no program sees a whole
+    row."""
 
     @staticmethod
     def forward(ctx, a, b, ln_weight, ln_bias, head_weight, head_bias, eps, product, need_grad) -> Tensor:
@@ -247,7 +252,7 @@ def pair_norm_head_backward(
 
 
 def _pair(a: Tensor, b: Tensor, instances: Tensor | None) -> Tensor:
-    """u = a + b for all pairs (G, N, L, d), or for the drawn ones (G, L, d)."""
+    """u = a + b for all pairs, (G, N, L, d), or for those of ``instances``, (G, L, d)."""
     if instances is None:
         return a[:, None] + b[:, :, None]
     return a + b.gather(1, instances[..., None].expand(-1, -1, b.shape[-1]))
@@ -262,7 +267,7 @@ def _blocks(a: Tensor, b: Tensor, instances: Tensor | None, whole: int) -> list[
 def _forward_torch(
     a, b, instances, ln_weight, ln_bias, head_weight, head_bias, eps
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """(z or logits, each row's mean and reciprocal standard deviation)."""
+    """Returns z or the logits, and each row's mean and reciprocal standard deviation."""
     out, width = None, list(a.shape[-1:])
     columns = width[0] if head_weight is None else head_weight.shape[0]
     shape = a.shape[:-1] if instances is not None else (a.shape[0], b.shape[1], a.shape[1])

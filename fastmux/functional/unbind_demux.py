@@ -1,8 +1,8 @@
 """`unbind_demux`: demultiplexing by the inverse of the binding, as in vector-symbolic architectures.
 
-On the triton backend the linear layer is one GEMM on N stacked weights, W diag(v_i) or W O_i^T; what follows it, or the
-product where there is none, and LayerNorm are the kernels of kernels/pair_norm.py, with a head those of
-kernels/pair_norm_head.py.
+On the triton backend the linear layer is one matrix product with N stacked weights, W diag(v_i) or W O_i^T. The kernels
+of kernels/pair_norm.py or, with a head, kernels/pair_norm_head.py do the rest. Without a linear layer they compute the
+product, too.
 """
 
 from __future__ import annotations
@@ -36,23 +36,25 @@ def unbind_demux(
 ) -> Tensor:
     """Demultiplex: ``z_ij = LN(GELU(W (v_i * h_j) + b))``; ``z_ij = LN(v_i * h_j)`` without a weight.
 
-    fastmux's own: the multiplexer's transform, applied once more, undoes the binding, so no prefix and no parameter per
-    instance is needed.
+    This is fastmux's own. Applying the multiplexer's transform again undoes the binding, so there is no prefix, and no
+    parameter for an instance.
 
     Args:
-        h: (G, L, d), hidden states of the multiplexed sequence.
-        transforms: (N, d), the multiplexer's vectors v_i; or (N, d, d), its matrices: O_i^T h_j takes the product's
-        place.
-        weight: (d, d) or None. bias: (d) or None.
-        ln_weight, ln_bias: (d). eps: of the LayerNorm.
-        instances: (G, L) integers: form only this instance at each position.
-        head_weight, head_bias: (C, d) and (C): return ``z @ head_weight.T + head_bias`` in place of z.
+        h: The hidden states of the multiplexed sequence, (G, L, d).
+        transforms: The multiplexer's vectors v_i, (N, d), or its matrices O_i, (N, d, d). With matrices, O_i^T h_j
+            takes the place of the product.
+        weight: The weight W (d, d), or None.
+        bias: The bias b (d), or None.
+        ln_weight, ln_bias: LayerNorm's weight and bias, (d).
+        eps: LayerNorm's epsilon.
+        instances: Integers (G, L): the only instance to compute at each position.
+        head_weight, head_bias: A linear head, (C, d) and (C). The result is then ``z @ head_weight.T + head_bias``.
 
     Returns:
         (G, N, L, d), or (G, L, d) with ``instances``; C in place of d with a head.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
+        ValueError: Shapes, dtypes or devices do not fit, or (on a CPU) an instance is out of range.
 
     Example:
         >>> import torch
@@ -85,8 +87,8 @@ def unbind_demux(
     groups, num_instances = h.shape[0], transforms.shape[0]
     if backend != "torch" or needs_grad(h, transforms, weight, bias, *norm, *head):
         return _demux(_unbind(h, transforms, instances), *arguments)
-    # Instance by instance, over as many groups as give the matrix product its best speed and still leave a tile that
-    # GELU, LayerNorm and head find in the cache: tiles of one group take 1.4 times as long (L = 128, d = 768).
+    # Instance by instance, over as many groups as fit the cache for GELU, LayerNorm and head. The matrix product is
+    # fastest with many rows: tiles of one group take 1.4 times as long (L = 128, d = 768).
     parts = blocks(h, num_instances, groups, h.shape[1] * h.shape[2], TILE_ELEMENTS, WHOLE_ELEMENTS)
     if instances is not None or len(parts) == 1:
         return _infer(_unbind(h, transforms, instances), *arguments)
@@ -99,23 +101,24 @@ def unbind_demux(
 
 
 def _infer(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Norm, head: Head) -> Tensor:
-    """`_demux` by PyTorch's own ops: in a tile an autograd Function and its checks would cost as much as the GELU."""
+    """`_demux` by PyTorch's ops: in a small tile an autograd Function with its checks costs as much as the GELU."""
     x = unbound if weight is None else F.gelu(F.linear(unbound, weight, bias))
     z = F.layer_norm(x, x.shape[-1:], *norm)
     return z if head.weight is None else head(z)
 
 
 def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Tensor | None:
-    """The two cases that the kernel of `pair_norm` covers; None for the others: a drawn instance with a linear layer
-    has nothing of size N in it, a matrix without one is a GEMM and a LayerNorm."""
+    """Runs the two cases that the kernel of `pair_norm` covers. None for the others: single instances with a linear
+    layer, which need nothing of size N, and matrices without a linear layer, which need a matrix product and a
+    LayerNorm."""
     (groups, length, width), num_instances = h.shape, transforms.shape[0]
     if weight is None:
         if transforms.dim() > 2:
             return None
         drawn = None if instances is None else instances.long()
         return apply_pair_norm(h, transforms.expand(groups, -1, -1), drawn, norm, head, "triton", product=True)
-    # W (v_i * h) = (W diag v_i) h and W O_i^T h = (W O_i^T) h: one GEMM over all instances. Products of matrices are
-    # worth forming where they are fewer rows than the states that would be multiplied one by one.
+    # W (v_i * h) = (W diag v_i) h and W O_i^T h = (W O_i^T) h: one matrix product for all instances. W O_i^T is worth
+    # computing if it has fewer rows than the states.
     if instances is not None or (transforms.dim() > 2 and groups * length < width):
         return None
     stacked = derived(
@@ -129,7 +132,7 @@ def _fused(h, transforms, weight, bias, instances, norm: Norm, head: Head) -> Te
 
 
 def _stacked(weight: Tensor, transforms: Tensor) -> Tensor:
-    """W diag(v_i) or W O_i^T of all instances: (N d, d)."""
+    """Stacks W diag(v_i) or W O_i^T of all instances, (N d, d)."""
     return (weight * transforms[:, None] if transforms.dim() == 2 else weight @ transforms.mT).flatten(0, 1)
 
 
@@ -141,10 +144,10 @@ def _demux(unbound: Tensor, weight: Tensor | None, bias: Tensor | None, norm: No
 
 
 def _unbind(h: Tensor, transforms: Tensor, instances: Tensor | None) -> Tensor:
-    """v_i * h_j, or O_i^T h_j: (G, N, L, d), or (G, L, d) for the drawn instances."""
+    """v_i * h_j, or O_i^T h_j: (G, N, L, d), or (G, L, d) with ``instances``."""
     if transforms.dim() == 2:
         if instances is not None:
-            return F.embedding(instances.long(), transforms) * h  # which takes no -1 for the last instance
+            return F.embedding(instances.long(), transforms) * h  # F.embedding refuses -1
         return transforms[None, :, None] * h[:, None]
     num_instances, width, _ = transforms.shape
     stacked = derived("beside", transforms, [transforms], lambda: transforms.transpose(0, 1).reshape(width, -1))

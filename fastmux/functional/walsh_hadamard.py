@@ -1,7 +1,7 @@
 """`walsh_hadamard`: the orthonormal Walsh-Hadamard transform of the last dimension, in O(d log d).
 
-The Hadamard matrix of order d = m * 2^k is a Kronecker product, H_m (x) H_2 (x) ... (x) H_2, and a Kronecker product of
-matrices of up to 64 rows is a matrix product for each: 768 = 12 * 64 takes two, of 12 and of 64 columns.
+The Hadamard matrix of order d = m * 2^k is a Kronecker product, H_m (x) H_2 (x) ... (x) H_2. Its factors are grouped
+into matrices of up to 64 rows, with one matrix product for each: 768 = 12 * 64 takes two products.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from fastmux.functional.hadamard_matrices import MATRICES, check_order, factor_o
 
 
 def walsh_hadamard(x: Tensor, *, transpose: bool = False) -> Tensor:
-    """``x @ H.T``, with H the orthonormal Hadamard matrix of order d; ``x @ H`` with ``transpose``, the inverse.
+    """``x @ H.T`` with H the orthonormal Hadamard matrix of order d. With ``transpose``, ``x @ H``, the inverse.
 
-    On any device products with small matrices, by PyTorch: one for a factor of at most 64 rows. H is not symmetric for
-    every d, so applying the transform twice is not in general the identity.
+    PyTorch multiplies with small matrices, on every device. H is not symmetric for every d, so in general applying the
+    transform twice is not the identity.
 
     Args:
-        x: (..., d), d = m * 2^k with m in {1, 12, 20, 28}.
+        x: (..., d) with d = m * 2^k, m in {1, 12, 20, 28}.
+        transpose: Whether to apply the transpose of H.
 
     Returns:
         (..., d) in the dtype of ``x``.
 
     Raises:
-        ValueError: if d is of another form, or x is not floating point.
+        ValueError: d has another form, or x is not floating point.
 
     Example:
         >>> import torch
@@ -42,7 +43,7 @@ def walsh_hadamard(x: Tensor, *, transpose: bool = False) -> Tensor:
 
 
 def transform(x: Tensor, transpose: bool) -> Tensor:
-    """Factor by factor over the last dimension; every other keeps its place."""
+    """Applies the factors one by one to the last dimension."""
     shape, before, behind = x.shape, x.shape[:-1].numel(), x.shape[-1]
     for rows in factor_orders(behind):
         behind //= rows
@@ -53,18 +54,18 @@ def transform(x: Tensor, transpose: bool) -> Tensor:
     return x.reshape(shape)
 
 
-#: (order, transposed, dtype, device) -> a matrix.
+#: (order, transposed, dtype, device) -> matrix.
 _matrices: dict[tuple[int, bool, torch.dtype, torch.device], Tensor] = {}
 
 
 def _matrix(order: int, transpose: bool, x: Tensor) -> Tensor:
-    """The orthonormal matrix of a small order in the dtype and on the device of ``x``, copied there once: at every call
-    the host would wait, and a CUDA graph could not be captured."""
+    """The orthonormal matrix of a small order in the dtype and on the device of ``x``. It is copied there once: a copy
+    makes the host wait, and a CUDA graph cannot capture it."""
     if is_fake(x) and not torch.compiler.is_compiling():
         return x.new_empty(order, order)
     key = (order, transpose, x.dtype, x.device)
     if torch.compiler.is_compiling() or not _is_ordinary():
-        return _made(*key)  # of a traced graph, which cannot keep it
+        return _made(*key)  # a traced graph must not keep it
     if key not in _matrices:
         with torch.inference_mode(False), torch.no_grad():  # a later call may record gradients
             _matrices[key] = _made(*key)
@@ -77,5 +78,6 @@ def _made(order: int, transpose: bool, dtype: torch.dtype, device: torch.device)
 
 
 def _is_ordinary() -> bool:
-    """Whether a tensor made here and now may be kept: not that of a mode or of a transform of functions."""
+    """Whether a tensor that is made now may be kept. One that is made within a dispatch mode or a function transform
+    may not."""
     return torch._C._len_torch_dispatch_stack() == 0 and torch._C._functorch.peek_interpreter_stack() is None

@@ -1,4 +1,4 @@
-"""`walsh_hadamard_mux`: random rotations in O(d log d), and the sum. Kernel: kernels/walsh_hadamard_mux.py."""
+"""`walsh_hadamard_mux`: the sum of randomly rotated instances, in O(d log d). Kernel: kernels/walsh_hadamard_mux.py."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from fastmux.kernels.common.tensors import accumulator_dtype
 def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, *, scale: float | None = None) -> Tensor:
     """Multiplex N instances: ``y = scale * sum_i O_i x_i`` with ``O_i = H D_i H D'_i``, H the Hadamard matrix.
 
-    Random orthogonal matrices that cost O(d log d) and 2d signs each. H, scaled to be orthonormal, is shared on the
-    left, so that N + 1 transforms do: ``y = scale * H sum_i D_i H D'_i x_i``.
+    The O_i are random orthogonal matrices, each of which takes O(d log d) operations and 2d signs. H is scaled to be
+    orthonormal. It is the same on the left of all O_i, so N + 1 transforms suffice: ``y = scale * H sum_i D_i H D'_i
+    x_i``.
 
     Args:
-        x: (G, N, L, d), any strides, any floating dtype; d = m * 2^k with m in {1, 12, 20, 28}.
-        inner_signs, outer_signs: (N, d), the diagonals of D'_i and D_i, +1 or -1, of any dtype; fixed, so they get no
-            gradient.
-        scale: 1/sqrt(N) by default, which keeps the variance of independent instances.
+        x: The embeddings (G, N, L, d), of any strides and floating dtype; d = m * 2^k with m in {1, 12, 20, 28}.
+        inner_signs, outer_signs: The diagonals of D'_i and D_i, (N, d), +1 or -1 in any dtype. They are fixed and get
+            no gradient.
+        scale: The factor of the sum. By default 1/sqrt(N), which keeps the variance of independent instances.
 
     Returns:
         (G, L, d) in the dtype of ``x``.
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit, d is of another form, or signs require a gradient.
+        ValueError: Shapes, dtypes or devices do not fit, d has another form, or signs require a gradient.
 
     Example:
         >>> import torch
@@ -59,7 +60,7 @@ def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, *, s
 
 
 class WalshHadamardMux(torch.autograd.Function):
-    """dx_i = scale * D'_i H^T D_i (H^T dy): transposes, and H^T dy is shared."""
+    """dx_i = scale * D'_i H^T D_i (H^T dy). All instances share H^T dy."""
 
     @staticmethod
     def forward(ctx, x: Tensor, inner: Tensor, outer: Tensor, scale: float, backend: str) -> Tensor:
@@ -78,17 +79,17 @@ class WalshHadamardMux(torch.autograd.Function):
 def kernel_factors(
     width: int, transpose: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """The two matrices that the kernel multiplies by and their orders, copied to a device once. Called inside the
-    registered ops alone, where tensors are real."""
+    """The two matrices that the kernel multiplies with, and their orders. They are copied to a device once. Only the
+    registered ops call this, where tensors are real."""
     from fastmux.kernels.walsh_hadamard_mux import blocks, pad
 
     order = ODD_PART[width // (width & -width)]
     sides = blocks(width, order)
     left = torch.kron(MATRICES[order], sylvester(sides[0] // order))
     if dtype == torch.float32:
-        dtype = torch.bfloat16  # the kernel cuts rows into parts of it
+        dtype = torch.bfloat16  # the kernel splits rows into bfloat16 parts
     if dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1":
-        dtype = torch.float32  # Triton's interpreter multiplies the bits of bfloat16, as if they were integers
+        dtype = torch.float32  # Triton's interpreter multiplies the bits of bfloat16 as integers
     like = torch.empty(0, dtype=dtype, device=device)
     return pad(left.mT if transpose else left, like), pad(sylvester(sides[1]), like), sides
 

@@ -1,7 +1,7 @@
-"""Models of Hugging Face whose deeper layers run on joined states: a trained encoder, head and all, made faster.
+"""Hugging Face models whose deeper layers run on joined states, which makes a trained model faster.
 
-`JoinedForSequenceClassification.from_backbone(model, num_instances=2)` keeps everything that the model has learnt and
-needs some distillation from it, on text without labels, to be its equal again.
+`JoinedForSequenceClassification.from_backbone(model, num_instances=2)` keeps the trained weights, the head's too. It
+needs some distillation from the original model, on unlabelled text, to become as accurate again.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from fastmux.models.publishing import WithCard
 
 
 class JoinedPreTrainedModel(WithCard):
-    """What the models here share: a Hugging Face model, `model`, whose encoder is a `JoinedEncoder`."""
+    """The base class of joined models: a Hugging Face model, `model`, whose encoder is a `JoinedEncoder`."""
 
     config_class = JoinedConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    labels_of_tokens = True  # where a row is padded on the left, they move along with its tokens
+    labels_of_tokens = True  # if a row is padded on the left, they move with its tokens
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -81,18 +81,18 @@ class JoinedPreTrainedModel(WithCard):
         first_layers: int = 1,
         joined_layers: Sequence[int] | None = None,
     ):
-        """A copy of a model, with its head, whose deeper layers run on joined states.
+        """Copies a model, with its head, and makes its deeper layers run on joined states.
 
         Args:
-            backbone: a Hugging Face model, or the name or folder of one. It stays as it is.
-            num_instances, join, row_layers, last_layers, first_layers: see `JoinedConfig`.
-            joined_layers: numbers of those of the model's layers that run on joined states, e.g. ``[1, 3]``, between
-                the row and the last layers; the others are left out, for speed. All of them if None. With N = 1,
-                where it may be none of them, this is a plain encoder of fewer layers.
+            backbone: A Hugging Face model, or the name or folder of one. It is not changed.
+            num_instances, join, row_layers, last_layers, first_layers: See `JoinedConfig`.
+            joined_layers: The numbers of the layers that run on joined states, e.g. ``[1, 3]``. They lie between the
+                row layers and the last layers. Layers between these that are not listed are left out, for speed. None
+                keeps all. With N = 1 the list may be empty, and the result is a plain encoder with fewer layers.
 
         Raises:
-            ValueError: for a model of another kind than `fastmux.joined_configuration.BERT_LIKE`, or a value
-                out of range.
+            ValueError: The model is not of a kind in `fastmux.joined_configuration.BERT_LIKE`, or a value is out of
+                range.
 
         Example:
             >>> import torch, fastmux
@@ -116,7 +116,9 @@ class JoinedPreTrainedModel(WithCard):
             raise ValueError(
                 f"first_layers is {first_layers}, expected 1: the head of a {cls.__name__} reads every position"
             )
-        JoinedConfig(backbone_config=copy.deepcopy(backbone.config), **options)  # says what is wrong before any copy
+        JoinedConfig(
+            backbone_config=copy.deepcopy(backbone.config), **options
+        )  # raises what is wrong before anything is copied
         total = backbone.config.num_hidden_layers
         between = range(row_layers, total - last_layers)
         kept = list(between if joined_layers is None else joined_layers)
@@ -149,7 +151,7 @@ class JoinedPreTrainedModel(WithCard):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in Hugging Face; ends first what a process that was killed while it saved the model has left."""
+        """As in Hugging Face. First completes a save that a killed process left unfinished."""
         name = pretrained_model_name_or_path
         if name is not None and Path(name).is_dir():
             finish_replacing(Path(name, kwargs.get("subfolder", "")))
@@ -170,8 +172,8 @@ class JoinedPreTrainedModel(WithCard):
         inputs_embeds: Tensor | None = None,
         **kwargs,
     ):
-        """Arguments and output are those of the model that this was made from; ``hidden_states`` are those of the
-        layers as they run, joined where they are. Rows may be padded on either side."""
+        """Arguments and output are those of the original model. ``hidden_states`` are the layers' own, so some of them
+        are joined. Rows may be padded on either side."""
         return self._run(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
 
     def _run(self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs):
@@ -181,7 +183,7 @@ class JoinedPreTrainedModel(WithCard):
 
 
 class JoinedModel(JoinedPreTrainedModel):
-    """An encoder without a head: ``last_hidden_state`` (B, L, d) and what else the encoder gives."""
+    """An encoder without a head: it returns ``last_hidden_state`` (B, L, d) and the encoder's other outputs."""
 
 
 class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
@@ -198,14 +200,15 @@ class _JoinedForLabels(PredictsInGroups, JoinedPreTrainedModel):
         labels: Tensor | None = None,
         **kwargs,
     ):
-        """Arguments and output are those of the model that this was made from. Rows may be padded on either side."""
+        """Arguments and output are those of the original model. Rows may be padded on either side."""
         if labels is not None:
             kwargs["labels"] = labels
         return self._run(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
 
 
 class JoinedForSequenceClassification(_JoinedForLabels):
-    """An encoder with a head on its first position. The last layer is computed at that position alone, exactly."""
+    """An encoder with a head on its first position. The last layer is computed at that position only, which is
+    exact."""
 
     _auto = AutoModelForSequenceClassification
     _first_only = True
@@ -231,13 +234,12 @@ class JoinedForTokenClassification(_JoinedForLabels):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ):
-        """Arguments and output are those of the model that this was made from; with ``num_items_in_batch``, the labels
-        of all batches whose gradients a step accumulates, the loss is the sum over this batch's labels, divided by
-        that."""
+        """Arguments and output are those of the original model. ``num_items_in_batch`` is the number of labels in all
+        batches whose gradients a step accumulates; the loss is then the sum over this batch's labels divided by it."""
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         if labels is None or num_items_in_batch is None:
             return super().forward(*inputs, labels, **kwargs)
-        # The models of transformers take the number and do nothing with it.
+        # The models of transformers accept the number and ignore it.
         outputs = super().forward(*inputs, **kwargs)
         return TokenClassifierOutput(
             loss=token_loss(outputs.logits, labels, num_items_in_batch),

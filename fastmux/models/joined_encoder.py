@@ -1,16 +1,16 @@
-"""An encoder whose first layers see every state, and whose deeper layers see N states joined into one.
+"""An encoder whose first layers run on every state, and whose deeper layers run on N states joined into one.
 
-What is joined are N neighbouring positions of one row (``join="positions"``) or N rows of the batch at each position
-(``join="rows"``). With e the states after the row-wise layers:
+It joins N neighbouring positions of a row (``join="positions"``) or N rows of the batch at each position
+(``join="rows"``). With e the states after the first layers:
 
-    positions   y_0 = e_0,  y_(1 + j) = mean of the states at 1 + jN ... jN + N that are no padding
+    positions   y_0 = e_0,  y_(1 + j) = mean of the states at 1 + jN ... jN + N, padding left out
     rows        y_j = 1/sqrt(N) sum_i v_i * e_ij,  v_i in {-1, +1}^d, so that v_i * v_i = 1
-    states      z_ij = LN(W s_ij + b + e_ij),  s the joined layers' output, handed back to where it came from
+    states      z_ij = LN(W s_ij + b + e_ij),  s_ij the joined layers' output at the state that e_ij went into
 
-and the last layers run on z, row by row. The first position, which sequence tasks read, is never averaged. Adding a
-state's own e back leaves to the joined layers what they can do for all N at once. RevMUX (Xu et al., EMNLP 2024,
-section 3.1) also runs the first layers row by row; averaging neighbours is Funnel-Transformer's pooling (Dai et al.,
-NeurIPS 2020, section 2.2).
+The last layers run on z. The first position, which sequence tasks read, is not averaged. Each state's own e is added
+back, so the joined layers need only compute what N states have in common. RevMUX (Xu et al., EMNLP 2024, section 3.1)
+also runs the first layers on single rows; averaging neighbours is Funnel-Transformer's pooling (Dai et al., NeurIPS
+2020, section 2.2).
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from fastmux.models.last_layer import first_positions
 
 
 class JoinedEncoder(nn.Module):
-    """Stands where a BERT-like model has its ``encoder``.
+    """Replaces the ``encoder`` of a BERT-like model.
 
     Args:
-        layers: the layers to keep, in order; each maps ``(states, attention_mask)`` to states.
-        config: of the encoder; its attention implementation says what a mask looks like.
-        num_instances: N, states that are joined into one; with 1 nothing is joined, and the encoder is the plain one.
-        join: "positions" or "rows".
-        row_layers: layers that run on every state before the join.
-        last_layers: layers that run on every state after it.
-        first_only: hand back the first position alone, (B, 1, d): all that a sequence head reads. The last layer is
-            then computed there only, which is exact.
-        first_layers: of the last layers, how many run at the first position only, with ``first_only``. Beyond 1 the
-            other positions stay what they were before these layers: next to no work, and something to learn.
+        layers: The layers to keep, in order. Each maps ``(states, attention_mask)`` to states.
+        config: The encoder's config. Its attention implementation determines the form of masks.
+        num_instances: N, the number of states that are joined into one. With 1 the encoder is a plain one.
+        join: What is joined: "positions" or "rows".
+        row_layers: The number of layers that run on every state before the join.
+        last_layers: The number of layers that run on every state after the join.
+        first_only: Whether only the first position is returned, (B, 1, d), which is all that a sequence head reads. The
+            last layer is then computed there only, which is exact.
+        first_layers: The number of last layers that run at the first position only, if ``first_only``. One is exact.
+            Each further one saves most of a layer's work, but sees the other positions as they were before it, which
+            the model has to learn.
 
     Example:
         >>> import torch
@@ -73,7 +74,7 @@ class JoinedEncoder(nn.Module):
         if num_instances == 1:
             return
         width = config.hidden_size
-        # The scale that the layers behind expect of states is that of the layer before them.
+        # The last layers expect states of the scale that the layer before them returns.
         self.layer_norm = copy.deepcopy(layers[len(layers) - 1 - last_layers].output.LayerNorm)
         like = {name: getattr(self.layer_norm.weight, name) for name in ("device", "dtype")}
         self.dense = nn.Linear(width, width, **like)
@@ -83,10 +84,10 @@ class JoinedEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the signs anew; W = I and b = 0 for positions, W = 0 for rows.
+        """Draws the signs anew and sets b = 0, W = I for positions, W = 0 for rows.
 
-        The encoder's layers know what to make of averaged neighbours, and nothing of superposed rows: what they return
-        of those at first would drown the states that are added to it.
+        Trained layers can process averaged neighbours, but not superposed rows. For rows their output would at first be
+        noise, larger than the states that are added to it.
         """
         if self.num_instances == 1:
             return
@@ -96,8 +97,8 @@ class JoinedEncoder(nn.Module):
             self.signs.copy_(2 * torch.randint_like(self.signs, 2) - 1)
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs) -> EncoderOutput:
-        """hidden_states (B, L, d), attention_mask as the attention implementation has it -> states (B, L, d), or
-        (B, 1, d) with ``first_only``."""
+        """Maps hidden_states (B, L, d) to states (B, L, d), or (B, 1, d) with ``first_only``. attention_mask has the
+        form of the attention implementation."""
         keep = _kept(attention_mask)
         if self.num_instances == 1:
             states = self._last(self.layer, hidden_states, keep)
@@ -123,7 +124,7 @@ class JoinedEncoder(nn.Module):
         return states
 
     def _last(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
-        """The layers behind the join: on every state, and at the end at the first position."""
+        """Runs the last layers: on every state, the final ones at the first position only."""
         full = max(0, len(layers) - self.first_layers)
         states = self._run(layers[:full], states, keep)
         for layer in layers[full:]:
@@ -131,7 +132,7 @@ class JoinedEncoder(nn.Module):
         return states
 
     def _join_positions(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and which of those are no padding."""
+        """Joins positions: (B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and a mask of those that are not padding."""
         n = self.num_instances
         first, rest = x[:, :1], x[:, 1:]
         fill = -rest.shape[1] % n
@@ -142,22 +143,22 @@ class JoinedEncoder(nn.Module):
         count = nn.functional.pad(real, (0, fill)).unflatten(1, (-1, n)).sum(2)
         joined = torch.cat([first, total / count.clamp(min=1)[..., None]], dim=1)
         if keep is None:
-            return joined, None  # a short last window is still some state
+            return joined, None  # a short last window still holds a state
         return joined, torch.cat([keep[:, :1], count > 0], dim=1)
 
     def _join_rows(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """(G * N, L, d) -> (G, L, d), and at which positions at least one row of a group is no padding."""
+        """Joins rows: (G * N, L, d) -> (G, L, d), and a mask of positions where a row of the group is not padding."""
         n = self.num_instances
         x = x if keep is None else x * keep[..., None]
         joined = (x.unflatten(0, (-1, n)) * self.signs[:, None]).sum(1) / math.sqrt(n)
         return joined, None if keep is None else keep.unflatten(0, (-1, n)).any(1)
 
     def _separate(self, joined: Tensor, own: Tensor) -> Tensor:
-        """The joined layers' output and each state's own from before -> states in the places of ``own``."""
+        """Separates the joined layers' output: adds to it each state's ``own`` value from before the join."""
         if self.join == "rows":
             back = self.dense(joined[:, None] * self.signs[:, None]).flatten(0, 1)
         else:
-            # W before the copies: one product a joined state.
+            # W before the copies: one product for each joined state.
             back = self.dense(joined)
             rest = back[:, 1:].repeat_interleave(self.num_instances, dim=1)[:, : own.shape[1] - 1]
             back = torch.cat([back[:, :1], rest], dim=1)
@@ -171,7 +172,7 @@ class JoinedEncoder(nn.Module):
 
 
 def _kept(mask: Tensor | None) -> Tensor | None:
-    """Which positions (B, L) are no padding, of a mask as an attention implementation of transformers has it."""
+    """Converts a mask in the form of an attention implementation to one of positions (B, L), False at padding."""
     if mask is None:
         return None
     if mask.dim() == 4:

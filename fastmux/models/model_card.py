@@ -1,4 +1,4 @@
-"""The README.md that goes with a saved model: what it is, how to load it, what to mind."""
+"""The README.md of a saved model: what the model is, how to load it, what to be careful with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastmux import distribution
 from fastmux.configuration import TMuxConfig
 from fastmux.joined_configuration import JoinedConfig
 
-#: What the hub and pipelines call the task of each class.
+#: Class -> the name of its task on the hub and in pipelines.
 PIPELINES = {
     "JoinedModel": "feature-extraction",
     "JoinedForSequenceClassification": "text-classification",
@@ -64,13 +64,13 @@ Arguments and outputs are those of the model that it was made from, and rows may
 
 
 def title(repository: str) -> str:
-    """The last part of a name, or where that says nothing the one before."""
+    """The title of a card: the last part of a name, or the part before it if the last one is "model"."""
     parts = [part for part in repository.split("/") if part]
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 
 
 def loading(architecture: str, repository: str) -> str:
-    """The lines that load a model, as Markdown."""
+    """The code that loads a model, as Markdown."""
     return f"""\
 ```python
 import fastmux
@@ -80,14 +80,14 @@ model = fastmux.{architecture}.from_pretrained("{repository}")
 
 
 def for_repository(card: ModelCard, former: str, repository: str) -> ModelCard:
-    """A card from the folder ``former``, title and loading line told where the model will be."""
+    """Changes a card of the folder ``former`` for a new place: its title and the line that loads the model."""
     told = re.sub(r'(= fastmux\.\w+\.from_pretrained\()"[^"\n]*"', rf'\g<1>"{repository}"', card.content)
     heading = rf"^# {re.escape(title(former))}$"
     return ModelCard(re.sub(heading, f"# {title(repository)}", told, count=1, flags=re.MULTILINE))
 
 
 def read_card(folder: Path) -> ModelCard | None:
-    """The card in a folder; None where there is none, or one that cannot be read."""
+    """Reads the card in a folder. None if there is none, or it cannot be read."""
     try:
         return ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (OSError, ValueError, YAMLError):
@@ -95,18 +95,18 @@ def read_card(folder: Path) -> ModelCard | None:
 
 
 def is_template(card: ModelCard) -> bool:
-    """Whether a card is Hugging Face's form, which nobody has filled in."""
+    """Whether a card is Hugging Face's template, which nobody has filled in."""
     return "[More Information Needed]" in card.content
 
 
 def named(source: str | None) -> str | None:
-    """What a model was loaded from, if that is a name on the hub; a folder is nobody else's concern."""
+    """The name on the hub that a model was loaded from. None if it was loaded from a folder."""
     known = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source or "")
     return source if known and not Path(source).exists() else None
 
 
 def card_of(source: str) -> ModelCardData | None:
-    """What the card of a model says of it at its top, for its folder or its name on the hub; None without one."""
+    """The metadata at the top of a model's card, for its folder or its name on the hub. None without a card."""
     if not source:
         return None
     if Path(source).is_dir():
@@ -129,7 +129,7 @@ def card_of(source: str) -> ModelCardData | None:
 
 
 def joined_in_words(config: JoinedConfig) -> str:
-    """What of a joined model runs on what."""
+    """Describes which layers of a joined model run on joined states."""
     layers = f"{config.backbone_config.num_hidden_layers} layers"
     if config.num_instances == 1:
         return f"{layers}, nothing joined"
@@ -141,7 +141,7 @@ def joined_in_words(config: JoinedConfig) -> str:
 
 
 def joined_card(config: JoinedConfig, architecture: str, repository: str) -> ModelCard:
-    """The card of a joined model of which nothing was measured; arguments as of `model_card`."""
+    """Writes the card of a joined model that has not been measured. The arguments are those of `model_card`."""
     data = _card_data(config, architecture, [])
     head = "" if architecture == "JoinedModel" else " with a head for " + PIPELINES[architecture].replace("-", " ")
     companions = (
@@ -170,7 +170,7 @@ def _card_data(config: PreTrainedConfig, architecture: str, tags: list[str]) -> 
 
 
 def model_card(config: TMuxConfig, architecture: str, repository: str) -> ModelCard:
-    """The card of a model: ``repository`` is the hub name or the folder that it is loaded from.
+    """Writes the card of a model. ``repository`` is the hub name or the folder from which it will be loaded.
 
     Example:
         >>> import fastmux

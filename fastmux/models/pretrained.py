@@ -1,4 +1,4 @@
-"""What all T-MUX models have in common: how they are made, stored and loaded."""
+"""`TMuxPreTrainedModel`: how T-MUX models are built, saved and loaded."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _CAPABILITIES += ("_supports_attention_backend",)
 
 
 class TMuxPreTrainedModel(WithCard):
-    """Loading, saving and initialisation, as for every Hugging Face model, with four differences: `from_backbone`
-    starts from an encoder, a damaged or foreign checkpoint is a ValueError, files appear under their names only when
-    whole, and a model card goes with them."""
+    """The base class of T-MUX models. Models load, save and initialise as every Hugging Face model does, with four
+    differences: `from_backbone` starts from an encoder; a damaged or foreign checkpoint raises ValueError; files get
+    their names only when they are complete; a model card is saved with them."""
 
     config_class = TMuxConfig
     base_model_prefix = "tmux"
     main_input_name = "input_ids"
-    accepts_loss_kwargs = False  # a loss is a mean over rows, of which every batch of a step has as many
-    labels_of_tokens = True  # where a row is padded on the left, they move along with its tokens
-    # What some encoder can do; a model can what its own encoder can.
+    accepts_loss_kwargs = False  # a loss is a mean over rows, and batches have equal numbers
+    labels_of_tokens = True  # if a row is padded on the left, they move with its tokens
+    # The capabilities of some encoder. Each model gets those of its own encoder.
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -52,7 +52,7 @@ class TMuxPreTrainedModel(WithCard):
     _supports_attention_backend = True
     _no_split_modules: set[str] | list[str] | None = None
 
-    # What a checkpoint of another task need not hold: heads, and the pooler, which task models do without.
+    # What a checkpoint of another task may lack: heads, and the pooler, which task models do not have.
     _heads = ("classifier.", "retrieval.", "backbone.pooler.")
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^retrieval\."]
 
@@ -69,18 +69,18 @@ class TMuxPreTrainedModel(WithCard):
         num_instances: int,
         **options,
     ):
-        """A multiplexed model around an encoder, which keeps its weights.
+        """Builds a multiplexed model around an encoder, which keeps its weights.
 
         Args:
-            backbone: the name of a model on the Hugging Face hub, a folder that holds one, a Hugging Face config
-                (random weights) or a Hugging Face model (its encoder is used, with shared weights; modes, hooks and
-                config are the new model's own).
-            num_instances: N.
-            options: anything `TMuxConfig` takes, e.g. ``multiplexer``, ``demultiplexer``, ``num_labels``, or the
+            backbone: The name of a model on the Hugging Face hub, a folder that holds one, a Hugging Face config (the
+                weights are then random) or a Hugging Face model. The new model shares the weights of a given model's
+                encoder, and has its own modes, hooks and config.
+            num_instances: N, the number of rows that share one pass.
+            options: Options of `TMuxConfig`, e.g. ``multiplexer``, ``demultiplexer`` or ``num_labels``, and of the
                 encoder's config.
 
         Raises:
-            ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
+            ValueError: fastmux cannot multiplex the backbone (the message says why), or an option is out of range.
 
         Example:
             >>> from transformers import BertConfig
@@ -91,7 +91,7 @@ class TMuxPreTrainedModel(WithCard):
             3
         """
         backbone_config, encoder = load_backbone(backbone, options)
-        # Labels and their loss are the task's; a model that comes with a head describes them in its config.
+        # The config of a model with a head describes its labels and their loss.
         for name in ("id2label", "label2id", "problem_type"):
             if "num_labels" not in options and getattr(backbone_config, name, None) is not None:
                 options.setdefault(name, getattr(backbone_config, name))
@@ -99,8 +99,9 @@ class TMuxPreTrainedModel(WithCard):
         return cls(config, encoder=encoder)
 
     def is_custom_code(self) -> bool:
-        """What is drawn here spares tensors that came from a checkpoint, as code of transformers does. Of other code
-        transformers would skip modules without weights of their own, in which ModernBERT draws those of its layers."""
+        """False for all encoders of transformers: `_init_weights` here leaves tensors from a checkpoint alone, as code
+        of transformers does. In custom code transformers skips modules without weights of their own, and in those
+        ModernBERT initialises its layers."""
         return isinstance(self.base_model.backbone, ModuleEncoder)
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class TMuxPreTrainedModel(WithCard):
         self.base_model.backbone.set_input_embeddings(value)
 
     def post_init(self) -> None:
-        # Beside the layers inside them they hold tensors of their own, which Accelerate brings for whole modules alone.
+        # These modules hold tensors besides their layers'. Accelerate brings such tensors in only for whole modules.
         whole = {type(m).__name__ for m in self.modules() if isinstance(m, (Multiplexer, Demultiplexer))}
         self._no_split_modules = whole | set(self._no_split_modules or ())
         if self.get_output_embeddings() is not None and self.config.embedding_size == self.config.hidden_size:
@@ -125,7 +126,7 @@ class TMuxPreTrainedModel(WithCard):
         super().post_init()
 
     def _word_table(self) -> str:
-        """The name of the parameter that holds the word embeddings, in whatever module an encoder has for them."""
+        """The name of the parameter that holds the word embeddings."""
         words = self.get_input_embeddings()
         module = next((name for name, m in self.named_modules() if m is words), None)
         tables = [name for name, p in words.named_parameters() if name == "weight" or p.dim() == 2]
@@ -137,7 +138,7 @@ class TMuxPreTrainedModel(WithCard):
         return f"{module}.{tables[0]}"
 
     def resize_token_embeddings(self, *args, **kwargs) -> nn.Embedding:
-        """As in Hugging Face; the decoder of an auxiliary loss grows or shrinks along."""
+        """As in Hugging Face. The decoder of the auxiliary loss is resized, too."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         decoder = getattr(getattr(self, "retrieval", None), "decoder", None)
         if isinstance(decoder, AuxiliaryDecoder):
@@ -145,8 +146,10 @@ class TMuxPreTrainedModel(WithCard):
         return embeddings
 
     def fit_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """Tell a tokenizer how long a row may be, and return it: ``truncation=True``, of a pipeline too, then cuts rows
-        to what the index prefix leaves of the encoder's positions. Save it beside the model for those who load both.
+        """Sets the tokenizer's ``model_max_length`` to the longest row that the model takes, and returns the tokenizer.
+
+        ``truncation=True``, in a pipeline too, then cuts rows to the positions that the index prefix leaves. Save the
+        tokenizer with the model to keep the setting.
 
         Example:
             >>> import fastmux
@@ -165,16 +168,17 @@ class TMuxPreTrainedModel(WithCard):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in Hugging Face; checkpoints that the authors of DataMUX and MUX-PLM published load too. A checkpoint of
-        another task gives its encoder, multiplexer and demultiplexer; the new head starts from random weights, as the
-        warning says.
+        """As in Hugging Face. It also loads the checkpoints that the authors of DataMUX and MUX-PLM published.
+
+        From a checkpoint of another task it takes the encoder, the multiplexer and the demultiplexer. The new head gets
+        random weights, and a warning says so.
 
         Raises:
-            ValueError: if the checkpoint is no T-MUX model, is damaged, holds something other than tensors, or lacks
-                tensors other than a task head's.
+            ValueError: The checkpoint is not a T-MUX model, is damaged, holds anything but tensors, or lacks tensors
+                that do not belong to a task head.
 
         Warns:
-            UserWarning: if weights are NaN or infinite, or the config has fields that fastmux does not know.
+            UserWarning: Weights are NaN or infinite, or the config has fields that fastmux does not know.
         """
         name = pretrained_model_name_or_path
         if name is not None and Path(name).is_dir():
@@ -197,7 +201,7 @@ class TMuxPreTrainedModel(WithCard):
 
     @classmethod
     def _from_published(cls, name: str, stored: dict, output_loading_info: bool, **kwargs):
-        """Load what `fastmux.models.published` reads."""
+        """Loads a checkpoint that `fastmux.models.published` reads."""
         config = published_config(name, stored)
         for option in [k for k in kwargs if hasattr(config, k)]:
             setattr(config, option, kwargs.pop(option))
@@ -210,8 +214,8 @@ class TMuxPreTrainedModel(WithCard):
 
     @classmethod
     def _load(cls, name: str, dtypes: dict[str, str], output_loading_info: bool, *args, **kwargs):
-        """Hugging Face's ``from_pretrained`` of what has these ``dtypes``, with errors that say what is wrong with the
-        checkpoint ``name``."""
+        """Calls Hugging Face's ``from_pretrained`` and raises ValueError if the checkpoint ``name``, whose tensors were
+        stored in ``dtypes``, does not fit the model."""
         any_size = kwargs.pop("ignore_mismatched_sizes", False)
         model, info = super().from_pretrained(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
         if info["mismatched_keys"] and not any_size:
@@ -223,6 +227,6 @@ class TMuxPreTrainedModel(WithCard):
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(cls._heads))
         if lacking:
             raise ValueError(f"the checkpoint {name!r} lacks {len(lacking)} tensors of the model, e.g. {lacking[:3]}")
-        # Quantised weights are whatever their library makes of them.
+        # Quantised weights have their library's dtypes.
         check_loaded(name, model, dtypes if getattr(model, "hf_quantizer", None) is None else {})
         return (model, info) if output_loading_info else model

@@ -1,8 +1,8 @@
 """The checkpoints that the authors of DataMUX and MUX-PLM published, read as fastmux models.
 
-Recognised by their config, which names ``muxing_variant`` and ``demuxing_variant``. What they compute is what fastmux
-computes, with the options that `published_config` sets; `published_state_dict` gives every tensor its name here. The
-index prefix takes words out of the authors' vocabularies; here it has rows of its own, copied from them.
+Their config has the fields ``muxing_variant`` and ``demuxing_variant``. fastmux computes the same as the authors' code
+with the options that `published_config` sets; `published_state_dict` gives every tensor its name in fastmux. The
+authors' index prefix consists of words of the vocabulary; in fastmux it has its own embeddings, copied from them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastmux.configuration import TMuxConfig
 from fastmux.conventions import Conventions
 from fastmux.models.checkpoints import load_file, weight_files
 
-#: Fields of a published config that say how it was multiplexed; the others are the encoder's.
+#: Fields of a published config that describe multiplexing. All others are the encoder's.
 _MUX_FIELDS = (
     "muxing_variant",
     "demuxing_variant",
@@ -45,16 +45,16 @@ _DEMULTIPLEXERS = {"index": "index", "mlp": "mlp", "index_pos": "rsa"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A published class: what it computes whatever its multiplexer.
+    """One of the authors' model classes: what it computes with every multiplexer.
 
     Args:
-        encoder: Hugging Face's name of its kind.
-        task: the class here.
-        classifiers: kinds of its head, with an index prefix and without one.
-        first_token_id: what it puts in place of each row's first token, without a prefix.
-        types: it passes segment ids on. Those that do not read a pair as one segment.
-        padded_length: to which the authors' scripts pad every row; None where rows are packed.
-        retrieval_skips_first: retrieval does not ask for the first position, without a prefix.
+        encoder: The model type of its encoder in Hugging Face.
+        task: The name of its class in fastmux.
+        classifiers: The kinds of its head: with an index prefix, and without one.
+        first_token_id: The token that replaces each row's first token, without a prefix.
+        types: Whether it uses segment ids. A class that does not reads a pair as one segment.
+        padded_length: The length to which the authors' scripts pad every row. None where rows are packed.
+        retrieval_skips_first: Whether retrieval leaves out the first position, without a prefix.
     """
 
     encoder: str
@@ -66,12 +66,12 @@ class Layout:
     retrieval_skips_first: bool = False
 
     def conventions(self, demultiplexer: str, task_loss_weight: float | None) -> Conventions:
-        """What it does otherwise than fastmux, with one of the demultiplexers here."""
+        """What it does differently from fastmux, with one of fastmux's demultiplexers."""
         has_prefix = demultiplexer == "index"
         roberta, tokens = self.encoder == "roberta", self.task == "TMuxForTokenClassification"
         return Conventions(
             classifier_type=self.classifiers[0 if has_prefix else 1],
-            # One head reads the other's keys and layers in `rsa`; everywhere else each has its own.
+            # In `rsa` both heads share keys and layers; in the others each has its own demultiplexer.
             retrieval_demultiplexer="shared" if demultiplexer == "rsa" else "own",
             retrieval_transform=not has_prefix,
             retrieval_residual=self.encoder == "electra",
@@ -89,7 +89,7 @@ class Layout:
 _ROBERTA_CLS, _ROBERTA_PREFIX_PAD = 49923, 50000
 _BERT_CLS, _BERT_PREFIX_PAD = 101, 680
 _SEQUENCE, _TOKEN = "TMuxForSequenceClassification", "TMuxForTokenClassification"
-#: By published class. RoBERTa has one segment alone, which its tokenizers do not speak of.
+#: The authors' class -> its layout. RoBERTa has a single segment, and its tokenizers return no segment ids.
 ARCHITECTURES = {
     "RobertaSequenceClassificationMuxed": Layout(
         "roberta", _SEQUENCE, ("mlp", "mlp_norm"), _ROBERTA_CLS, types=True, retrieval_skips_first=True
@@ -104,7 +104,7 @@ ARCHITECTURES = {
 
 
 def is_published(config: dict) -> bool:
-    """Whether a stored config is that of a published checkpoint."""
+    """Whether a stored config belongs to a published checkpoint."""
     return "muxing_variant" in config and "demuxing_variant" in config
 
 
@@ -121,10 +121,10 @@ def _layout(name: str, stored: dict) -> Layout:
 
 
 def published_config(name: str, stored: dict) -> TMuxConfig:
-    """The config here of a published one, as it is stored.
+    """Converts the stored config of a published checkpoint.
 
     Raises:
-        ValueError: an architecture, multiplexer or demultiplexer that was never published, or a value out of range.
+        ValueError: An architecture, multiplexer or demultiplexer was never published, or a value is out of range.
     """
     layout = _layout(name, stored)
     multiplexer = _lookup(name, stored, "muxing_variant", _MULTIPLEXERS)
@@ -165,7 +165,7 @@ def _multiplexer_options(multiplexer: str, stored: dict, sequence: bool) -> dict
 
 
 def _prefix_tokens(config: TMuxConfig) -> list[int]:
-    """The words that the authors made the prefix of: N index tokens, the pad between them, the CLS behind them."""
+    """The words that make up the authors' prefix: N index tokens, the pad between them, the CLS after them."""
     n = config.num_instances
     if config.backbone_config.model_type == "roberta":
         return [config.vocab_size - 2 - i for i in range(n)] + [_ROBERTA_PREFIX_PAD, _ROBERTA_CLS]
@@ -177,7 +177,8 @@ def _linear(here: str, there: str) -> list[tuple[str, str]]:
 
 
 def _names(config: TMuxConfig, encoder: str, task: str) -> dict[str, str | list[str]]:
-    """Name here -> name in the published state dict, or a list of names to stack; the encoder's are left out."""
+    """The name in fastmux -> the name in the published state dict, or a list of names to stack. Without the
+    encoder's."""
     n = config.num_instances
     pairs: list[tuple[str, str | list[str]]] = [(f"tmux.multiplexer.{_transforms(config)}", "instance_embedding")]
     if config.demultiplexer == "index":
@@ -215,7 +216,7 @@ def _transforms(config: TMuxConfig) -> str:
     return "binding.transforms" if config.multiplexer == "attention" else "transforms"
 
 
-#: A transformer layer's parts here -> there.
+#: The parts of a transformer layer in fastmux -> in the published state dict.
 _LAYER = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -239,22 +240,22 @@ def _classifier(config: TMuxConfig, encoder: str) -> list[tuple[str, str]]:
     return pairs
 
 
-#: Second names of tensors that have one already, and the first.
+#: Second names of tensors, as patterns, and the first names.
 _DUPLICATES = (
     (re.compile(r"^(?:demultiplexer|retrieval_head)\.demux_module\."), "demux_module."),
     (re.compile(r"^retrieval_head\.decoder\.bias$"), "retrieval_head.bias"),
     (re.compile(r"^demultiplexer\.bias$"), "demultiplexer.decoder.bias"),
 )
-#: What the authors' library stored beside the weights.
+#: Tensors that the authors' library stored and that are not weights.
 _IGNORED = re.compile(r"\.position_ids$|\.pooler\.|embeddings\.token_type_ids$")
 
 
 def published_state_dict(name: str, stored: dict, config: TMuxConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint under the names that they have here. Where its retrieval decoder is the
-    word embedding, so it is in ``config`` from then on.
+    """Gives the tensors of a published checkpoint the names that they have in fastmux. If the retrieval decoder equals
+    the word embeddings, this sets ``config.tie_word_embeddings``.
 
     Raises:
-        ValueError: tensors are missing or surplus, or have another shape than the config says.
+        ValueError: Tensors are missing, or are left over.
     """
     layout = _layout(name, stored)
     encoder = layout.encoder
@@ -301,13 +302,14 @@ def _is_duplicate(key: str, tensors: dict[str, Tensor], wanted: set[str]) -> boo
 
 
 def load_tensors(name: str | os.PathLike, **where) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint: safetensors, or a pickle of which nothing but tensors is accepted.
+    """Reads the tensors of a published checkpoint: safetensors, or a pickle that holds nothing but tensors.
 
     Args:
-        where: `fastmux.models.checkpoints.HUB_OPTIONS` and ``FILE_OPTIONS``.
+        name: A folder, or a name on the hub.
+        where: The options listed in `fastmux.models.checkpoints.HUB_OPTIONS` and ``FILE_OPTIONS``.
 
     Raises:
-        ValueError: neither file is there, or the file is damaged or holds anything but tensors.
+        ValueError: Neither file is there, or it is damaged or holds anything but tensors.
     """
     files = weight_files(name, **where)
     if not files:

@@ -1,4 +1,4 @@
-"""T-MUX models: an encoder of Hugging Face that serves N rows in one pass."""
+"""`TMux`: a Hugging Face encoder that serves N rows in one pass."""
 
 from __future__ import annotations
 
@@ -30,33 +30,35 @@ from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 
 @dataclass
 class MultiplexedPass:
-    """What one pass of the encoder leaves behind, before demultiplexing."""
+    """The result of one pass of the encoder, before demultiplexing."""
 
-    content: Tensor  # (G, L, d), hidden states behind the prefix
+    content: Tensor  # (G, L, d), hidden states after the prefix
     prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
-    transforms: Tensor | None  # the multiplexer's, if the demultiplexer applies them
-    summary: Tensor  # (G, 1, d), the one position that sequence tasks read
-    rows: int  # rows of the batch, before the last group was filled
+    transforms: Tensor | None  # the multiplexer's transforms, if the demultiplexer applies them
+    summary: Tensor  # (G, 1, d), the position that sequence tasks read
+    rows: int  # the number of rows of the batch, before the last group was filled
     input_ids: Tensor | None  # (G, N, L)
     attention_mask: Tensor | None  # (G, N, L)
     encoder_outputs: BaseModelOutput
 
 
 class TMux(TMuxPreTrainedModel):
-    """A Hugging Face encoder that serves `num_instances` rows in one pass; a drop-in for that encoder.
+    """A Hugging Face encoder that serves `num_instances` rows in one pass, in place of that encoder.
 
-    Same arguments, same outputs, same shapes, same order of rows. Any batch size: a short last group is filled with
-    repeated rows, whose outputs are dropped. Positions that are padding in all rows of a group are masked. A row's
-    result depends on the rows that share its group: rows ``g * N`` to ``g * N + N - 1`` of the batch.
+    Arguments, outputs, shapes and the order of rows stay the same. The batch may have any size: a short last group is
+    filled with repeated rows, whose outputs are dropped. The encoder does not attend to positions where every row of a
+    group has padding. A row's result depends on the rows that share its group: rows ``g * N`` to ``g * N + N - 1`` of
+    the batch.
 
     Args:
-        backbone: hub name, local folder, Hugging Face config or model; or a `TMuxConfig`.
-        num_instances: N; comes with the config if ``backbone`` is a `TMuxConfig`.
-        add_pooling_layer: keep the encoder's pooler, if it has one; it then runs on the demultiplexed rows.
-        options: anything `TMuxConfig` takes.
+        backbone: A hub name, a local folder, a Hugging Face config, a Hugging Face model or a `TMuxConfig`.
+        num_instances: N. It must not be given beside a `TMuxConfig`, which has it.
+        encoder: The encoder to use, for a `TMuxConfig`. By default one is built, with random weights.
+        add_pooling_layer: Whether the encoder's pooler is kept. It then runs on the demultiplexed rows.
+        options: Options of `TMuxConfig`.
 
     Raises:
-        ValueError: for a backbone that fastmux cannot multiplex (with the reason), or an option out of range.
+        ValueError: fastmux cannot multiplex the backbone (the message says why), or an option is out of range.
 
     Example:
         >>> import torch, fastmux
@@ -108,8 +110,8 @@ class TMux(TMuxPreTrainedModel):
         self.backbone = encoder
         self.multiplexer: Multiplexer = MULTIPLEXERS[config.multiplexer].from_config(config)
         self.demultiplexer: Demultiplexer = DEMULTIPLEXERS[config.demultiplexer].from_config(config)
-        # Word embeddings of the N index tokens, the pad between them and the CLS behind them: rows of their own, so
-        # that no entry of the vocabulary is given up.
+        # Word embeddings of the N index tokens, the pad between them and the CLS after them. They have their own table,
+        # so that the vocabulary keeps all its entries.
         self.prefix_tokens = (
             nn.Embedding(config.num_instances + 2, config.embedding_size) if config.prefix_length else None
         )
@@ -122,7 +124,7 @@ class TMux(TMuxPreTrainedModel):
 
     @property
     def max_length(self) -> int:
-        """Positions that a row may have: the encoder's, less those of the index prefix."""
+        """The number of positions that a row may have: the encoder's, less those of the index prefix."""
         return embeddings_of(self.backbone).max_length - self.config.prefix_length
 
     @any_groups
@@ -138,21 +140,22 @@ class TMux(TMuxPreTrainedModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Args:
-            input_ids: (B, L) token ids, any B. attention_mask: (B, L), 0 at padding, on whichever side it is.
-            token_type_ids, position_ids: (B, L), as for the encoder.
-            inputs_embeds: (B, L, d) word embeddings in place of ``input_ids``.
-            kwargs: ``output_hidden_states``, ``output_attentions``, ``return_dict``, as for the encoder.
+            input_ids: Token ids (B, L), for any B.
+            attention_mask: The mask (B, L), 0 at padding. Rows may be padded on either side.
+            token_type_ids, position_ids: As for the encoder, (B, L).
+            inputs_embeds: Word embeddings (B, L, d) in place of ``input_ids``.
+            kwargs: ``output_hidden_states``, ``output_attentions`` and ``return_dict``, as for the encoder.
 
         Returns:
-            ``last_hidden_state`` (B, L, d) and, with a pooler, ``pooler_output`` (B, d), of every row.
-            ``hidden_states`` and ``attentions`` are the encoder's, one a group, prefix included.
+            ``last_hidden_state`` (B, L, d) and, with a pooler, ``pooler_output`` (B, d), for every row.
+            ``hidden_states`` and ``attentions`` are the encoder's: one for each group, prefix included.
 
         Raises:
-            ValueError: for shapes that do not fit, sequences longer than the encoder has room for, and (on a CPU) ids
-                out of the vocabulary.
+            ValueError: Shapes do not fit, a sequence is longer than the encoder takes, or (on a CPU) an id is out of
+                the vocabulary.
 
-        Of sequences that fit the encoder, but not behind an index prefix, the last tokens share the last position
-        embedding; a warning says so once.
+        The last tokens of a sequence that fits the encoder but not the encoder with an index prefix share the last
+        position embedding. A warning says so once.
         """
         mux = self.encode(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         states = self.demultiplex(mux, mux.content)
@@ -174,9 +177,12 @@ class TMux(TMuxPreTrainedModel):
         summary_only: bool = False,
         **kwargs,
     ) -> MultiplexedPass:
-        """Multiplex a batch and run the encoder on it once; arguments as in `forward`, rows beginning with their first
-        token. With ``summary_only`` nobody asks for the content, and where the encoder allows it is not computed: it is
-        then of length 0, or 1 without a prefix."""
+        """Multiplexes a batch and runs the encoder on it once. Arguments are as in `forward`, but every row must begin
+        with its first token.
+
+        ``summary_only`` says that the caller does not read the content. It is then not computed, where the encoder
+        allows that, and has length 0, or 1 without a prefix.
+        """
         adapter = embeddings_of(self.backbone)
         check_inputs(self.config, adapter, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         rows, length = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
@@ -231,9 +237,9 @@ class TMux(TMuxPreTrainedModel):
         )
 
     def demultiplex(self, mux: MultiplexedPass, h: Tensor, head: nn.Module | None = None) -> Tensor:
-        """Hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a head on them.
+        """Demultiplexes hidden states h (G, L', d) of some positions -> (B, L', d), or the logits (B, L', C) of a head.
 
-        Of a plain linear head the states need not be written.
+        With a plain linear head, one op computes the logits and never writes the states.
         """
         fused = head is not None and is_plain(head, nn.Linear)
         linear = Head(head.weight, head.bias) if fused else None
@@ -241,7 +247,7 @@ class TMux(TMuxPreTrainedModel):
         return z if fused or head is None else head(z)
 
     def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
-        """Embed and multiplex a grouped batch, prefix included: (G, N + 1 + L, d), or (G, L, d) without a prefix."""
+        """Embeds and multiplexes a grouped batch: (G, N + 1 + L, d) with the prefix, or (G, L, d) without one."""
         device = (ids if embeds is None else embeds).device
         prefix = partial(self._embedded_prefix, adapter, device) if self.config.prefix_length else None
         tables = adapter.tables(position_ids, types) if embeds is None else None
@@ -251,8 +257,8 @@ class TMux(TMuxPreTrainedModel):
         return self.multiplexer.from_embeddings(x, prefix, mask)
 
     def _embedded_prefix(self, adapter: EmbeddingAdapter, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The embedded index prefix: each instance's own token at its own position (N, d), and what is there
-        otherwise: pads, then the CLS (N + 1, d)."""
+        """The embedded index prefix: own (N, d), the token of instance i at position i, and shared (N + 1, d), what
+        every instance has at the other positions, pads and then the CLS."""
         n = self.num_instances
         tokens = self.prefix_tokens(torch.arange(n + 2, device=device))
         own, pad, cls = tokens[:n], tokens[n], tokens[n + 1]
@@ -264,5 +270,5 @@ class TMux(TMuxPreTrainedModel):
 
 
 def embeddings_of(encoder: PreTrainedModel) -> EmbeddingAdapter:
-    """The embeddings of an encoder that `check_embeddings` has seen."""
+    """The embeddings of an encoder that has passed `check_embeddings`."""
     return EmbeddingAdapter(encoder.embeddings, getattr(encoder.config, "max_position_embeddings", None))

@@ -1,8 +1,7 @@
-"""The specification: data multiplexing in plain PyTorch, the way the papers write it.
+"""The specification of all ops in plain PyTorch, written as the papers write them.
 
-Nothing here is fast and nothing here is called in production. Every function concatenates, expands and averages as
-the formulas say, differentiates through autograd and works in any floating dtype; tests and benchmarks hold
-`fastmux.functional` to these functions in float64.
+These functions are slow, and no model calls them. They concatenate, expand and average as the formulas say, support
+autograd and work in any floating dtype. Tests and benchmarks compare `fastmux.functional` with them in float64.
 
 Shapes: G mux groups, N instances, L positions, width d, V vocabulary entries; row ``g * N + i`` of a batch is
 instance i of group g.

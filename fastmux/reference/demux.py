@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def _select(z: Tensor, instances: Tensor | None) -> Tensor:
-    """z (G, N, L, d), instances (G, L) -> (G, L, d): the drawn instance of every position."""
+    """Picks the instance of every position: z (G, N, L, d), instances (G, L) -> (G, L, d)."""
     if instances is None:
         return z
     index = instances[:, None, :, None].expand(-1, 1, -1, z.shape[-1])
@@ -46,7 +46,8 @@ def index_demux(
 def pair_norm(
     a: Tensor, b: Tensor, ln_weight: Tensor, ln_bias: Tensor, eps: float = 1e-12, instances: Tensor | None = None
 ) -> Tensor:
-    """``LN(GELU(a_j + b_i))``: `index_demux` behind its linear layer, of which a = W_h h and b = W_p p + bias.
+    """``LN(GELU(a_j + b_i))``: `index_demux` after its linear layer, whose output is a_j + b_i with a = W_h h and b =
+    W_p p + bias.
 
     a (G, L, d), b (G, N, d) -> (G, N, L, d), or (G, L, d) with ``instances`` (G, L).
     """
@@ -70,10 +71,10 @@ def key_demux(
 
 
 def rsa_demux(h: Tensor, instance_keys: Tensor, dense: list[tuple], output: tuple, ln: tuple) -> Tensor:
-    """MUX-PLM's RSA demultiplexer, as its checkpoints have it: residual layers on [k_i ; h_j], and LN(GELU(.)) last.
+    """MUX-PLM's RSA demultiplexer, as its checkpoints have it: residual layers on [k_i ; h_j], then LN(GELU(.)).
 
-    h (G, L, d), instance_keys (N, d), dense and output (weight, bias) of linear layers, of which the first is (d, 2d),
-    ln (weight, bias, eps) -> (G, N, L, d).
+    h (G, L, d), instance_keys (N, d), dense a list of (weight, bias) whose first weight is (d, 2d), output
+    (weight, bias), ln (weight, bias, eps) -> (G, N, L, d).
     """
     (groups, length, width), n = h.shape, instance_keys.shape[0]
     keys = instance_keys[None, :, None].expand(groups, n, length, width)

@@ -1,4 +1,4 @@
-"""Token ids to embeddings, and to their multiplexed sum; the index prefix."""
+"""The embeddings of instances, their multiplexed sum, and the index prefix."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def embedding_mux(input_ids: Tensor, instance_vectors: Tensor, *tables, scale: f
 
 
 def index_prefix(embed, index_tokens: Tensor, pad_token: Tensor, cls_token: Tensor) -> Tensor:
-    """The N prefixes, embedded one by one (DataMUX 3.2): instance i holds its own token at position i and pads
-    elsewhere.
+    """The N prefixes, embedded one by one (DataMUX 3.2). Instance i has its own token at position i, pads at the
+    others.
 
     embed maps word embeddings (N, N + 1, d) to the encoder's embeddings; index_tokens (N, d), pad_token (d),
     cls_token (d) are word embeddings -> (N, N + 1, d).

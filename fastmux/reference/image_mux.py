@@ -1,4 +1,4 @@
-"""Multiplexers of images, which see where a feature lies."""
+"""Multiplexers of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 def rotation_mux(x: Tensor) -> Tensor:
     """``y = 1/N sum_i R_i x_i``, image i turned by 2 pi i / N about its centre (DataMUX, section 5): x (G, N, C, H, W)
-    -> (G, C, H, W). Bilinear: a pixel counts (1 - |rows apart|) (1 - |columns apart|)."""
+    -> (G, C, H, W). Interpolation is bilinear: the weight of a pixel is (1 - |row distance|) (1 - |column
+    distance|)."""
     r, c = (torch.arange(size, dtype=x.dtype) - (size - 1) / 2 for size in x.shape[-2:])
     turned = []
     for i, angle in enumerate(2 * torch.pi * torch.arange(x.shape[1], dtype=x.dtype) / x.shape[1]):
@@ -21,8 +22,10 @@ def rotation_mux(x: Tensor) -> Tensor:
 
 
 def convolution_mux(x: Tensor, *layers: tuple, activation=torch.positive) -> Tensor:
-    """``y = 1/N sum_i a(K_i * x_i)`` with several layers K one after the other (DataMUX, section 5): x (G, N, C, H, W),
-    of each layer (weights (N, C', C, k, k), biases (N, C') or None) -> (G, C', H, W)."""
+    """``y = 1/N sum_i a(K_i * x_i)``, with any number of layers K and activations a (DataMUX, section 5).
+
+    x (G, N, C, H, W), layers of (weights (N, C', C, k, k), biases (N, C') or None) -> (G, C', H, W).
+    """
     images = list(x.unbind(1))
     for weights, biases in layers:
         for i, weight in enumerate(weights):

@@ -1,4 +1,4 @@
-"""Models whose deeper layers run on joined states: positions or rows."""
+"""Joining and separating states, for models whose deeper layers run on joined positions or rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fastmux.reference.mux import hadamard_mux
 
 
 def join_positions(x: Tensor, keep: Tensor, num_instances: int) -> tuple[Tensor, Tensor]:
-    """N neighbouring positions of a row joined into one, the first position apart.
+    """Joins N neighbouring positions of a row by their mean. The first position stays alone.
 
-    x (B, L, d), keep (B, L), 1 where a position is no padding -> the means (B, 1 + ceil((L - 1) / N), d) of what is
-    none, and where there is any.
+    x (B, L, d), keep (B, L), 0 at padding -> the means (B, 1 + ceil((L - 1) / N), d) without padding, and a mask of
+    those that are not padding.
     """
     positions = list(range(x.shape[1]))
     windows = [[0], *(positions[start : start + num_instances] for start in range(1, x.shape[1], num_instances))]
@@ -28,15 +28,15 @@ def join_positions(x: Tensor, keep: Tensor, num_instances: int) -> tuple[Tensor,
 
 
 def separate_positions(y: Tensor, num_instances: int, length: int) -> Tensor:
-    """Each window's state at all of its positions: y (B, 1 + ceil((length - 1) / N), d) -> (B, length, d)."""
+    """Copies each window's state to all of its positions: y (B, 1 + ceil((length - 1) / N), d) -> (B, length, d)."""
     return torch.stack([y[:, 0 if l == 0 else 1 + (l - 1) // num_instances] for l in range(length)], 1)
 
 
 def join_rows(x: Tensor, keep: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
-    """``y = 1/sqrt(N) sum_i v_i * x_i`` over what is no padding.
+    """``y = 1/sqrt(N) sum_i v_i * x_i``, padding left out.
 
-    x (G * N, L, d), keep (G * N, L), signs (N, d), of +1 and -1 -> (G, L, d), and where any of the N rows of a group is
-    no padding.
+    x (G * N, L, d), keep (G * N, L), 0 at padding, signs (N, d) of +1 and -1 -> (G, L, d), and a mask of positions
+    where any row of the group is not padding.
     """
     n = len(signs)
     x, keep = x.reshape(-1, n, *x.shape[1:]), keep.reshape(-1, n, keep.shape[1])
@@ -47,6 +47,6 @@ def join_rows(x: Tensor, keep: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
 def separate_rows(y: Tensor, signs: Tensor, length: int) -> Tensor:
     """``v_i * y`` for each of N rows: y (G, L, d), signs (N, d) -> (G * N, length, d).
 
-    As v_i * v_i = 1, row i's share of y is its own again, beside what the others have become.
+    As v_i * v_i = 1, this recovers row i's term of y, plus noise from the others.
     """
     return torch.cat([(signs[:, None] * state[None])[:, :length] for state in y])

@@ -1,4 +1,4 @@
-"""Retrieval, the auxiliary task that tells instances apart, and the heads that it needs."""
+"""Retrieval, the auxiliary task that tells instances apart."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from fastmux.reference.demux import _select
 
 
 def rsa_retrieval(h: Tensor, instance_keys: Tensor, dense: list[tuple], ln: list[tuple], residual: bool) -> Tensor:
-    """The states that retrieval decodes behind `rsa_demux`: the same keys, with a LayerNorm after every layer.
+    """The states that retrieval decodes for `rsa_demux`: the same keys and layers, with a LayerNorm after every layer.
 
-    Arguments as there, with one of ln for each of dense; residual: with skip connections from the second layer on.
+    The arguments are those of `rsa_demux`, with an ln for each layer. ``residual`` adds skip connections from the
+    second layer on.
     """
     (groups, length, width), n = h.shape, instance_keys.shape[0]
     keys = instance_keys[None, :, None].expand(groups, n, length, width)
@@ -26,7 +27,7 @@ def rsa_retrieval(h: Tensor, instance_keys: Tensor, dense: list[tuple], ln: list
 def retrieval_loss(
     z: Tensor, instances: Tensor, input_ids: Tensor, weight: Tensor, bias: Tensor | None, ignore_index: int = -100
 ) -> Tensor:
-    """Retrieval warm-up (DataMUX 3.3): predict, at each position, the token of one instance drawn there.
+    """The loss of retrieval (DataMUX 3.3): predict at each position the token of one instance, which is drawn.
 
     z (G, N, L, d), instances (G, L), input_ids (G, N, L), decoder weight (V, d) and bias (V) -> scalar, the mean over
     positions whose target is not ``ignore_index``.

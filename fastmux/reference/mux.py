@@ -57,11 +57,12 @@ def walsh_hadamard_mux(x: Tensor, inner_signs: Tensor, outer_signs: Tensor, scal
 
 
 def attention_mux(x: Tensor, instance_vectors: Tensor, over_positions, over_instances) -> Tensor:
-    """MUX-PLM's contextual multiplexer: mix the positions of each instance, bind, mix the instances at each position,
-    average.
+    """MUX-PLM's contextual multiplexer.
+
+    It mixes the positions of each instance, binds, mixes the instances at each position, and averages.
 
     x (G, N, L, d), instance_vectors (N, d); over_positions maps (G, L, d) and i, the instance, to (G, L, d), and
-    over_instances maps (G, N, d) and l, the position, to (G, N, d) -> (G, L, d).
+        over_instances maps (G, N, d) and l, the position, to (G, N, d) -> (G, L, d).
     """
     _, num_instances, length, _ = x.shape
     bound = torch.stack(
