@@ -11,11 +11,12 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
-Make a trained encoder, or one with a sequence or token classification head, faster: a copy whose deeper layers serve
-N states a pass learns to say what the original says. It needs text of the kind that the model is used on, and no label.
+Make a faster copy of a trained encoder, or of one with a sequence or token classification head. The deeper layers of
+the copy process N states in one pass; it learns the original's outputs. It needs text of the kind that the model is
+used on, without labels.
 
-Ends with the agreement with the original, on rows that were kept apart, and with the speed of both on the same rows.
-Started again after an interruption, with the same arguments, it goes on from its last checkpoint."""
+At the end it measures the agreement with the original and the speed of both, on rows that were kept apart. After an
+interruption, start it again with the same arguments: it goes on from its last checkpoint."""
 
 EPILOG = """\
 examples:
@@ -27,7 +28,7 @@ examples:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
-    """The arguments of the command: those of `fastmux.distillation.ConversionSettings`, and where things are."""
+    """Add the arguments of the command: the fields of `fastmux.ConversionSettings`, and names of files."""
     parser = commands.add_parser(
         "convert",
         help="make a trained model faster, from text without labels",
@@ -65,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Convert, and print what came of it."""
+    """Convert the model and print a summary."""
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
     trainer |= _placed(options.device)
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _placed(device: str | None) -> dict[str, bool]:
-    """The trainer's arguments for a device. It takes the first one that it sees."""
+    """The trainer's arguments for a device; it always takes the first one that it sees."""
     from fastmux.labelling.placement import checked_device
 
     if device is None:

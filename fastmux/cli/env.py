@@ -1,4 +1,4 @@
-"""``fastmux env``: what an answer to a question depends on, as a block to paste into an issue."""
+"""``fastmux env``: versions and devices, as a block to paste into an issue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import fastmux
 from fastmux.cli.parser import Parser
 
 DESCRIPTION = """\
-Print versions, devices, threads and the backend that runs the ops, as a block to paste into an issue. It says what is
-not installed, and tells no path, user or machine name."""
+Print versions, devices, threads and the backend that runs the ops, as a block to paste into an issue. It also says
+what is not installed, and has no path, user name or machine name in it."""
 
-#: Distributions that every install has, and those of extras, by what they are for.
+#: The distributions of every installation, and those of extras by their purpose.
 _ALWAYS = (
     "torch",
     "triton",
@@ -37,7 +37,7 @@ _EXTRAS = {
     "experiments": ("rdkit", "torch_geometric", "torch-pruning", "scikit-learn"),
     "peers": ("liger-kernel", "fast-hadamard-transform"),
 }
-#: What decides which instructions matrix products run on: x86's names in /proc/cpuinfo, and Arm's.
+#: Processor features that matrix products use, by the names that /proc/cpuinfo has on x86 and on Arm.
 _FEATURES = (
     "avx2",
     "avx512f",
@@ -55,7 +55,7 @@ _FEATURES = (
     "sve",
     "sve2",
 )
-#: Variables that change what runs, and whose values are words or numbers.
+#: Environment variables that change what runs. Their values are words or numbers.
 _VARIABLES = (
     "FASTMUX_BACKEND",
     "TRITON_INTERPRET",
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """(what, how it is here), line by line."""
+    """Yield a name and a value for each line."""
     yield "fastmux", fastmux.__version__
     yield "Python", f"{platform.python_version()}, {platform.python_implementation()}"
     yield "system", f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver()) or 'no glibc'}"
@@ -101,7 +101,7 @@ def facts() -> Iterator[tuple[str, str]]:
         import torch
 
         yield from _of_torch(torch)
-    # A number or a word, and never the path or the serial number that somebody may have put there.
+    # Show words and numbers only: a value may also be a path or a serial number.
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     plain = re.compile("[A-Za-z0-9_,.+]{1,32}")
     said = [f"{name}={value if plain.fullmatch(value) else '...'}" for name, value in given.items()]
@@ -137,7 +137,7 @@ def _device(module, index: int) -> str:
 
 
 def _backend(torch, kind: str) -> str:
-    """The one that runs ops there, or why none does."""
+    """The backend that runs ops on a device, or why none does."""
     from fastmux.backends import choose_backend
 
     try:
@@ -171,7 +171,7 @@ def _features() -> list[str]:
 
 
 def _processors() -> str:
-    """How many there are, how many of them this process may use, and how busy they are."""
+    """How many processors there are, how many this process may use, and the load."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     text = f"{usable} of {os.cpu_count()} processors usable"
     with contextlib.suppress(OSError, ValueError):  # of a container

@@ -1,4 +1,4 @@
-"""``fastmux COMMAND ...``: one module a command, one line here."""
+"""``fastmux COMMAND ...``: each command has a module, and a line here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastmux.cli import convert, env, predict, serve
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
 
-#: Name -> (adds its arguments to a parser, runs with what was given).
+#: Name -> (a function that adds the command's arguments to a parser, a function that runs the command).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
     "predict": (predict.add_parser, predict.run),
@@ -32,8 +32,8 @@ a first look:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run a command. What is typed wrong is one line and exit code 2; an error of the input, or of the disk, one line
-    and exit code 1."""
+    """Run a command. A wrong argument ends it with one line and exit code 2, a problem of the input or the disk with
+    one line and exit code 1."""
     typed = sys.argv[1:] if argv is None else argv
     parser, commands = build()
     if not typed:
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the command line, and that of each command."""
+    """The parser of the command line, and the parser of each command."""
     parser = Parser(prog="fastmux", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"fastmux {fastmux.__version__}")
     added = parser.add_subparsers(dest="command", metavar="COMMAND")

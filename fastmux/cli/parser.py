@@ -1,4 +1,4 @@
-"""What is typed, parsed: one sentence for what is wrong, and what was probably meant."""
+"""Parse a command line; a mistake gets one sentence that says what is wrong and what was probably meant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastmux.settings import Number
 
 
 class Typed:
-    """The type of an option, by what a setting may be."""
+    """The argparse type of an option whose setting allows certain values."""
 
     def __init__(self, allowed: Number | settings.OneOf):
         self.allowed = allowed
@@ -40,33 +40,34 @@ def integer(least: int, most: float = math.inf) -> Typed:
 
 
 def OneOf(*words: str) -> Typed:
-    """The type of an option that takes some words."""
+    """The type of an option that takes one of some words."""
     return Typed(settings.OneOf(words))
 
 
 class Parser(argparse.ArgumentParser):
-    """Options by their whole names, help as it was written, errors in one line."""
+    """An argument parser that takes only whole names of options, keeps the layout of its texts, and reports errors in
+    one line."""
 
     def __init__(self, *args, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **options)
-        #: Arguments of the library that options of other names stand for.
+        #: Arguments of the library whose options have other names.
         self.also: dict[str, str] = {}
 
     def add_argument(self, *names, **options) -> argparse.Action:
-        """As of argparse; the type says what stands for a value in the help."""
+        """Add an argument as argparse does; a `Typed` names its value in the help."""
         if isinstance(kind := options.get("type"), Typed):
             options.setdefault("metavar", kind.metavar)
         return super().add_argument(*names, **options)
 
     @property
     def options(self) -> dict[str, str]:
-        """What the library calls an option, and how it is typed."""
+        """For each argument of the library, the option that stands for it."""
         named = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
         return named | self.also
 
     def check_known(self, typed: Sequence[str]) -> None:
-        """Refuses, before anything is said to be missing, an option that there is not."""
+        """Refuse an unknown option, before argparse reports what is missing."""
         for word in typed:
             if word == "--":
                 return
@@ -75,7 +76,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"there is no option {name}{near(name, self.options.values())}")
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and leave with exit code 2."""
+        """Print what is wrong, and exit with code 2."""
         if found := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL):
             what, problem = found.groups()
             problem = re.sub(r"^expected (?:one|at least one) argument$", "needs a value", problem)

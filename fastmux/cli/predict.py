@@ -17,11 +17,12 @@ from fastmux.labelling.settings import LabellingSettings
 from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
-Label text with a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. The same rows come out,
-in their order, with a label and its score (tags, where the model labels tokens). Rows that cannot be labelled stay in
-their place without a label, and are listed, with their line and the reason, in OUT.rejects.jsonl.
+Label the rows of a file with a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. The
+output has the same rows in the same order, with a label and its score (with tags, if the model labels tokens). Rows
+that cannot be labelled stay in their place without a label; OUT.rejects.jsonl lists them with their line and the
+reason.
 
-Killed at any moment, it goes on where it was when the same command is started again, and ends in the same bytes."""
+If the command is killed, start it again: it goes on where it stopped, and the output has the same bytes."""
 
 EPILOG = """\
 examples:
@@ -34,7 +35,7 @@ examples:
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
-    """The arguments of the command: those of `fastmux.LabellingSettings`, and where things are."""
+    """Add the arguments of the command: the fields of `fastmux.LabellingSettings`, and names of files."""
     parser = commands.add_parser(
         "predict",
         help="label the rows of a file",
@@ -63,7 +64,7 @@ def _told_to_end(number: int, frame: object) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Label, and print what came of it; a process that torchrun started labels its share."""
+    """Label the rows and print a summary. A process that torchrun started labels its share."""
     import torch
     import torch.distributed as dist
 
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _told_to_end)
     group = None
     if dist.is_torchelastic_launched():
-        # However long the others take; of one that dies the connections are closed.
+        # Wait for the others as long as they take; if one dies, its connections are closed.
         dist.init_process_group("gloo", timeout=timedelta(days=100))
         group = dist.group.WORLD
         if settings.device is None and torch.cuda.is_available():
@@ -99,5 +100,5 @@ def run(options: argparse.Namespace) -> None:
     if group is None or dist.get_rank() == 0:
         print("\n".join(found.report.lines()))
     if group is not None:
-        dist.barrier(group)  # they leave together: one that left alone has been seen to abort
+        dist.barrier(group)  # all leave together, as a process that left alone has been seen to abort
         dist.destroy_process_group()

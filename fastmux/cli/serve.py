@@ -14,15 +14,15 @@ from fastmux.serving.settings import ServingSettings
 from fastmux.settings import Number
 
 DESCRIPTION = """\
-Serve a classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder. Rows of concurrent requests share
-passes of the model, and the groups of a multiplexed one; a group that is not full after --max_wait_ms goes as it is.
+Serve a classifier of sequences or tokens over HTTP: a T-MUX, a joined model or a plain encoder. Rows of concurrent
+requests share passes of the model, and groups of a multiplexed model; a group waits at most --max_wait_ms to be full.
 
-POST /predict answers one row with one object and a list with a list of as many; a row that is no good fails alone.
-GET /health says 200 once the model is warm; /metrics counts, as Prometheus reads it; /info tells the model and the
-limits; /docs shows all of it, and / is a page to try it on. Logs are JSON, a line each, on standard error.
+POST /predict answers one row with one object, and a list of rows with a list; a bad row fails alone. GET /health is 200
+once the model is warm. /metrics has counters for Prometheus, /info the model and the limits, /docs the interface, and /
+a page to try it. Logs are JSON, one line each, on standard error.
 
 Rows of a group influence one another a little. Requests with different values of the header X-Tenant never share a
-group; a request with "copies": N has a group for each of its rows."""
+group; with "copies": N in a request, each of its rows has a group for itself."""
 
 EPILOG = """\
 examples:
@@ -37,7 +37,7 @@ needs the extra `serve`: """ + install_line("serve")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
-    """The arguments of the command: those of `fastmux.serving.settings.ServingSettings`, and of the server."""
+    """Add the arguments of the command: the fields of `fastmux.serving.settings.ServingSettings`, and the server's."""
     parser = commands.add_parser(
         "serve",
         help="answer requests over HTTP",
@@ -77,10 +77,10 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 def run(options: argparse.Namespace) -> None:
     """Load the model, and serve until told to end."""
     settings = given(options, ServingSettings)
-    # Until the server runs, which ends in its own way; the first process of a container would not hear SIGTERM else.
+    # Until the server handles SIGTERM itself: the first process of a container ignores it by default.
     before = signal.signal(signal.SIGTERM, _ended)
     try:
-        from fastmux.serving import server  # first, as it needs all of the extra and no torch
+        from fastmux.serving import server  # first, as it needs the whole extra but not torch
 
         bound = server.bind(options.host, options.port)
         server.log_as_json(options.log_level)

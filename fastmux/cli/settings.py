@@ -1,4 +1,4 @@
-"""Settings as options: a field of a dataclass is an option of the same name, and its description is the help."""
+"""Settings as options: each field of a dataclass becomes an option, and its description the option's help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODEL_HELP = "A name on the Hugging Face hub, or a folder, with its tokenizer."
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
-    """An option for every field of a dataclass; those that are False by default are switches."""
+    """Add an option for each field of a dataclass. A field that is False by default becomes a switch."""
     described = descriptions(settings)
     for setting in fields(settings):
         text = re.sub("``(.+?)``", r"--\1", described.get(setting.name, "")).replace("%", "%%")
@@ -28,6 +28,6 @@ def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
 
 
 def given(options: argparse.Namespace, settings: type) -> Any:
-    """The settings that were given."""
+    """Make the settings from the parsed options."""
     values = {setting.name: getattr(options, setting.name) for setting in fields(settings)}
     return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,5 +1,5 @@
-"""Errors in the words of the command line: the library names arguments, ``max_length``, whoever typed a command gave
-options, ``--max_length``."""
+"""Errors in the words of the command line: the library names an argument ``max_length``, the user typed the option
+``--max_length``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 
-#: What was given, which an error quotes: it stays as it is.
+#: Values in quotes, which are left as they are.
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`""")
-#: A name of one word is an English word as well. It is meant as an argument where it begins an error, or a part of one,
-#: and something is said of it; "the column is empty" speaks of a column.
+#: An argument of one word is also an English word. It is taken for the argument only at the start of an error, or of a
+#: part of one, and before a verb or the like: "the column is empty" is not about the argument ``column``.
 _BEGINS = re.compile(r"(?:^|[;:,(]|\bsay with|\bwhich with)$")
 _SAID = re.compile(r" (?:is|are|=|gives?|given|takes?|has|needs?|which)\b| =|[,;.)]|$")
 
 
 def with_dashes(message: str, options: Mapping[str, str]) -> str:
-    """An error of the library, its arguments named as options: ``options`` says what each is typed as.
+    """Replace the arguments in an error of the library by options; ``options`` has the option of each argument.
 
-    Names with an underscore are nothing else, wherever they stand; those of one word where they are the subject of a
-    sentence or the answer to one. What stands in quotes, or in a path, was given by the user.
+    A name with an underscore is always replaced; a name of one word only where it is clearly the argument, as the
+    subject of a sentence. Text in quotes and in paths comes from the user and stays.
 
     Example:
         >>> from fastmux.cli.wording import with_dashes
@@ -46,7 +46,7 @@ def with_dashes(message: str, options: Mapping[str, str]) -> str:
 
 
 def near(given: str, known: Iterable[str]) -> str:
-    """``"; did you mean --max_length?"``, or nothing if there is nothing like it."""
+    """``"; did you mean --max_length?"``, or an empty string if no known name is similar."""
     plain = {name.strip("-").replace("-", "_").lower(): name for name in known}
     asked = given.strip("-").replace("-", "_").lower()
     found = difflib.get_close_matches(asked, plain, n=1, cutoff=0.6)

@@ -1,4 +1,4 @@
-"""How much a converted model says what its original says."""
+"""How closely a converted model agrees with its original."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastmux.distillation.teacher import captured_states, padded
 from fastmux.models.problems import PROBLEMS, Regression, SingleLabel, TokenLabels, problem_of
 from fastmux.passes.cascade import agrees
 
-#: Random groupings over which figures are averaged: a row's result can depend on the rows of its group.
+#: Figures are averaged over so many random groupings, as a row's result can depend on the rows of its group.
 GROUPINGS = 3
 _BATCH_ROWS = 64
 
@@ -26,17 +26,17 @@ class Agreement:
     """Means over random groupings of the rows. Which figures there are depends on the kind of labels.
 
     Attributes:
-        problem: the kind of labels, as of `fastmux.models.problems.problem_of`; None without a head.
-        labels: share of the rows (of the tokens, where those are labelled) with the original's label, or with all of
-            its labels and no other where there may be several; None without labels.
-        labels_std: its standard deviation over the groupings; None of one grouping.
-        kl: mean Kullback-Leibler divergence of the original's labels from the converted model's, in nats; of sigmoids
-            the sum over the labels of a row. None without labels.
-        r2: of a regression, the share of the variance of the original's outputs that the converted model's explain.
-        r2_std: its standard deviation over the groupings; None of one grouping.
-        cosine: mean cosine of the hidden states with the original's, where the head reads them.
-        groupings: how many there were.
-        rows: how many there were.
+        problem: The kind of labels, as from `fastmux.models.problems.problem_of`; None without a head.
+        labels: The share of the rows (of the tokens, if the model labels tokens) with the original's label; with
+            several labels a row, the share with exactly the original's labels. None without labels.
+        labels_std: The standard deviation of ``labels`` over the groupings; None for one grouping.
+        kl: The mean Kullback-Leibler divergence D(original || converted) of the label distributions, in nats. With
+            several labels a row it is the sum over them. None without labels.
+        r2: For a regression, the share of the variance of the original's outputs that the converted model's explain.
+        r2_std: The standard deviation of ``r2`` over the groupings; None for one grouping.
+        cosine: The mean cosine of the hidden states with the original's, at the positions that the head reads.
+        groupings: The number of groupings.
+        rows: The number of rows.
     """
 
     problem: str | None
@@ -50,7 +50,7 @@ class Agreement:
     rows: int
 
     def figures(self) -> dict[str, str]:
-        """What there is, in words: a name and a value each."""
+        """The figures that there are, as names and values in words."""
         found = {}
         if self.problem is not None:
             kind = PROBLEMS[self.problem]
@@ -88,7 +88,7 @@ def measure_agreement(
             batch = padded(rows, order[begin : begin + size], tokenizer).to(original.device)
             (states, logits), (their_states, their_logits) = (_answers(model, batch) for model in (student, original))
             real = batch["attention_mask"] != 0
-            kept = real[:, : states.shape[1]]  # the first position alone, where that is all there is
+            kept = real[:, : states.shape[1]]  # some models give the first position only
             their_states = their_states[:, : states.shape[1]]
             cosines.append(F.cosine_similarity(states[kept].float(), their_states[kept].float(), dim=-1))
             if logits is not None:
@@ -121,13 +121,15 @@ def _answers(model: PreTrainedModel, batch) -> tuple[Tensor, Tensor | None]:
 
 
 def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
-    """The figures of all rows, or of all their tokens: said, wanted (R, C)."""
+    """The figures of all rows, or of all their tokens: said and wanted are (R, C)."""
     problem, said, wanted = PROBLEMS[name], said.double(), wanted.double()
     if isinstance(problem, Regression):
         return {"r2": problem.r2(said, wanted)}
-    kind = SingleLabel.name if name == TokenLabels.name else name  # of tokens, each is a row here
+    kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
     same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
     return {
         "labels": float(same.mean()),
-        "kl": max(0.0, problem.divergence(said, wanted).item()),  # no divergence is below 0, though a sum may be
+        "kl": max(
+            0.0, problem.divergence(said, wanted).item()
+        ),  # a divergence is not below 0, but its rounded sum may be
     }

@@ -1,4 +1,4 @@
-"""The README.md of a converted model: what it is, how near it is to the original, how fast, how to load it."""
+"""The card of a converted model, its README.md: what it is, how closely it agrees, how fast it is, how to load it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ settings.
 
 ## Limits
 
-- It learnt to say what the original says, mistakes and biases included, and says it less well on text of another kind
-  than it was converted on. Measure it on your own.
-- Rows were cut at {max_length} tokens while it learnt{cut}; longer ones are outside of what it has seen.
-- The speed is that of this machine, these rows and these libraries; on others measure it again.
+- It learnt the original's outputs, mistakes and biases included, and agrees less on text of another kind than it was
+  converted on. Measure it on your own text.
+- Rows were cut at {max_length} tokens while it learnt{cut}; it has not seen longer ones.
+- The speed is that of one machine, these rows and these libraries; measure it on yours.
 {companions}"""
 _COMPANIONS = """\
 - **A row's result depends on the rows that share its group** of {n}, which is filled with repeated rows where it is
@@ -41,9 +41,10 @@ def conversion_card(report, model: PreTrainedModel, original: PreTrainedModel, r
     """The card of a converted model.
 
     Args:
-        report: a `fastmux.distillation.convert.Conversion`.
-        original: what ``model`` was made from. Its own card, where there is one, says licence and languages.
-        repository: the name or folder that the model is loaded from.
+        report: A `fastmux.distillation.convert.Conversion`.
+        model: The converted model.
+        original: The model that it was made from. The original's card, if there is one, says licence and languages.
+        repository: The name or folder that the model is loaded from.
     """
     config: JoinedConfig = model.config
     agreement, rates = report.agreement, report.rows_per_second

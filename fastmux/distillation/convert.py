@@ -1,4 +1,4 @@
-"""`convert`: any trained encoder, with its head, becomes a faster one that says the same, from text without labels."""
+"""`convert`: make a faster copy of a trained encoder, with its head, from text without labels."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ from fastmux.labelling.classifier import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 
-#: Which class serves a model, by what its own class ends in; a model without a head is served as an encoder.
+#: For each ending of the original's class, the class that loads it and the class of the converted model.
 _STUDENTS = {
     "ForSequenceClassification": (AutoModelForSequenceClassification, JoinedForSequenceClassification),
     "ForTokenClassification": (AutoModelForTokenClassification, JoinedForTokenClassification),
     "Model": (AutoModel, JoinedModel),
 }
-#: Below the output folder while a conversion runs: the original's outputs, checkpoints, TensorBoard's logs.
+#: A folder in the output folder while a conversion runs: the original's outputs, checkpoints, TensorBoard's logs.
 _WORK, _SETTINGS = ".conversion", "settings.json"
 REPORT = "conversion.json"
-#: Rows that nothing is trained on: the agreement with the original is measured on them, and the speed.
+#: The share and the largest number of rows that are not trained on, to measure agreement and speed on.
 HELD_OUT_SHARE, HELD_OUT_ROWS = 0.1, 2000
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion ends with, and what ``conversion.json`` holds.
+    """The result of a conversion, which is also the content of ``conversion.json``.
 
     Attributes:
-        agreement: with the original, on rows that nothing was trained on.
-        rows_per_second: Of "converted" and "original", both as `fastmux.predict` runs them, and of "forward", the
-            original as Hugging Face runs it in batches of 32; on the same rows, in turns.
+        agreement: The agreement with the original, on rows that nothing was trained on.
+        rows_per_second: The rows a second of "converted" and "original", both as `fastmux.predict` runs them, and of
+            "forward", the original as Hugging Face runs it in batches of 32. All ran the same rows, in turns.
         speed_up: How many times as fast as the original the converted model is, both as `fastmux.predict` runs them.
         speed_up_forward: How many times as fast as the original as Hugging Face runs it.
-        seconds: of training, in all processes that had a part in it.
+        seconds: The time of training, including that of processes that were interrupted.
     """
 
     settings: dict
@@ -83,30 +83,30 @@ def convert(
     settings: ConversionSettings | None = None,
     **trainer: object,
 ) -> Conversion:
-    """Make a trained model faster: a copy of it whose deeper layers serve N states a pass learns to say what it says.
+    """Make a faster copy of a trained model, whose deeper layers process N states in one pass.
 
-    The copy starts from the original's weights, head included, and is trained on the original's last hidden states and
-    logits for ``texts`` (`fastmux.distillation.trainer.distillation_loss`), by what they mean: one label, several, a
-    number or a label for each token, as of ``problem_type`` (`fastmux.models.problems`). Called again with the same
-    arguments after an interruption, it goes on from its last checkpoint.
+    The copy starts from the original's weights, head included. It learns the original's last hidden states and logits
+    for ``texts`` (`fastmux.distillation.trainer.distillation_loss`). Its loss depends on the kind of labels, which
+    ``problem_type`` says: one label, several, a number, or a label for each token (`fastmux.models.problems`). Call
+    `convert` again with the same arguments after an interruption: it goes on from its last checkpoint.
 
     Args:
-        model: a Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
-        texts: rows, each a text or the two texts of a pair; what the model will be used on, without labels.
+        model: A Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
+        texts: The rows: texts, or pairs of texts, of the kind that the model will be used on. They need no labels.
             `fastmux.read_texts` reads them from files.
-        output_dir: gets the model, its tokenizer and ``conversion.json``.
-        tokenizer: of the model; comes with ``model`` if that is a name or a folder.
-        settings: see `ConversionSettings`.
-        trainer: further arguments of `transformers.TrainingArguments`, e.g. ``max_steps`` or ``bf16``.
+        output_dir: A new folder for the model, its tokenizer and ``conversion.json``.
+        tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
+        settings: The settings; `ConversionSettings` lists them.
+        trainer: Further arguments of `transformers.TrainingArguments`, for example ``max_steps`` or ``bf16``.
 
     Returns:
         The agreement with the original and the speed of both.
 
     Raises:
-        ValueError: for a model that is no encoder, or without a tokenizer, or with another vocabulary than the
-            tokenizer's; a tokenizer without padding; too few texts, or what is no text; nothing to learn from; an
-            output folder that holds something else; NaN in what the original says; several processes. Before anything
-            is trained.
+        ValueError: The model is no encoder, or has no tokenizer or one of another vocabulary; the tokenizer has no pad
+            token; there are too few texts, or something else than texts; there is nothing to learn from; the output
+            folder has other content; the original returns NaN; or several processes were started. Raised before
+            anything is trained.
     """
     _check_alone()
     settings = settings or ConversionSettings()
@@ -121,7 +121,7 @@ def convert(
         )
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
     if len(texts) < least:
-        raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept to measure on")
+        raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept apart to measure on")
     folder, work = Path(output_dir), Path(output_dir) / _WORK
     identity = {**asdict(settings), "trainer": trainer, "texts": _digest(texts), "model": _weights_digest(original)}
     identity = json.loads(json.dumps(identity, default=str))
@@ -135,7 +135,7 @@ def convert(
             f"max_length is {settings.max_length}, but the model has room for {room} tokens, and a row has {longest}"
         )
     order = np.random.default_rng(settings.seed).permutation(len(rows))
-    # Whole groups, so that none is filled up.
+    # Whole groups, so that no row is repeated to fill one.
     kept = min(HELD_OUT_ROWS, int(HELD_OUT_SHARE * len(rows)))
     kept = max(settings.num_instances, kept // settings.num_instances * settings.num_instances)
     held_out, train = rows.select(order[:kept]), rows.select(order[kept:])
@@ -158,7 +158,7 @@ def convert(
         settings=identity,
         train_rows=len(train),
         cut_rows=cut,
-        # Joined positions are a row's own, so that all groupings are the same.
+        # With joined positions a row depends on no other, so that all groupings are equal.
         agreement=measure_agreement(
             student,
             original,
@@ -186,7 +186,7 @@ def convert(
 def _load(
     model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Any]:
-    """The original, its tokenizer, and the class that serves it."""
+    """The original, its tokenizer, and the class of the converted model."""
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("tokenizer is None, expected the tokenizer of the model")
@@ -206,7 +206,7 @@ def _load(
 
 
 def _check_alone() -> None:
-    """Raises ValueError in one of several processes, which would train and write the same model side by side."""
+    """Raise ValueError in one of several processes, which would all train and write the same model."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes.isdigit() and int(processes) > 1:
         raise ValueError(
@@ -216,7 +216,7 @@ def _check_alone() -> None:
 
 
 def _check_folder(folder: Path, identity: dict) -> None:
-    """Raises ValueError for a folder that holds anything but an unfinished conversion of the same settings."""
+    """Raise ValueError for a folder that has other content than an unfinished conversion with the same settings."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -236,7 +236,7 @@ def _digest(value: object) -> str:
 
 
 def _weights_digest(model: PreTrainedModel) -> str:
-    """Of the shapes and a few values of all weights: another model gives another one."""
+    """A digest of the shapes and a few values of all weights, to tell models apart."""
     sample = {
         name: [list(t.shape), t.flatten()[:: max(1, t.numel() // 16)].float().tolist()]
         for name, t in model.state_dict().items()

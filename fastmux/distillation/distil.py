@@ -1,4 +1,4 @@
-"""One student, taught by what its original says: the optimiser, its schedule, what is frozen and what is left out."""
+"""Train one student on the outputs of its original: optimiser, schedule, what is frozen, no dropout."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from fastmux.models.problems import PROBLEMS, problem_of
 
 
 def precision(bf16: bool) -> dict[str, bool]:
-    """The arguments of `TrainingArguments` for training under bfloat16 autocast, or in float32."""
-    # Without an accelerator the trainer takes bfloat16 only if it is told that the CPU is meant.
+    """The arguments of `TrainingArguments` for training under bfloat16 autocast or in float32."""
+    # Without an accelerator the trainer accepts bfloat16 only together with use_cpu.
     return {"bf16": bf16, "use_cpu": bf16 and not torch.accelerator.is_available()}
 
 
 def distillation_arguments(folder: Path, settings: ConversionSettings, given: dict[str, object]) -> TrainingArguments:
-    """What the trainer is told, unless ``given`` tells it otherwise; its checkpoints go to ``folder``."""
+    """The trainer's arguments; those in ``given`` replace ours. Checkpoints go to ``folder``."""
     arguments = TrainingArguments(
         **{
             "output_dir": str(folder),
@@ -39,7 +39,7 @@ def distillation_arguments(folder: Path, settings: ConversionSettings, given: di
             "warmup_steps": 0.1,
             "weight_decay": 0.01,
             "adam_beta2": 0.98,
-            # Rows of like length share a batch; which ones, and in which slot each, is drawn anew in every epoch.
+            # Rows of like length share a batch; which ones, and in which slots, is random in each epoch.
             "train_sampling_strategy": "group_by_length",
             "remove_unused_columns": False,
             "save_strategy": "steps",
@@ -54,8 +54,8 @@ def distillation_arguments(folder: Path, settings: ConversionSettings, given: di
         }
     )
     if arguments.n_gpu > 1:
-        # With several GPUs in one process the trainer would run copies of the student in threads, whose states nothing
-        # could tell apart.
+        # With several GPUs in one process the trainer would run copies of the student in threads, whose captured states
+        # could not be told apart.
         arguments._n_gpu = 1
     return arguments
 
@@ -69,18 +69,18 @@ def distil(
     *,
     state_weight: float = 1.0,
 ) -> tuple[PreTrainedModel, TrainerState, float]:
-    """Train a student on its original's outputs; goes on from the last checkpoint in the arguments' folder.
+    """Train a student on its original's outputs, from the last checkpoint in the output folder if there is one.
 
     Args:
-        student: starts from the original's weights, or is of another width: it then learns from the logits alone.
-        tokenizer: pads the rows.
-        rows: what the models take, and a column ``length``.
-        teacher: the original's outputs for these rows.
-        arguments: of the trainer, see `distillation_arguments`.
-        state_weight: see `fastmux.distillation.trainer.distillation_loss`.
+        student: The student, with the original's weights; or one of another width, which learns from the logits only.
+        tokenizer: Pads the rows.
+        rows: The inputs of the models, and a column ``length``.
+        teacher: The original's outputs for these rows.
+        arguments: The trainer's arguments, from `distillation_arguments`.
+        state_weight: The weight of the states' error in `fastmux.distillation.trainer.distillation_loss`.
 
     Returns:
-        The student, in eval mode; the trainer's state; seconds of training, in all processes that had a part in it.
+        The student in eval mode; the trainer's state; the seconds of training, including interrupted processes.
     """
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
     problem = PROBLEMS[problem_of(student)]
@@ -104,7 +104,7 @@ def distil(
 
 
 class _Clock(TrainerCallback):
-    """Seconds of training, those of earlier processes included as far as their last checkpoint."""
+    """The seconds of training, including earlier processes up to their last checkpoint."""
 
     def __init__(self, path: Path):
         self.path, self.begin = path, time.perf_counter()
@@ -119,13 +119,13 @@ class _Clock(TrainerCallback):
 
 
 def _variance(states: np.ndarray) -> float:
-    """Mean variance of the features of the first states; 1 where they are all the same."""
+    """The mean variance of the features of the first states; 1 if they are all equal."""
     return float(np.asarray(states[:50_000], dtype=np.float32).var(0).mean()) or 1.0
 
 
 @contextlib.contextmanager
 def _without_dropout(model: nn.Module) -> Iterator[None]:
-    """What is learnt is exact copying, from more text than can be learnt by heart."""
+    """Switch dropout off: the student learns to copy exactly, and cannot overfit to so much text."""
     dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
     try:
         for module, _ in dropouts:
@@ -138,7 +138,7 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen(embeddings: nn.Module) -> Iterator[None]:
-    """The word table stays the original's: its gradient and its moments would be the largest part of a step."""
+    """Freeze the word embeddings: their gradient and moments would be the largest part of a step."""
     parameters = [p for p in embeddings.parameters() if p.requires_grad]
     try:
         for parameter in parameters:

@@ -1,4 +1,4 @@
-"""How fast a converted model is: as users run it, beside its original run the same way, and as Hugging Face runs it."""
+"""Measure how fast a converted model is, beside its original run the same way and as Hugging Face runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.timer import Rate, rates
 from fastmux.passes.tokens import Tokens
 
-#: Names of what `measure_speed` compares.
+#: The names of what `measure_speed` compares.
 CONVERTED, ORIGINAL, FORWARD = "converted", "original", "forward"
 REPEATS = 5
 
@@ -27,10 +27,10 @@ def measure_speed(
     rows: Dataset,
     on_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, Rate]:
-    """Rows a second of three ways to answer the same rows, in turns. Tokenising is not part of what is timed.
+    """The rows a second of three ways to answer the same rows, in turns. Tokenising is not timed.
 
     Args:
-        rows: ``input_ids``, perhaps ``token_type_ids``.
+        rows: A data set with ``input_ids``, perhaps ``token_type_ids``.
         on_turn: Called after each of 3 (`REPEATS` + 1) calls.
 
     Returns:

@@ -1,7 +1,7 @@
-"""What the original says of every row, computed once: hidden states and, where it has a head, logits.
+"""The original's outputs for every row, computed once: hidden states and, if it has a head, logits.
 
-A student that is made faster learns from both, without a label. States lie on disk in half precision, end to end, and
-are read by the memory map: a training step touches the rows of its batch alone.
+The student learns from both. States are on disk in half precision, end to end, and are memory-mapped, so that a
+training step reads only the rows of its batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastmux.files import read_json, replacing, write_json
 from fastmux.passes.plan import plan_passes
 
 _STATES, _LOGITS, _STARTS, _RECORD = "states.npy", "logits.npy", "starts.npy", "teacher.json"
-#: Padded tokens of a pass of the original.
+#: The most positions of a pass of the original.
 BATCH_TOKENS = 4096
 
 
@@ -32,10 +32,10 @@ class TeacherOutputs:
     """The original's outputs, row after row.
 
     Attributes:
-        starts: (rows + 1), where each row's states begin.
-        states: (states, d), float16: one state a token, or the first token's alone.
-        logits: (rows, C), or (states, C) of a model that labels tokens; None of a model without a head.
-        per_token: whether the logits are the tokens'.
+        starts: Where each row's states begin, (rows + 1).
+        states: The states, (states, d), float16: one for each token, or one for each row's first token.
+        logits: The logits, (rows, C), or (states, C) of a model that labels tokens; None without a head.
+        per_token: Whether the logits are of tokens.
     """
 
     starts: np.ndarray
@@ -44,7 +44,7 @@ class TeacherOutputs:
     per_token: bool
 
     def batch(self, rows: list[int]) -> dict[str, Tensor]:
-        """Of some rows: ``teacher_states`` (B, L, d), 0 at padding, and ``teacher_logits`` (B, C) or (B, L, C)."""
+        """The ``teacher_states`` (B, L, d) of rows, 0 at padding, and ``teacher_logits`` (B, C) or (B, L, C)."""
         out = {"teacher_states": self._padded(self.states, rows)}
         if self.logits is not None:
             own = self._padded(self.logits, rows) if self.per_token else torch.from_numpy(self.logits[rows])
@@ -57,7 +57,7 @@ class TeacherOutputs:
 
     @classmethod
     def load(cls, folder: Path) -> TeacherOutputs:
-        """What `compute_teacher_outputs` left in ``folder``."""
+        """Load what `compute_teacher_outputs` wrote to ``folder``."""
         states = np.load(folder / _STATES, mmap_mode="r")
         logits = np.load(folder / _LOGITS) if (folder / _LOGITS).is_file() else None
         return cls(np.load(folder / _STARTS), states, logits, read_json(folder / _RECORD)["per_token"])
@@ -65,7 +65,7 @@ class TeacherOutputs:
 
 @contextlib.contextmanager
 def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The hidden states that every pass within the block makes of its rows, before any head: a list that grows."""
+    """A list that gets the last hidden states of every pass within the block, before any head."""
     encoder = model
     while encoder.base_model is not encoder:
         encoder = encoder.base_model
@@ -78,7 +78,7 @@ def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 
 def teacher_bytes(lengths: np.ndarray, hidden_size: int, first_only: bool) -> int:
-    """Bytes that the states of rows of these lengths take on disk."""
+    """How many bytes the states of rows of these lengths take on disk."""
     return 2 * hidden_size * (len(lengths) if first_only else int(lengths.sum()))
 
 
@@ -92,17 +92,18 @@ def compute_teacher_outputs(
     fingerprint: str,
     first_only: bool,
 ) -> TeacherOutputs:
-    """Run the original over all rows, once: a folder that holds their outputs already is read.
+    """Run the original over all rows; if the folder already has the outputs, they are read.
 
     Args:
-        model: in eval mode, on its device; an encoder, or one with a sequence or token classification head.
-        rows: column ``length`` and what the model takes.
-        folder: appears when it is whole.
-        fingerprint: of the model and the rows; a folder with another one is replaced.
-        first_only: keep the first token's state of a row alone, which is all that a sequence head reads.
+        model: An encoder, or one with a sequence or token classification head, in eval mode on its device.
+        tokenizer: Pads the rows.
+        rows: The model's inputs, and a column ``length``.
+        folder: The folder for the outputs; it appears when it is complete.
+        fingerprint: A digest of the model and the rows. A folder with another one is replaced.
+        first_only: Keep only the state of each row's first token, as a sequence head reads no other.
 
     Raises:
-        ValueError: the model returns NaN or infinity; the message names the first such row.
+        ValueError: The model returns NaN or infinity; the message names the first such row.
     """
     record = folder / _RECORD
     if record.is_file() and read_json(record)["fingerprint"] == fingerprint:
@@ -143,15 +144,15 @@ def compute_teacher_outputs(
 
 
 def padded(rows: Dataset, indices: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
-    """Some rows as a batch of tensors, see `pad_rows`."""
+    """Rows as a batch of tensors; see `pad_rows`."""
     columns = rows[indices.tolist()]
     return pad_rows({name: values for name, values in columns.items() if name != "length"}, tokenizer)
 
 
 def pad_rows(rows: dict | list[dict], tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
-    """Tokenised rows as a batch of tensors: padding behind the tokens, and a mask that says so.
+    """Tokenised rows as a batch of tensors, padded on the right, with an attention mask.
 
-    Whichever side the tokenizer is used to, padding comes last: heads read the first position, encoders number the
-    positions from the left, and what a model says of a row is then what it says of that row alone.
+    The tokenizer's own padding side is ignored: heads read the first position, and encoders number positions from the
+    left, so that right padding leaves a row's outputs as they are without padding.
     """
     return tokenizer.pad(rows, padding_side="right", return_attention_mask=True, return_tensors="pt")

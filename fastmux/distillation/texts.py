@@ -1,4 +1,4 @@
-"""Unlabelled text: rows out of files, and rows into tokens."""
+"""Unlabelled text: read rows from files, and tokenise them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def read_texts(
     pair_column: str | None = None,
     input_format: str | None = None,
 ) -> list[Row]:
-    """The texts of files, as `fastmux.predict` reads them. Rows without text are passed over.
+    """Read texts from files, as `fastmux.predict` does. Rows without text are skipped.
 
     Args:
         files: JSON lines, CSV, TSV, Parquet or text (a row a line), by the endings of their names, perhaps with .gz.
-        column: that holds the text; "text", "sentence" or the only column if None.
-        pair_column: of the second text of a pair.
-        input_format: what all of the files are: "jsonl", "csv", "tsv", "text" or "parquet".
+        column: The column of the text. If None, "text", "sentence" or the only column.
+        pair_column: The column of the second text of a pair.
+        input_format: The format of all files: "jsonl", "csv", "tsv", "text" or "parquet". If None, the ending of each
+            name tells it.
 
     Raises:
-        ValueError: a file is not there, cannot be read, lacks the column, has no text or a row that cannot be read;
-            the message names file and row.
+        ValueError: A file does not exist, cannot be read, lacks the column, has no text, or has a row that cannot be
+            read. The message names file and row.
 
     Example:
         >>> import pathlib, tempfile
@@ -80,7 +81,7 @@ def _texts(source: Source, column: str | None, pair_column: str | None) -> Itera
 
 
 def _values(source: Source, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any] | ValueError]]:
-    """The number of every row, and what it has in those columns, or why it is none."""
+    """Yield the number of each row, and its values in these columns or why it cannot be parsed."""
     for shard in source.shards(lambda index: _ROWS):
         if isinstance(source, TableSource):
             columns = [column_values(shard.table.column(source.columns.index(name))) for name in names]
@@ -92,11 +93,11 @@ def _values(source: Source, names: Sequence[str]) -> Iterator[tuple[int, Sequenc
 
 
 def check_texts(texts: Iterable) -> list[Row]:
-    """The rows that ``texts`` are.
+    """Return ``texts`` as a list of rows.
 
     Raises:
-        ValueError: it is a path, a table or no rows; or a row is no text and no pair, has no text, or is of another
-            kind than the first. The message names the row.
+        ValueError: ``texts`` is a path, a table or something else; or a row is neither a text nor a pair, is empty, or
+            differs in kind from the first row. The message names the row.
     """
     if isinstance(texts, (str, PathLike)):
         raise ValueError(
@@ -118,7 +119,7 @@ def check_texts(texts: Iterable) -> list[Row]:
 
 
 def tokenize(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Rows as token ids, cut at ``max_length``; a column ``length`` says how many each has."""
+    """Tokenise rows, cut at ``max_length``. The column ``length`` has the number of tokens."""
     rows = list(rows)
     pairs = bool(rows) and isinstance(rows[0], tuple)
     columns = {"text": [row[0] if pairs else row for row in rows]}

@@ -1,4 +1,4 @@
-"""A student that learns from its original, without labels: the Hugging Face Trainer with a loss of its own."""
+"""Train a student on its original's outputs: the Hugging Face Trainer with a loss of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from fastmux.distillation.teacher import TeacherOutputs, captured_states, pad_rows
 from fastmux.models.problems import Problem
 
-#: The column of a data set that says which row of the teacher's outputs is a row's own.
+#: The data set's column with the number of each row in the teacher's outputs.
 ROW = "row"
 
 
 class TeacherCollator:
-    """Pads rows to a batch and adds what the original says of them."""
+    """Pads rows to a batch and adds the original's outputs for them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, teacher: TeacherOutputs):
         self.tokenizer, self.teacher = tokenizer, teacher
@@ -37,21 +37,25 @@ def distillation_loss(
     logit_variance: Tensor | None = None,
     state_weight: float = 1.0,
 ) -> Tensor:
-    """``D(original || student) + w MSE(states) / variance``, over what is no padding (Hinton et al., 2015, section 2;
-    TinyBERT, Jiao et al., 2020, section 3.1). D is the divergence of the kind of labels: Kullback and Leibler's of the
-    softmax or of all sigmoids, or of a regression the squared error over the variance of the original's outputs.
+    """``D(original || student) + w MSE(states) / variance``, over all positions but padding (Hinton et al., 2015,
+    section 2; TinyBERT, Jiao et al., 2020, section 3.1).
+
+    D depends on the kind of labels: the Kullback-Leibler divergence of the softmax, or of all sigmoids, or for a
+    regression the squared error over the variance of the original's outputs.
 
     Args:
-        states, teacher_states: (B, L, d) each, or (B, 1, d) of the first position alone.
-        logits, teacher_logits: (B, C), (B, L, C) of tokens, or None without a head.
-        attention_mask: (B, L), 0 at padding.
-        problem: the kind of labels, one of `fastmux.models.problems.PROBLEMS`.
-        state_variance: of the original's states, the scale of the second term.
-        logit_variance: (C), of a regression's outputs, the scale of the first; see `Problem.variance`.
+        states, teacher_states: The states, (B, L, d), or (B, 1, d) of the first position.
+        logits, teacher_logits: The logits, (B, C), or (B, L, C) of tokens; None without a head.
+        attention_mask: The mask, (B, L), 0 at padding.
+        problem: The kind of labels, one of `fastmux.models.problems.PROBLEMS`.
+        state_variance: The variance of the original's states, by which the second term is divided.
+        logit_variance: The variance of a regression's outputs, (C), by which the first term is divided; see
+            `Problem.variance`.
+        state_weight: The weight w of the second term.
     """
     kept = attention_mask != 0 if attention_mask is not None and states.shape[1] > 1 else None
     ours, theirs = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
-    # Without a weight, states may be of another width.
+    # With weight 0, states may have another width.
     loss = state_weight * F.mse_loss(ours, theirs) / state_variance if state_weight else ours.new_zeros(())
     if logits is not None and teacher_logits is not None:
         if logits.dim() == 3 and kept is not None:

@@ -48,7 +48,7 @@ _PROBLEMS = {
 
 
 class _App(FastAPI):
-    """FairQueue away at the door what cannot be taken."""
+    """Refuses a request that the server has no room for, before anything of it is read."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST"
