@@ -100,6 +100,9 @@ class JoinedEncoder(nn.Module):
         """Maps hidden_states (B, L, d) to states (B, L, d), or (B, 1, d) with ``first_only``. attention_mask has the
         form of the attention implementation."""
         keep = _kept(attention_mask)
+        if keep is not None and torch.compiler.is_exporting():
+            # Of a slice, a program would ask how many rows it has, to know how it lies in memory.
+            keep = keep.clone(memory_format=torch.contiguous_format)
         if self.num_instances == 1:
             states = self._last(self.layer, hidden_states, keep)
             return EncoderOutput(last_hidden_state=states[:, :1] if self.first_only else states)
@@ -135,7 +138,8 @@ class JoinedEncoder(nn.Module):
         """Joins positions: (B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and a mask of those that are not padding."""
         n = self.num_instances
         first, rest = x[:, :1], x[:, 1:]
-        fill = -rest.shape[1] % n
+        windows = (rest.shape[1] + n - 1) // n
+        fill = windows * n - rest.shape[1]
         if keep is None and not fill:
             return torch.cat([first, rest.unflatten(1, (-1, n)).mean(2)], dim=1), None
         real = x.new_ones(rest.shape[:2]) if keep is None else keep[:, 1:].to(x.dtype)
@@ -160,8 +164,13 @@ class JoinedEncoder(nn.Module):
         else:
             # W before the copies: one product for each joined state.
             back = self.dense(joined)
-            rest = back[:, 1:].repeat_interleave(self.num_instances, dim=1)[:, : own.shape[1] - 1]
-            back = torch.cat([back[:, :1], rest], dim=1)
+            if torch.compiler.is_exporting():
+                # The slice below has the right length for every L, but a program cannot prove it.
+                places = torch.arange(own.shape[1], device=own.device)
+                back = back[:, (places + self.num_instances - 1) // self.num_instances]
+            else:
+                rest = back[:, 1:].repeat_interleave(self.num_instances, dim=1)[:, : own.shape[1] - 1]
+                back = torch.cat([back[:, :1], rest], dim=1)
         return self.layer_norm(back + own)
 
     def extra_repr(self) -> str:
