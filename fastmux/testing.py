@@ -182,6 +182,10 @@ def walsh_hadamard_mux(g, n, l, d):
     return {"x": normal(g, n, l, width)} | signs
 
 
+def walsh_hadamard(g, n, l, d):
+    return {"x": walsh_hadamard_mux(g, n, l, d)["x"]}
+
+
 def embedding_mux(g, n, l, d):
     return {
         "input_ids": torch.randint(0, 11, (g, n, l)),
@@ -272,11 +276,16 @@ def _elementwise(op: Callable) -> Callable:
     return lambda **inputs: op(weight=None, bias=None, **inputs)
 
 
+def _walsh_hadamard_by_definition(x: Tensor) -> Tensor:
+    return x @ (reference.hadamard_matrix(x.shape[-1]) * x.shape[-1] ** -0.5).to(x).T
+
+
 _index, _unbind, _no_linear = functional.index_demux, functional.unbind_demux, unbind_demux_elementwise
 OPS = {
     "hadamard_mux": Op(functional.hadamard_mux, reference.hadamard_mux, hadamard_mux),
     "orthogonal_mux": Op(functional.orthogonal_mux, reference.orthogonal_mux, orthogonal_mux, ("torch",)),
     "walsh_hadamard_mux": Op(functional.walsh_hadamard_mux, reference.walsh_hadamard_mux, walsh_hadamard_mux),
+    "walsh_hadamard": Op(functional.walsh_hadamard, _walsh_hadamard_by_definition, walsh_hadamard, ("torch",)),
     "embedding_mux": Op(functional.embedding_mux, reference.embedding_mux, embedding_mux),
     "instance_embeddings": Op(functional.instance_embeddings, reference.instance_embeddings, instance_embeddings),
     "pair_norm": Op(functional.pair_norm, reference.pair_norm, pair_norm),

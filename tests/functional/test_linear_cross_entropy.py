@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from fastmux.functional import linear_argmax, linear_cross_entropy
 from fastmux.functional.linear_cross_entropy import chunk_rows
-from fastmux.testing import relative_error
+from fastmux.testing import DTYPES, assert_meets, layout_rounds, normal, relative_error
 
 
 @pytest.fixture(params=[3, 1 << 20], ids=["chunks", "one_chunk"])
@@ -39,6 +39,53 @@ def test_meets_plain_cross_entropy(chunked, with_bias):
     assert relative_error(ours.detach(), plain.detach()) < 1e-12
     for a, b in zip(torch.autograd.grad(3 * ours, leaves), torch.autograd.grad(3 * plain, leaves), strict=True):
         assert relative_error(a, b) < 1e-12
+
+
+def in_dtype_of_hidden(op):
+    """The loss is float32 in half precision; `assert_meets` asks for the dtype of the inputs."""
+    return lambda **inputs: op(**inputs).to(inputs["hidden"].dtype)
+
+
+def plain(hidden, weight, target, bias):
+    return F.cross_entropy(F.linear(hidden, weight, bias), target)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_dtype_and_layout(chunked, dtype):
+    target = torch.randint(0, 50, (10,))
+    inputs = {"hidden": normal(10, 8), "weight": normal(50, 8), "target": target, "bias": normal(50)}
+    assert_meets(in_dtype_of_hidden(linear_cross_entropy), plain, inputs, dtype)
+    for kinds, operands in layout_rounds(inputs):
+        if kinds["weight"] == "expanded_0":
+            continue  # of words that are all the same, the gradient of hidden is 0, and rounding is all that is left
+        try:
+            assert_meets(in_dtype_of_hidden(linear_cross_entropy), plain, operands, dtype)
+        except AssertionError as error:
+            raise AssertionError(f"{kinds}: {error}") from None
+
+
+@pytest.mark.parametrize(("rows", "width", "vocab"), [(0, 4, 5), (1, 1, 1), (1, 4, 1), (7, 1, 3), (3, 0, 4)])
+def test_sizes_of_0_and_1(chunked, rows, width, vocab):
+    hidden, weight = (normal(*shape).requires_grad_() for shape in ((rows, width), (vocab, width)))
+    target = torch.randint(0, vocab, (rows,))
+    loss = linear_cross_entropy(hidden, weight, target)
+    gold = F.cross_entropy(F.linear(hidden, weight), target, reduction="sum") / max(1, rows)
+    assert relative_error(loss.detach(), gold) < 1e-12
+    for a, b in zip(*(torch.autograd.grad(y, (hidden, weight)) for y in (loss, gold)), strict=True):
+        assert relative_error(a, b) < 1e-12
+
+
+@pytest.mark.parametrize("outside", [-1, -51, 50])
+def test_targets_outside_the_vocabulary_are_refused(chunked, outside):
+    """-1 is no target, and not the vocabulary's last word; with ``ignore_index=-1`` it does not count."""
+    hidden, weight, target, bias = draw()
+    target[1] = outside
+    with pytest.raises(ValueError, match=rf"target holds {outside}, expected values from 0 to 49, or -100"):
+        linear_cross_entropy(hidden, weight, target, bias)
+    target = target.masked_fill(target == -100, 3)
+    loss = linear_cross_entropy(hidden, weight, target, bias, ignore_index=outside)
+    others = torch.arange(10) != 1
+    assert relative_error(loss.detach(), plain(hidden[others], weight, target[others], bias)) < 1e-12
 
 
 def test_half_precision_is_reduced_in_float32(chunked):

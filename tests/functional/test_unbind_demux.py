@@ -57,3 +57,14 @@ def test_bad_input(change, message):
     inputs = {k: t.float() for k, t in draw(2, 3, 4, 8).items()}
     with pytest.raises(ValueError, match=message):
         unbind_demux(**(inputs | change))
+
+
+@pytest.mark.parametrize("draws", [draw, draw_orthogonal], ids=["vectors", "matrices"])
+def test_instance_minus_one_is_not_the_last_one(draws):
+    """Where a graph is traced nobody looks at values: the op that reads the transforms refuses them."""
+    inputs = draws(2, 3, 4, 8) | {"instances": torch.full((2, 4), -1)}
+    with pytest.raises(ValueError, match="instances holds -1, expected values from 0 to 2"):
+        unbind_demux(**inputs)
+    compiled = torch.compile(lambda **tensors: unbind_demux(**tensors), fullgraph=True, backend="aot_eager")
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        compiled(**inputs)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import pickle
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from fastmux import reference
-from fastmux.functional import orthogonal_mux, walsh_hadamard, walsh_hadamard_mux
-from fastmux.testing import assert_meets, relative_error
+from fastmux.functional import fixed_weights, orthogonal_mux, walsh_hadamard, walsh_hadamard_mux
+from fastmux.modules.multiplexer import MULTIPLEXERS
+from fastmux.testing import assert_agrees, assert_meets, relative_error
 from fastmux.testing import walsh_hadamard_mux as draw
 
 ORDERS = [1, 2, 8, 12, 20, 28, 48, 80, 112, 128, 256, 768]
@@ -71,6 +77,56 @@ def test_transform_of_anything():
 )
 def test_every_family_of_sizes(backend, device, poisoned, shape, dtype):
     assert_meets(walsh_hadamard_mux, reference.walsh_hadamard_mux, draw(*shape), dtype, device)
+
+
+@pytest.fixture
+def no_matrices(monkeypatch):
+    """As in a new process, where no matrix is kept yet."""
+    module = importlib.import_module("fastmux.functional.walsh_hadamard")
+    monkeypatch.setattr(module, "_matrices", {})
+
+
+FIRST_USES = {
+    "fake tensors": FakeTensorMode,
+    "inference": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "meta device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("first", FIRST_USES)
+def test_matrices_of_a_first_use_serve_every_later_one(no_matrices, first):
+    x = torch.randn(2, 24, dtype=torch.float64)
+    with FIRST_USES[first]() as mode:
+        y = walsh_hadamard(mode.from_tensor(x) if first == "fake tensors" else x)
+        assert y.shape == x.shape and isinstance(y, FakeTensor) == (first == "fake tensors")
+    assert walsh_hadamard(x.to("meta")).device.type == "meta"
+    torch.func.vmap(walsh_hadamard)(x)
+    gold = x @ (reference.hadamard_matrix(24) / 24**0.5).T
+    assert relative_error(walsh_hadamard(x), gold) < 1e-12
+    assert torch.autograd.gradcheck(walsh_hadamard, (x.clone().requires_grad_(),))
+    with FakeTensorMode() as mode:  # and of a later one that has no values
+        assert isinstance(walsh_hadamard(mode.from_tensor(x)), FakeTensor)
+
+
+def test_a_module_is_copied_and_cast_after_a_pass():
+    module = MULTIPLEXERS["walsh_hadamard"](2, 12)
+    x = torch.randn(1, 2, 3, 12)
+    y, transforms, names = module(x), module.transforms, list(module.state_dict())
+    with fixed_weights():
+        for dtype in (torch.float64, torch.bfloat16, torch.float32):
+            copied = copy.deepcopy(module).to(dtype)
+            assert copied(x.to(dtype)).dtype == copied.transforms.dtype == dtype
+            assert_agrees(copied(x.to(dtype)), y)
+            assert_agrees(copied.transforms, transforms)
+        again = pickle.loads(pickle.dumps(copied))
+        assert_agrees(again(x), y)
+        assert list(again.state_dict()) == names
+        assert copied.to("meta").transforms.device.type == "meta"
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert isinstance(module(mode.from_tensor(x)), FakeTensor)
+    assert_agrees(module(x), y)
 
 
 def test_is_an_orthogonal_mux(backend, device):
