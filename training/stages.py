@@ -209,7 +209,6 @@ class Stage:
     def trainer(self, model: PreTrainedModel) -> Trainer:
         """The Trainer of this stage for a model."""
         collator = DataCollatorForTokenClassification if self.per_position else DataCollatorWithPadding
-        # Not as shares of all steps, which the Trainer takes, too: it does not go on with those as it began.
         steps = self.total_steps()
         interval = max(1, steps // EVALUATIONS)
         intervals = {"eval_steps": interval, "save_steps": interval, "logging_steps": max(1, steps // 50)}
