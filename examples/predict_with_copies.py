@@ -1,4 +1,4 @@
-"""One model, several speeds: each row in one, two or four slots of its group, its logits averaged over them.
+"""One model has several speeds: each row takes one, two or four slots of its group, and its logits are averaged.
 
 python examples/predict_with_copies.py
 """
@@ -20,7 +20,7 @@ for copies, logits in one_speed.items():
     start = time.perf_counter()
     model.predict(ids, copies=copies)
     milliseconds = 1e3 * (time.perf_counter() - start)
-    # With other rows beside it a row's logits are others; with a group of its own they are its own.
+    # A row's logits change with the other rows of its group, unless it has the group for itself.
     others = model.predict(ids, copies=copies, grouping="random", seed=1)
     spread = (logits - others).abs().max()
     print(

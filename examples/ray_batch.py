@@ -1,15 +1,15 @@
-"""Label many files on a cluster with Ray Data: as many models as there is room for, resumed where it was interrupted.
+"""Label many files on a cluster with Ray Data: several models at once, resumed after an interruption.
 
     python examples/ray_batch.py                # a tiny model on a few rows, to see it work on this machine
     python examples/ray_batch.py --model my-model --input rows/ --output labels/ --id_column id --models 8 --gpus 1
 
-The input is a file or folder of JSON lines, or of Parquet, whose rows have an id of their own; the output a folder of
-Parquet: the same rows, with what `fastmux predict` would add, and `error` where a row cannot be labelled. Ray Data
-keeps the ids that are done in OUTPUT.checkpoint; started again after an interruption, it labels the others. Leave it
-some CPUs beside those of the models, to read, filter and write: with none to be had it waits for ever.
+The input is a file or a folder of JSON lines or Parquet, and each row has its own id. The output is a folder of
+Parquet: the same rows with the columns that `fastmux predict` would add, and `error` for a row that cannot be labelled.
+Ray Data keeps the ids that are done in OUTPUT.checkpoint; started again, it labels the others. Leave Ray some CPUs
+besides those of the models, to read, filter and write: without any it waits for ever.
 
-A group of a multiplexed model is made of rows of one batch. Which rows come to one batch, Ray decides: with --copies N
-a row's answer does not depend on it.
+The rows of a group come from one batch, and Ray decides which rows a batch has. With --copies N a row's answer does not
+depend on that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import fastmux
 
 
 class Label:
-    """A model in a worker, loaded once: batches of rows in, the same rows with answers out."""
+    """A model that a worker loads once. It adds answers to batches of rows."""
 
     def __init__(self, model: str, column: str, copies: int, device: str | None):
         self.labeller = fastmux.Labeller(model, truncation=True, device=device)
@@ -75,15 +75,17 @@ def demonstration(folder: Path) -> list[str]:
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="name on the Hugging Face hub, or folder that all workers see")
+    parser.add_argument(
+        "--model", required=True, help="A name on the Hugging Face hub, or a folder that all workers see."
+    )
     parser.add_argument("--input", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="a folder that all workers see")
+    parser.add_argument("--output", type=Path, required=True, help="A folder that all workers see.")
     parser.add_argument("--id_column", default="id")
-    parser.add_argument("--column", default="text", help="what is labelled")
-    parser.add_argument("--copies", type=int, default=1, help="slots of a multiplexed model that each row takes")
-    parser.add_argument("--models", type=int, default=1, help="workers, each with a model of its own")
-    parser.add_argument("--gpus", type=float, default=0.0, help="of each worker")
-    parser.add_argument("--batch_size", type=int, default=8192, help="rows that are sorted by length together")
+    parser.add_argument("--column", default="text", help="The column that is labelled.")
+    parser.add_argument("--copies", type=int, default=1, help="How many slots of a multiplexed model each row takes.")
+    parser.add_argument("--models", type=int, default=1, help="How many workers, each with its own model.")
+    parser.add_argument("--gpus", type=float, default=0.0, help="How many GPUs each worker has.")
+    parser.add_argument("--batch_size", type=int, default=8192, help="How many rows are sorted by length together.")
     return parser.parse_args(argv)
 
 

@@ -1,9 +1,9 @@
-"""The server of `fastmux serve` on Ray Serve: replicas on a cluster, behind one address.
+"""Run the server of `fastmux serve` on Ray Serve: several replicas on a cluster, at one address.
 
     python examples/ray_serve.py                # a tiny model, one request, on this machine
     FASTMUX_MODEL=my-model serve run examples.ray_serve:app    # two replicas, at http://localhost:8000
 
-Each replica has the whole app, and puts rows of its own requests into groups: fewer replicas fill groups better.
+Each replica runs the whole app and groups only the rows of its own requests, so that fewer replicas fill groups better.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A multiplexed classifier trained on ten rows, saved, and loaded by the Auto class.
+"""Train a multiplexed classifier on ten rows, save it, and load it by the Auto class.
 
 python examples/train_and_load.py
 """
@@ -17,11 +17,11 @@ model = fastmux.TMuxForSequenceClassification.from_backbone(
 )
 ids = torch.randint(10, 50, (10, 8))
 labels = torch.arange(10) % 2
-ids[:, 1] = 2 + labels  # the token that tells
+ids[:, 1] = 2 + labels  # this token tells the label
 
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 for step in range(60):
-    loss = model(input_ids=ids, labels=labels).loss  # of the task, and of retrieval beside it
+    loss = model(input_ids=ids, labels=labels).loss  # the loss of the task plus that of retrieval
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

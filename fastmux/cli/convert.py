@@ -70,24 +70,24 @@ def run(options: argparse.Namespace) -> None:
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
     trainer |= _placed(options.device)
-    report = fastmux.convert(
+    found = fastmux.convert(
         options.model,
         fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format),
         options.output_dir,
         settings=given(options, ConversionSettings),
         **trainer,
     )
-    rates = report.rows_per_second
-    lines = report.agreement.figures()
+    rates = found.rows_per_second
+    lines = found.agreement.figures()
     lines["rows a second"] = (
-        f"{rates['converted']:,.0f}: {report.speed_up:.2f} x the original through `fastmux predict` "
-        f"({rates['original']:,.0f}), {report.speed_up_forward:.2f} x as Hugging Face runs it ({rates['forward']:,.0f})"
+        f"{rates['converted']:,.0f}: {found.speed_up:.2f} x the original through `fastmux predict` "
+        f"({rates['original']:,.0f}), {found.speed_up_forward:.2f} x as Hugging Face runs it ({rates['forward']:,.0f})"
     )
-    print(f"on {report.agreement.rows:,} rows kept apart, beside the original:")
+    print(f"on {found.agreement.rows:,} rows that were kept apart, beside the original:")
     for name, value in lines.items():
         print(f"{name:<{max(map(len, lines))}}  {value}")
-    if report.cut_rows:
-        print(f"{report.cut_rows:,} rows were cut at --max_length {options.max_length}")
+    if found.cut_rows:
+        print(f"{found.cut_rows:,} rows were cut at --max_length {options.max_length}")
     print(f"written: {options.output_dir}")
 
 

@@ -20,7 +20,8 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callab
 }
 
 DESCRIPTION = """\
-Label and serve text, several times faster: rows, or neighbouring positions of a row, share passes of a transformer."""
+Make a trained text encoder several times faster, label files with it, and serve it over HTTP. Several rows, or several
+neighbouring positions of a row, share a pass of the transformer."""
 
 EPILOG = """\
 a first look:

@@ -1,1 +1,1 @@
-"""A trained model becomes a faster one that says the same, from text without labels."""
+"""Make a faster copy of a trained model, from text without labels."""

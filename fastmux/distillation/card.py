@@ -37,22 +37,22 @@ _COMPANIONS = """\
 """
 
 
-def conversion_card(report, model: PreTrainedModel, original: PreTrainedModel, repository: str) -> ModelCard:
+def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedModel, repository: str) -> ModelCard:
     """The card of a converted model.
 
     Args:
-        report: A `fastmux.distillation.convert.Conversion`.
+        conversion: A `fastmux.distillation.convert.Conversion`.
         model: The converted model.
         original: The model that it was made from. The original's card, if there is one, says licence and languages.
         repository: The name or folder that the model is loaded from.
     """
     config: JoinedConfig = model.config
-    agreement, rates = report.agreement, report.rows_per_second
+    agreement, rates = conversion.agreement, conversion.rows_per_second
     figures = {
         **{f"{name}, the original's" if "same" in name else name: value for name, value in agreement.figures().items()},
         "rows a second": f"{rates['converted']:,.0f}",
-        "times as fast as the original, both through `fastmux.predict`": f"{report.speed_up:.2f}",
-        "times as fast as the original, as Hugging Face runs it (batches of 32)": f"{report.speed_up_forward:.2f}",
+        "times as fast as the original, both through `fastmux.predict`": f"{conversion.speed_up:.2f}",
+        "times as fast as the original, as Hugging Face runs it (batches of 32)": f"{conversion.speed_up_forward:.2f}",
     }
     architecture = type(model).__name__
     source = getattr(original, "name_or_path", "") or ""
@@ -70,13 +70,13 @@ def conversion_card(report, model: PreTrainedModel, original: PreTrainedModel, r
         distribution=distribution.NAME,
         title=title(repository),
         original=f"`{name}`" if name else f"A {original.config.model_type} model",
-        train_rows=report.train_rows,
+        train_rows=conversion.train_rows,
         structure=joined_in_words(config),
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
         loading=loading(architecture, repository),
-        max_length=report.settings["max_length"],
-        cut=f", {report.cut_rows:,} of them" if report.cut_rows else "",
+        max_length=conversion.settings["max_length"],
+        cut=f", {conversion.cut_rows:,} of them" if conversion.cut_rows else "",
         companions=_COMPANIONS.format(n=config.num_instances) if config.joins_rows else "",
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

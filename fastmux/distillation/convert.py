@@ -44,7 +44,7 @@ _STUDENTS = {
 }
 #: A folder in the output folder while a conversion runs: the original's outputs, checkpoints, TensorBoard's logs.
 _WORK, _SETTINGS = ".conversion", "settings.json"
-REPORT = "conversion.json"
+_RECORD = "conversion.json"
 #: The share and the largest number of rows that are not trained on, to measure agreement and speed on.
 HELD_OUT_SHARE, HELD_OUT_ROWS = 0.1, 2000
 
@@ -154,7 +154,7 @@ def convert(
     with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:
         found = measure_speed(student, original, tokenizer, held_out, bar.update)
     rates = {name: rate.rows_per_second for name, rate in found.items()}
-    report = Conversion(
+    conversion = Conversion(
         settings=identity,
         train_rows=len(train),
         cut_rows=cut,
@@ -177,10 +177,10 @@ def convert(
     if state.is_world_process_zero:
         tokenizer.save_pretrained(folder)
         student.save_pretrained(folder)
-        conversion_card(report, student, original, str(output_dir)).save(folder / "README.md")
-        write_json(folder / REPORT, asdict(report))
+        conversion_card(conversion, student, original, str(output_dir)).save(folder / "README.md")
+        write_json(folder / _RECORD, asdict(conversion))
         remove(work)
-    return report
+    return conversion
 
 
 def _load(
@@ -201,7 +201,7 @@ def _load(
         model = read_pretrained(_STUDENTS[kind][0], model, "model")
     check_vocabulary(model, tokenizer)
     if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no pad token, with which rows of a batch are filled up")
+        raise ValueError("the tokenizer has no pad token, which batches need")
     return model, tokenizer, _STUDENTS[kind][1]
 
 
@@ -210,8 +210,8 @@ def _check_alone() -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes.isdigit() and int(processes) > 1:
         raise ValueError(
-            f"convert is one process, but a launcher started {processes} (WORLD_SIZE={processes}); start it without "
-            "torchrun or accelerate launch: fastmux convert MODEL --text FILE --output_dir DIR"
+            f"convert runs in one process, but a launcher started {processes} (WORLD_SIZE={processes}); start it "
+            "without torchrun or accelerate launch: fastmux convert MODEL --text FILE --output_dir DIR"
         )
 
 

@@ -78,7 +78,7 @@ class Classifier:
             raise ValueError(f"{what} is a {named}, expected a class that ends in {' or '.join(_KINDS)}")
         check_vocabulary(model, tokenizer)
         if tokenizer.pad_token_id is None:
-            raise ValueError(f"the tokenizer of the {what} has no pad token, with which rows of a batch are filled up")
+            raise ValueError(f"the tokenizer of the {what} has no pad token, which batches need")
         return cls(model, tokenizer, kind == "ForTokenClassification")
 
     @property
@@ -131,7 +131,7 @@ class Classifier:
             if found == expected["input_ids"]:
                 return own
         if words is not None:
-            raise ValueError("the tokenizer does not say where words are, which tags need; expected one in Rust")
+            raise ValueError("the tokenizer cannot say where words are, which tags need; expected a fast one, in Rust")
         return RowTokenizer(self.tokenizer, max_length, truncation, None, types)
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:

@@ -63,7 +63,7 @@ def agrees(
 
 
 def _least_by_row(values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """values (tokens) -> (rows), the least of each row, 1 of a row without tokens."""
+    """The least of each row's values: (tokens) -> (rows); 1 for a row without tokens."""
     out = np.ones(len(lengths), values.dtype)
     there = lengths > 0
     if there.any():

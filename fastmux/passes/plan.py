@@ -101,12 +101,12 @@ def _possible_cuts(groups: np.ndarray, batch_tokens: int) -> np.ndarray:
 
 
 def _is_dense(groups: np.ndarray, cuts: np.ndarray) -> bool:
-    """Whether little of a plan is padding beyond what its groups have by themselves."""
+    """Whether a plan has little padding in addition to that of each group by itself."""
     return bool(groups.sum() >= _LEAST_USED * np.sum(groups[cuts[:-1]] * np.diff(cuts)))
 
 
 def _cheapest_cuts(groups: np.ndarray, possible: np.ndarray, batch_tokens: int, pass_tokens: float) -> np.ndarray:
-    """The numbers of groups at which passes end, 0 first, such that positions and passes together cost the least."""
+    """The numbers of groups after which passes end, from 0, with the least total cost of positions and passes."""
     last = len(possible) - 1
     cost, before = np.full(last + 1, np.inf), np.zeros(last + 1, np.int64)
     cost[0] = 0

@@ -41,7 +41,7 @@ class Tokens:
 
     @classmethod
     def of_padded(cls, ids: np.ndarray, mask: np.ndarray | None = None, types: np.ndarray | None = None) -> Tokens:
-        """A padded batch, (rows, L) each: the tokens are where the mask is not 0, at whichever end of a row.
+        """The tokens of a padded batch, (rows, L) each. The mask is not 0 at tokens; rows may be padded on either side.
 
         Raises:
             ValueError: The mask has zeros between tokens.
@@ -56,7 +56,7 @@ class Tokens:
         return cls(ids[inside].astype(np.int32), lengths, None if types is None else types[inside].astype(np.int8))
 
     def padded(self, rows: np.ndarray, width: int, pad_id: int) -> dict[str, np.ndarray]:
-        """Some rows as ``input_ids``, ``attention_mask`` and, where there are types, ``token_type_ids``: (B, width)."""
+        """Rows as ``input_ids``, ``attention_mask`` and, if there are types, ``token_type_ids``: (B, width) each."""
         inside = np.arange(width) < self.lengths[rows][:, None]
         source = np.minimum(self.starts[rows][:, None] + np.arange(width), max(0, len(self.ids) - 1))
         out = {"input_ids": np.where(inside, self.ids[source], pad_id), "attention_mask": inside}
@@ -65,13 +65,13 @@ class Tokens:
         return {name: value.astype(np.int64) for name, value in out.items()}
 
     def flat(self, rows: np.ndarray) -> np.ndarray:
-        """Where the tokens of some rows are in `ids`, row after row."""
+        """The places in `ids` of the tokens of rows, row after row."""
         lengths = self.lengths[rows]
         before = np.cumsum(lengths) - lengths
         return np.repeat(self.starts[rows] - before, lengths) + np.arange(int(lengths.sum()))
 
     def select(self, rows: np.ndarray) -> Tokens:
-        """The tokens of some rows."""
+        """The tokens of these rows."""
         flat = self.flat(rows)
         return Tokens(
             self.ids[flat],
@@ -83,7 +83,7 @@ class Tokens:
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
-    """The rows of all parts; types, words and spans only where every part has them."""
+    """Concatenate rows; types, words and spans are kept only if every part has them."""
 
     def every(name: str) -> list | None:
         values = [getattr(part, name) for part in parts]

@@ -89,7 +89,7 @@ def _open_file(
         if kind is None or (kind == "parquet" and path.suffix == ".gz"):
             raise ValueError(
                 f"{path}: the name of an input must end in one of {known} (all but Parquet perhaps with .gz behind "
-                "it), or input_format say what it is"
+                "it), or give input_format"
             )
         return TableSource.of_parquet(path) if kind == "parquet" else LineSource(path, kind)
     if path.exists() and not path.is_dir():

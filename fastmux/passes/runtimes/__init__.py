@@ -1,4 +1,4 @@
-"""What runs a model: each runtime is a class in a file of its own here, and fits `Runtime`."""
+"""Runtimes run a model. Each is a class in a file of its own here, with the methods of `Runtime`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Runtime(Protocol):
         num_instances: N, the slots of a group; 1 of a model whose rows share nothing.
         layout: How it lays out groups that hold N different rows.
         num_labels: C.
-        per_token: Its logits are of tokens, not of rows.
+        per_token: Whether its logits are of tokens, not of rows.
         problem_type: As in a Hugging Face config.
-        pad_token_id: What fills rows up.
-        weights: What a position of the encoder is multiplied by: parameters of its matrices, about.
+        pad_token_id: The token that pads rows.
+        weights: About how many weights each position is multiplied by: the parameters of the matrices.
     """
 
     num_instances: int
@@ -40,4 +40,4 @@ class Runtime(Protocol):
         """
 
     def ready(self) -> AbstractContextManager[None]:
-        """Within it, passes are run: the model predicts, and its weights stay as they are."""
+        """A context in which passes run: the model is in eval mode, and its weights must not change."""
