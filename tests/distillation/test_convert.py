@@ -160,7 +160,7 @@ def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         main(["convert", "--help"])
     out = capsys.readouterr().out
-    assert "examples:" in out and "--num_instances" in out and "no label" in out
+    assert "examples:" in out and "--num_instances" in out and "without labels" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
