@@ -63,14 +63,16 @@ SERVE = [
     "starlette",
     "uvicorn>=0.30",
 ]
+# What runs exported models, and what exports them.
+ONNX = ["onnxruntime>=1.20"]
+EXPORT = [*ONNX, "onnx>=1.17", "onnxscript"]
 TEST = [
+    *EXPORT,
     *SERVE,
     "httpx2",
     "hypothesis",
     "mkdocs>=1.6",
     "mkdocstrings[python]",
-    "onnxruntime",
-    "onnxscript",
     "pandas",
     "peft>=0.18",
     "polars",
@@ -115,6 +117,8 @@ setup(
     entry_points={"console_scripts": ["fastmux = fastmux.cli.main:main"]},
     extras_require={
         "serve": SERVE,
+        "onnx": ONNX,
+        "export": EXPORT,
         "test": TEST,
         "bench": BENCH,
         "graphs": GRAPHS,

@@ -129,7 +129,7 @@ def model_only(model: PreTrainedModel, tokenizer, texts: Sequence[str], args) ->
     encoder = classifier.row_tokenizer(args.max_length, True, words, pairs=False)
     encoder.start()
     tokens, _ = encoder.encode([text.split(" ") for text in texts] if words else list(texts))
-    engine = classifier.engine(Placement(args.device, args.dtype, args.batch_tokens, torch_compile=False))
+    engine = classifier.engine(Placement(str(args.device), str(args.dtype).removeprefix("torch."), args.batch_tokens))
 
     def run() -> dict:
         took = seconds(lambda: engine.run(tokens), args.clock)

@@ -35,6 +35,7 @@ _MODULES = {
     "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",
     "convert": "fastmux.distillation.convert",
+    "export": "fastmux.exporting.export",
     "predict": "fastmux.labelling.predict",
     "read_texts": "fastmux.distillation.texts",
 }

@@ -56,7 +56,10 @@ LATE = {
     "triton": "not on every platform",
     "fastmux.kernels": "needs triton",
     "accelerate": "offloaded weights alone need it",
-    "onnxruntime": "an extra, `test`",
+    "onnxruntime": "an extra, `onnx`",
+    "fastmux.exporting.row_int8": "needs onnx, of the extra `export`",
+    "datasets": "takes torch's time to import, and files need nothing of it",
+    "torch.distributed": "processes that share work alone need it, and have it",
     "torch_geometric": "an extra, `graphs`",
     "torch_pruning": "an extra, `pruning`",
     "liger_kernel": "an extra, `peers`",
@@ -70,6 +73,7 @@ ALWAYS_LATE = {
     "fastmux.cli.convert": "`--help` answers without torch",
     "fastmux.cli.env": "`--help` answers without torch, and the command where packages are missing",
     "fastmux.cli.predict": "`--help` answers without torch",
+    "fastmux.labelling.loading": "an exported model is loaded without torch",
     "fastmux.cli.serve": "`--help` answers without torch, and without the extra `serve`",
 }
 

@@ -15,7 +15,7 @@ from fastmux.passes.tokens import Tokens
 def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, copies: int = 1) -> Engine:
     """What runs a classifier of rows or tokens in `fastmux.predict`, in float32 and on the model's device."""
     per_token = type(model).__name__.endswith("ForTokenClassification")
-    placement = Placement.of(str(model.device), "float32", None, False)
+    placement = Placement(str(model.device))
     return Classifier(model, tokenizer, per_token).engine(placement, copies)
 
 

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _placed(device: str | None) -> dict[str, bool]:
     """The trainer's arguments for a device; it always takes the first one that it sees."""
-    from fastmux.labelling.placement import checked_device
+    from fastmux.labelling.devices import checked_device
 
     if device is None:
         return {}

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable
 
 import fastmux
-from fastmux.cli import convert, env, predict, serve
+from fastmux.cli import convert, env, export, predict, serve
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
+from fastmux.distribution import MissingExtraError
 
 #: Name -> (a function that adds the command's arguments to a parser, a function that runs the command).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
+    "export": (export.add_parser, export.run),
     "predict": (predict.add_parser, predict.run),
     "serve": (serve.add_parser, serve.run),
     "env": (env.add_parser, env.run),
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         commands[options.command].error(f"{left[0]!r} is one argument too many")
     try:
         COMMANDS[options.command][1](options)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, MissingExtraError) as error:
         sys.exit(f"fastmux {options.command}: {with_dashes(str(error), commands[options.command].options)}")
     except KeyboardInterrupt:
         print(f"fastmux {options.command}: interrupted", file=sys.stderr)

@@ -65,15 +65,15 @@ def _told_to_end(number: int, frame: object) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Label the rows and print a summary. A process that torchrun started labels its share."""
-    import torch
-    import torch.distributed as dist
-
     from fastmux.labelling.shard_folder import rows_done
 
     settings = given(options, LabellingSettings)
     signal.signal(signal.SIGTERM, _told_to_end)
     group = None
-    if dist.is_torchelastic_launched():
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's
+        import torch
+        import torch.distributed as dist
+
         # Wait for the others as long as they take; if one dies, its connections are closed.
         dist.init_process_group("gloo", timeout=timedelta(days=100))
         group = dist.group.WORLD

@@ -39,7 +39,7 @@ def measure_speed(
     """
     types = rows["token_type_ids"] if "token_type_ids" in rows.column_names else None
     tokens = Tokens.of_rows(rows["input_ids"], types)
-    placement = Placement.of(str(original.device), "float32", None, torch_compile=False)
+    placement = Placement(str(original.device))
     calls: dict[str, Callable[[], object]] = {
         CONVERTED: partial(_engine(converted, tokenizer, placement).run, tokens),
         ORIGINAL: partial(_engine(original, tokenizer, placement).run, tokens),

@@ -22,6 +22,7 @@ from transformers import (
 
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
+from fastmux.labelling.devices import torch_placement
 from fastmux.labelling.labels import Answers, label_names
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.row_tokenizer import RowTokenizer
@@ -81,6 +82,35 @@ class Classifier:
             raise ValueError(f"the tokenizer of the {what} has no pad token, which batches need")
         return cls(model, tokenizer, kind == "ForTokenClassification")
 
+    @classmethod
+    def placement(
+        cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool
+    ) -> Placement:
+        """Where and how it runs, as asked for, or as is usual here.
+
+        Raises:
+            ValueError: There is no such device here.
+        """
+        return torch_placement(device, dtype, batch_tokens, torch_compile)
+
+    @property
+    def model_class(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def num_instances(self) -> int:
+        """N; 1 of a plain encoder."""
+        return getattr(self.model.config, "num_instances", 1)
+
+    @property
+    def problem_type(self) -> str:
+        """As in a Hugging Face config."""
+        return "single_label_classification" if self.per_token else problem_of(self.model.config)
+
+    def vocabulary(self) -> dict[str, int]:
+        """The tokenizer's ids, by token."""
+        return self.tokenizer.get_vocab()
+
     @property
     def names(self) -> list[str]:
         """The names of the labels."""
@@ -136,8 +166,7 @@ class Classifier:
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
         """What turns its logits into answers; ``words`` is that of the `RowTokenizer` that tokenised."""
-        problem = "single_label_classification" if self.per_token else problem_of(self.model.config)
-        return Answers(self.per_token, problem, self.names, all_scores, words == "found", prefix)
+        return Answers(self.per_token, self.problem_type, self.names, all_scores, words == "found", prefix)
 
     def engine(
         self, placement: Placement, copies: int = 1, fallback: Engine | None = None, min_confidence: float | None = None
@@ -148,7 +177,7 @@ class Classifier:
         if not self.per_token and _reads_first_position(model):
             # With N = 1 nothing is joined: this only runs the last layer at the first position alone.
             model = JoinedForSequenceClassification.from_backbone(model, 1, row_layers=0, last_layers=1)
-        model = model.to(placement.device, placement.dtype).eval()
+        model = model.to(placement.device, getattr(torch, placement.dtype)).eval()
         if placement.torch_compile:
             model.compile(dynamic=True)
         runtime = TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=self.takes_types())
@@ -166,18 +195,6 @@ class Classifier:
             "model": digest.hexdigest()[:32],
             "tokenizer": hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32],
         }
-
-
-def check_same_labels(model: Classifier, fallback: Classifier) -> None:
-    """Raise ValueError for a fallback with other labels or another tokenizer than the model, and for a regression."""
-    if not model.per_token and problem_of(model.model.config) == "regression":
-        raise ValueError("fallback is given, but the model is a regression, whose output has no probability")
-    if fallback.per_token != model.per_token:
-        raise ValueError("the fallback labels tokens and the model sequences, or the other way round")
-    if fallback.names != model.names:
-        raise ValueError(f"the fallback has the labels {fallback.names}, expected the model's {model.names}")
-    if fallback.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-        raise ValueError("the fallback has another tokenizer than the model, expected the same")
 
 
 def _load(name: str | PathLike, what: str) -> tuple[PreTrainedModel, str]:

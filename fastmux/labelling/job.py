@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import pyarrow
-import torch
 from tqdm.auto import tqdm
 
-from fastmux.labelling.classifier import Classifier, check_same_labels
 from fastmux.labelling.columns import choose_column
 from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
 from fastmux.labelling.labels import Answers
+from fastmux.labelling.loading import Model, class_for, model_behind
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.settings import LabellingSettings
@@ -31,6 +30,10 @@ from fastmux.tables.opening import Source
 from fastmux.tables.parsing import whole_row
 from fastmux.tables.shard import RawShard, Sizes
 from fastmux.tables.writers import WRITERS, Heads, Parquet, Writer, with_columns
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
 
 #: Settings that do not change the output: they say where rows come from or how fast they are labelled.
 _NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device"}
@@ -57,9 +60,18 @@ class Job:
     fingerprint: dict
 
     @classmethod
-    def of(cls, model, tokenizer, fallback, source: Source, output: Path | None, settings: LabellingSettings) -> Job:
-        placement = Placement.of(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
-        classifier = Classifier.of(model, tokenizer)
+    def of(
+        cls,
+        model: Model,
+        tokenizer: PreTrainedTokenizerBase | None,
+        fallback: Model | None,
+        source: Source,
+        output: Path | None,
+        settings: LabellingSettings,
+        placement: Placement,
+    ) -> Job:
+        """Load the models, and settle what is to be done with the rows."""
+        classifier = class_for(model).of(model, tokenizer)
         column = choose_column(
             source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
         )
@@ -68,11 +80,8 @@ class Job:
         fingerprint = classifier.fingerprint()
         second = None
         if fallback is not None:
-            behind = Classifier.of(fallback, tokenizer, "fallback")
-            check_same_labels(classifier, behind)
-            behind.max_length(length, "fallback")
+            behind, second = model_behind(fallback, tokenizer, classifier, length, placement)
             fingerprint["fallback"] = behind.fingerprint()["model"]
-            second = behind.engine(placement)
         answers = classifier.answers(words, settings.all_scores, settings.prefix)
         answers.check()
         types = answers.columns()
@@ -90,11 +99,11 @@ class Job:
         full = settings.rows_per_shard
         if full is None:
             row_tokenizer.start()
-            full = full_shard(engine, source, preparation, placement.device.type == "cpu")
+            full = full_shard(engine, source, preparation, placement.on_cpu)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
-        options |= {"rows_per_shard": full, "dtype": str(placement.dtype).removeprefix("torch.")}
-        options |= {"device": placement.device.type}
+        options |= {"rows_per_shard": full, "dtype": placement.dtype}
+        options |= {"device": placement.device.partition(":")[0]}
         fingerprint |= options
         sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full
         return cls(settings, source, writer, engine, answers, types, preparation, sizes, fingerprint)
@@ -136,6 +145,8 @@ class Job:
 
     def run_in_memory(self, report: LabellingReport, disable_tqdm: bool) -> tuple[datasets.Dataset, list[Reject]]:
         """Label everything, and return it with the list of rejected rows."""
+        import datasets
+
         tables, rejects = [], []
         for raw, shard, values, fallback in self._labelled(report, Share(), disable_tqdm, lambda raw: True):
             report.add(_counts(raw, shard, fallback))
@@ -195,7 +206,7 @@ class Job:
                 if total is None and raw.progress:
                     bar.total = round((report.resumed + read) / raw.progress)
                 said = self.engine.run(shard.tokens, on_rows=bar.update)
-                answers = self.answers.of(torch.from_numpy(said.logits), shard.tokens)
+                answers = self.answers.of(said.logits, shard.tokens)
                 times.model += time.perf_counter() - start
                 times.preparing += shard.seconds
                 yield raw, shard, self._values(raw, shard, answers), len(said.went_on)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.labelling.checks import check_text, check_words
-from fastmux.labelling.classifier import Classifier, check_same_labels
-from fastmux.labelling.placement import Placement
+from fastmux.labelling.loading import Model, class_for, model_behind
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_cascade
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
 from fastmux.tables.opening import is_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: The forms of a row, for models that do not label tokens and for those that do.
 _ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
@@ -50,7 +50,8 @@ class Labeller:
     labels tokens ``{"words": [...]}``. Its answer has the columns that `fastmux.predict` would add to the row.
 
     Args:
-        model: The classifier: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        model: The classifier: a T-MUX, a joined model or a plain encoder; or its name or folder, which `fastmux.export`
+            may have written.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         max_length: The most tokens of a row. If None, as many as the model has room for, at most ``batch_tokens``.
         truncation: Cut longer rows there; otherwise they are refused.
@@ -78,12 +79,12 @@ class Labeller:
 
     def __init__(
         self,
-        model: str | os.PathLike | PreTrainedModel,
+        model: Model,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         max_length: int | None = None,
         truncation: bool = False,
-        fallback: str | os.PathLike | PreTrainedModel | None = None,
+        fallback: Model | None = None,
         min_confidence: float | None = None,
         batch_tokens: int | None = None,
         dtype: str | None = None,
@@ -91,14 +92,15 @@ class Labeller:
         torch_compile: bool = False,
     ):
         check_cascade(fallback, min_confidence)
-        self.placement = Placement.of(device, dtype, batch_tokens, torch_compile)
+        loads = class_for(model)
+        self.placement = loads.placement(device, dtype, batch_tokens, torch_compile)
         self._tokenizer = tokenizer
-        self._classifier = classifier = Classifier.of(model, tokenizer)
+        self._classifier = classifier = loads.of(model, tokenizer)
         self.name = _name(model)
-        self.model_class = type(classifier.model).__name__
+        self.model_class = classifier.model_class
         self.per_token, self.labels = classifier.per_token, classifier.names
         #: N, the number of inputs that share a pass of the model (see `instances_are`); 1 for a plain encoder.
-        self.num_instances: int = getattr(classifier.model.config, "num_instances", 1)
+        self.num_instances: int = classifier.num_instances
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
             raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
@@ -171,7 +173,7 @@ class Labeller:
         self,
         rows: Iterable,
         *,
-        fallback: str | os.PathLike | PreTrainedModel | None = None,
+        fallback: Model | None = None,
         target_agreement: float = 0.99,
         copies: int = 1,
     ) -> CascadeThreshold:
@@ -222,12 +224,9 @@ class Labeller:
         engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
         return engine.calibrate(concatenate(parts), target_agreement)
 
-    def _behind(self, fallback: str | os.PathLike | PreTrainedModel) -> Engine:
+    def _behind(self, fallback: Model) -> Engine:
         """The engine of the fallback."""
-        behind = Classifier.of(fallback, self._tokenizer, "fallback")
-        check_same_labels(self._classifier, behind)
-        behind.max_length(self.max_length, "fallback")
-        return behind.engine(self.placement)
+        return model_behind(fallback, self._tokenizer, self._classifier, self.max_length, self.placement)[1]
 
     def tokenise(self, rows: Iterable) -> list[Tokenised | ValueError]:
         """Tokenise rows; a row that cannot be labelled becomes a ValueError with the reason.
@@ -315,11 +314,11 @@ class Labeller:
             places = np.array([place for place, own in enumerate(kinds) if own == kind])
             flat = tokens.flat(places) if self.per_token else places
             some = concatenate([rows[place].tokens for place in places])
-            columns = self._answers[kind].of(torch.from_numpy(logits[flat]), some)
+            columns = self._answers[kind].of(logits[flat], some)
             for place, *values in zip(places.tolist(), *columns.values(), strict=True):
                 written[place] = dict(zip(columns, values, strict=True))
         return [written[place] for place in range(len(rows))]
 
 
-def _name(model: str | os.PathLike | PreTrainedModel) -> str:
+def _name(model: Model) -> str:
     return str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow
-from torch import Tensor
 
 from fastmux.passes.tokens import Tokens
 
@@ -76,37 +75,35 @@ class Answers:
             named = {"label": _TEXT, "scores" if self.all_scores else "score": every if self.all_scores else _NUMBER}
         return {self.prefix + name: kind for name, kind in named.items()}
 
-    def of(self, logits: Tensor, tokens: Tokens) -> dict[str, list]:
+    def of(self, logits: np.ndarray, tokens: Tokens) -> dict[str, list]:
         """The values of the new columns, of logits (rows, C), or (tokens, C) of all rows' tokens end to end."""
         self.check()
-        logits = logits.float()
+        logits = logits.astype(np.float64)
         if self.problem == "regression":
             return self._named([row[0] if len(row) == 1 else row for row in _rounded(logits)])
         if self.per_token:
-            return self._tags(logits.softmax(-1), tokens)
+            return self._tags(_softmax(logits), tokens)
         if self.problem == "multi_label_classification":
-            scores = logits.sigmoid()
-            chosen = [np.flatnonzero(row).tolist() for row in (logits > 0).cpu().numpy()]
+            scores = _sigmoid(logits)
+            chosen = [np.flatnonzero(row).tolist() for row in logits > 0]
             values = _rounded(scores)
             labels = [[self.names[label] for label in row] for row in chosen]
             if self.all_scores:
                 return self._named(labels, self._by_name(values))
             return self._named(labels, [[row[label] for label in own] for row, own in zip(values, chosen, strict=True)])
-        scores = logits.softmax(-1)
-        best, label = scores.max(-1) if len(scores) else (scores.new_zeros(0), scores.new_zeros(0))
-        labels = [self.names[int(index)] for index in label.tolist()]
+        scores = _softmax(logits)
+        best, labels = scores.max(-1), [self.names[index] for index in logits.argmax(-1).tolist()]
         return self._named(labels, self._by_name(_rounded(scores)) if self.all_scores else _rounded(best))
 
-    def _tags(self, scores: Tensor, tokens: Tokens) -> dict[str, list]:
+    def _tags(self, scores: np.ndarray, tokens: Tokens) -> dict[str, list]:
         """A tag for each word, which is that of its first token; None for words that were cut off."""
-        best, label = scores.max(-1) if len(scores) else (scores.new_zeros(0), scores.new_zeros(0))
-        sure, chosen = _rounded(best), label.tolist()
+        sure, chosen = _rounded(scores.max(-1)), scores.argmax(-1).tolist()
         every = _rounded(scores) if self.all_scores else None
         tags: list[list] = []
         values: list[list] = []
         for start, words in zip(tokens.starts[:-1].tolist(), tokens.words, strict=True):
             places = [None if word < 0 else start + word for word in words.tolist()]
-            tags.append([None if place is None else self.names[int(chosen[place])] for place in places])
+            tags.append([None if place is None else self.names[chosen[place]] for place in places])
             if every is None:
                 values.append([None if place is None else sure[place] for place in places])
             else:
@@ -122,5 +119,16 @@ class Answers:
         return dict(zip(self.columns(), values, strict=True))
 
 
-def _rounded(values: Tensor) -> list:
-    return values.double().cpu().numpy().round(DIGITS).tolist()
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    # Of a large negative logit the plain formula overflows.
+    small = np.exp(-np.abs(logits))
+    return np.where(logits < 0, small, 1.0) / (1.0 + small)
+
+
+def _rounded(values: np.ndarray) -> list:
+    return values.round(DIGITS).tolist()

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import datasets
-import torch.distributed as dist
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from fastmux.labelling.job import Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
-from fastmux.labelling.placement import checked_device
+from fastmux.labelling.loading import Model, class_for
 from fastmux.labelling.settings import LabellingSettings, check_cascade
 from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.sharing import Share
 from fastmux.settings import settings_of
 from fastmux.tables.kinds import OUTPUT_FORMATS
 from fastmux.tables.opening import open_source
+
+if TYPE_CHECKING:
+    import datasets
+    import torch.distributed as dist
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -39,12 +40,12 @@ class Predictions:
 
 
 def predict(
-    model: str | os.PathLike | PreTrainedModel,
+    model: Model,
     dataset: Any,
     output: str | os.PathLike | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    fallback: str | os.PathLike | PreTrainedModel | None = None,
+    fallback: Model | None = None,
     settings: LabellingSettings | None = None,
     disable_tqdm: bool = False,
     process_group: dist.ProcessGroup | None = None,
@@ -58,7 +59,8 @@ def predict(
     `predict` again after an interruption: it goes on where it stopped and ends in the same bytes.
 
     Args:
-        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder,
+            which `fastmux.export` may have written.
         dataset: A file (JSON lines, CSV, TSV, Parquet, text; .gz), the name of a data set of the Hugging Face hub, a
             `datasets.Dataset`, a table of pandas, polars or pyarrow, columns by name, or a list of texts or of rows.
         output: A file that ends in ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. If None, all rows are returned, and
@@ -96,7 +98,7 @@ def predict(
     """
     settings = settings_of(LabellingSettings, settings, options, "predict")
     check_cascade(fallback, settings.min_confidence)
-    checked_device(settings.device)
+    placed = class_for(model).placement(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
     if output is None and process_group is not None:
         raise ValueError("process_group is given without an output, into which its processes put their shards")
     target, share = None if output is None else Path(output), Share.of(process_group)
@@ -105,7 +107,7 @@ def predict(
             raise ValueError(f"output is {str(target)!r}, expected a name that ends in {', '.join(OUTPUT_FORMATS)}")
         share.once(lambda: check_output(target))
     source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
-    job = Job.of(model, tokenizer, fallback, source, target, settings)
+    job = Job.of(model, tokenizer, fallback, source, target, settings, placed)
     report = LabellingReport()
     if target is None:
         found, rejects = job.run_in_memory(report, disable_tqdm)

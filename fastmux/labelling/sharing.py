@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class Share:
     @classmethod
     def of(cls, group: dist.ProcessGroup | None) -> Share:
         """The share of this process in a group."""
-        return cls() if group is None else cls(dist.get_rank(group), dist.get_world_size(group), group)
+        if group is None:
+            return cls()
+        import torch.distributed as dist
+
+        return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     def has(self, shard: int) -> bool:
         """Whether this process labels a shard."""
@@ -41,6 +46,8 @@ class Share:
             except (ValueError, OSError) as error:
                 problem = [error]
         if self.group is not None:
+            import torch.distributed as dist
+
             dist.broadcast_object_list(problem, group=self.group, group_src=0)
         if problem[0] is not None:
             raise problem[0]
@@ -49,5 +56,7 @@ class Share:
         """The values of all processes, by rank."""
         values = [value] * self.world
         if self.group is not None:
+            import torch.distributed as dist
+
             dist.all_gather_object(values, value, group=self.group)
         return values

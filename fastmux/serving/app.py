@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fastapi_offline
-import torch
-import transformers
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import fastmux
 from fastmux.labelling.labeller import Labeller
+from fastmux.labelling.loading import Model
 from fastmux.serving.requests import PredictRequest, Problem
 from fastmux.serving.service import Service
 from fastmux.serving.settings import ServingSettings
 from fastmux.settings import settings_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _DESCRIPTION = """\
 Labels text. Rows of many requests share passes of the model, and groups of a multiplexed model; rows of one group
@@ -62,11 +63,11 @@ class _App(FastAPI):
 
 
 def create_app(
-    model: str | os.PathLike | PreTrainedModel,
+    model: Model,
     tokenizer: PreTrainedTokenizerBase | None = None,
     settings: ServingSettings | None = None,
     *,
-    fallback: str | os.PathLike | PreTrainedModel | None = None,
+    fallback: Model | None = None,
     **options,
 ) -> FastAPI:
     """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
@@ -191,7 +192,7 @@ def _info(service: Service) -> dict:
     labeller, settings = service.labeller, service.settings
     placement = labeller.placement
     limits = vars(settings) | {"max_length": labeller.max_length, "batch_tokens": placement.batch_tokens}
-    where = {"device": str(placement.device), "dtype": str(placement.dtype).removeprefix("torch.")}
+    where = {"device": placement.device, "dtype": placement.dtype}
     return {
         "model": labeller.name,
         "model_class": labeller.model_class,
@@ -204,8 +205,6 @@ def _info(service: Service) -> dict:
         "settings": limits | where,
         "versions": {
             "fastmux": fastmux.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "fastapi": importlib.metadata.version("fastapi"),
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "fastapi")},
         },
     }

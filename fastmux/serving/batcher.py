@@ -11,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import math
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
-import torch
 
 from fastmux.labelling.labeller import Labeller, Tokenised
 from fastmux.passes.engine import Engine
@@ -65,9 +66,7 @@ class Batcher:
     async def start(self) -> None:
         """Begin to serve."""
         self._hurrying = self._closing = False
-        # torch keeps its number of threads per thread, so the worker needs it set.
-        threads = torch.get_num_threads()
-        self._worker = ThreadPoolExecutor(1, "model", torch.set_num_threads, (threads,))
+        self._worker = ThreadPoolExecutor(1, "model", _with_as_many_threads())
         self._ready = contextlib.ExitStack()
         for engine in self._engines():  # in the thread that runs the passes
             self._worker.submit(self._ready.enter_context, engine.runtime.ready()).result()
@@ -236,3 +235,9 @@ class Batcher:
             slots.append(group_rows(np.arange(start, start + count), instances, group.rows[0].copies))
             start += count
         return np.concatenate(slots)
+
+
+def _with_as_many_threads() -> Callable[[], None] | None:
+    """Called in another thread, gives torch as many threads there as here: it keeps their number per thread."""
+    torch = sys.modules.get("torch")  # an exported model runs without it
+    return None if torch is None else partial(torch.set_num_threads, torch.get_num_threads())

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-import datasets
 import pyarrow
 import pyarrow.parquet
 from pyarrow import types
@@ -76,8 +75,7 @@ def check_types(schema: pyarrow.Schema, ending: str | None) -> None:
     """
     for column in schema:
         try:
-            back = _written_and_read(column) if ending else datasets.Dataset(pyarrow.schema([column]).empty_table())
-            stored = back.data.schema.field(0).type if ending is None else back.field(0).type
+            stored = (_written_and_read(column) if ending else _of_data_set(column)).field(0).type
         except (pyarrow.ArrowException, ValueError, TypeError, KeyError) as error:
             raise CannotHoldError(
                 f"column {column.name!r} is {column.type}, which {_named(ending)} cannot hold: "
@@ -87,6 +85,12 @@ def check_types(schema: pyarrow.Schema, ending: str | None) -> None:
             raise CannotHoldError(
                 f"column {column.name!r} is {column.type}, which {_named(ending)} cannot hold: it would be {stored}"
             )
+
+
+def _of_data_set(column: pyarrow.Field) -> pyarrow.Schema:
+    import datasets
+
+    return datasets.Dataset(pyarrow.schema([column]).empty_table()).data.schema
 
 
 def _written_and_read(column: pyarrow.Field) -> pyarrow.Schema:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import mimetypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pyarrow
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -18,6 +18,9 @@ from fastmux.tables.kinds import INPUT_FORMATS
 from fastmux.tables.line_source import LineSource
 from fastmux.tables.python_rows import check_objects, table_of_columns, table_of_rows
 from fastmux.tables.table_source import TableSource
+
+if TYPE_CHECKING:
+    import datasets
 
 Source = LineSource | TableSource
 #: Endings of file names that `mimetypes` does not know.
@@ -40,9 +43,10 @@ def open_source(
     if isinstance(given, (str, os.PathLike)):
         return _open_file(given, input_format, dataset_name, split)
     _check_no_hub(f"the input is a {type(given).__name__}", dataset_name, split)
-    if isinstance(given, datasets.Dataset):
+    known = sys.modules.get("datasets")  # whoever gives a data set has imported it
+    if known is not None and isinstance(given, known.Dataset):
         return TableSource.of_dataset(given)
-    if isinstance(given, (datasets.DatasetDict, datasets.IterableDatasetDict)):
+    if known is not None and isinstance(given, (known.DatasetDict, known.IterableDatasetDict)):
         raise ValueError(f"the input is a data set of several splits, {list(given)}: give one of them")
     if isinstance(given, (io.IOBase, bytes, set, frozenset)):
         raise ValueError(f"the input is a {type(given).__name__}, expected texts, or rows by column, or a path")
@@ -122,6 +126,8 @@ def _may_be_on_the_hub(name: str) -> bool:
 
 
 def _from_hub(name: str | os.PathLike, dataset_name: str | None, split: str | None) -> datasets.Dataset:
+    import datasets
+
     try:
         if Path(name).is_dir() and any(Path(name).glob("dataset*.json")):  # written by save_to_disk
             found = datasets.load_from_disk(str(name))

@@ -44,7 +44,7 @@ def test_help_answers_without_torch(command):
 
 
 EXAMPLE = "for example: fastmux predict my-model reviews.txt --output labels.jsonl"
-COMMAND = "expected one of convert, predict, serve, env"
+COMMAND = "expected one of convert, export, predict, serve, env"
 
 
 @pytest.mark.parametrize(

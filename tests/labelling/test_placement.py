@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastmux
-from fastmux.labelling.placement import checked_device
+from fastmux.labelling.devices import checked_device
 from fastmux.serving.app import create_app
 
 ACCELERATORS = ("cuda", "xpu", "mps")

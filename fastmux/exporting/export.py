@@ -1,0 +1,181 @@
+"""`export`: a classifier becomes a folder that ONNX Runtime loads, without torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from fastmux.distillation.texts import Row, check_texts
+from fastmux.distribution import of_extra
+from fastmux.exporting.card import export_card
+from fastmux.exporting.exported import Export
+from fastmux.exporting.onnx_file import write_onnx
+from fastmux.files import replacing
+from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.loading import class_for
+from fastmux.labelling.placement import Placement
+from fastmux.passes.cascade import agrees
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.onnxruntime import OnnxRuntime, check_processor
+from fastmux.passes.runtimes.record import MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest
+from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.passes.tokens import Tokens
+
+#: Rows that the exported model is compared on where no texts are given, and their tokens at most.
+_ROWS, _LENGTH = 64, 32
+#: The largest difference of logits in float32, in units of their spread.
+_TOLERANCE = 1e-3
+
+
+def export(
+    model: str | os.PathLike | PreTrainedModel,
+    output_dir: str | os.PathLike,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    precision: str = "float32",
+    texts: Sequence[Row] | None = None,
+    max_length: int | None = None,
+) -> Export:
+    """Write a model for ONNX Runtime: `fastmux.predict`, `fastmux.Labeller` and ``fastmux serve`` take the folder.
+
+    A plain encoder whose head reads one position is written without the rest of its last layer, exactly. With
+    ``precision="int8"`` matrices have 8 bits, with a scale for each of their columns and each position of the input
+    (`fastmux.exporting.row_int8`): a row's answer does not depend on padding, nor on rows that do not share its group.
+
+    Args:
+        model: A T-MUX, a joined model or a plain encoder that labels rows or tokens; or its name or folder.
+        output_dir: A new folder. It gets ``model.onnx``, ``runtime.json``, the tokenizer, the config and a card.
+        tokenizer: The model's; comes with ``model`` if that is a name or a folder.
+        precision: "float32" or "int8".
+        texts: Texts, or pairs of texts, on which the exported model is compared with the original; random tokens if
+            None.
+        max_length: The tokens of a row, at most; what the model has room for if None.
+
+    Returns:
+        What was written, and how it compares.
+
+    Raises:
+        ValueError: An option is out of range; the folder is not empty; the model is no classifier or cannot be traced;
+            the exported model answers NaN, or in float32 otherwise than the original. Nothing is left behind.
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+
+    Example:
+        >>> import fastmux, tempfile
+        >>> from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
+        >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+        >>> tiny = BertConfig(
+        ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ... )
+        >>> model = BertForSequenceClassification(tiny).eval()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = fastmux.export(model, folder + "/fast", tokenizer=tokenizer, texts=["fine film", "film"])
+        ...     found.same, fastmux.Labeller(folder + "/fast")(["fine"])[0].keys()
+        (1.0, dict_keys(['label', 'score']))
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}")
+    folder = Path(output_dir)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
+    rows = None if texts is None else check_texts(texts)
+    if class_for(model) is not Classifier:
+        raise ValueError(f"model {str(model)!r} is exported already; give the one that it was made from")
+    with of_extra("export", "an export"):
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(package)
+    if precision == "int8":
+        check_processor()
+    classifier = Classifier.of(model, tokenizer)
+    length = classifier.max_length(max_length)
+    tokens = _tokens(classifier, rows, length)
+    original = classifier.engine(Placement())
+    runtime: Any = original.runtime  # in torch
+    plan = original.plan(tokens.lengths)
+    expected = original.run(tokens, plan).logits
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        _write(classifier, runtime, temporary, precision, length)
+        exported = OnnxRuntime(temporary)
+        try:
+            answered = Engine(exported, original.batch_tokens).run(tokens, plan).logits
+        except ValueError as error:
+            raise ValueError(f"the exported model fails on {len(tokens.lengths)} rows: {error}") from error
+        found = _compared(exported.record, expected, answered, tokens, (temporary / MODEL).stat().st_size)
+        export_card(found, folder.name).save(temporary / "README.md")
+    return found
+
+
+def _write(classifier: Classifier, runtime: TorchRuntime, folder: Path, precision: str, max_length: int) -> None:
+    """Everything but the card."""
+    write_onnx(runtime.model, folder / MODEL, runtime.layout, max_length, classifier.takes_types())
+    if precision == "int8":
+        from fastmux.exporting.row_int8 import quantize_file
+
+        quantize_file(folder / MODEL)
+    classifier.tokenizer.save_pretrained(folder)
+    classifier.model.config.save_pretrained(folder)
+    alone = classifier.row_tokenizer(max_length, False, "found" if classifier.per_token else None, pairs=False)
+    if not isinstance(alone.tokenizer, str):
+        raise ValueError("the tokenizer has no form in Rust that gives the same tokens, which an exported model needs")
+    (folder / TOKENIZER).write_text(alone.tokenizer, encoding="utf-8")
+    refuses_words = None
+    try:
+        classifier.row_tokenizer(max_length, False, "given", pairs=False)
+    except ValueError as error:
+        refuses_words = str(error)
+    RuntimeRecord(
+        file=MODEL,
+        files={name: digest(folder / name) for name in (MODEL, TOKENIZER)},
+        precision=precision,
+        labels=tuple(classifier.names),
+        per_token=classifier.per_token,
+        problem_type=classifier.problem_type,
+        layout=runtime.layout,
+        num_instances=classifier.num_instances,
+        weights=runtime.weights,
+        pad_token_id=runtime.pad_token_id,
+        max_length=max_length,
+        takes_types=classifier.takes_types(),
+        types_alone=alone.types,
+        refuses_words=refuses_words,
+        made_from={"class": classifier.model_class, **classifier.fingerprint()},
+    ).save(folder)
+
+
+def _tokens(classifier: Classifier, texts: Sequence[Row] | None, length: int) -> Tokens:
+    """Rows to compare on."""
+    if texts is not None:
+        pairs = isinstance(texts[0], tuple)
+        row_tokenizer = classifier.row_tokenizer(length, True, "found" if classifier.per_token else None, pairs)
+        row_tokenizer.start()
+        return row_tokenizer.encode(list(texts))[0]
+    draw = np.random.default_rng(0)
+    ids = [
+        draw.integers(classifier.model.config.vocab_size, size=draw.integers(1, min(length, _LENGTH) + 1)).tolist()
+        for _ in range(_ROWS)
+    ]
+    return Tokens.of_rows(ids)
+
+
+def _compared(record: RuntimeRecord, expected: np.ndarray, answered: np.ndarray, tokens: Tokens, size: int) -> Export:
+    """The logits of the same rows in the same groups, of the original and of the exported model.
+
+    Raises:
+        ValueError: They differ, in float32.
+    """
+    spread = max(float(expected.std()), float(np.finfo(np.float32).tiny))
+    difference = float(np.abs(answered - expected).max()) / spread
+    if record.precision == "float32" and difference > _TOLERANCE:
+        raise ValueError(f"the exported model answers otherwise than the original: logits differ by {difference:.1e}")
+    same = None
+    if record.problem_type != "regression":
+        lengths = tokens.lengths if record.per_token else None
+        same = float(agrees(answered, expected, record.problem_type, lengths).mean())
+    return Export(record, len(tokens.lengths), same, difference, size / 2**20)

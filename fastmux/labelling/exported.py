@@ -1,0 +1,141 @@
+"""A classifier that ``fastmux export`` wrote: loaded without torch and transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer
+
+from fastmux.labelling.labels import Answers
+from fastmux.labelling.placement import Placement
+from fastmux.labelling.row_tokenizer import RowTokenizer
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
+from fastmux.passes.runtimes.record import TOKENIZER, RuntimeRecord
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ExportedClassifier:
+    """An exported model and its tokenizer.
+
+    Args:
+        runtime: The model, loaded.
+        tokenizer_json: Its tokenizer.
+    """
+
+    runtime: OnnxRuntime
+    tokenizer_json: str
+
+    @classmethod
+    def of(
+        cls, model: str | PathLike, tokenizer: PreTrainedTokenizerBase | None = None, what: str = "model"
+    ) -> ExportedClassifier:
+        """The classifier in a folder.
+
+        Raises:
+            ValueError: The folder is damaged or of another version; this processor cannot run it; ``tokenizer`` is
+                another one than it was exported with.
+            ImportError: onnxruntime is not installed.
+        """
+        try:
+            found = cls(OnnxRuntime(Path(model)), (Path(model) / TOKENIZER).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{what} {str(model)!r} cannot be loaded: {error}") from error
+        if tokenizer is not None and tokenizer.get_vocab() != found.vocabulary():
+            raise ValueError(f"tokenizer has other tokens than the one that {what} {str(model)!r} was exported with")
+        return found
+
+    @classmethod
+    def placement(
+        cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool
+    ) -> Placement:
+        """On the CPU, in the precision that the file has.
+
+        Raises:
+            ValueError: Something else is asked for.
+        """
+        if device is not None and str(device).partition(":")[0] != "cpu":
+            raise ValueError(f"device is {str(device)!r}, but an exported model runs on the CPU; expected 'cpu'")
+        if dtype is not None:
+            raise ValueError(f"dtype is {dtype!r}, but an exported model has the precision that it was exported in")
+        if torch_compile:
+            raise ValueError("torch_compile is given, but an exported model does not run in torch")
+        return Placement(dtype="as exported", asked=batch_tokens)
+
+    @property
+    def record(self) -> RuntimeRecord:
+        return self.runtime.record
+
+    @property
+    def per_token(self) -> bool:
+        return self.record.per_token
+
+    @property
+    def names(self) -> list[str]:
+        """Of the labels."""
+        return list(self.record.labels)
+
+    @property
+    def problem_type(self) -> str:
+        return self.record.problem_type
+
+    @property
+    def model_class(self) -> str:
+        """The class that was exported, and how."""
+        return f"{self.record.made_from['class']}, exported in {self.record.precision}"
+
+    @property
+    def num_instances(self) -> int:
+        """N; 1 of a plain encoder."""
+        return self.record.num_instances
+
+    def vocabulary(self) -> dict[str, int]:
+        """The tokenizer's ids, by token."""
+        return Tokenizer.from_str(self.tokenizer_json).get_vocab(with_added_tokens=True)
+
+    def max_length(self, asked: int | None, what: str = "model") -> int:
+        """Tokens of a row, special ones counted.
+
+        Raises:
+            ValueError: More are asked for than the model was exported for.
+        """
+        room = self.record.max_length
+        if asked is not None and asked > room:
+            raise ValueError(f"max_length is {asked}, but the {what} was exported for at most {room} tokens")
+        return asked or room
+
+    def takes_types(self) -> bool:
+        """Whether the model tells the texts of a pair apart by ``token_type_ids``."""
+        return self.record.takes_types
+
+    def row_tokenizer(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> RowTokenizer:
+        """What tokenises for the model, in any process; see `RowTokenizer`.
+
+        Raises:
+            ValueError: The tokenizer takes no words.
+        """
+        if words == "given" and self.record.refuses_words is not None:
+            raise ValueError(self.record.refuses_words)
+        types = self.takes_types() and (pairs or self.record.types_alone)
+        return RowTokenizer(self.tokenizer_json, max_length, truncation, words, types)
+
+    def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
+        """How its logits are written; ``words`` as of the `RowTokenizer` that tokenised."""
+        return Answers(self.per_token, self.problem_type, self.names, all_scores, words == "found", prefix)
+
+    def engine(
+        self, placement: Placement, copies: int = 1, fallback: Engine | None = None, min_confidence: float | None = None
+    ) -> Engine:
+        """What runs it."""
+        return Engine(self.runtime, placement.batch_tokens, copies, placement.pass_tokens, fallback, min_confidence)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of the model and of the tokenizer."""
+        files = self.record.files
+        return {"model": files[self.record.file][:32], "tokenizer": files[TOKENIZER][:32]}
