@@ -1,7 +1,6 @@
-"""Settings: dataclasses whose docstrings say what each field means, and whose fields say what they may be.
+"""Settings: dataclasses that describe each field in their docstring, and give each field the values that it allows.
 
-Both are said once: Python checks values by them, and the command line takes its options, their help and their limits
-from them.
+Python checks values by that, and command lines take options, their help and their limits from it.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def one_of(default: object, words: tuple[str, ...]) -> Any:
 
 
 def check_fields(settings: Any) -> None:
-    """Raises ValueError, which names the field, for a value that is not allowed; None is where it is the default."""
+    """Raise ValueError, which names the field, for a value that is not allowed. None is allowed as a default."""
     for setting in fields(settings):
         value, allowed = getattr(settings, setting.name), setting.metadata.get("allowed")
         if allowed is None or (value is None and setting.default is None):
@@ -112,7 +111,7 @@ def settings_of(kind: type[T], settings: T | None, options: Mapping[str, object]
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """What the docstring of a dataclass says of each field, in one line; nothing where Python strips docstrings.
+    """The description of each field in the docstring of a dataclass, on one line; none if Python strips docstrings.
 
     Example:
         >>> from fastmux.labelling.settings import LabellingSettings

@@ -127,9 +127,5 @@ def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
         return {"r2": problem.r2(said, wanted)}
     kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
     same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
-    return {
-        "labels": float(same.mean()),
-        "kl": max(
-            0.0, problem.divergence(said, wanted).item()
-        ),  # a divergence is not below 0, but its rounded sum may be
-    }
+    # No divergence is below 0, but its rounded sum may be.
+    return {"labels": float(same.mean()), "kl": max(0.0, problem.divergence(said, wanted).item())}

@@ -211,9 +211,8 @@ class Job:
                 times.preparing += shard.seconds
                 yield raw, shard, self._values(raw, shard, answers), len(said.went_on)
                 done += len(raw.rows)
-                bar.update(
-                    report.resumed + done - bar.n
-                )  # also rows that were rejected, or labelled by an earlier process
+                # Also those that were rejected, or labelled by an earlier process.
+                bar.update(report.resumed + done - bar.n)
         times.total, times.processor = time.perf_counter() - begin, processor_seconds() - processor
 
 

@@ -16,7 +16,7 @@ from fastmux.passes.tokens import Tokens, concatenate
 Input = str | tuple[str, str] | list[str]
 
 
-#: Rows whose encodings are there at a time: many kilobytes a row, which are made in the memory of those before.
+#: How many rows are encoded at a time. An encoding has many kilobytes, and the next ones reuse its memory.
 _TOGETHER = 512
 
 
@@ -74,7 +74,7 @@ class RowTokenizer:
         return tokens, cut
 
     def length_problem(self, length: int) -> str | None:
-        """Why a row of so many tokens cannot be labelled; None where it can."""
+        """Why a row of so many tokens cannot be labelled; None if it can."""
         if length > self.max_length:
             return f"has {length} tokens, the limit is {self.max_length} (truncation cuts it there)"
         return None if length else "has no token"

@@ -69,7 +69,7 @@ class LabellingSettings:
 
 
 def check_cascade(fallback: object, min_confidence: float | None) -> None:
-    """Raises ValueError for a fallback without a confidence, or the other way round, and for what is no confidence."""
+    """Raise ValueError if only one of fallback and min_confidence is given, or the latter is no probability."""
     if min_confidence is not None and min_confidence not in _CONFIDENCE:
         raise ValueError(f"min_confidence is {min_confidence!r}, expected {_CONFIDENCE}")
     if (fallback is None) != (min_confidence is None):

@@ -114,7 +114,7 @@ def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agr
         raise ValueError("no rows to choose a threshold on")
     if not 0.0 < target_agreement <= 1.0:
         raise ValueError(f"target_agreement is {target_agreement}, expected a number above 0, up to 1")
-    # A threshold lies at the confidence of a row, and all rows of that confidence are kept.
+    # Each threshold is the confidence of a row, and keeps all rows with that confidence.
     levels, level = np.unique(np.asarray(confidence, np.float64), return_inverse=True)
     wrong = np.bincount(level, weights=~np.asarray(agrees, bool), minlength=len(levels))
     kept = np.bincount(level, minlength=len(levels))

@@ -61,11 +61,11 @@ class Engine:
 
     @property
     def layout(self) -> Layout:
-        """How groups are laid out, with as many copies of each row as asked for."""
+        """The layout of groups with ``copies`` of each row."""
         return replace(self.runtime.layout, rows=self.runtime.num_instances // self.copies)
 
     def plan(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """The rows of every pass: rows of like length together."""
+        """The rows of each pass, with rows of like length together."""
         return plan_passes(lengths, self.batch_tokens, self.layout, self.pass_tokens)
 
     def run(
@@ -77,7 +77,7 @@ class Engine:
         """The logits of all rows.
 
         Args:
-            plan: The rows of every pass, in place of `plan`'s own.
+            plan: The rows of each pass; by default those of `plan`.
             on_rows: Called after each pass with the number of rows that it answered.
 
         Raises:
@@ -101,7 +101,7 @@ class Engine:
         return Answered(out, rows_on)
 
     def one_pass(self, tokens: Tokens, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """All rows in one pass, without the fallback.
+        """Run all rows in one pass, without the fallback.
 
         Args:
             slots: The row in each slot, (G, N).
@@ -144,7 +144,7 @@ class Engine:
         return sure < self.min_confidence
 
     def _passes(self, tokens: Tokens, plan: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The rows and the logits of every pass, a few passes ahead."""
+        """Yield the rows and the logits of each pass; a few passes are begun ahead."""
         begun: deque[tuple[np.ndarray, Callable[[], np.ndarray]]] = deque()
         with self.runtime.ready():
             for batch in plan:
@@ -156,7 +156,7 @@ class Engine:
                 yield rows, wait()
 
     def _start(self, tokens: Tokens, rows: np.ndarray, slots: np.ndarray | None = None) -> Callable[[], np.ndarray]:
-        """Begin the pass of some rows; the function waits for their logits, which are as in `Answered`."""
+        """Begin a pass; the function that is returned waits for its logits, which are as in `Answered`."""
         if slots is None:
             slots = group_rows(np.arange(len(rows)), self.runtime.num_instances, self.copies)
         lengths = tokens.lengths[rows]
@@ -171,6 +171,6 @@ class Engine:
 
 
 def check_finite(logits: np.ndarray) -> None:
-    """Raises ValueError for logits that are NaN or infinite."""
+    """Raise ValueError for logits that are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise ValueError("the model returns NaN or infinity; are its weights damaged, or too large for the dtype?")

@@ -1,4 +1,4 @@
-"""Which rows share a group, and which groups share a pass: rows of like length, at the least cost.
+"""Choose which rows share a group, and which groups share a pass: rows of like length, at the least cost.
 
 The rows are sorted by length, N neighbours make a group, and neighbouring groups make a pass. Every group of a pass is
 padded to the longest row of the pass, so that long passes cost padding and short ones cost overhead. `plan_passes`
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Positions whose computation takes as long as what a pass costs for itself: measured with six layers of width 384 on a
-#: CPU core, where it is 33 to 46; a few kernel launches are worth many positions on a GPU.
+#: The overhead of a pass, as the number of positions that take as long. On a CPU core, with six layers of width 384, it
+#: was measured as 33 to 46. For a GPU, where kernel launches take the time of many positions, it is an estimate.
 PASS_TOKENS, PASS_TOKENS_GPU = 32, 1024
-#: A plan with more positions than 1/0.95 of what its groups need by themselves is cut finer, down to this cost of a
-#: pass: launches can be captured in a graph, padding cannot be taken out again.
+#: At least this share of a plan's positions must be those that its groups need by themselves. Otherwise a smaller
+#: overhead is assumed, down to the second number, as launches can be captured in a graph but padding stays.
 _LEAST_USED, _LEAST_PASS_TOKENS = 0.95, 16
-#: Steps of the search for how fine.
+#: The number of steps of the search for that overhead.
 _HALVINGS = 5
-#: Possible cuts between groups of one length, about: it bounds the time that planning takes.
+#: About how many cuts between groups of one length are considered, which limits the time of planning.
 _POSSIBLE_CUTS = 1024
 
 
@@ -45,7 +45,7 @@ class Layout:
 def plan_passes(
     lengths: np.ndarray, batch_tokens: int, layout: Layout | None = None, pass_tokens: int = PASS_TOKENS
 ) -> list[np.ndarray]:
-    """The rows of every pass, the longest first.
+    """The rows of each pass, the longest first.
 
     Args:
         lengths: The number of tokens of each row, (rows).
@@ -66,12 +66,12 @@ def plan_passes(
     layout = layout or Layout()
     lengths = np.maximum(layout.least, lengths)
     order = np.argsort(-lengths, kind="stable")
-    # What each group takes when it is padded to its own longest row, which is its first.
+    # The positions of each group, padded to its longest row, which is its first.
     groups = layout.sequences * (lengths[order[:: layout.rows]] + layout.prefix)
     possible = _possible_cuts(groups, batch_tokens)
     cuts = _cheapest_cuts(groups, possible, batch_tokens, pass_tokens)
     if pass_tokens > _LEAST_PASS_TOKENS and not _is_dense(groups, cuts):
-        # The fewest passes that are dense enough: what a pass costs is taken for less, as little as will do.
+        # Find the fewest passes with little enough padding: the largest overhead for which the plan is dense.
         low, high = np.log(_LEAST_PASS_TOKENS), np.log(pass_tokens)
         cuts = _cheapest_cuts(groups, possible, batch_tokens, _LEAST_PASS_TOKENS)
         for _ in range(_HALVINGS):
@@ -85,10 +85,9 @@ def plan_passes(
 
 
 def _possible_cuts(groups: np.ndarray, batch_tokens: int) -> np.ndarray:
-    """Numbers of groups before which a pass may end, in order, the first and the last among them.
+    """The numbers of groups after which a pass may end, in order, including 0 and all.
 
-    Cuts pay where the length changes. Between groups of one length there are some more, no further apart than a pass is
-    long.
+    Cuts pay where the length changes. There are some more between groups of one length, at most a full pass apart.
     """
     count = len(groups)
     step = -(-count // _POSSIBLE_CUTS)
@@ -114,7 +113,7 @@ def _cheapest_cuts(groups: np.ndarray, possible: np.ndarray, batch_tokens: int, 
     for begin in range(last):
         longest, some = groups[possible[begin]], slice(begin + 1, max(int(ends[begin]), begin + 2))
         found = cost[begin] + pass_tokens + (possible[some] - possible[begin]) * longest
-        better = found <= cost[some]  # of equal plans the one whose last pass is short
+        better = found <= cost[some]  # of equally cheap plans, the one with a short last pass
         cost[some][better] = found[better]
         before[some][better] = begin
     cuts = [last]

@@ -34,7 +34,7 @@ def rates(
     clock: str = "wall",
     on_turn: Callable[[], None] = lambda: None,
 ) -> dict[str, Rate]:
-    """The rate of each contestant, all of them taking turns so that a busy moment slows none of them alone.
+    """Measure the rate of each contestant. They take turns, so that a busy moment of the machine slows all of them.
 
     Args:
         contestants: By name, a function that answers all rows and returns when they are answered.

@@ -14,7 +14,7 @@ from fastmux.functional import fixed_weights
 from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 
-#: Rows of a batch of `TorchRuntime.plain_forward`: what people give a pipeline.
+#: The rows of a batch of `TorchRuntime.plain_forward`: a usual batch size of pipelines.
 _FORWARD_ROWS = 32
 
 
@@ -92,7 +92,7 @@ def layout_of(model: nn.Module, least: int = 0) -> Layout:
     config: Any = model.config
     instances, prefix = getattr(config, "num_instances", 1), getattr(config, "prefix_length", 0)
     least = max(1, least, least_width(model))
-    join = getattr(config, "join", None)  # of models that join states in their deeper layers alone
+    join = getattr(config, "join", None)  # only models that join states in their deeper layers have it
     if join is None:
         return Layout(instances, 1, prefix, least)
     return Layout(instances, instances, least=least) if join == "rows" else Layout(least=least)
