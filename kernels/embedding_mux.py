@@ -1,20 +1,8 @@
-"""Embedding, LayerNorm, dropout, scale and sum over instances in one pass: (G, N, L, d) never exists.
+"""``y[g, l] = scale * sum_i v[i] * Dropout(LN(word[ids[g, i, l]] + position[...] + token_type[...]))``, (G, L, d).
 
-``y[g, l] = scale * sum_i v[i] * Dropout(LN(word[ids[g, i, l]] + position[...] + token_type[...]))``
-
-Without vectors every instance's embedding is kept: ``y[g, l, i]``, position by position the N rows one after the other,
-as the GEMM of `orthogonal_mux` reads them. The same kernels then store in the loop over instances what they would sum.
-
-Traffic, s bytes an element: forward gathers s*G*N*L*d, mostly from L2, and writes s*G*L*d. Backward gathers as much,
-reads dy and adds as many elements of the accumulator to the word table. Ids, tables and a seed are all it needs.
-
-An id that is no row of its table reads nothing and makes the row's result NaN, and adds nothing to the table's
-gradient; what else its row adds to is NaN.
-
-Forward takes rows (g, l) through all instances. Backward takes a block of positions through all instances of a chunk
-of groups: what instances and groups share (positions, types, LayerNorm, v) then adds up in registers, and is left as
-one partial a program, to be summed in a fixed order. Rows of the word table are added to by atomics; the deterministic
-route writes the rows' gradients (G, N, L, d) instead and leaves the sum to `torch.Tensor.index_add_`.
+Without vectors ``y[g, l, i]`` is the embedding of each instance, (G, L, N, d). Bytes, s per element: forward gathers
+s*G*N*L*d, mostly from L2, and writes s*G*L*d. Backward gathers as much, reads dy and adds G*N*L*d accumulators to the
+word table. docs/kernels.md explains the tiles, the order of sums and ids that are out of range.
 
 Longer than other files: forward and backward share their loads, and are read side by side.
 """
@@ -50,7 +38,7 @@ def _add_rows(
     xs, table_ptr, ids_ptr, at, rows, stride, live, cols, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """xs and rows ``ids[at]`` of a table."""
+    """Adds the rows ``ids[at]`` of a table to xs."""
     ids = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
     return add_blocks(xs, look_up(table_ptr + cols, ids, rows, stride, mask, ACC, BLOCKS, BLOCK_D), BLOCKS)
 
@@ -75,7 +63,7 @@ def _shared_rows(
     BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """What all instances add to their word rows: looked up once a program."""
+    """The rows of positions and types that all instances share, which a program looks up once."""
     x = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     if POSITION_SHARED:
         x = _add_rows(x, position_ptr, position_ids_ptr, l, positions, width, live, cols, mask, ACC, BLOCKS, BLOCK_D)
@@ -123,7 +111,7 @@ def _affine(
     weight_ptr, bias_ptr, cols, in_row, FACTOR: tl.constexpr, ACC: tl.constexpr, BLOCKS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """LayerNorm's weight and bias, times FACTOR: blocks (1, D), or numbers where there is no LayerNorm."""
+    """LayerNorm's weight and bias times FACTOR, blocks (1, D). Without LayerNorm they are FACTOR and 0."""
     factor = full_blocks((1, BLOCK_D), FACTOR, ACC, BLOCKS)
     weight = factor
     bias = full_blocks((1, BLOCK_D), 0.0, ACC, BLOCKS)
@@ -133,7 +121,7 @@ def _affine(
     return weight, bias
 
 
-# Seeds differ from call to call: specialised on their value, a kernel would be compiled anew for one in sixteen.
+# Seeds differ between calls. Triton would compile a kernel anew for seeds that are multiples of 16.
 @triton.jit(do_not_specialize=["seed"])
 def _forward_kernel(
     ids_ptr,  # (G, N, L) integers contiguous
@@ -181,14 +169,14 @@ def _forward_kernel(
     )  # fmt: skip
     if v_ptr is None:
         weight, bias = _affine(weight_ptr, bias_ptr, cols, in_row, FACTOR, ACC, BLOCKS, BLOCK_D)
-    # With vectors y = weight * sum_i v_i * x_i + bias * sum_i v_i, of what is not dropped: weight and bias come last.
+    # With vectors y = weight * sum_i v_i * x_i + bias * sum_i v_i, over elements that are not dropped.
     along = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     total = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     at = g * num_instances * length + l
     following = tl.load(ids_ptr + at, mask=live, other=0).to(tl.int64)
     for n in tl.range(0, num_instances):
         row = following
-        # On its way while this instance's row is: else an id would be waited for before every row.
+        # Loads the next id together with this instance's row, so that no row waits for its id.
         ahead = tl.where(n + 1 < num_instances, length, 0)
         following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
         x = _own_rows(
@@ -217,7 +205,7 @@ def _forward_kernel(
 
 @triton.jit
 def _scatter(table_ptr, xs, row, rows, padding, width, cols, mask, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Adds xs (R, D) to rows ``row`` (R) of a table that has so many, but to row ``padding``."""
+    """Adds xs (R, D) to rows ``row`` (R) of a table with ``rows`` rows, except to row ``padding``."""
     wanted = mask & is_row(row, rows) & (row != padding)[:, None]
     ptrs = table_ptr + row[:, None] * width + cols
     for i in tl.static_range(BLOCKS):
@@ -235,12 +223,12 @@ def _backward_kernel(
     type_ids_ptr,
     weight_ptr,
     v_ptr,
-    # All contiguous, in the accumulator's dtype, and None where not wanted:
-    dword_ptr,  # (V, d) zeros, added to
-    dposition_ptr,  # (P, d) zeros, added to, for positions of the rows' own
+    # All contiguous, in the accumulator's dtype, and None if not needed:
+    dword_ptr,  # (V, d), zeros at first
+    dposition_ptr,  # (P, d), zeros at first, if instances have their own positions
     dx_ptr,  # (G, N, L, d)
     dshared_ptr,  # (chunks, L, d)
-    dtoken_type_ptr,  # (programs, T, d) zeros, for types of the rows' own
+    dtoken_type_ptr,  # (programs, T, d), zeros at first, if instances have their own types
     along_ptr,  # (programs, N, d), sums of dy * x_hat
     total_ptr,  # (programs, N, d), sums of dy; None without LayerNorm
     dy_stride_g,
@@ -269,7 +257,7 @@ def _backward_kernel(
     BLOCK_D: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    # Compile-time: with fixed vectors, or fixed tables, the other half of the work is not compiled at all.
+    # Known at compile time: with fixed vectors or fixed tables, half of the work is not compiled.
     NEED_TABLES: tl.constexpr = (
         (dword_ptr is not None)
         or (dposition_ptr is not None)
@@ -283,7 +271,7 @@ def _backward_kernel(
     first = (pid // blocks_l) * groups_per_chunk
     last = tl.minimum(first + groups_per_chunk, groups)
     tl.assume(first < last)
-    # Divided in 32 bits; 64 for whatever offsets grow from.
+    # Division is in 32 bits, offsets have 64.
     pid, chunk = pid.to(tl.int64), (pid // blocks_l).to(tl.int64)
     l = (pid - chunk * blocks_l) * BLOCK_R + tl.arange(0, BLOCK_R)
     live = l < length
@@ -295,8 +283,8 @@ def _backward_kernel(
         POSITION_SHARED, TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
     dshared = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
-    # Instances outside, groups inside: an instance's sums stay in registers, and dy comes from the cache after the
-    # first instance.
+    # The outer loop runs over instances, the inner one over groups: an instance's sums stay in registers, and after the
+    # first instance dy comes from the cache.
     for n in tl.range(0, num_instances):
         factor = full_blocks((1, BLOCK_D), FACTOR, ACC, BLOCKS)
         if v_ptr is not None:
@@ -305,7 +293,7 @@ def _backward_kernel(
         if weight_ptr is not None:
             weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
             factor = multiply_blocks(factor, weight, BLOCKS)
-        # Row by row to the end: sums over rows go from thread to thread.
+        # The sums keep a row dimension until the end, since sums over rows move data between threads.
         along = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
         total = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
         at = (tl.cast(first, tl.int64) * num_instances + n) * length + l
@@ -335,7 +323,7 @@ def _backward_kernel(
             if dx_ptr is not None:
                 store_blocks(dx_ptr + at[:, None] * width + cols, dx, mask, BLOCKS, BLOCK_D)
             if dword_ptr is not None:
-                # Padding is the commonest word of all, and its row gets no gradient: no queue for it here.
+                # The most frequent word is padding. Its row gets no gradient, so it does not slow down atomics.
                 _scatter(dword_ptr, dx, row, words, padding_idx, width, cols, mask, BLOCKS, BLOCK_D)
             if dposition_ptr is not None:
                 position = tl.load(position_ids_ptr + at, mask=live, other=0).to(tl.int64)
@@ -343,7 +331,7 @@ def _backward_kernel(
                     dposition_ptr, dx, position, positions, position_padding_idx, width, cols, mask, BLOCKS, BLOCK_D
                 )
             if dtoken_type_ptr is not None:
-                # A handful of types: a sum over the tile for each beats atomics that all meet in the same rows.
+                # There are few types: a sum over the tile for each is faster than atomics on the same few rows.
                 kind = tl.load(type_ids_ptr + at, mask=live, other=-1).to(tl.int64)
                 for t in tl.range(0, types):
                     ptrs = dtoken_type_ptr + (pid * types + t) * width + cols
@@ -351,7 +339,7 @@ def _backward_kernel(
                     for i in tl.static_range(BLOCKS):
                         of_type = tl.sum(tl.where((kind == t)[:, None], dx[i], 0.0), axis=0, keep_dims=True)
                         tl.store(ptrs + i * BLOCK_D, seen[i] + of_type, mask=in_row)
-                # One thread may store the partial that another loads at the next tile.
+                # One thread may store a partial sum that another loads at the next tile.
                 tl.debug_barrier()
             if dshared_ptr is not None:
                 dshared = add_blocks(dshared, dx, BLOCKS)
@@ -370,7 +358,7 @@ def _backward_kernel(
         store_blocks(dshared_ptrs, dshared, mask, BLOCKS, BLOCK_D)
 
 
-_MOST_TYPES = 8  # more, and one sum over the tile for each type costs more than writing the rows' gradients
+_MOST_TYPES = 8  # with more, a sum over the tile for each type takes longer than writing the rows' gradients
 
 
 def _is_shared(ids: Tensor | None) -> bool:
@@ -391,11 +379,10 @@ def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -
     Args:
         operands: Ids (G, N, L), position and type ids (L) or (G, N, L), the tables of words (V, d), positions (P, d)
             and types (T, d), LayerNorm's weight and bias (d), vectors (N, d). All but ids and words may be None.
-        options: eps, scale, the dropout probability and its seed, and the rows of the word and position tables that get
-            no gradient, or None.
+        options: eps, scale, the dropout probability and its seed.
     """
     ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
-    eps, scale, dropout, seed, _padding_idx, _position_padding_idx = options
+    eps, scale, dropout, seed = options
     word = rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
@@ -421,13 +408,19 @@ def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -
 
 
 def embedding_mux_backward(
-    dy: Tensor, operands: tuple[Tensor | None, ...], options: tuple, need: list[bool], deterministic: bool
+    dy: Tensor,
+    operands: tuple[Tensor | None, ...],
+    options: tuple,
+    padding_idx: int,
+    position_padding_idx: int,
+    need: list[bool],
+    deterministic: bool,
 ) -> tuple[Tensor, ...]:
     """Returns the gradients of word, position, token_type, ln_weight, ln_bias and v, each in its tensor's dtype. Those
-    that ``need`` leaves out are empty; ``need`` asks for no absent tensor. The other arguments are those of forward."""
+    that ``need`` leaves out are empty; ``need`` asks for no absent tensor. Padding
+    indices are -1 for none. ``operands`` and ``options`` are those of forward."""
     ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
-    eps, scale, dropout, seed, *paddings = options
-    padding_idx, position_padding_idx = (-1 if row is None else row for row in paddings)
+    eps, scale, dropout, seed = options
     dy, word = rowwise(dy), rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
@@ -442,7 +435,8 @@ def embedding_mux_backward(
     chosen = launch_parameters("embedding_mux_backward", dy)
     options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     blocks_l = triton.cdiv(length, options["BLOCK_R"])
-    # Fewer, longer chunks leave fewer partials; as many as are resident at a time, and no second wave of a few.
+    # Long chunks leave few partial sums. There are as many programs as are resident at a time, so that no second wave
+    # is nearly empty.
     wave = max(1, chosen["resident"] // options["num_warps"]) * multiprocessors(dy)
     chunks = min(groups, max(1, wave // blocks_l))
     per_chunk = triton.cdiv(groups, chunks)
@@ -480,7 +474,7 @@ def embedding_mux_backward(
     rows = dshared.sum(0) if shared else None
 
     def scattered(table: Tensor, row_ids: Tensor, gradients: Tensor, padding: int) -> Tensor:
-        # One row more, for what has no row in the table.
+        # One more row, for ids that are out of range.
         rows, row_ids = table.shape[0], row_ids.reshape(-1)
         gradient = torch.zeros((rows + 1, width), **acc)
         row_ids = torch.where((row_ids >= 0) & (row_ids < rows), row_ids, rows)
@@ -498,8 +492,8 @@ def embedding_mux_backward(
             dtoken_type = scattered(token_type, type_ids, dx if own_type else rows, -1)
         else:
             dtoken_type = dtoken_type.sum(0)
-    # What LayerNorm hands to v and to its own weight and bias are the same two sums for each instance:
-    # dv_i = weight * along_i + bias * total_i, dweight = sum_i v_i * along_i, dbias = sum_i v_i * total_i.
+    # The gradients of v and of LayerNorm's weight and bias come from two sums for each instance: dv_i = weight *
+    # along_i + bias * total_i, dweight = sum_i v_i * along_i, dbias = sum_i v_i * total_i.
     along, total = (None if t is None else t.sum(0) for t in (along, total))
     dv = along
     factors = 1.0 if v is None else v.to(acc["dtype"])

@@ -1,11 +1,7 @@
-"""Per-instance Hadamard product and average in one pass: ``y[g, l] = scale * sum_i v[i] * x[g, i, l]``.
+"""``y[g, l] = scale * sum_i v[i] * x[g, i, l]``: x (G, N, L, d), v (N, d) -> y (G, L, d).
 
-Traffic, s bytes an element: forward reads s*G*N*L*d and writes s*G*L*d; dx reads s*G*L*d and writes s*G*N*L*d; dv reads
-s*G*(N + 1)*L*d. dx needs no x and dv writes no dx: apart, they read dy twice and nothing else.
-
-Rows are the G*L pairs (g, l), cut into tiles that one program takes through all instances. Where there are few, their
-number is a constant and all their loads are in flight at once. Addresses are formed from the instance's number:
-pointers that a loop advances would be carried through shared memory where the compiler splits the loop's remainder off.
+Bytes, s per element: forward reads s*G*N*L*d and writes s*G*L*d; dx reads s*G*L*d and writes s*G*N*L*d; dv reads
+s*G*(N + 1)*L*d. docs/kernels.md explains the tiles.
 """
 
 from __future__ import annotations
@@ -19,12 +15,12 @@ from .common.launch import FUSED, accumulator, column_block, index_type, on_devi
 from .common.launch_table import launch_parameters
 from .common.tensors import accumulator_dtype, rowwise
 
-MOST_CONSTANT = 8  # instances whose number a kernel is compiled for
+MOST_CONSTANT = 8  # up to so many instances, a kernel is compiled for their number
 
 
 @triton.jit
 def _rows_and_columns(num_rows, length, width, INDEX: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """This program's rows, as (group, position), columns and masks; 64 bits for whatever offsets grow from."""
+    """This program's rows, with their groups and positions, its columns and its mask. Offsets have 64 bits."""
     blocks_d = tl.cdiv(width, BLOCK_D)
     pid = tl.program_id(0)
     rows = (pid // blocks_d).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -53,7 +49,7 @@ def _forward_kernel(
     num_instances,
     length,
     width,
-    INSTANCES: tl.constexpr,  # num_instances if they are few, else 0
+    INSTANCES: tl.constexpr,  # num_instances if it is small, else 0
     SCALE: tl.constexpr,
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
@@ -131,7 +127,7 @@ def _dv_kernel(
 
 
 def _plan(launcher: str, t: Tensor, other: Tensor, scale: float, rows: int) -> tuple[int, int, dict]:
-    """(blocks of rows, blocks of columns, options) of a launch over so many rows of ``t``."""
+    """The number of row blocks and of column blocks, and the options, of a launch over ``rows`` rows of ``t``."""
     width, chosen = t.shape[-1], launch_parameters(launcher, t)
     block_r, block_d = chosen["rows"], column_block(width, chosen["columns"])
     options = {

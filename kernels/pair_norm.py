@@ -1,23 +1,8 @@
-"""Add, GELU and LayerNorm of index demultiplexing in one pass: ``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))``.
+"""``z[g, n, l] = LN(GELU(a[g, l] + b[g, n]))``: a (G, L, d), b (G, N, d) -> z (G, N, L, d).
 
-a = W_h h is the hidden states' half of the first linear layer, b = W_p p + bias the instances' half, so the (G, N,
-L, 2d) concatenation of the papers never exists. With ``instances`` (G, L) only the drawn instance of each position
-is formed:
-``z[g, l] = LN(GELU(a[g, l] + b[g, instances[g, l]]))``.
-
-Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d) and writes s*G*N*L*d; backward reads that much and writes
-s*(G*L*d + G*N*d). Nothing is saved for backward but a and b: a row sits in one program's registers, so its sum, GELU
-and statistics are cheaper to form again than to load.
-
-With a linear head of few labels behind it, z need not be written: kernels/pair_norm_head.py.
-
-``product`` puts ``a * b`` in the place of ``GELU(a + b)``: LN(v_i * h_j), `unbind_demux` without its linear layer. With
-the linear layer, its output is a (G, I, L, d) of any strides and b the bias: groups then are the pairs (g, i).
-
-An instance that is none of the N reads nothing and makes its position's z NaN.
-
-A tile is a block of positions of one group; rows are whole (d columns). Gradients that many tiles share (db, d
-ln_weight, d ln_bias) are left as one partial a program, summed in a fixed order: two runs are bit-equal.
+With ``instances`` (G, L), z (G, L, d) has n = instances[g, l] only. ``product`` replaces GELU(a + b) by a * b. Bytes, s
+per element: forward reads s*(G*L*d + G*N*d) and writes s*G*N*L*d; backward reads as much as both and writes
+s*(G*L*d + G*N*d). docs/kernels.md explains the tiles and the order of sums.
 
 Longer than other files: forward and backward share their arithmetic, and are read side by side.
 """
@@ -49,13 +34,13 @@ from .common.tensors import accumulator_dtype, gradient_like, rowwise
 
 @triton.jit
 def pair(a, b, PRODUCT: tl.constexpr):
-    """a * b, or GELU(a + b)."""
+    """a * b with PRODUCT, else GELU(a + b)."""
     return a * b if PRODUCT else gelu_value(a + b)
 
 
 @triton.jit
 def pair_and_slope(a, b, PRODUCT: tl.constexpr):
-    """`pair`, and GELU's derivative; of a product, which has two, nothing."""
+    """`pair` and, without PRODUCT, GELU's derivative. With PRODUCT the second value is not used."""
     value = a * b
     slope = value
     if not PRODUCT:
@@ -65,7 +50,7 @@ def pair_and_slope(a, b, PRODUCT: tl.constexpr):
 
 @triton.jit
 def group_start(g, inner, stride_g, stride_i):
-    """Where group g of a (G / inner, inner, ...) begins: divided in g's 32 bits, multiplied in 64."""
+    """The offset of group g of a (G / inner, inner, ...). Division is in g's 32 bits, multiplication in 64."""
     outer = g // inner
     return outer.to(tl.int64) * stride_g + (g - outer * inner).to(tl.int64) * stride_i
 
@@ -87,7 +72,7 @@ def _normalised(
 
 @triton.jit
 def _forward_kernel(
-    a_ptr,  # (G, L, d), or (G / inner, inner, L, d) of which a group is a pair; unit stride along d
+    a_ptr,  # (G, L, d), or (G / inner, inner, L, d) with a pair of indices for a group; unit stride along d
     b_ptr,  # (G, N, d), unit stride along d; stride 0 along G for keys
     instances_ptr,  # (G, L) int64 contiguous, or None for all N
     weight_ptr,  # (d)
@@ -102,7 +87,7 @@ def _forward_kernel(
     num_instances,
     length,
     width,
-    blocks_n,  # programs that share the instances of a tile
+    blocks_n,  # the number of programs that share the instances of a tile
     instances_per_program,
     PRODUCT: tl.constexpr,
     EPS: tl.constexpr,
@@ -135,7 +120,7 @@ def _forward_kernel(
         store_blocks(z_ptr + (g * length + l)[:, None] * width + cols, z, mask, BLOCKS, BLOCK_D)
     else:
         first = (block - group * blocks_n).to(tl.int64) * instances_per_program
-        # A copy of b's row for each row of a, from the cache: one for all would be passed through shared memory.
+        # Load b's row for each row of a, from the cache. A single load would be passed on through shared memory.
         b_ptrs = b_ptrs + first * b_stride_n + tl.zeros((BLOCK_R, 1), dtype=tl.int32)
         rows = (g * num_instances + first) * length + l
         for _ in tl.range(0, tl.minimum(instances_per_program, num_instances - first)):
@@ -165,8 +150,8 @@ def _row_gradient(
     BLOCK_D: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """Back through LayerNorm and GELU for whole rows -> the gradients of a and b, and the sums of dz * x_hat and of dz
-    so far, which the parameters' gradients need. Rows that are not there have a dz of 0, and so gradients of 0."""
+    """The gradient of whole rows of a and b, back through LayerNorm and GELU, and the running sums of dz * x_hat and
+    dz, for the gradients of LayerNorm's parameters. For rows that are masked, dz and the gradients are 0."""
     values = ()
     slopes = ()
     for i in tl.static_range(BLOCKS):
@@ -199,9 +184,11 @@ def _backward_kernel(
     instances_ptr,  # (G, L) int64 contiguous, or None
     weight_ptr,  # (d)
     da_ptr,  # like `a`
-    db_ptr,  # (G, chunks, N, d) contiguous, accumulator dtype; None when not wanted. With instances, one row for each
-    # position, (G, L, d), and None where it would be da
-    sums_ptr,  # (G, chunks, 2, d) contiguous, like db; None when not wanted
+    # db: (G, chunks, N, d) contiguous, accumulator dtype. With instances, one row for each position, (G, L, d), and
+    # None
+    # where it equals da. None if not needed.
+    db_ptr,
+    sums_ptr,  # (G, chunks, 2, d) contiguous, accumulator dtype; None if not needed
     dz_stride_g,
     dz_stride_n,
     dz_stride_l,
@@ -234,7 +221,7 @@ def _backward_kernel(
     cols, in_row = columns(width, EXACT, BLOCKS, BLOCK_D)
     weight = load_blocks(weight_ptr + cols, in_row, ACC, BLOCKS, BLOCK_D)
     b_ptrs = b_ptr + g * b_stride_g + cols
-    # Row by row to the end: sums over rows go from thread to thread.
+    # The running sums keep a row dimension until the end, since sums over rows move data between threads.
     dz_x_hat = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
     dz_sum = full_blocks((BLOCK_R, BLOCK_D), 0.0, ACC, BLOCKS)
 
@@ -267,12 +254,12 @@ def _backward_kernel(
                 )  # fmt: skip
                 da = add_blocks(da, da_n, BLOCKS)
                 if db_ptr is not None:
-                    # The program's own partial: read back from L2 at every tile but the first.
+                    # The program's own partial sum, read back from L2 at every tile but the first.
                     db_ptrs = db_ptr + (pid * num_instances + n) * width + cols
                     seen = load_blocks(db_ptrs, in_row & (t > 0), ACC, BLOCKS, BLOCK_D)
                     seen = add_blocks(seen, column_sums(db, BLOCKS), BLOCKS)
                     store_blocks(db_ptrs, seen, in_row, BLOCKS, BLOCK_D)
-            # One thread may store the partial that another loads at the next tile.
+            # One thread may store a partial sum that another loads at the next tile.
             tl.debug_barrier()
         store_blocks(da_ptrs, da, mask, BLOCKS, BLOCK_D)
     if sums_ptr is not None:
@@ -282,7 +269,8 @@ def _backward_kernel(
 
 
 def group_strides(a: Tensor) -> tuple[int, int, int, int]:
-    """(inner, strides of group, inner group and position) of a (G, L, d) or (G / inner, inner, L, d)."""
+    """Returns inner, and the strides of outer group, inner group and position, of a (G, L, d) or
+    (G / inner, inner, L, d)."""
     if a.dim() == 3:
         return 1, a.stride(0), 0, a.stride(1)
     return a.shape[1], *a.stride()[:3]
@@ -297,8 +285,8 @@ def pair_norm_forward(
     eps: float,
     product: bool = False,
 ) -> Tensor:
-    """a (G, L, d) or (G / inner, inner, L, d), b (G, N, d), instances (G, L) int64 or None -> z (G, N, L, d), or
-    (G, L, d), in a's dtype."""
+    """Returns z (G, N, L, d), or (G, L, d) with instances, in the dtype of a: a (G, L, d) or (G / inner, inner, L, d),
+    b (G, N, d), instances (G, L) int64 or None."""
     a, b = rowwise(a), rowwise(b)
     groups, num_instances = b.shape[:2]
     length, width = a.shape[-2:]
@@ -309,7 +297,7 @@ def pair_norm_forward(
     chosen = launch_parameters("pair_norm_forward", a)
     options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     tiles = groups * triton.cdiv(length, options["BLOCK_R"])
-    # A tile of `a` serves all instances, unless that leaves multiprocessors idle.
+    # One program runs a tile of `a` through all instances, unless that leaves multiprocessors idle.
     splits = min(num_instances, triton.cdiv(chosen["programs"] * multiprocessors(a), tiles))
     per_program = triton.cdiv(num_instances, splits)
     blocks_n = 1 if instances is not None else triton.cdiv(num_instances, per_program)
@@ -334,7 +322,7 @@ def pair_norm_backward(
     need_dln: bool,
     product: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dz like z -> (da (G, L, d), db (G, N, d), dln_weight (d), dln_bias (d)); those not needed come back empty."""
+    """Returns da (G, L, d), db (G, N, d), dln_weight (d) and dln_bias (d) for dz like z. Those not needed are empty."""
     if dz.numel() == 0:
         return gradient_like(a).zero_(), *zeros((b, ln_weight, ln_weight))
     da = gradient_like(a)
@@ -344,7 +332,8 @@ def pair_norm_backward(
     chosen = launch_parameters("pair_norm_backward", a)
     options = whole_rows(length, width, chosen["elements"], chosen["per_thread"])
     tiles = triton.cdiv(length, options["BLOCK_R"])
-    # Fewer, longer chunks leave fewer partial rows; as many as are resident at a time, and no second wave of a few.
+    # Long chunks leave few partial sums. There are as many programs as are resident at a time, so that no second wave
+    # is nearly empty.
     wave = max(1, chosen["resident"] // options["num_warps"]) * multiprocessors(a)
     chunks = min(tiles, max(1, wave // groups))
     tiles_per_chunk = triton.cdiv(tiles, chunks)
@@ -373,17 +362,17 @@ def pair_norm_backward(
 
 
 def zeros(like: tuple[Tensor, ...]) -> list[Tensor]:
-    """Of nothing, the gradients."""
+    """The gradients of an empty call: zeros."""
     return [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in like]
 
 
 def present(gradients: tuple[Tensor | None, ...], like: Tensor) -> list[Tensor]:
-    """Not needed means empty, never None: the registered op returns tensors, and no two of them the same."""
+    """Replaces None by an empty tensor: a registered op returns tensors, and no tensor twice."""
     return [like.new_empty(0) if gradient is None else gradient for gradient in gradients]
 
 
 def _gather_by_instance(da: Tensor, instances: Tensor, num_instances: int) -> Tensor:
-    """Sum da (G, L, d) over the positions that drew each instance -> (G, N, d): a GEMM with a 0/1 matrix, which,
-    unlike a scatter with atomics, adds in a fixed order."""
+    """Sums da (G, L, d) over the positions of each instance -> (G, N, d), by a matrix product with a 0/1 matrix. Unlike
+    atomics it adds in a fixed order."""
     drawn = (instances[..., None] == torch.arange(num_instances, device=instances.device)).to(da.dtype)
     return drawn.mT @ da

@@ -1,35 +1,8 @@
-"""Index demultiplexing with a linear head in one pass: logits (G, N, L, C) of ``LN(GELU(a[g, l] + b[g, n]))``, C <= 64.
+"""Logits (G, N, L, C) of a linear head on ``LN(GELU(a[g, l] + b[g, n]))`` (or on LN(a * b)), C <= 64; z is not written.
 
-z (G, N, L, d), 12 times the size of 64 logits at d = 768, is never formed; ``product`` as in `pair_norm`.
-
-LayerNorm's weight goes into the head and so does its mean: with H = head * ln_weight, less the mean of each row,
-
-    logits = rstd * (x @ H.T) + shift,   shift = head @ ln_bias + bias
-
-for the row x = GELU(a + b) itself, since a head whose rows sum to 0 does not see what all features share. So forward
-needs one pass over d and no row in registers: blocks of d add to x @ H.T, to the sum of x and to that of x^2, all of
-them taken off the mean of the row's first block, lest a large mean cancel: at worst, where that block lies far off the
-others, the variance loses a factor 1 + d / block of its precision.
-
-Backward, with x^ = (x - mean) * rstd from the saved statistics and t = rstd * (x @ H.T), saved before the shift is
-added and it is rounded: of logits that a bias makes large no digit of t need be left,
-
-    dx = rstd * (dlogits @ H - x^ * sum_c(dlogits * t) / d),
-
-LayerNorm's two means over d being 0 (H is centred) and known from t: so it is one pass, blocks of d are
-independent of each other, and T = dlogits.T @ x^ gives all parameters' gradients: dhead_c = T_c * ln_weight +
-sum(dlogits_c) * ln_bias, dln_weight = sum_c head_c * T_c, dln_bias = sum(dlogits) @ head.
-
-Traffic, s bytes an element: forward reads s*(G*L*d + G*N*d + C*d), writes s*G*N*L*C and, for backward, 4*G*N*L*C of t
-and 8*G*N*L of mean and rstd; backward reads what is saved and dlogits and writes s*(G*L*d + G*N*d) and the partial
-sums. Operations an element: 15 forward, 21 backward, with erf and exp as one each, which are most of the time; on
-tensor cores 2*C forward and 4*C backward, C at least 16, in bfloat16. A float32 is the sum of three bfloat16s and takes
-six times as many, a float16 three times: a * b may leave its range. Tensor cores cut off what they add up, so that of a
-float32 only one block's products are added there, the smallest first.
-
-A tile of forward is any 64 rows (g, l, n): short sequences and few instances fill it as well as others. One of
-backward is a block of positions and of features, through all instances; a program takes tiles one after another, which
-leaves as few partial sums, added in a fixed order: two runs are bit-equal.
+Bytes, s per element: forward reads s*(G*L*d + G*N*d + C*d) and writes s*G*N*L*C and, for backward, 4*G*N*L*(C + 2) of
+t, mean and rstd. Backward reads these, dlogits and forward's inputs, and writes s*(G*L*d + G*N*d) and partial sums.
+docs/kernels.md derives the folded head, and explains precision and tiles.
 
 Longer than other files: forward and backward share the folded head, and are read side by side.
 """
@@ -51,8 +24,8 @@ from .pair_norm import group_start, group_strides, pair, pair_and_slope, present
 
 @triton.jit
 def _product(x, y, PARTS: tl.constexpr, OPERAND: tl.constexpr, ACC: tl.constexpr):
-    """x @ y on tensor cores: each a sum of ``PARTS`` bfloat16s, of whose products all count but those below the last
-    digit of the result; 0 parts for float64."""
+    """x @ y on tensor cores. x and y are split into ``PARTS`` bfloat16s each; products below the result's last digit
+    are left out. 0 parts for float64."""
     product = tl.zeros((x.shape[0], y.shape[1]), dtype=ACC)
     if PARTS == 0:
         product = tl.dot(x.to(ACC), y.to(ACC), acc=product, input_precision="ieee", out_dtype=ACC)
@@ -79,10 +52,10 @@ def _forward_kernel(
     head_ptr,  # H: (C, d) contiguous
     shift_ptr,  # (C), accumulator dtype
     logits_ptr,  # (G, N, L, C) contiguous
-    t_ptr,  # (G, N, L, C) contiguous, accumulator dtype; None when not wanted
-    mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None with t
+    t_ptr,  # (G, N, L, C) contiguous, accumulator dtype; None if not needed
+    mean_ptr,  # (G, N, L) contiguous, accumulator dtype; None if t is
     rstd_ptr,  # like mean
-    inner,  # G is G / inner times inner for `a`, whose strides are
+    inner,  # `a` may be (G / inner, inner, L, d); its strides:
     a_stride_g,
     a_stride_i,
     a_stride_l,
@@ -103,7 +76,7 @@ def _forward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    # The instances of a position come one after another: they share a row of `a`.
+    # The instances of a position are neighbours in a tile, since they share a row of `a`.
     i = tl.program_id(0).to(INDEX) * BLOCK_R + tl.arange(0, BLOCK_R)
     position = i // num_instances
     group = position // length
@@ -157,8 +130,8 @@ def _backward_kernel(
     b_ptr,  # (G, N, d), unit stride along d
     head_ptr,  # H: (C, d) contiguous
     da_ptr,  # like `a`
-    db_ptr,  # (G, parts, N, d) contiguous, accumulator dtype; None when not wanted
-    sums_ptr,  # T: (shares, C, d) contiguous, accumulator dtype; None when not wanted
+    db_ptr,  # (G, parts, N, d) contiguous, accumulator dtype; None if not needed
+    sums_ptr,  # T: (shares, C, d) contiguous, accumulator dtype; None if not needed
     dlogits_stride_g,
     dlogits_stride_n,
     dlogits_stride_l,
@@ -187,7 +160,8 @@ def _backward_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    # A share is some groups, or a part of one. Its blocks of d run side by side: they read the same logits.
+    # A share is several groups, or a part of one. The blocks of d of a share run side by side, since they read the same
+    # logits.
     blocks_d = tl.cdiv(width, BLOCK_D)
     parts = tl.cdiv(length, BLOCK_L * tiles_per_part)
     share = tl.program_id(0) // blocks_d
@@ -206,15 +180,15 @@ def _backward_kernel(
     row = tl.arange(0, BLOCK_L)
     for group in tl.range(first_group, tl.minimum(first_group + groups_per_share, groups)):
         for tile in tl.range(0, tiles_per_part):
-            # 64 bits for where a tile lies, 32 for what lies in it.
+            # Offsets of a tile have 64 bits, offsets within it 32.
             g, l = tl.cast(group, tl.int64), (tl.cast(part, tl.int64) * tiles_per_part + tile) * BLOCK_L
             live = row < length - l
             mask = live[:, None] & in_row[None, :]
             label_mask = live[:, None] & is_label[None, :]
             a_tile = a_ptr + group_start(group, inner, a_stride_g, a_stride_i) + l * a_stride_l
             a = tl.load(a_tile + (row * a_stride_l)[:, None] + cols[None, :], mask=mask, other=0.0).to(ACC)
-            # Adds nothing: it has the compiler lay out `a`, and all that is computed from it, as products come out, and
-            # neither carry it from one layout to another nor compute it in both.
+            # Adds 0. It makes the compiler give `a`, and all that is computed from it, the layout of products.
+            # Otherwise it converts between layouts, or computes in both.
             if PARTS > 0:
                 nothing = tl.zeros((BLOCK_L, 16), dtype=OPERAND)
                 zeros = tl.zeros((16, BLOCK_D), dtype=OPERAND)
@@ -245,7 +219,7 @@ def _backward_kernel(
                     db = dx * slope
                     da += db
                 if db_ptr is not None:
-                    # The program's own partial: read back from L2 at every tile but the first.
+                    # The program's own partial sum, read back from L2 at every tile but the first.
                     db_ptrs = db_ptr + ((g * parts + part) * num_instances + n) * width + cols
                     seen = tl.load(db_ptrs, mask=in_row & (tile > 0), other=0.0)
                     tl.store(db_ptrs, seen + tl.sum(db, axis=0), mask=in_row)
@@ -254,19 +228,19 @@ def _backward_kernel(
                 b_row += b_stride_n
             da_tile = da_ptr + group_start(group, inner, da_stride_g, da_stride_i) + l * da_stride_l
             tl.store(da_tile + (row * da_stride_l)[:, None] + cols[None, :], da.to(da_ptr.dtype.element_ty), mask=mask)
-            # One thread may store the partial that another loads at the next tile.
+            # One thread may store a partial sum that another loads at the next tile.
             tl.debug_barrier()
     if sums_ptr is not None:
         tl.store(sums_ptr + tl.cast(share, tl.int64) * LABELS * width + head_at, sums, mask=head_mask)
 
 
 def _block(size: int, limit: int) -> int:
-    """A tile's side that `tl.dot` takes."""
+    """A side of a tile that `tl.dot` accepts: a power of two of at least 16."""
     return min(limit, max(16, triton.next_power_of_2(size)))
 
 
 def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameters) -> dict:
-    # Triton's interpreter multiplies the bits of bfloat16, as if they were integers.
+    # Triton's interpreter multiplies the bits of bfloat16 as integers.
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     acc = accumulator(a, b)
     parts = 0 if acc == tl.float64 else {torch.bfloat16: 1, torch.float16: 2}.get(a.dtype, 3)
@@ -276,7 +250,7 @@ def _options(a: Tensor, b: Tensor, labels: int, product: bool, chosen: Parameter
     return {
         "PRODUCT": product, "LABELS": labels, "PARTS": parts, "OPERAND": tl.float32 if interpreted else tl.bfloat16,
         "ACC": acc, "BLOCK_C": _block(labels, 64), "BLOCK_D": _block(a.shape[-1], columns),
-        # As many threads, and so as few registers of each, where a warp has twice as many lanes.
+        # The same number of threads, and of registers in each, where a warp has 64 lanes.
         "num_warps": max(1, chosen["warps"] * 32 // lanes()), "num_stages": stages, **FUSED,
     }  # fmt: skip
 
@@ -342,11 +316,11 @@ def pair_norm_head_backward(
     width = a.shape[-1]
     chosen = launch_parameters("pair_norm_head_backward", a)
     options = _options(a, b, labels, product, chosen)
-    # The registers that two programs leave one another are enough for a small head on half the columns.
+    # For a small head on half the columns, two programs fit the registers of a multiprocessor.
     fits = options["BLOCK_C"] == 16 and options["PARTS"] != 1
     block_l, block_d = _block(length, chosen["rows"]), options["BLOCK_D"]
     tiles = triton.cdiv(length, block_l)
-    # Fewer, longer shares leave fewer partial sums; enough of them keep every multiprocessor busy.
+    # Long shares leave few partial sums; there must be enough of them to keep every multiprocessor busy.
     blocks_d = triton.cdiv(width, block_d)
     wanted = triton.cdiv(chosen["programs"] * multiprocessors(a), blocks_d)
     tiles_per_part = triton.cdiv(tiles, min(tiles, triton.cdiv(wanted, groups)))

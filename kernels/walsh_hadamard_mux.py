@@ -1,12 +1,7 @@
-"""N + 1 randomised Walsh-Hadamard transforms in one pass: ``y[g, l] = scale * H sum_i D_i H D'_i x[g, i, l]``.
+"""``y[g, l] = scale * H sum_i D_i H D'_i x[g, i, l]``: x (G, N, L, d), signs D and D' (N, d) -> y (G, L, d).
 
-Traffic, s bytes an element: forward reads s*G*N*L*d and writes s*G*L*d, dx the other way round; beside it 2*N*d signs.
-
-H is a Kronecker product of two matrices, H_A (x) H_B with A * B = d, and a row laid out as a tile (A, B) is transformed
-by two matrix products, H_A X H_B^T, on tensor cores. A float32 is the sum of three bfloat16s, and a factor of +1 or -1
-rounds none of them: three products and float32 stays float32, with no tf32 in it. 16-bit rows are rounded once between
-the two products, to feed the second. A program takes one row (g, l) through all instances; signs, sum and scale never
-leave its registers.
+Bytes, s per element: forward reads s*G*N*L*d and writes s*G*L*d; dx reads and writes the reverse; 2*N*d signs.
+docs/kernels.md explains the transform by two matrix products.
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ from .common.tensors import rowwise
 
 @triton.jit
 def _product(x, matrix, LEFT: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr):
-    """matrix x, or x matrix, for a matrix of +1 and -1."""
+    """matrix @ x if LEFT, else x @ matrix, for a matrix of +1 and -1."""
     if PARTS == 1:
         x = x.to(matrix.dtype)
         if LEFT:
@@ -44,14 +39,14 @@ def _product(x, matrix, LEFT: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constex
 
 @triton.jit
 def _transform(x, left, right, INV_A: tl.constexpr, INV_B: tl.constexpr, PARTS: tl.constexpr, ACC: tl.constexpr):
-    """left x right / sqrt(d) for a tile (A, B) -> the same in the accumulator's dtype. Each product is scaled at once:
-    unscaled, sums of d elements would leave float16's range."""
+    """left @ x @ right / sqrt(d) for a tile x (A, B), in the accumulator's dtype. Each product is scaled at once: sums
+    of d elements could exceed float16's range."""
     return _product(_product(x, right, False, PARTS, ACC) * INV_B, left, True, PARTS, ACC) * INV_A
 
 
 @triton.jit
 def _place(length):
-    """This program's row, its group and its position: divided in 32 bits, 64 for whatever offsets grow from."""
+    """This program's row, its group and its position. Division is in 32 bits, offsets have 64."""
     row = tl.program_id(0)
     g = row // length
     return row.to(tl.int64), g.to(tl.int64), (row - g * length).to(tl.int64)
@@ -59,7 +54,7 @@ def _place(length):
 
 @triton.jit
 def _row_as_tile(A: tl.constexpr, B: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Offsets of a row's elements as a tile, and which of them there are."""
+    """The offsets of a row's elements as a tile, and a mask of those that exist."""
     a, b = tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B)
     return a[:, None] * B + b[None, :], (a < A)[:, None] & (b < B)[None, :]
 
@@ -149,8 +144,8 @@ def _dx_kernel(
 
 
 def blocks(width: int, order: int) -> tuple[int, int]:
-    """(A, B) with A * B = ``width``, A a multiple of ``order``: those whose tile, its sides padded to powers of two and
-    to 16, has the fewest elements, then the shortest sides."""
+    """The sides (A, B) of a row's tile: A * B = ``width``, A a multiple of ``order``. With sides padded to powers of
+    two of at least 16, the tile with the fewest elements, then with the shortest sides."""
     sides = [(width // 2**b, 2**b) for b in range(1, 8) if width % (2**b * order) == 0]
     padded = [(max(16, triton.next_power_of_2(a)), max(16, b)) for a, b in sides]
     costs = [(a * b, a + b) for a, b in padded]
@@ -158,7 +153,7 @@ def blocks(width: int, order: int) -> tuple[int, int]:
 
 
 def pad(matrix: Tensor, like: Tensor) -> Tensor:
-    """A square matrix of +1 and -1 as the corner of one that `tl.dot` takes, in the dtype and on the device of
+    """Pads a square matrix of +1 and -1 with zeros to a size that `tl.dot` accepts, in the dtype and on the device of
     ``like``."""
     side = max(16, triton.next_power_of_2(matrix.shape[0]))
     padded = torch.zeros(side, side, dtype=like.dtype, device=like.device)
@@ -179,15 +174,16 @@ def _options(launcher: str, rows: Tensor, left: Tensor, right: Tensor, sides: tu
 
 
 def _signs(signs: Tensor, rows: Tensor) -> Tensor:
-    """As the kernels read them: in float64 beside rows in float64, since Triton 3.6 widens no bytes there on sm_90."""
+    """Signs as the kernels read them: in float64 for rows in float64, since Triton 3.6 cannot convert int8 to it on
+    sm_90."""
     return signs.contiguous().to(rows.dtype) if rows.dtype == torch.float64 else signs.contiguous()
 
 
 def walsh_hadamard_mux_forward(
     x: Tensor, inner: Tensor, outer: Tensor, scale: float, left: Tensor, right: Tensor, sides: tuple[int, int]
 ) -> Tensor:
-    """x (G, N, L, d), signs (N, d), left and right the padded H_A and H_B, sides (A, B) -> y (G, L, d) in
-    x's dtype."""
+    """Returns y (G, L, d) in the dtype of x: x (G, N, L, d), signs (N, d), left and right the padded H_A and H_B, sides
+    (A, B)."""
     x = rowwise(x)
     groups, num_instances, length, width = x.shape
     y = torch.empty((groups, length, width), dtype=x.dtype, device=x.device)
@@ -211,7 +207,7 @@ def walsh_hadamard_mux_dx(
     right: Tensor,
     sides: tuple[int, int],
 ) -> Tensor:
-    """dy (G, L, d), signs (N, d), left the transpose of H_A -> dx (G, N, L, d) in ``dtype``."""
+    """Returns dx (G, N, L, d) in ``dtype``: dy (G, L, d), signs (N, d), left the transpose of H_A."""
     dy = rowwise(dy)
     groups, length, width = dy.shape
     dx = torch.empty((groups, inner.shape[0], length, width), dtype=dtype, device=dy.device)

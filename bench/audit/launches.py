@@ -56,38 +56,38 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     all_ids, rows = 8 * ids.numel(), 4 * x.numel()  # rows: those of the accumulator
     forward, backward = "embedding_mux_forward", "embedding_mux_backward"
     listed += [
-        (embedding_mux, forward, (bert, (*norm, 0.0, 0, None, None)), all_x + all_y + all_ids),
-        (embedding_mux, forward, (own, (*norm, 0.1, seed, None, None)), 2 * all_x + all_y + 3 * all_ids),
-        (embedding_mux, forward, (words, (*norm, 0.0, 0, None, None)), all_x + all_y + all_ids),
-        (embedding_mux, forward, (kept, (*norm, 0.1, seed, None, None)), 2 * all_x + all_ids),
+        (embedding_mux, forward, (bert, (*norm, 0.0, 0)), all_x + all_y + all_ids),
+        (embedding_mux, forward, (own, (*norm, 0.1, seed)), 2 * all_x + all_y + 3 * all_ids),
+        (embedding_mux, forward, (words, (*norm, 0.0, 0)), all_x + all_y + all_ids),
+        (embedding_mux, forward, (kept, (*norm, 0.1, seed)), 2 * all_x + all_ids),
         (
             embedding_mux,
             backward,
-            (y, bert, (*norm, 0.1, seed, 0, None), everything, False),
+            (y, bert, (*norm, 0.1, seed), 0, -1, everything, False),
             all_x + all_y + all_ids + rows,
         ),
         (
             embedding_mux,
             backward,
-            (y, bert, (*norm, 0.1, seed, 0, None), everything, True),
+            (y, bert, (*norm, 0.1, seed), 0, -1, everything, True),
             all_x + all_y + all_ids + rows,
         ),
         (
             embedding_mux,
             backward,
-            (y, own, (*norm, 0.0, 0, 0, 1), everything, False),
+            (y, own, (*norm, 0.0, 0), 0, 1, everything, False),
             2 * (all_x + rows) + all_y + 3 * all_ids,
         ),
         (
             embedding_mux,
             backward,
-            (y, words, (*norm, 0.0, 0, 0, None), [False] * 5 + [True], False),
+            (y, words, (*norm, 0.0, 0), 0, -1, [False] * 5 + [True], False),
             all_x + all_y + all_ids,
         ),
         (
             embedding_mux,
             backward,
-            (x, kept, (*norm, 0.1, seed, 0, None), [True] * 5 + [False], False),
+            (x, kept, (*norm, 0.1, seed), 0, -1, [True] * 5 + [False], False),
             2 * all_x + all_ids + rows,
         ),
     ]

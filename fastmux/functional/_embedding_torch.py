@@ -31,14 +31,12 @@ class Operands(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The numbers of `embedding_mux`; ``seed`` is for dropout, the last two are table rows that get no gradient."""
+    """The numbers of `embedding_mux`. ``seed`` is the seed of dropout."""
 
     eps: float
     scale: float
     dropout: float
     seed: int
-    padding_idx: int | None
-    position_padding_idx: int | None
 
 
 def forward_torch(operands: Operands, options: Options) -> Tensor:
@@ -70,9 +68,11 @@ def forward_torch(operands: Operands, options: Options) -> Tensor:
 
 
 def backward_torch(
-    dy: Tensor, operands: Operands, options: Options, need: list[bool]
+    dy: Tensor, operands: Operands, options: Options, paddings: tuple[int | None, int | None], need: list[bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of word, position, token_type, ln_weight, ln_bias and v; None for those that ``need`` leaves out.
+
+    ``paddings`` are the rows of the word and position tables that get no gradient.
 
     The gradients of v and of LayerNorm's weight w and bias b come from two sums for each instance, along_i = sum dy *
     x^_i and total_i = sum dy: dv_i = scale * (w * along_i + b * total_i), dw = scale * sum_i v_i * along_i and db =
@@ -83,8 +83,8 @@ def backward_torch(
     dtype, width = embedder.dtype, word.shape[1]
     dy = dy.to(dtype)
     tables = (
-        _TableGradient(word, ids, need[0], options.padding_idx, dtype),
-        _TableGradient(position, position_ids, need[1], options.position_padding_idx, dtype),
+        _TableGradient(word, ids, need[0], paddings[0], dtype),
+        _TableGradient(position, position_ids, need[1], paddings[1], dtype),
         _TableGradient(token_type, type_ids, need[2], None, dtype),
     )
     groups, num_instances, length = ids.shape

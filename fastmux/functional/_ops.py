@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import itertools
 import typing
 from collections.abc import Callable
 
@@ -22,8 +21,8 @@ def kernel_op(module: str, prepare: Callable[..., tuple] | None = None) -> Calla
     launcher is the one with the decorated function's name.
 
     The decorated function describes the op. Its annotations are the op's schema, of which a named tuple stands for its
-    fields: the op takes them one by one, and the function and the launcher get the tuple. Its body returns tensors that
-    look like the op's results, computed from tensors without data.
+    fields: the op takes them one by one, the function gets the named tuple and the launcher a plain tuple. The
+    function's body returns tensors that look like the op's results, computed from tensors without data.
 
     The op refuses forward-mode derivatives, which PyTorch would take for 0. Launchers are imported when they are first
     needed, so nothing here needs Triton. They run with autocast off, so that forward and backward compute the same.
@@ -51,19 +50,20 @@ def kernel_op(module: str, prepare: Callable[..., tuple] | None = None) -> Calla
         def launcher() -> Callable:
             return getattr(importlib.import_module(f"fastmux.kernels.{module}"), name)
 
-        run_launcher = _flat(fake, lambda *given: launcher()(*(given if prepare is None else prepare(*given))))
+        parts, flat_fake = _flat(fake)
 
         def launch(*arguments):
             device = arguments[0].device.type
-            if not torch.is_autocast_enabled(device):
-                return run_launcher(*arguments)
-            with torch.autocast(device, enabled=False):
-                return run_launcher(*arguments)
+            if torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return launch(*arguments)
+            given = arguments if parts is None else [arguments[part] for part in parts]
+            return launcher()(*(given if prepare is None else prepare(*given)))
 
-        schema = torch.library.infer_schema(_flat(fake, fake), mutates_args=())
+        schema = torch.library.infer_schema(flat_fake, mutates_args=())
         _LIBRARY.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
         _LIBRARY.impl(name, launch, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastmux::{name}", _flat(fake, fake), lib=_LIBRARY)
+        torch.library.register_fake(f"fastmux::{name}", flat_fake, lib=_LIBRARY)
         op = getattr(torch.ops.fastmux, name).default
 
         @functools.wraps(fake)
@@ -77,31 +77,36 @@ def kernel_op(module: str, prepare: Callable[..., tuple] | None = None) -> Calla
     return register
 
 
-def _flat(described: Callable, function: Callable) -> Callable:
-    """``function``, which has the parameters of ``described``, with the fields of named tuples in the tuples' place."""
-    kinds = typing.get_type_hints(described)
+def _flat(function: Callable) -> tuple[list[int | slice] | None, Callable]:
+    """Replaces each named tuple among a function's parameters by its fields.
+
+    Returns:
+        For each parameter, its index or its slice of the flat arguments; None if there is no named tuple.
+        The function that takes the flat arguments.
+    """
+    kinds = typing.get_type_hints(function)
     returned = kinds.pop("return")
-    if not any(hasattr(kind, "_fields") for kind in kinds.values()):
-        return function
-    parameters: dict[str, type] = {}
+    parts: list[int | slice] = []
+    flat_kinds: dict[str, type] = {}
     for name, kind in kinds.items():
-        parameters |= typing.get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
+        start = len(flat_kinds)
+        flat_kinds |= typing.get_type_hints(kind) if hasattr(kind, "_fields") else {name: kind}
+        parts.append(slice(start, len(flat_kinds)) if hasattr(kind, "_fields") else start)
+    if len(flat_kinds) == len(kinds):
+        return None, function
 
     def flat(*arguments):
-        rest = iter(arguments)
+        given = (arguments[part] for part in parts)
         return function(
-            *(
-                kind._make(itertools.islice(rest, len(kind._fields))) if hasattr(kind, "_fields") else next(rest)
-                for kind in kinds.values()
-            )
+            *(k._make(t) if hasattr(k, "_fields") else t for k, t in zip(kinds.values(), given, strict=True))
         )
 
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
     flat.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, positional, annotation=kind) for name, kind in parameters.items()],
+        [inspect.Parameter(name, positional, annotation=kind) for name, kind in flat_kinds.items()],
         return_annotation=returned,
     )
-    return flat
+    return parts, flat
 
 
 def _refuse_tangents(name: str, arguments: tuple) -> None:

@@ -117,18 +117,22 @@ def embed(
         if (table is None) != (ids is None):
             raise ValueError(f"{op}: give both {name}_embeddings and {name}_ids, or neither")
         if table is not None:
-            shapes.bind(**{f"{name}_embeddings": (table, letter + "d")})
-            shapes.bind(**{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
+            both = {f"{name}_embeddings": (table, letter + "d")}
+            shapes.bind(**both, **{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
             check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word)
     seed = 0
     if dropout and not is_fake(word):
         # Drawn on the CPU whatever the device: no wait for the GPU, and the same seed gives the same mask.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-    padding_idx = _row("padding_idx", op, padding_idx, word)
-    position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position)
+    paddings = (padding_idx, position_padding_idx)
+    if paddings != (None, None):
+        paddings = (
+            _row("padding_idx", op, padding_idx, word),
+            _row("position_padding_idx", op, position_padding_idx, position),
+        )
     scale = 1.0 / input_ids.shape[1] if scale is None else float(scale)
-    options = Options(float(eps), scale, float(dropout), seed, padding_idx, position_padding_idx)
-    return run(EmbeddingMux, *operands, options, choose_backend(word))
+    options = Options(float(eps), scale, float(dropout), seed)
+    return run(EmbeddingMux, *operands, options, paddings, choose_backend(word))
 
 
 def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
@@ -156,23 +160,24 @@ class EmbeddingMux(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *arguments) -> Tensor:
-        operands, (options, backend) = Operands(*arguments[:-2]), arguments[-2:]
+        operands, (options, paddings, backend) = arguments[:-3], arguments[-3:]
         ctx.save_for_backward(*operands)
-        ctx.options, ctx.backend = options, backend
+        ctx.options, ctx.paddings, ctx.backend = options, paddings, backend
         if backend == "triton":
             return embedding_mux_forward(*operands, *options)
-        return forward_torch(operands, options)
+        return forward_torch(Operands(*operands), options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        operands, options = Operands._make(ctx.saved_tensors), ctx.options
+        operands, options, paddings = Operands._make(ctx.saved_tensors), ctx.options, ctx.paddings
         need = list(ctx.needs_input_grad[3:9])
         if ctx.backend == "triton":
             deterministic = torch.are_deterministic_algorithms_enabled()
-            gradients = embedding_mux_backward(dy, *operands, *options, need, deterministic)
+            rows = (-1 if row is None else row for row in paddings)
+            gradients = embedding_mux_backward(dy, *operands, *options, *rows, need, deterministic)
         else:
-            gradients = backward_torch(dy, operands, options, need)
+            gradients = backward_torch(dy, operands, options, paddings, need)
         return asked_for(ctx, None, None, None, *gradients)
 
 
@@ -186,7 +191,13 @@ def embedding_mux_forward(operands: Operands, options: Options) -> Tensor:
 
 @kernel_op("embedding_mux")
 def embedding_mux_backward(
-    dy: Tensor, operands: Operands, options: Options, need: list[bool], deterministic: bool
+    dy: Tensor,
+    operands: Operands,
+    options: Options,
+    padding_idx: int,
+    position_padding_idx: int,
+    need: list[bool],
+    deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dword, dposition, dtoken_type, dln_weight, dln_bias, dv = (
         dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(operands[3:], need, strict=True)

@@ -1,7 +1,7 @@
-"""Launch parameters of every launcher: one table of defaults, and what `python -m bench.tune` found on an architecture.
+"""The launch parameters of every launcher: a table of defaults, and tables that `python -m bench.tune` writes.
 
-A launcher asks `launch_parameters` for its entry. The first question on a device reads the table
-``kernels/tuned/<architecture>.json``, if there is one; after that the answer is in memory. Nothing is ever timed here.
+A launcher asks `launch_parameters` for its entry. The first call on a device reads
+``kernels/tuned/<architecture>.json``, if there is one, and keeps it in memory. Nothing is timed here.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor
 
 Parameters = Mapping[str, int]
 
-#: Launcher -> its parameters. Of tiles of whole rows: about so many ``elements`` a tile and ``per_thread``; and where
-#: the grid is free, the ``resident`` warps, or ``programs``, that keep a multiprocessor busy: more of them mean more
-#: partial sums. Of tiles of cut rows: ``rows``, ``columns`` at most, ``warps``, and ``stages`` where loads are
-#: pipelined. Of one row a program: elements ``per_warp``, most ``warps``.
+#: Launcher -> its parameters. For tiles of whole rows: the ``elements`` of a tile and those ``per_thread``, about, and,
+#: where the number of programs is free, the ``resident`` warps or ``programs`` that keep a multiprocessor busy; more of
+#: them leave more partial sums. For tiles of cut rows: ``rows``, the most ``columns``, ``warps``, and the ``stages`` of
+#: pipelined loads. For one row in a program: the elements ``per_warp`` and the most ``warps``.
 DEFAULTS: dict[str, Parameters] = {
-    # 8 rows of 256 columns on 4 warps: 16 elements a thread, in 16-byte accesses; four instances in flight, no spill.
+    # 8 rows of 256 columns on 4 warps: 16 elements per thread in 16-byte accesses, four instances at a time, no spills.
     "hadamard_mux_forward": {"rows": 8, "columns": 256, "warps": 4},
     "hadamard_mux_dx": {"rows": 8, "columns": 256, "warps": 4},
-    # Rows stay in registers and leave one partial row a tile: taller tiles, fewer partial bytes, 4 / (rows * s) of x.
+    # Each tile leaves one partial row: 4 / (rows * s) of the bytes of x, which taller tiles make fewer.
     "hadamard_mux_dv": {"rows": 64, "columns": 128, "warps": 8},
     "walsh_hadamard_mux_forward": {"per_warp": 1024, "warps": 8},
     "walsh_hadamard_mux_dx": {"per_warp": 1024, "warps": 8},
-    # Small programs, several of which fit a multiprocessor, for gathers that wait for ids. At d = 768 forward has a row
-    # on one warp, which talks to no other: 24 elements a thread, the fewest that are read 16 bytes at a time. Backward
-    # has some eight live tiles: as many elements a thread as 128 registers hold. Its rows are one a program from
-    # d = 256 on: sums over rows stay within a thread.
+    # Small programs, of which several fit a multiprocessor, since gathers wait for ids. At d = 768 forward has a row on
+    # one warp, with 24 elements per thread in 16-byte accesses. Backward keeps some eight tiles, as many elements per
+    # thread as 128 registers hold. From d = 256 on each of its programs has one row, so that sums over rows stay within
+    # a thread.
     "embedding_mux_forward": {"elements": 1024, "per_thread": 24},
     "embedding_mux_backward": {"elements": 256, "per_thread": 12, "resident": 16},
     "pair_norm_forward": {"elements": 1024, "per_thread": 24, "programs": 4},
     "pair_norm_backward": {"elements": 256, "per_thread": 12, "resident": 16},
-    # Tiles for tensor cores, in bfloat16; other dtypes, cut into several bfloat16s, which all must find room, take half
-    # the columns and one stage of the pipeline less. More rows of backward would come out of one product in a layout
-    # that the other does not take; of its programs one or two are resident.
+    # Tiles for tensor cores in bfloat16. Other dtypes are split into several bfloat16s, so they take half the columns
+    # and one stage less. With more rows in backward, the layout of one product's result does not fit the other product.
+    # One or two of its programs are resident.
     "pair_norm_head_forward": {"rows": 64, "columns": 64, "warps": 8, "stages": 2},
     "pair_norm_head_backward": {"rows": 16, "columns": 128, "warps": 8, "stages": 2, "programs": 2},
 }
@@ -67,7 +67,7 @@ def launch_parameters(launcher: str, tensor: Tensor) -> Parameters:
     """The parameters of ``launcher`` on the tensor's device.
 
     Raises:
-        ValueError: if there is no such launcher, or the table tuned for the device is malformed.
+        ValueError: There is no such launcher, or the device's tuned table is malformed.
     """
     if launcher not in DEFAULTS:
         raise ValueError(f"launcher is {launcher!r}, expected one with an entry in DEFAULTS of {Path(__file__).name}")
@@ -76,10 +76,10 @@ def launch_parameters(launcher: str, tensor: Tensor) -> Parameters:
 
 @contextlib.contextmanager
 def using(entries: Mapping[str, Parameters]) -> Iterator[None]:
-    """Inside the ``with`` block launchers take these parameters, on every device of the process.
+    """Makes launchers use these parameters within the ``with`` block, on every device of the process.
 
     Raises:
-        ValueError: as `merged`.
+        ValueError: As in `merged`.
     """
     former = dict(_forced)
     complete = merged(entries, "using")
@@ -92,7 +92,7 @@ def using(entries: Mapping[str, Parameters]) -> Iterator[None]:
 
 
 def architecture(device: torch.device) -> str | None:
-    """``sm_90``, ``gfx942``: what a table is tuned for; None for a CPU."""
+    """The architecture that a table is tuned for, such as ``sm_90`` or ``gfx942``. None for a CPU."""
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
@@ -103,7 +103,7 @@ def architecture(device: torch.device) -> str | None:
 
 @functools.cache
 def table(device: torch.device) -> dict[str, Parameters]:
-    """All parameters on a device: the tuned ones where there are some, else the defaults."""
+    """The parameters of all launchers on a device: the tuned ones, or the defaults."""
     name = architecture(device)
     path = FOLDER / f"{name}.json"
     if name is None or not path.is_file():
@@ -118,10 +118,10 @@ def table(device: torch.device) -> dict[str, Parameters]:
 
 
 def merged(entries: Mapping[str, Parameters], source: str) -> dict[str, Parameters]:
-    """The defaults with ``entries``, launcher -> some or all of its parameters, in their place.
+    """Replaces defaults by ``entries``, which map a launcher to some or all of its parameters.
 
     Raises:
-        ValueError: for a launcher or a parameter that is not in the table, or a value out of `LIMITS`; it names
+        ValueError: A launcher or a parameter is not in the table, or a value is out of `LIMITS`. The message names
             ``source``.
     """
     result = dict(DEFAULTS)
@@ -145,7 +145,7 @@ def merged(entries: Mapping[str, Parameters], source: str) -> dict[str, Paramete
 
 
 def is_allowed(parameter: str, value: object) -> bool:
-    """Whether a parameter may have this value."""
+    """Whether a parameter may have a value."""
     least, most = LIMITS[parameter]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         return False

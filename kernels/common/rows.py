@@ -1,4 +1,4 @@
-"""What kernels that hold whole rows in registers share: GELU, standardising a row and its gradient, dropout masks."""
+"""Functions for kernels that keep whole rows in registers: GELU, LayerNorm of a row and its gradient, dropout masks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import triton.language as tl
 
 @triton.jit
 def normal_tail(u):
-    """(phi(u), the normal density, Phi(-|u|), its tail).
+    """The normal density phi(u) and its tail Phi(-|u|).
 
-    In float32 the tail is phi(u) * (c_0 + c_1 t + ... + c_5 t^5) with t = 1 / (1 + p |u|), wrong by 1.1e-8 at most: p
-    and c are fitted to that (the form is that of Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26).
-    GELU's derivative needs phi anyway, and half the instructions of the library's erf are saved. 2^x and 1 / sqrt(x)
-    are one instruction each, where e^x and a quotient are several.
+    In float32 the tail is phi(u) * (c_0 + c_1 t + ... + c_5 t^5) with t = 1 / (1 + p |u|), the form of Abramowitz and
+    Stegun, Handbook of Mathematical Functions, 7.1.26. p and c are fitted; the error is at most 1.1e-8. This takes half
+    the instructions of the library's erf, and GELU's derivative needs phi anyway. 2^x and 1 / sqrt(x) are one
+    instruction each, where e^x and a quotient are several.
     """
     magnitude = tl.abs(u)
     if u.dtype == tl.float64:
@@ -30,7 +30,7 @@ def normal_tail(u):
 
 @triton.jit
 def gelu(u):
-    """(GELU(u), GELU'(u)), the erf form."""
+    """GELU(u) and its derivative, in the erf form."""
     phi, tail = normal_tail(u)
     cdf = tl.where(u < 0.0, tail, 1.0 - tail)
     return u * cdf, cdf + u * phi
@@ -38,24 +38,26 @@ def gelu(u):
 
 @triton.jit
 def gelu_value(u):
-    """GELU(u): an instruction less than with its derivative."""
+    """GELU(u), with one instruction less than `gelu`."""
     _phi, tail = normal_tail(u)
     return tl.maximum(u, 0.0) - tl.abs(u) * tail
 
 
-# A row of 768 features is three blocks of 256 columns, not one of 1024 a quarter of which is idle: tuples of tiles.
+# A row is a tuple of blocks: 768 features are three blocks of 256 columns. In one block of 1024 a quarter would be
+# idle.
 
 
 @triton.jit
 def columns(width, EXACT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The columns (1, D) of the first block, and which of the last block's are no padding: with ``EXACT`` all are."""
+    """The columns (1, D) of the first block, and a mask of those of the last block that are not padding. With ``EXACT``
+    all are set."""
     cols = tl.arange(0, BLOCK_D)[None, :]
     return cols, (tl.full((1, BLOCK_D), True, tl.int1) if EXACT else cols < width - (BLOCKS - 1) * BLOCK_D)
 
 
 @triton.jit
 def load_blocks(ptrs, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The blocks that begin at ``ptrs``, BLOCK_D apart."""
+    """Loads the blocks of a row that begins at ``ptrs``."""
     xs = ()
     for i in tl.static_range(BLOCKS):
         xs = xs + (tl.load(ptrs + i * BLOCK_D, mask=mask, other=0.0).to(ACC),)
@@ -64,14 +66,14 @@ def load_blocks(ptrs, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl
 
 @triton.jit
 def is_row(row, rows):
-    """Which of ``row`` (R) are rows of a table that has so many: (R, 1)."""
+    """Whether each of ``row`` (R) is a row of a table with ``rows`` rows, (R, 1)."""
     return ((row >= 0) & (row < rows))[:, None]
 
 
 @triton.jit
 def look_up(ptrs, row, rows, stride, mask, ACC: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Rows ``row`` (R) of a table whose first row begins at ``ptrs`` (1, D); NaN for what is no row of it, in whose
-    place nothing is read."""
+    """Loads rows ``row`` (R) of a table whose first row begins at ``ptrs`` (1, D). For numbers that are out of range
+    nothing is read, and the row is NaN."""
     there = is_row(row, rows)
     other = tl.where(there, 0.0, float("nan"))
     ptrs += row[:, None] * stride
@@ -122,7 +124,7 @@ def column_sums(xs, BLOCKS: tl.constexpr):
 
 @triton.jit
 def row_sums(xs, BLOCKS: tl.constexpr):
-    """Sums over the columns of all blocks, which are added up before lanes talk to one another."""
+    """Sums over the columns of all blocks. Blocks are added up first, so that data moves between lanes only once."""
     total = xs[0]
     for i in tl.static_range(1, BLOCKS):
         total += xs[i]
@@ -131,9 +133,12 @@ def row_sums(xs, BLOCKS: tl.constexpr):
 
 @triton.jit
 def standardise(xs, live, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr, BLOCKS: tl.constexpr):
-    """Rows, 0 in padding, to mean 0 and variance 1 over their ``width`` columns -> (x_hat, rstd), both 0 for rows that
-    are not ``live``, whose variance of 0 an EPS of 0 leaves as it is. Two passes over registers, not sum and sum of
-    squares: no cancellation when the mean is large."""
+    """Normalises rows to mean 0 and variance 1 over their ``width`` columns: returns x_hat and rstd. xs must be 0 in
+    padding.
+
+    Both are 0 for rows that are not ``live``: with an EPS of 0 their rstd would be infinite. Two passes over registers
+    avoid the cancellation of a sum of squares when the mean is large.
+    """
     share = 1.0 / tl.cast(width, xs[0].dtype)
     mean = row_sums(xs, BLOCKS) * share
     centred = ()
@@ -152,7 +157,7 @@ def standardise(xs, live, in_row, width, EPS: tl.constexpr, EXACT: tl.constexpr,
 
 @triton.jit
 def standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS: tl.constexpr):
-    """The gradient of `standardise`: dx_hat, 0 in padding, -> dx, whatever in padding."""
+    """The gradient of `standardise`: dx for dx_hat, which must be 0 in padding. In padding, dx is undefined."""
     share = rstd / tl.cast(width, rstd.dtype)
     along = row_sums(multiply_blocks(dx_hat, x_hat, BLOCKS), BLOCKS) * share
     mean = row_sums(dx_hat, BLOCKS) * share
@@ -164,13 +169,13 @@ def standardise_backward(dx_hat, x_hat, rstd, width, BLOCKS: tl.constexpr):
 
 @triton.jit
 def dropout_keep(seed, rows, column, P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Which elements of rows (R) int64 and the BLOCK_D columns from ``column`` on, a multiple of 8, dropout with
-    probability ``P``, in steps of 2^-16, keeps: (R, D) booleans, drawn from (seed, row, column) and nothing else, so
-    backward, with tiles of its own, draws them again.
+    """The dropout mask (R, D), True for elements that are kept, of rows (R) int64 and BLOCK_D columns from ``column``
+    on, a multiple of 8.
 
-    Philox gives four numbers of 32 bits a call, of which eight neighbouring columns take half a one each: called once
-    an element, as `tl.rand` does, it would cost more than all the rest of a memory-bound kernel. Seven rounds are what
-    its authors found enough.
+    It depends only on seed, row and column, so backward draws it again with other tiles. P is rounded to a multiple of
+    2^-16. A call of Philox gives four numbers of 32 bits, half a number for each of eight neighbouring columns. One
+    call per element, as in `tl.rand`, would cost more than the rest of a memory-bound kernel. Seven rounds are enough
+    according to Philox's authors.
     """
     eighth = (column // 8 + tl.arange(0, BLOCK_D // 8)).to(tl.uint32)[None, :]
     eighth += tl.zeros((BLOCK_R, BLOCK_D // 8), dtype=tl.uint32)
@@ -178,14 +183,14 @@ def dropout_keep(seed, rows, column, P: tl.constexpr, BLOCK_R: tl.constexpr, BLO
     high = (rows >> 32).to(tl.uint32)[:, None] + tl.zeros_like(eighth)
     r0, r1, r2, r3 = tl.philox(seed, eighth, low, high, tl.zeros_like(eighth), n_rounds=7)
     bits = tl.join(tl.join(r0, r2), tl.join(r1, r3))
-    # The half that counts is the upper one, whatever the lower.
+    # Only the upper half of a number decides.
     bits = tl.join(bits, bits << 16).reshape(BLOCK_R, BLOCK_D)
     return bits >= tl.full((), min(int(P * 65536.0 + 0.5), 65535) * 65536, tl.uint32)
 
 
 @triton.jit
 def drop_blocks(xs, seed, rows, P: tl.constexpr, BLOCK_R: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Blocks (R, D), or (1, D), of rows (R) with 0 for what is dropped."""
+    """Applies dropout, without its scale, to blocks (R, D) or (1, D) of rows (R)."""
     kept = ()
     for i in tl.static_range(BLOCKS):
         kept = kept + (tl.where(dropout_keep(seed, rows, i * BLOCK_D, P, BLOCK_R, BLOCK_D), xs[i], 0.0),)

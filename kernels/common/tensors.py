@@ -1,4 +1,4 @@
-"""Rules about dtypes and layouts that launchers and PyTorch formulations share; nothing here needs Triton."""
+"""Rules for dtypes and layouts that launchers and the torch backend share. Nothing here needs Triton."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from torch import Tensor
 
 
 def accumulator_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """float32, or float64 as soon as one of the tensors that are given is float64: gradcheck then runs the very kernel
-    that ships."""
-    for t in tensors:  # a generator would cost more than all of this
+    """float64 if one of the tensors is float64, else float32. With float64 inputs gradcheck runs the kernels
+    themselves."""
+    for t in tensors:  # a generator expression would take longer
         if t is not None and t.dtype == torch.float64:
             return torch.float64
     return torch.float32
 
 
 def gradient_like(t: Tensor) -> Tensor:
-    """Where the gradient of ``t`` goes: in its own layout, so that the matrix product behind it reads it as it lies, if
-    rows are contiguous there. `torch.empty_like` makes other strides of those of elements that share memory."""
+    """An empty tensor for the gradient of ``t``. It has the layout of ``t``, which the next matrix product reads
+    without a copy, if rows are contiguous in it. For elements that share memory `torch.empty_like` chooses other
+    strides."""
     like = torch.empty_like(t)
     return like if like.stride(-1) == 1 else t.new_empty(t.shape)
 
 
 def rowwise(t: Tensor) -> Tensor:
-    """``t`` itself if its last dimension is contiguous, else a contiguous copy: kernels take every other stride."""
+    """``t`` if its last dimension is contiguous, else a contiguous copy. Kernels accept any stride of the other
+    dimensions."""
     return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
