@@ -1,7 +1,7 @@
 """Makes transformers' Auto classes know fastmux's models after ``import fastmux``, which imports neither library.
 
 `fastmux.models` registers the models when it is imported, as other libraries do. Its import takes seconds, and so does
-the import of the Auto classes. A finder on ``sys.meta_path`` therefore waits until somebody imports the Auto classes,
+the import of the Auto classes. A finder on ``sys.meta_path`` therefore waits until the Auto classes are imported,
 imports the modules here behind them, and leaves.
 """
 

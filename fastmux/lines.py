@@ -23,7 +23,7 @@ _OTHER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-#: What files begin with that hold no lines of text, and what they are.
+#: The first bytes of files that do not hold lines of text -> what they are.
 _NO_TEXT = {
     b"\x1f\x8b": "packed by gzip",
     b"PK\x03\x04": "a zip archive, as .xlsx and .docx are",
@@ -47,18 +47,18 @@ _NO_TEXT = {
     b"\xff\xd8\xff": "an image",
     b"\x7fELF": "a program",
 }
-#: Of these, what a text may begin with too: it is one if UTF-8 goes on behind it.
+#: Those of them that a text may begin with, too. The file is a text if UTF-8 follows.
 _PERHAPS_TEXT = (b"BZh", b"ORC", b"PAR1")
-#: Bytes from the start of a file by which it is known what it is.
+#: The number of bytes at the start of a file that tell what it is.
 _START = 512
-#: Bytes that are read at a time.
+#: The number of bytes that are read at a time.
 _BLOCK = 2**18
 
 
 class RawLines:
     r"""The lines of a file (of a gzip file, if its name ends in ``.gz``) as bytes, each with its ``\n`` or ``\r\n``.
 
-    A byte order mark of UTF-8 at the start is dropped. Lines need be no text: see `decode`.
+    A byte order mark of UTF-8 at the start is dropped. Lines need not be text: see `decode`.
 
     Args:
         path: The file.
@@ -66,8 +66,8 @@ class RawLines:
             of any length.
 
     Raises:
-        ValueError: (while iterating) the file is not there or cannot be read, or begins with the byte order mark of
-            UTF-16 or UTF-32, or as no text does (packed files, Parquet, images).
+        ValueError: While iterating, the file is missing or cannot be read, or begins with the byte order mark of UTF-16
+            or UTF-32, or like a file that is not text (compressed files, Parquet, images).
     """
 
     def __init__(self, path: str | PathLike, limit: int | None = None):
@@ -193,7 +193,7 @@ def read_lines(path: str | PathLike, *, keepends: bool = False) -> Iterator[str]
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether the start of a file is UTF-8 without NUL; where it ends within a character, it may be."""
+    """Whether the start of a file is UTF-8 without NUL. It may end within a character."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

@@ -160,7 +160,7 @@ def asked_for(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def needed(t: Tensor, need: bool) -> Tensor:
-    """A tensor for a gradient of ``t``; an empty one if nobody needs the gradient, since an op returns no None."""
+    """A tensor for a gradient of ``t``; an empty one if it is not needed, since an op cannot return None."""
     return t.new_empty(t.shape if need else (0,))
 
 

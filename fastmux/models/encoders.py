@@ -174,7 +174,7 @@ class ModuleEncoder(PreTrainedModel):
 
     config_class = ModuleEncoderConfig
     main_input_name = "inputs_embeds"
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # whatever the module uses
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the module decides
 
     def __init__(self, module: nn.Module, embeddings: nn.Embedding, hidden_size: int | None = None):
         if not isinstance(embeddings, nn.Embedding):

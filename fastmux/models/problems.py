@@ -1,7 +1,8 @@
-"""What kind of labels a model gives, and what follows from it: how a copy learns, and by what it is measured.
+"""The kinds of labels that models give. The kind decides how a student learns from a teacher and how the two are
+compared.
 
-One small class for each of transformers' ``problem_type`` and one for labels of tokens. `problem_of` says which is a
-model's; whoever compares two models asks it. How sure a model is, and whether two agree, `fastmux.passes.cascade` says.
+There is a class for each of transformers' ``problem_type``, and one for labels of tokens. `problem_of` tells which kind
+a model has. `fastmux.passes.cascade` defines confidence and agreement.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ class Problem:
     """A kind of labels.
 
     Attributes:
-        name: as in ``problem_type``.
-        same: what two models that agree have in common, in words; None where no two are ever quite alike.
-        divergence_name: of what `divergence` gives, in words and with its unit.
+        name: The name, as in ``problem_type``.
+        same: What two models that agree have in common, for messages. None for numbers, which are never quite equal.
+        divergence_name: The name of what `divergence` computes, with its unit.
     """
 
     name: str
@@ -30,24 +31,25 @@ class Problem:
     def divergence(
         self, said: Tensor, wanted: Tensor, temperature: float = 1.0, *, variance: Tensor | None = None
     ) -> Tensor:
-        """How far a model's logits are from another's: said, wanted (..., C) -> scalar, the mean over rows, in float32
-        or, of float64, in that.
+        """The divergence of a model's logits from another model's, a scalar: the mean over rows, in float32 or wider.
 
         Args:
-            temperature: divides both sides' logits; the result is multiplied with its square, which keeps the size of
-                its gradient (Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", section
-                2). Of a regression, which has no distribution, it is no part.
-            variance: (C), of a regression's outputs, by which its squared errors are divided.
+            said: The model's logits (..., C).
+            wanted: The other model's logits (..., C).
+            temperature: Divides both models' logits. The result is multiplied with its square, which keeps the size of
+                the gradient (Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", section
+                2). A regression ignores it.
+            variance: The variance (C) of a regression's outputs, by which squared errors are divided.
         """
         raise NotImplementedError
 
     def variance(self, logits: Tensor) -> Tensor | None:
-        """What `divergence` is to be scaled by: logits (R, C) of all rows -> (C), or None."""
+        """The ``variance`` for `divergence`, from the logits (R, C) of all rows: (C) for a regression, else None."""
         return None
 
 
 class SingleLabel(Problem):
-    """One label of C, by a softmax."""
+    """One of C labels, by a softmax."""
 
     name = "single_label_classification"
     same = "same labels"
@@ -59,14 +61,14 @@ class SingleLabel(Problem):
 
 
 class MultiLabel(Problem):
-    """Any of C labels, by a sigmoid each."""
+    """Any number of C labels, by a sigmoid for each."""
 
     name = "multi_label_classification"
     same = "same sets of labels"
     divergence_name = "KL divergence of the labels' sigmoids, nats a row"
 
     def divergence(self, said, wanted, temperature=1.0, *, variance=None):
-        # A label's sigmoid is the softmax of its logit and 0; labels are questions of their own, whose divergences add.
+        # A label's sigmoid is the softmax of its logit and 0. Labels are independent, so their divergences add up.
         ours, theirs = (_precise(t).flatten(0, -2)[..., None] / temperature for t in (said, wanted))
         ours, theirs = (F.logsigmoid(torch.cat([t, -t], -1)) for t in (ours, theirs))
         return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
@@ -88,8 +90,8 @@ class Regression(Problem):
         return torch.where(spread > 0, spread, 1.0)
 
     def r2(self, said: Tensor, wanted: Tensor) -> float:
-        """The share of the variance of ``wanted`` that ``said`` explains, R^2, the mean over outputs: (R, C) each. An
-        output that is the same for all rows counts 1 if it is met, 0 if not."""
+        """R^2, the share of the variance of ``wanted`` (R, C) that ``said`` (R, C) explains, as the mean over outputs.
+        An output that is the same for all rows counts 1 if the model gives exactly this value, else 0."""
         said, wanted = said.double(), wanted.double()
         missed = (said - wanted).square().sum(0)
         total = (wanted - wanted.mean(0)).square().sum(0)
@@ -98,7 +100,7 @@ class Regression(Problem):
 
 
 class TokenLabels(SingleLabel):
-    """One label of C for every token. transformers trains such a head on nothing else, whatever ``problem_type`` is."""
+    """One of C labels for every token. transformers trains such heads on nothing else, and ignores ``problem_type``."""
 
     name = "token_classification"
     same = "same labels of tokens"
@@ -108,11 +110,11 @@ PROBLEMS: dict[str, Problem] = {p.name: p for p in (SingleLabel(), MultiLabel(),
 
 
 def problem_of(model: PreTrainedModel) -> str:
-    """What kind of labels a model gives: the name of one of `PROBLEMS`.
+    """The kind of labels that a model gives: a name in `PROBLEMS`.
 
-    As transformers decides: by ``config.problem_type``, and where that is None a head of one output is a regression and
-    any other gives one label. (A model that was trained on multi-hot labels has it in its config from then on.) A
-    head on tokens gives each one label.
+    It is decided as in transformers, by ``config.problem_type``. If that is None, a head with one output is a
+    regression, and any other gives one label. Training on multi-hot labels sets it. A head on tokens gives each token
+    one label.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
