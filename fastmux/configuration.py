@@ -25,27 +25,12 @@ _COMMON = ("attn_implementation", "auto_map", "custom_pipelines", "experts_imple
 #: Fields of the encoder's config that `TMuxConfig` shows as its own, to read and to set: those that Hugging Face's
 #: tools, and heads here, look for in a model's config.
 _OF_ENCODER = (
-    "vocab_size",
-    "embedding_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "hidden_act",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
+    "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "type_vocab_size", "layer_norm_eps",
+    "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id",
     # What DistilBERT and ModernBERT call their dropout.
-    "attention_dropout",
-    "dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "type_vocab_size",
-    "layer_norm_eps",
-    "initializer_range",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-)
+    "attention_dropout", "dropout", "embedding_dropout", "mlp_dropout",
+)  # fmt: skip
 #: Options of every Hugging Face config that an encoder's layers read from their own: set here, they are set there.
 _SHARED = ("output_hidden_states", "output_attentions", "chunk_size_feed_forward")
 #: Fields that say how one model is stored or found. They hold for no other model.

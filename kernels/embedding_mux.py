@@ -408,14 +408,9 @@ def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -
 
 
 def embedding_mux_backward(
-    dy: Tensor,
-    operands: tuple[Tensor | None, ...],
-    options: tuple,
-    padding_idx: int,
-    position_padding_idx: int,
-    need: list[bool],
-    deterministic: bool,
-) -> tuple[Tensor, ...]:
+    dy: Tensor, operands: tuple[Tensor | None, ...], options: tuple, padding_idx: int, position_padding_idx: int,
+    need: list[bool], deterministic: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """Returns the gradients of word, position, token_type, ln_weight, ln_bias and v, each in its tensor's dtype. Those
     that ``need`` leaves out are empty; ``need`` asks for no absent tensor. Padding
     indices are -1 for none. ``operands`` and ``options`` are those of forward."""

@@ -86,6 +86,14 @@ def test_options_at_loading_are_those_of_a_plain_model(tmp_path, family):
             assert 0.3 in {m.p for m in model.tmux.backbone.modules() if isinstance(m, torch.nn.Dropout)}
 
 
+def test_options_that_only_the_encoder_knows_are_set_there(tmp_path):
+    given = config("modernbert", local_attention=64, mlp_dropout=0.3)
+    assert given.backbone_config.local_attention == 64 and given.mlp_dropout == given.backbone_config.mlp_dropout == 0.3
+    assert not hasattr(given, "local_attention")  # what no tool asks for is read from the encoder's config
+    given.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path, mlp_dropout=0.4).backbone_config.mlp_dropout == 0.4
+
+
 @pytest.mark.filterwarnings("error::UserWarning:fastmux")
 def test_no_option_that_takes_effect_is_warned_of(tmp_path):
     fastmux.TMuxConfig(backbone_config=BERT, num_instances=2, output_attentions=True).save_pretrained(tmp_path)

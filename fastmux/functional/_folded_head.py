@@ -22,14 +22,7 @@ def folded_head(
     return derived(f"folded for {a.dtype}, {acc}", head_weight, weights, lambda: _fold(*weights, a.dtype, acc))
 
 
-def _fold(
-    ln_weight: Tensor,
-    ln_bias: Tensor,
-    head_weight: Tensor,
-    head_bias: Tensor | None,
-    dtype: torch.dtype,
-    acc: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _fold(ln_weight, ln_bias, head_weight, head_bias, dtype: torch.dtype, acc: torch.dtype) -> tuple[Tensor, Tensor]:
     head = head_weight.to(acc)
     shift = head @ ln_bias.to(acc)
     shift = shift if head_bias is None else shift + head_bias.to(acc)

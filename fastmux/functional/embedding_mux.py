@@ -79,15 +79,9 @@ def embedding_mux(
 
 
 def embed(
-    op: str,
-    operands: Operands,
-    eps: float,
-    scale: float | None,
-    dropout: float,
-    padding_idx: int | None,
-    position_padding_idx: int | None,
-    validate_ids: bool,
-) -> Tensor:
+    op: str, operands: Operands, eps: float, scale: float | None, dropout: float, padding_idx: int | None,
+    position_padding_idx: int | None, validate_ids: bool,
+) -> Tensor:  # fmt: skip
     """Checks the arguments, draws the seed and runs `embedding_mux` or, without vectors, `instance_embeddings`."""
     input_ids, position_ids, token_type_ids, word, position, token_type, ln_weight, ln_bias, vectors = operands
     shapes = Shapes(op)
@@ -124,15 +118,11 @@ def embed(
     if dropout and not is_fake(word):
         # Drawn on the CPU whatever the device: no wait for the GPU, and the same seed gives the same mask.
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
-    paddings = (padding_idx, position_padding_idx)
-    if paddings != (None, None):
-        paddings = (
-            _row("padding_idx", op, padding_idx, word),
-            _row("position_padding_idx", op, position_padding_idx, position),
-        )
+    padding_idx = _row("padding_idx", op, padding_idx, word)
+    position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position)
     scale = 1.0 / input_ids.shape[1] if scale is None else float(scale)
     options = Options(float(eps), scale, float(dropout), seed)
-    return run(EmbeddingMux, *operands, options, paddings, choose_backend(word))
+    return run(EmbeddingMux, *operands, options, (padding_idx, position_padding_idx), choose_backend(word))
 
 
 def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
@@ -191,14 +181,9 @@ def embedding_mux_forward(operands: Operands, options: Options) -> Tensor:
 
 @kernel_op("embedding_mux")
 def embedding_mux_backward(
-    dy: Tensor,
-    operands: Operands,
-    options: Options,
-    padding_idx: int,
-    position_padding_idx: int,
-    need: list[bool],
+    dy: Tensor, operands: Operands, options: Options, padding_idx: int, position_padding_idx: int, need: list[bool],
     deterministic: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dword, dposition, dtoken_type, dln_weight, dln_bias, dv = (
         dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(operands[3:], need, strict=True)
     )
