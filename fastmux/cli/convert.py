@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import fastmux
-from fastmux.cli.parser import OneOf, Parser, integer
-from fastmux.cli.settings import MODEL_HELP, add_settings, given
+from fastmux.cli.parser import Parser, integer
+from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, given
 from fastmux.distillation.settings import ConversionSettings
-from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
 Make a faster copy of a trained encoder, or of one with a sequence or token classification head. The deeper layers of
@@ -36,20 +35,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         epilog=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--text",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help=f"Files that end in {', '.join(INPUT_FORMATS)} (a row a line), perhaps with .gz behind it.",
-    )
-    parser.add_argument("--column", help="The column of the text. By default text, sentence or the only one.")
-    parser.add_argument("--pair_column", help="The column of the second text of a pair.")
-    parser.add_argument(
-        "--input_format",
-        type=OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
-        help="The format of all FILEs. By default the endings of their names tell it.",
-    )
+    add_text(parser, "Files of text of the kind that the model is used on", required=True)
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="A new folder for the converted model.")
     parser.add_argument(
         "--max_steps", type=integer(1), help="How many optimiser steps, in place of --num_train_epochs."
@@ -61,7 +47,6 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     )
     parser.add_argument("--device", help="cpu, or cuda for the first GPU. By default the GPU, if there is one.")
     add_settings(parser, ConversionSettings)
-    parser.also["texts"] = "--text"
     return parser
 
 

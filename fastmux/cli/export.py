@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 
 import fastmux
-from fastmux.cli.parser import OneOf, Parser, integer
-from fastmux.cli.settings import MODEL_HELP
+from fastmux.cli.parser import Parser, integer
+from fastmux.cli.settings import MODEL_HELP, add_text
 from fastmux.distribution import install_line
-from fastmux.tables.kinds import INPUT_FORMATS
 
 DESCRIPTION = """\
 Write a classifier of sequences or tokens (a T-MUX, a joined model or a plain encoder) to a folder that predict and
-serve take in its place, on a CPU: it runs in ONNX Runtime, faster than in torch, and starts within a second.
+serve take in place of the model, on a CPU. There it runs in ONNX Runtime, faster than in torch, and starts within a
+second.
 
 With --int8 its matrices have 8 bits, with a scale for each position, so that a row's answer does not depend on the rows
-beside it in a batch. Ends with how near the answers are to the original's: on the rows of --text, or on random ones."""
+beside it in a batch. At the end it compares the answers with the original's, on the rows of --text or on random
+ones."""
 
 EPILOG = (
     """\
@@ -31,12 +32,12 @@ To run what it wrote, `onnx` is enough: """
     + install_line("onnx")
 )
 
-#: Rows that both models are compared on, at most.
+#: The most rows on which both models are compared.
 _ROWS = 1000
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
-    """The arguments of the command: those of `fastmux.export`."""
+    """Add the arguments of the command: those of `fastmux.export`."""
     parser = commands.add_parser(
         "export",
         help="write a model for ONNX Runtime, in float32 or in 8 bits",
@@ -46,24 +47,11 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("output_dir", metavar="DIR", help="A new folder.")
     parser.add_argument("--int8", action="store_true", help="Matrices of 8 bits. (default: float32)")
+    add_text(parser, f"Files whose first {_ROWS:,} rows both models label, for a comparison")
     parser.add_argument(
-        "--text",
-        nargs="+",
-        metavar="FILE",
-        help=f"Files that end in {', '.join(INPUT_FORMATS)}, perhaps with .gz behind it, whose first {_ROWS:,} rows "
-        "both models label for a comparison.",
+        "--max_length", type=integer(1), help="The most tokens of a row. By default as many as the model has room for."
     )
-    parser.add_argument("--column", help="The column that holds the text. (default: text, sentence or the only one)")
-    parser.add_argument("--pair_column", help="The column of the second text of a pair.")
-    parser.add_argument(
-        "--input_format",
-        type=OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
-        help="What FILEs are. (default: by their endings)",
-    )
-    parser.add_argument(
-        "--max_length", type=integer(1), help="The tokens of a row, at most. (default: what the model has room for)"
-    )
-    parser.also |= {"texts": "--text", "precision": "--int8", "output_dir": "DIR"}
+    parser.also |= {"precision": "--int8", "output_dir": "DIR"}
     return parser
 
 

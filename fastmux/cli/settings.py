@@ -7,10 +7,34 @@ import re
 from dataclasses import fields
 from typing import Any
 
-from fastmux.cli.parser import Typed
+from fastmux.cli.parser import OneOf, Parser, Typed
 from fastmux.settings import descriptions
+from fastmux.tables.kinds import INPUT_FORMATS
 
 MODEL_HELP = "A name on the Hugging Face hub, or a folder, with its tokenizer."
+
+
+def add_text(parser: Parser, what: str, required: bool = False) -> None:
+    """Add ``--text``, and the options that say how its files are read.
+
+    Args:
+        what: What is done with the files, for the help.
+    """
+    parser.add_argument(
+        "--text",
+        nargs="+",
+        required=required,
+        metavar="FILE",
+        help=f"{what}. They end in {', '.join(INPUT_FORMATS)} (a row a line), perhaps with .gz behind it.",
+    )
+    parser.add_argument("--column", help="The column of the text. By default text, sentence or the only one.")
+    parser.add_argument("--pair_column", help="The column of the second text of a pair.")
+    parser.add_argument(
+        "--input_format",
+        type=OneOf(*dict.fromkeys(INPUT_FORMATS.values())),
+        help="The format of all FILEs. By default the endings of their names tell it.",
+    )
+    parser.also["texts"] = "--text"
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
