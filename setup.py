@@ -79,6 +79,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist",
     "scikit-learn",
+    "scipy",
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = [*SERVE, "pytest>=8"]

@@ -27,7 +27,8 @@ _COMMON = ("attn_implementation", "auto_map", "custom_pipelines", "experts_imple
 _OF_ENCODER = (
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
     "hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "type_vocab_size", "layer_norm_eps",
-    "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id",
+    "initializer_range", "pad_token_id", "bos_token_id", "eos_token_id", "is_decoder",
+    "add_cross_attention", "use_cache",
     # What DistilBERT and ModernBERT call their dropout.
     "attention_dropout", "dropout", "embedding_dropout", "mlp_dropout",
 )  # fmt: skip

@@ -120,7 +120,7 @@ def embed(
         seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     padding_idx = _row("padding_idx", op, padding_idx, word)
     position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position)
-    scale = 1.0 / input_ids.shape[1] if scale is None else float(scale)
+    scale = float(1.0 / input_ids.shape[1] if scale is None else scale)  # while torch.jit traces, a size is a tensor
     options = Options(float(eps), scale, float(dropout), seed)
     return run(EmbeddingMux, *operands, options, (padding_idx, position_padding_idx), choose_backend(word))
 
@@ -136,7 +136,7 @@ def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | N
     rows = table.shape[0]
     if not -rows <= index < rows:
         raise ValueError(f"{op}: {name} is {index}, expected a row of the table, from {-rows} to {rows - 1}")
-    return index % rows
+    return index + rows if index < 0 else index  # no remainder: while torch.jit traces, it would be a tensor
 
 
 class EmbeddingMux(torch.autograd.Function):
