@@ -18,7 +18,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import everything, harness, loading, memory, predict, row_formats, rows, serve, throughput, tune
+from bench import everything, harness, loading, memory, predict, row_formats, rows, runtimes, serve, throughput, tune
 from bench.audit import findings
 from bench.ops import __main__ as ops
 from fastmux.files import read_json
@@ -59,6 +59,7 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", row_formats.section),
     ({"encoder", "clients", "rounds"}, "A crowd of clients", serve.crowd_section),
     ({"encoder", "p99_ms", "rows"}, "Serving", serve.rates_section),
+    ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", runtimes.section),
     ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", predict.section),
     ({"encoder", "rows"}, "Memory", memory.section),
     ({"op", "clock", "rows"}, "Op", harness.section),
