@@ -18,7 +18,7 @@ OLDEST_VENV ?= $(VENV)-oldest
 OLDEST_TORCH ?= $(TORCH)
 # Triton 3.6's interpreter does not work with NumPy 2.4.
 OLDEST ?= transformers==5.17.0 triton==3.6.0 'numpy<2.4'
-OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/test_grouping.py tests/functional/test_hadamard_mux.py
+OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/passes/test_grouping.py tests/functional/test_hadamard_mux.py
 
 BIN := $(VENV)/bin
 
