@@ -1,4 +1,4 @@
-"""Which class loads a model: an exported one needs neither torch nor transformers, and they take seconds to import."""
+"""Choose the class that loads a model. An exported model needs neither torch nor transformers, which import slowly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AnyClassifier: TypeAlias = "Classifier | ExportedClassifier"
 
 
 def class_for(model: Model) -> type[Any]:
-    """`ExportedClassifier` for the folder of an exported model, `Classifier` for any other; nothing is loaded yet."""
+    """`ExportedClassifier` for the folder of an exported model, `Classifier` for any other. Nothing is loaded yet."""
     if isinstance(model, (str, PathLike)) and is_exported(model):
         return ExportedClassifier
     from fastmux.labelling.classifier import Classifier
@@ -36,14 +36,17 @@ def model_behind(
     max_length: int,
     placement: Placement,
 ) -> tuple[AnyClassifier, Engine]:
-    """The fallback of a model, loaded, and what runs it.
+    """Load the fallback of a model; returns it and its engine.
 
     Args:
-        max_length: The tokens of a row.
-        placement: The model's. A fallback of the other kind, in torch or exported, runs where its kind usually does.
+        fallback: The fallback, or its name or folder.
+        tokenizer: The tokenizer of a fallback that is given as a model.
+        model: The model before it.
+        max_length: The most tokens of a row.
+        placement: The model's placement. A fallback of the other kind, in torch or exported, has its kind's default.
 
     Raises:
-        ValueError: It has other labels or tokens than the model, or less room, or cannot be loaded.
+        ValueError: It has other labels or another tokenizer than the model, too few positions, or cannot be loaded.
     """
     kind = class_for(fallback)
     behind = kind.of(fallback, tokenizer, "fallback")
@@ -55,9 +58,9 @@ def model_behind(
 
 
 def check_same_labels(model: AnyClassifier, fallback: AnyClassifier) -> None:
-    """Raises ValueError for a fallback that has other labels or tokens than the model before it, or a regression."""
+    """Raise ValueError for a fallback with other labels or another tokenizer than the model, and for a regression."""
     if model.problem_type == "regression":
-        raise ValueError("fallback is given, but the model is a regression, whose output says not how sure it is")
+        raise ValueError("fallback is given, but the model is a regression, whose output has no probability")
     if fallback.per_token != model.per_token:
         raise ValueError("the fallback labels tokens and the model sequences, or the other way round")
     if fallback.names != model.names:
