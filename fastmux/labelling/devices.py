@@ -1,4 +1,4 @@
-"""The devices that torch has here, by name."""
+"""The devices that torch finds on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastmux.labelling.placement import Placement
 
 
 def torch_placement(device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool) -> Placement:
-    """What is asked for; where that is None: the GPU if there is one, and what is usual there.
+    """The placement that is asked for; None stands for the GPU if there is one, and for its usual values.
 
     Raises:
         ValueError: There is no such device here.
@@ -51,7 +51,7 @@ def _without_cuda() -> bool:
 
 
 def _count(kind: str) -> int:
-    """Devices of that kind that a model can run on here."""
+    """How many devices of that kind this machine can run a model on."""
     if kind == "cpu":
         return 1
     try:
@@ -62,6 +62,6 @@ def _count(kind: str) -> int:
 
 
 def _available() -> str:
-    """What may be given here."""
+    """The devices that may be given on this machine."""
     kinds = ["cpu", *(kind for kind in ("cuda", "xpu", "mps") if _count(kind))]
     return " or ".join(repr(kind) for kind in kinds)

@@ -1,4 +1,4 @@
-"""A classifier that ``fastmux export`` wrote: loaded without torch and transformers."""
+"""A classifier that ``fastmux export`` wrote, loaded without torch and transformers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ExportedClassifier:
 
     @property
     def names(self) -> list[str]:
-        """Of the labels."""
+        """The names of the labels."""
         return list(self.record.labels)
 
     @property
@@ -96,11 +96,11 @@ class ExportedClassifier:
         return self.record.num_instances
 
     def vocabulary(self) -> dict[str, int]:
-        """The tokenizer's ids, by token."""
+        """The id of each token of the tokenizer."""
         return Tokenizer.from_str(self.tokenizer_json).get_vocab(with_added_tokens=True)
 
     def max_length(self, asked: int | None, what: str = "model") -> int:
-        """Tokens of a row, special ones counted.
+        """The most tokens of a row, special tokens included.
 
         Raises:
             ValueError: More are asked for than the model was exported for.
@@ -115,7 +115,7 @@ class ExportedClassifier:
         return self.record.takes_types
 
     def row_tokenizer(self, max_length: int, truncation: bool, words: str | None, pairs: bool) -> RowTokenizer:
-        """What tokenises for the model, in any process; see `RowTokenizer`.
+        """A tokenizer of rows for the model, for any process.
 
         Raises:
             ValueError: The tokenizer takes no words.
@@ -126,16 +126,16 @@ class ExportedClassifier:
         return RowTokenizer(self.tokenizer_json, max_length, truncation, words, types)
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
-        """How its logits are written; ``words`` as of the `RowTokenizer` that tokenised."""
+        """What turns its logits into answers; ``words`` is that of the `RowTokenizer` that tokenised."""
         return Answers(self.per_token, self.problem_type, self.names, all_scores, words == "found", prefix)
 
     def engine(
         self, placement: Placement, copies: int = 1, fallback: Engine | None = None, min_confidence: float | None = None
     ) -> Engine:
-        """What runs it."""
+        """The engine that runs the model."""
         return Engine(self.runtime, placement.batch_tokens, copies, placement.pass_tokens, fallback, min_confidence)
 
     def fingerprint(self) -> dict[str, str]:
-        """Digests of the model and of the tokenizer."""
+        """The digests of the model and of the tokenizer."""
         files = self.record.files
         return {"model": files[self.record.file][:32], "tokenizer": files[TOKENIZER][:32]}
