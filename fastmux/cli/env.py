@@ -33,7 +33,7 @@ _ALWAYS = (
 )
 _EXTRAS = {
     "serve": ("fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus-client"),
-    "other engines": ("onnxruntime", "onnxscript", "ray", "peft"),
+    "other engines": ("onnxruntime", "onnx", "onnxscript", "ray", "peft"),
     "experiments": ("rdkit", "torch_geometric", "torch-pruning", "scikit-learn"),
     "peers": ("liger-kernel", "fast-hadamard-transform"),
 }

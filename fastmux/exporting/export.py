@@ -85,6 +85,8 @@ def export(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
     rows = None if texts is None else check_texts(texts)
+    if rows is not None and not rows:
+        raise ValueError("texts is empty, expected at least one text, or None")
     if class_for(model) is not Classifier:
         raise ValueError(f"model {str(model)!r} is exported already; give the one that it was made from")
     with of_extra("export", "an export"):
