@@ -90,7 +90,7 @@ GRAPHS = ["rdkit", "torch_geometric>=2.5"]
 # What training/experiments/prumux.py imports.
 PRUNING = ["torch-pruning>=1.6"]
 # Others' code that bench/ times beside fastmux's, where it is there.
-PEERS = ["fast-hadamard-transform", "liger-kernel", "onnxruntime"]
+PEERS = ["ctranslate2", "fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
 setup(
     name=NAME,

@@ -252,6 +252,8 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
 
 #: What is there for an extra, and the extras that bring what it imports.
 OPTIONAL = {
+    "fastmux.exporting": {"export"},
+    "fastmux.passes.runtimes.onnxruntime": {"onnx", "export"},
     "fastmux.serving": {"serve", "test"},
     "training.experiments.molecules": {"graphs"},
     "training.experiments.prumux": {"pruning"},
@@ -262,6 +264,8 @@ OPTIONAL = {
     ("folders", "extras"),
     [
         (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
+        (("fastmux.exporting",), ("export",)),
+        (("fastmux.passes",), ("onnx",)),
         (("fastmux.serving",), ("serve",)),
         (("training.experiments.molecules",), ("graphs",)),
         (("training.experiments.prumux",), ("pruning",)),
@@ -269,7 +273,7 @@ OPTIONAL = {
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),
     ],
-    ids=["plain", "serve", "graphs", "pruning", "bench", "test", "dev"],
+    ids=["plain", "export", "onnx", "serve", "graphs", "pruning", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
     metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]
