@@ -27,7 +27,7 @@ from bench.audit.launches import calls
 # pair_norm_head than the cache holds: its programs that share logits run side by side on a GPU, one by one here.
 WIDTH = 256
 DEFAULT_SIZES = (4, 4, 32)  # G, N, L
-SIZES = {"embedding_mux": (32, 4, 8), "pair_norm": (4, 4, 128), "pair_norm_head": (4, 2, 48)}
+SIZES = {"embedding_mux": (32, 4, 8), "pair_norm": (4, 4, 128), "pair_norm_head": (4, 2, 32)}
 LINE, CACHE = 64, 1 << 18
 
 
