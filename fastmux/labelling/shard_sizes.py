@@ -15,7 +15,7 @@ from fastmux.tables.opening import Source
 #: The multiplications of a full shard on a CPU: about ten seconds of two cores.
 _PRODUCTS = 5e11
 #: The fewest groups of a shard: with fewer, rows of different lengths would share groups and be padded.
-_LEAST_GROUPS = 128
+_LEAST_GROUPS, _FIRST_GROUPS = 64, 512
 _MOST_ROWS, _ROWS_ELSEWHERE = 32768, 65536
 #: The first shard is this fraction of a full one, and each further one twice as large, for early first rows.
 _FIRST = 8
@@ -52,9 +52,9 @@ def growing(full: int, together: int) -> Callable[[int], int]:
 
     Example:
         >>> from fastmux.labelling.shard_sizes import growing
-        >>> sizes = growing(1000, together=4)
+        >>> sizes = growing(10_000, together=4)
         >>> [sizes(index) for index in range(5)]
-        [512, 1000, 1000, 1000, 1000]
+        [2048, 4096, 8192, 10000, 10000]
     """
-    first = min(full, max(full // _FIRST, _LEAST_GROUPS * together))
+    first = min(full, max(full // _FIRST, _FIRST_GROUPS * together))
     return lambda index: min(full, first << min(index, 30))

@@ -18,7 +18,7 @@ from fastmux.tables.writers import Parquet
 def test_sizes_grow_to_the_full_one(full, together):
     sizes = [growing(full, together)(index) for index in range(40)]
     assert sizes == sorted(sizes) and sizes[-1] == full and sizes[0] >= 1
-    assert sizes[0] == full or sizes[0] <= max(full / 8, 128 * together)
+    assert sizes[0] == full or sizes[0] <= max(full / 8, 512 * together)
 
 
 @pytest.mark.parametrize(
