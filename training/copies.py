@@ -22,13 +22,14 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
+from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json, write_json
 from fastmux.passes.timer import rates
 from training.drawing import Line, Panel, draw
-from training.engines import engine_of, plain_forward, shuffled_plan, tokens_of
 from training.features import encode_sequences
 from training.folders import RunFolder
 from training.formatting import for_terminal, markdown, measured
+from training.groupings import shuffled_plan
 from training.models import PLAIN
 from training.results import Score, environment
 from training.settings import run_program

@@ -14,11 +14,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 import fastmux
+from fastmux.distillation.speed import engine_of, tokens_of
 from fastmux.files import read_json, replacing, write_json
 from fastmux.passes.timer import rates
 from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
-from training.engines import engine_of, tokens_of
 from training.folders import RunFolder
 from training.inputs import Inputs
 from training.metrics import accuracy, best_thresholds, multi_label, scores_of

@@ -37,22 +37,31 @@ def measure_speed(
         By name: "converted" and "original", both through the engine that `fastmux.predict` uses, and "forward", the
         original without this library (`TorchRuntime.plain_forward`).
     """
-    types = rows["token_type_ids"] if "token_type_ids" in rows.column_names else None
-    tokens = Tokens.of_rows(rows["input_ids"], types)
-    placement = Placement(str(original.device))
+    tokens = tokens_of(rows)
     calls: dict[str, Callable[[], object]] = {
-        CONVERTED: partial(_engine(converted, tokenizer, placement).run, tokens),
-        ORIGINAL: partial(_engine(original, tokenizer, placement).run, tokens),
-        FORWARD: partial(_runtime(original, tokenizer).plain_forward, tokens),
+        CONVERTED: partial(engine_of(converted, tokenizer).run, tokens),
+        ORIGINAL: partial(engine_of(original, tokenizer).run, tokens),
+        FORWARD: partial(plain_forward, original, tokenizer, tokens),
     }
     return rates(calls, len(rows), repeats=REPEATS, on_turn=on_turn)
 
 
-def _engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, placement: Placement) -> Engine:
-    name = type(model).__name__
+def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, copies: int = 1) -> Engine:
+    """What runs a model in `fastmux.predict`, in float32 and on the model's device; an encoder without a head, too."""
+    name, placement = type(model).__name__, Placement(str(model.device))
     if not name.endswith("Classification"):
-        return Engine(_runtime(model, tokenizer), placement.batch_tokens, pass_tokens=placement.pass_tokens)
-    return Classifier(model, tokenizer, name.endswith("ForTokenClassification")).engine(placement)
+        return Engine(_runtime(model, tokenizer), placement.batch_tokens, copies, placement.pass_tokens)
+    return Classifier(model, tokenizer, name.endswith("ForTokenClassification")).engine(placement, copies)
+
+
+def tokens_of(rows: Dataset) -> Tokens:
+    """The rows of a data set with a column ``input_ids``, and perhaps ``token_type_ids``."""
+    return Tokens.of_rows(rows["input_ids"], rows["token_type_ids"] if "token_type_ids" in rows.column_names else None)
+
+
+def plain_forward(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> None:
+    """All rows as without this library; see `TorchRuntime.plain_forward`."""
+    _runtime(model, tokenizer).plain_forward(tokens)
 
 
 def _runtime(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TorchRuntime:

@@ -14,7 +14,8 @@ from fastmux.tables.opening import Source
 
 #: The multiplications of a full shard on a CPU: about ten seconds of two cores.
 _PRODUCTS = 5e11
-#: The fewest groups of a shard: with fewer, rows of different lengths would share groups and be padded.
+#: The fewest groups of a full shard, and of a first one that is not full: with fewer, rows of different lengths would
+#: share groups and be padded.
 _LEAST_GROUPS, _FIRST_GROUPS = 64, 512
 _MOST_ROWS, _ROWS_ELSEWHERE = 32768, 65536
 #: The first shard is this fraction of a full one, and each further one twice as large, for early first rows.
@@ -48,7 +49,7 @@ def growing(full: int, together: int) -> Callable[[int], int]:
 
     Args:
         full: The number of rows of a full shard.
-        together: How many rows share a group; the first shard has at least 128 groups.
+        together: How many rows share a group; the first shard has 512 groups, or is full.
 
     Example:
         >>> from fastmux.labelling.shard_sizes import growing

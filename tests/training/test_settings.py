@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
+from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.passes.tokens import Tokens
 from fastmux.settings import check_fields, integer, number, one_of
 from training.arguments import RunOptions
-from training.engines import engine_of, plain_forward, shuffled_plan
 from training.formatting import for_terminal, markdown
 from training.front import FrontOptions
+from training.groupings import shuffled_plan
 from training.recipe import Recipe
 from training.settings import build, check, documented
 

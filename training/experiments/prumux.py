@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux import JoinedForSequenceClassification
+from fastmux.distillation.speed import engine_of
 from fastmux.distillation.teacher import captured_states
 from fastmux.distillation.trainer import distillation_loss
 from fastmux.distribution import install_line
@@ -27,7 +28,6 @@ from fastmux.models.problems import SingleLabel
 from fastmux.passes.timer import CLOCKS, rates
 from fastmux.passes.tokens import Tokens
 from fastmux.settings import integer, number, one_of
-from training.engines import engine_of
 from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right, select
 from training.features import encode_sequences
 from training.tasks.glue import Sst2Task

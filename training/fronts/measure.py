@@ -10,13 +10,14 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from fastmux.distillation.speed import tokens_of
 from fastmux.modules.retrieval import IGNORE_INDEX
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
-from training.engines import shuffled_plan, tokens_of
 from training.fronts.candidates import ORIGINAL
+from training.groupings import shuffled_plan
 from training.results import Score
 
 #: The original without the engine, among what is timed.
@@ -57,7 +58,7 @@ class Point:
             several), over the groupings; None of a regression.
         rows_per_second: Through the engine, in turns with all others.
         speed_up: Over the original through the same engine.
-        speed_up_forward: Over the original as Hugging Face alone runs it, see `training.engines.plain_forward`.
+        speed_up_forward: Over the original as Hugging Face alone runs it: `fastmux.distillation.speed.plain_forward`.
         fallback: The share of the rows that a cascade sends on.
         parameters: Of the model that was trained.
         seconds: Of its training.

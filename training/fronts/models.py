@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from fastmux.distillation.distil import distil, distillation_arguments, precision
 from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
-from training.engines import engine_of, plain_forward
 from training.features import encode_sequences, encode_tokens
 from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
 from training.fronts.masked import learn_masked_words
