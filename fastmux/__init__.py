@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 #: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
 _MODULES = {
+    "Calibration": "fastmux.labelling.threshold",
     "Conversion": "fastmux.distillation.convert",
     "ConversionSettings": "fastmux.distillation.settings",
     "DEMULTIPLEXERS": "fastmux.modules",
@@ -34,6 +35,7 @@ _MODULES = {
     "LabellingSettings": "fastmux.labelling.settings",
     "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",
+    "calibrate": "fastmux.labelling.calibration",
     "convert": "fastmux.distillation.convert",
     "export": "fastmux.exporting.export",
     "predict": "fastmux.labelling.predict",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import fastmux
-from fastmux.cli import convert, env, export, predict, serve
+from fastmux.cli import calibrate, convert, env, export, predict, serve
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
 from fastmux.distribution import MissingExtraError
@@ -15,6 +15,7 @@ from fastmux.distribution import MissingExtraError
 #: Name -> (a function that adds the command's arguments to a parser, a function that runs the command).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callable[[argparse.Namespace], None]]] = {
     "convert": (convert.add_parser, convert.run),
+    "calibrate": (calibrate.add_parser, calibrate.run),
     "export": (export.add_parser, export.run),
     "predict": (predict.add_parser, predict.run),
     "serve": (serve.add_parser, serve.run),

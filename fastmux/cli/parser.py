@@ -39,6 +39,11 @@ def integer(least: int, most: float = math.inf) -> Typed:
     return Typed(Number(True, least, most))
 
 
+def number(least: float, most: float = math.inf, *, above: bool = False) -> Typed:
+    """The type of an option that takes numbers."""
+    return Typed(Number(False, least, most, above))
+
+
 def OneOf(*words: str) -> Typed:
     """The type of an option that takes one of some words."""
     return Typed(settings.OneOf(words))

@@ -29,7 +29,7 @@ examples:
   fastmux predict my-model reviews.txt --output labels.jsonl
   fastmux predict my-model reviews.csv.gz --column body --output labels.parquet --truncation
   fastmux predict my-tagger news.jsonl --column tokens --output tags.jsonl
-  fastmux predict my-fast-model rows.tsv --fallback my-model --min_confidence 0.9 --output labels.tsv
+  fastmux predict my-fast-model rows.tsv --fallback my-model --output labels.tsv
   fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl
   torchrun --nproc_per_node 4 --no-python fastmux predict my-model rows.jsonl --output labels.jsonl"""
 
@@ -52,7 +52,9 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         "--output", required=True, metavar="OUT", help="A new file that ends in .jsonl, .csv, .tsv or .parquet."
     )
     parser.add_argument(
-        "--fallback", metavar="MODEL", help="The model for rows below --min_confidence, usually the original."
+        "--fallback",
+        metavar="MODEL",
+        help="The model for rows below --min_confidence, usually the original; see fastmux calibrate.",
     )
     add_settings(parser, LabellingSettings)
     parser.add_argument("--disable_tqdm", action="store_true", help="Show no progress bar.")

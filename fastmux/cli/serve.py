@@ -28,7 +28,7 @@ EPILOG = """\
 examples:
   fastmux serve my-model
   fastmux serve my-model --host 0.0.0.0 --port 80 --truncation --max_wait_ms 5
-  fastmux serve my-fast-model --fallback my-model --min_confidence 0.9
+  fastmux serve my-fast-model --fallback my-model
   curl localhost:8000/predict -d '{"inputs": "a fine film"}'
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
   curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
@@ -46,7 +46,9 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--fallback", metavar="MODEL", help="The model for rows below --min_confidence, usually the original."
+        "--fallback",
+        metavar="MODEL",
+        help="The model for rows below --min_confidence, usually the original; see fastmux calibrate.",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="Where to listen. (default: 127.0.0.1, which only this machine reaches)"

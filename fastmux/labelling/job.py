@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard_folder import ShardFolder
 from fastmux.labelling.shard_sizes import full_shard, growing
 from fastmux.labelling.sharing import Share
+from fastmux.labelling.threshold import Calibration
 from fastmux.passes.engine import Engine
 from fastmux.tables.capacity import settled_schema
 from fastmux.tables.opening import Source
@@ -65,12 +67,20 @@ class Job:
         model: Model,
         tokenizer: PreTrainedTokenizerBase | None,
         fallback: Model | None,
+        calibration: Calibration | None,
         source: Source,
         output: Path | None,
         settings: LabellingSettings,
         placement: Placement,
     ) -> Job:
-        """Load the models, and settle what is to be done with the rows."""
+        """Load the models, and settle what is to be done with the rows.
+
+        Args:
+            calibration: What the model's folder says of the cascade, if the settings say nothing.
+        """
+        if calibration is not None:
+            calibration.check_copies(settings.copies)
+            settings = replace(settings, min_confidence=calibration.min_confidence)
         classifier = class_for(model).of(model, tokenizer)
         column = choose_column(
             source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
@@ -82,6 +92,8 @@ class Job:
         if fallback is not None:
             behind, second = model_behind(fallback, tokenizer, classifier, length, placement)
             fingerprint["fallback"] = behind.fingerprint()["model"]
+            if calibration is not None:
+                calibration.check(behind)
         answers = classifier.answers(words, settings.all_scores, settings.prefix)
         answers.check()
         types = answers.columns()
@@ -192,7 +204,7 @@ class Job:
             bar,
             contextlib.closing(prepared(source, self.preparation, pool, workers)) as shards,
         ):
-            done = read = 0
+            done, read, warned = 0, 0, None
             while True:
                 start = time.perf_counter()
                 found = next(shards, None)
@@ -206,6 +218,9 @@ class Job:
                 if total is None and raw.progress:
                     bar.total = round((report.resumed + read) / raw.progress)
                 said = self.engine.run(shard.tokens, on_rows=bar.update)
+                report.cascade.add(len(shard.tokens.lengths), len(said.went_on), said.seconds, said.fallback_seconds)
+                if not warned and not disable_tqdm and (warned := report.cascade.warning()):
+                    bar.write(f"fastmux predict: {warned}", file=sys.stderr)
                 answers = self.answers.of(said.logits, shard.tokens)
                 times.model += time.perf_counter() - start
                 times.preparing += shard.seconds

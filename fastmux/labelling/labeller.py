@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow
 
 from fastmux.labelling.checks import check_text, check_words
-from fastmux.labelling.loading import Model, class_for, model_behind
+from fastmux.labelling.loading import AnyClassifier, Model, class_for, model_behind
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
-from fastmux.labelling.settings import check_cascade
+from fastmux.labelling.threshold import fallback_digest, stored_calibration
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
@@ -56,7 +56,8 @@ class Labeller:
         max_length: The most tokens of a row. If None, as many as the model has room for, at most ``batch_tokens``.
         truncation: Cut longer rows there; otherwise they are refused.
         fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
-        min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it.
+        min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it. If None, it is read from the
+            model's folder, where `fastmux.calibrate` puts it.
         batch_tokens, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
 
     Raises:
@@ -91,7 +92,9 @@ class Labeller:
         device: str | None = None,
         torch_compile: bool = False,
     ):
-        check_cascade(fallback, min_confidence)
+        self._calibration = stored_calibration(model, fallback, min_confidence)
+        if self._calibration is not None:
+            min_confidence = self._calibration.min_confidence
         loads = class_for(model)
         self.placement = loads.placement(device, dtype, batch_tokens, torch_compile)
         self._tokenizer = tokenizer
@@ -126,9 +129,13 @@ class Labeller:
             for every in (False, True)
         }
         behind_it: Engine | None = None
-        self.fallback_name = None
+        #: The name and the digest of the fallback.
+        self.fallback_name = self.fallback_digest = None
         if fallback is not None:
-            behind_it, self.fallback_name = self._behind(fallback), _name(fallback)
+            behind, behind_it = self._behind(fallback)
+            self.fallback_name, self.fallback_digest = _name(fallback), fallback_digest(behind)
+            if self._calibration is not None:
+                self._calibration.check(behind)
         self.engine = classifier.engine(self.placement, 1, behind_it, min_confidence)
 
     @property
@@ -159,6 +166,7 @@ class Labeller:
             ValueError: ``rows`` is one text, one row or a table; copies is out of range; or the model returns NaN or
                 infinity.
         """
+        self.check_copies(copies)
         engine = replace(self.engine, copies=copies)
         found = self.tokenise(rows)
         good = [row for row in found if isinstance(row, Tokenised)]
@@ -210,23 +218,35 @@ class Labeller:
             >>> len(both(rows))
             4
         """
-        behind = self.engine.fallback if fallback is None else self._behind(fallback)
+        behind = self.engine.fallback if fallback is None else self._behind(fallback)[1]
         if behind is None:
             raise ValueError("fallback is None, and the labeller has none of its own; expected a model")
-        found = self.tokenise(rows)
+        engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
+        return engine.calibrate(self.tokens(rows), target_agreement)
+
+    def check_copies(self, copies: int) -> None:
+        """Raise ValueError for another number of copies than the model's cascade was calibrated with."""
+        if self._calibration is not None:
+            self._calibration.check_copies(copies)
+
+    def _behind(self, fallback: Model) -> tuple[AnyClassifier, Engine]:
+        """The fallback and its engine."""
+        return model_behind(fallback, self._tokenizer, self._classifier, self.max_length, self.placement)
+
+    def tokens(self, rows: Iterable) -> Tokens:
+        """The tokens of rows that must all be fit to be labelled.
+
+        Raises:
+            ValueError: One is not, or there are none.
+        """
         parts = []
-        for number, row in enumerate(found, 1):
+        for number, row in enumerate(self.tokenise(rows), 1):
             if not isinstance(row, Tokenised):
                 raise ValueError(f"row {number} cannot be labelled: {row}")
             parts.append(row.tokens)
         if not parts:
             raise ValueError("rows is empty, expected rows to choose a threshold on")
-        engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
-        return engine.calibrate(concatenate(parts), target_agreement)
-
-    def _behind(self, fallback: Model) -> Engine:
-        """The engine of the fallback."""
-        return model_behind(fallback, self._tokenizer, self._classifier, self.max_length, self.placement)[1]
+        return concatenate(parts)
 
     def tokenise(self, rows: Iterable) -> list[Tokenised | ValueError]:
         """Tokenise rows; a row that cannot be labelled becomes a ValueError with the reason.

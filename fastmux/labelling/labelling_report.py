@@ -30,6 +30,45 @@ class Times:
     processor: float = 0.0
 
 
+@dataclass
+class CascadeCost:
+    """What this process's rows cost in a model and in its fallback.
+
+    Attributes:
+        rows: The rows that the model answered.
+        went_on: The rows that the fallback answered again.
+        seconds: The time of the model.
+        fallback_seconds: The time of the fallback.
+    """
+
+    rows: int = 0
+    went_on: int = 0
+    seconds: float = 0.0
+    fallback_seconds: float = 0.0
+
+    def add(self, rows: int, went_on: int, seconds: float, fallback_seconds: float) -> None:
+        """Count a shard."""
+        self.rows, self.went_on = self.rows + rows, self.went_on + went_on
+        self.seconds, self.fallback_seconds = self.seconds + seconds, self.fallback_seconds + fallback_seconds
+
+    def warning(self) -> str | None:
+        """A sentence if the fallback alone would be faster than both; None otherwise, and as long as too few rows went
+        on to tell."""
+        if self.went_on < _TELLING_ROWS:
+            return None
+        alone = self.rows * self.fallback_seconds / self.went_on
+        both = self.seconds + self.fallback_seconds
+        if both <= alone:
+            return None
+        pays = max(0.0, 1 - self.seconds / alone)
+        return (
+            f"{self.went_on / self.rows:.0%} of the rows went on to the fallback, which alone would be faster: about "
+            f"{self.rows / alone:,.0f} rows a second in place of {self.rows / both:,.0f}; a cascade of these two pays "
+            + (f"below {pays:.0%}" if pays >= 0.01 else "at no share")
+            + " (a lower min_confidence sends fewer on; fastmux calibrate measures it)"
+        )
+
+
 @dataclass(frozen=True)
 class Reject:
     """A row that has no label.
@@ -43,6 +82,10 @@ class Reject:
     number: int
     reason: str
     content: str
+
+
+#: So many rows through the fallback tell what one of them costs.
+_TELLING_ROWS = 100
 
 
 def processor_seconds() -> float:
@@ -64,6 +107,7 @@ class LabellingReport:
         output: The output file; None if the rows were returned.
         rejects: The file that lists the rejected rows; None if there is none.
         times: Where the time went.
+        cascade: What rows cost in the model and in its fallback.
     """
 
     rows: int = 0
@@ -75,6 +119,7 @@ class LabellingReport:
     output: str | None = None
     rejects: str | None = None
     times: Times = field(default_factory=Times)
+    cascade: CascadeCost = field(default_factory=CascadeCost)
 
     def add(self, record: dict) -> None:
         """Count a shard."""
@@ -95,7 +140,9 @@ class LabellingReport:
         if self.cut:
             out.append(f"cut              {self.cut:,}")
         if self.fallback:
-            out.append(f"through fallback {self.fallback:,}")
+            out.append(f"through fallback {self.fallback:,} ({self.fallback / max(1, self.labelled):.0%})")
+        if slower := self.cascade.warning():
+            out.append(f"slower           {slower}")
         out.append(f"rows a second    {self.rows_per_second:,.0f}")
         share = times.model / max(times.total, 1e-9)
         out.append(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fastmux.labelling.job import Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
 from fastmux.labelling.loading import Model, class_for
-from fastmux.labelling.settings import LabellingSettings, check_cascade
+from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.sharing import Share
+from fastmux.labelling.threshold import stored_calibration
 from fastmux.settings import settings_of
 from fastmux.tables.kinds import OUTPUT_FORMATS
 from fastmux.tables.opening import open_source
@@ -66,7 +67,8 @@ def predict(
         output: A file that ends in ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``. If None, all rows are returned, and
             have to fit into memory.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
-        fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
+        fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``, which
+            `fastmux.calibrate` finds.
         settings: The settings; or give the fields of `LabellingSettings` as ``options``.
         disable_tqdm: Show no progress bar.
         process_group: Processes that share the work, on one machine or on several with a common file system. Each of
@@ -97,7 +99,7 @@ def predict(
         (['text', 'label', 'score'], 3, "column 'text' is empty")
     """
     settings = settings_of(LabellingSettings, settings, options, "predict")
-    check_cascade(fallback, settings.min_confidence)
+    calibration = stored_calibration(model, fallback, settings.min_confidence)
     placed = class_for(model).placement(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
     if output is None and process_group is not None:
         raise ValueError("process_group is given without an output, into which its processes put their shards")
@@ -107,7 +109,7 @@ def predict(
             raise ValueError(f"output is {str(target)!r}, expected a name that ends in {', '.join(OUTPUT_FORMATS)}")
         share.once(lambda: check_output(target))
     source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
-    job = Job.of(model, tokenizer, fallback, source, target, settings, placed)
+    job = Job.of(model, tokenizer, fallback, calibration, source, target, settings, placed)
     report = LabellingReport()
     if target is None:
         found, rejects = job.run_in_memory(report, disable_tqdm)

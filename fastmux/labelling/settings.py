@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.settings import Number, check_fields, integer, number, one_of
+from fastmux.settings import check_fields, integer, number, one_of
 from fastmux.tables.kinds import INPUT_FORMATS
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: What happens to rows that cannot be labelled.
 REJECTED = ("keep", "reason", "drop")
-_CONFIDENCE = Number(False, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class LabellingSettings:
         truncation: Cut rows that are longer than ``max_length``; without it they are rejected.
         max_length: The most tokens of a row. By default as many as the model has room for.
         copies: How many slots of a multiplexed model each row takes. More are slower and more accurate.
-        min_confidence: Rows of which the model is less sure than this go through ``fallback``.
+        min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
+            ``calibrate`` has put into the model's folder.
         batch_tokens: The most positions of one pass of the encoder, padding included. By default 1024 on a CPU and
             65536 on a GPU.
         rows_per_shard: How many rows are sorted by length and written together; a run that was killed does at most so
@@ -66,11 +66,3 @@ class LabellingSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-def check_cascade(fallback: object, min_confidence: float | None) -> None:
-    """Raise ValueError if only one of fallback and min_confidence is given, or the latter is no probability."""
-    if min_confidence is not None and min_confidence not in _CONFIDENCE:
-        raise ValueError(f"min_confidence is {min_confidence!r}, expected {_CONFIDENCE}")
-    if (fallback is None) != (min_confidence is None):
-        raise ValueError("fallback and min_confidence go together, but only one of them was given")

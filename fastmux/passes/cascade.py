@@ -7,7 +7,7 @@ Wang et al., 2018, arXiv 1711.11541, for the use of a cheap model before a good 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -133,3 +133,35 @@ def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agr
         fallback=float(1.0 - kept[first] / rows),
         rows=rows,
     )
+
+
+def beside_unseen(confidence: np.ndarray, agrees: np.ndarray, target_agreement: float) -> CascadeThreshold:
+    """`choose_min_confidence` of all rows, with figures of rows that did not choose.
+
+    A threshold is chosen on every other row and applied to the rest, and the other way round. The agreement and the
+    share of the rows that go on are of these two; rows should be in random order.
+
+    Raises:
+        ValueError: As of `choose_min_confidence`, for all rows or for a half of them.
+    """
+    found = choose_min_confidence(confidence, agrees, target_agreement)
+    same, went_on, halves = 0, 0, (slice(0, None, 2), slice(1, None, 2))
+    for choose, apply in (halves, halves[::-1]):
+        chosen = choose_min_confidence(confidence[choose], agrees[choose], target_agreement).min_confidence
+        on = confidence[apply] < chosen
+        same, went_on = same + int((agrees[apply] | on).sum()), went_on + int(on.sum())
+    return replace(found, agreement=same / found.rows, fallback=went_on / found.rows)
+
+
+def interval(share: float, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was counted on so many rows (Wilson, 1927).
+
+    Example:
+        >>> from fastmux.passes.cascade import interval
+        >>> [round(end, 3) for end in interval(0.98, 1000)]
+        [0.969, 0.987]
+    """
+    z = 1.96
+    middle, scale = share + z**2 / (2 * rows), 1 + z**2 / rows
+    spread = z * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
+    return float((middle - spread) / scale), float((middle + spread) / scale)

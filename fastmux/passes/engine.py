@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,14 @@ class Answered:
     Attributes:
         logits: The logits: (rows, C), or (tokens, C) of a model that labels tokens; float32, or the model's float64.
         went_on: The rows that the fallback answered, in order.
+        seconds: How long the model itself took.
+        fallback_seconds: How long the fallback took.
     """
 
     logits: np.ndarray
     went_on: np.ndarray
+    seconds: float
+    fallback_seconds: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Engine:
         Raises:
             ValueError: The model returns NaN or infinity.
         """
+        begin = time.perf_counter()
         runtime, lengths = self.runtime, tokens.lengths
         rows = int(lengths.sum()) if runtime.per_token else len(lengths)
         out = np.zeros((rows, runtime.num_labels), np.float32)
@@ -94,11 +100,12 @@ class Engine:
             went_on.append(again)
             on_rows(len(batch) - len(again))
         rows_on = np.sort(np.concatenate(went_on)) if went_on else np.zeros(0, np.int64)
+        start = time.perf_counter()
         if len(rows_on):
             again = self.fallback.run(tokens.select(rows_on), on_rows=on_rows).logits
             out[tokens.flat(rows_on) if runtime.per_token else rows_on] = again
         check_finite(out)
-        return Answered(out, rows_on)
+        return Answered(out, rows_on, start - begin, time.perf_counter() - start)
 
     def one_pass(self, tokens: Tokens, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run all rows in one pass, without the fallback.
@@ -129,12 +136,22 @@ class Engine:
         Raises:
             ValueError: No threshold reaches the target; the problem is a regression; or as in `run`.
         """
+        return choose_min_confidence(*self.beside_fallback(tokens, plan), target_agreement)
+
+    def beside_fallback(
+        self,
+        tokens: Tokens,
+        plan: Sequence[np.ndarray] | None = None,
+        on_rows: Callable[[int], None] = lambda rows: None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How sure the model is of each row, and whether it gives the row the fallback's label: (rows) each.
+
+        Both models answer all rows; the arguments are those of `run`.
+        """
         problem, lengths = self.runtime.problem_type, tokens.lengths if self.runtime.per_token else None
-        ours = replace(self, fallback=None, min_confidence=None).run(tokens, plan).logits
+        ours = replace(self, fallback=None, min_confidence=None).run(tokens, plan, on_rows).logits
         sure = confidence(ours, problem, lengths)
-        return choose_min_confidence(
-            sure, agrees(ours, self.fallback.run(tokens).logits, problem, lengths), target_agreement
-        )
+        return sure, agrees(ours, self.fallback.run(tokens, on_rows=on_rows).logits, problem, lengths)
 
     def _unsure(self, logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Whether the model is less sure of each row than ``min_confidence``, (rows), bool; logits as in `Answered`."""

@@ -105,6 +105,7 @@ def create_app(
     settings = settings_of(ServingSettings, settings, options, "create_app")
     names = ("max_length", "truncation", "min_confidence", "batch_tokens", "dtype", "device", "torch_compile")
     labeller = Labeller(model, tokenizer, fallback=fallback, **{name: getattr(settings, name) for name in names})
+    labeller.check_copies(settings.copies)
     service = Service(labeller, settings)
 
     @contextlib.asynccontextmanager

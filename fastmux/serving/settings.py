@@ -17,7 +17,8 @@ class ServingSettings:
             room for.
         truncation: Cut rows that are longer than ``max_length``; without it they are answered with an error.
         copies: How many slots of a multiplexed model each row takes, unless its request says otherwise.
-        min_confidence: Rows of which the model is less sure than this go through ``fallback``.
+        min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
+            ``calibrate`` has put into the model's folder.
         max_wait_ms: How many milliseconds a row waits, at most, for others to fill its group while the model is idle.
         batch_tokens: The most positions of one pass of the encoder, padding included. By default 1024 on a CPU and
             65536 on a GPU.

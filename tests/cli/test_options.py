@@ -15,6 +15,7 @@ from fastmux.serving.settings import ServingSettings
 from fastmux.settings import descriptions
 
 TYPED = {
+    "calibrate": ["model", "--fallback", "model", "--text", "rows.txt"],
     "convert": ["model", "--text", "rows.txt", "--output_dir", "out", "--row_layers", "0"],
     "predict": ["model", "rows.txt", "--output", "out.jsonl", "--num_workers", "0"],
     "serve": ["model", "--port", "0"],
@@ -22,6 +23,17 @@ TYPED = {
 #: For each option that takes a value: values that are refused, and what is said. Options of whose values nothing can be
 #: wrong before the model is asked have none.
 WRONG = {
+    "calibrate": {
+        "fallback": [("nowhere", "'nowhere' cannot be loaded"), ("tagger", "labels tokens and the model")],
+        "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows, expected at least 50")],
+        "column": [("nope", "has no column 'nope'")],
+        "pair_column": [("nope", "has no column 'nope'")],
+        "input_format": [("xml", "--input_format is 'xml', expected one of")],
+        "agreement": [("0", "--agreement is '0', expected a number above 0, up to 1"), ("x", "--agreement is 'x'")],
+        "copies": [("0", "--copies is '0'"), ("5", "--copies is 5, expected 1: the model puts no rows together")],
+        "max_length": [("999", "--max_length is 999, but the model has room for 32 tokens")],
+        "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+    },
     "convert": {
         "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows, expected at least 20")],
         "column": [("nope", "has no column 'nope'")],
@@ -57,7 +69,7 @@ WRONG = {
     },
     "predict": {
         "output": [("out.xml", "--output is 'out.xml', expected a name that ends in .jsonl")],
-        "fallback": [("model", "--fallback and --min_confidence go together")],
+        "fallback": [("model", "--fallback is given without --min_confidence, and the model has no cascade.json")],
         "column": [("nope", "has no column 'nope'")],
         "pair_column": [("nope", "has no column 'nope'")],
         "prefix": [],
@@ -81,7 +93,7 @@ WRONG = {
         "split": [("test", "--split is 'test', but rows.txt is a file")],
     },
     "serve": {
-        "fallback": [("model", "--fallback and --min_confidence go together")],
+        "fallback": [("model", "--fallback is given without --min_confidence, and the model has no cascade.json")],
         "host": [("no such host", "--host is 'no such host'")],
         "port": [("65536", "--port is '65536', expected an integer from 0 to 65535")],
         "max_length": [("999", "--max_length is 999, but the model has room for 32 tokens")],

@@ -214,8 +214,8 @@ def test_nan_is_no_label(label, models, texts):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fallback": "plain"}, "fallback and min_confidence go together"),
-        ({"min_confidence": 0.5}, "fallback and min_confidence go together"),
+        ({"fallback": "plain"}, "fallback is given without min_confidence, and the model has no cascade.json"),
+        ({"min_confidence": 0.5}, "min_confidence is given without fallback"),
         ({"min_confidence": 1.5}, "min_confidence is 1.5, expected a number from 0 to 1"),
         ({"fallback": "tagger", "min_confidence": 0.5}, "the fallback labels tokens and the model sequences"),
         ({"copies": 5}, "copies is 5, expected an integer from 1 to num_instances = 4"),

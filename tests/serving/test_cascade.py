@@ -117,8 +117,8 @@ def test_without_a_fallback_nothing_is_said_of_it(serve, texts):
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(models, tokenizer, config):
     for options, message in (
-        ({"min_confidence": 0.5}, "fallback and min_confidence go together"),
-        ({"fallback": "nowhere"}, "fallback and min_confidence go together"),
+        ({"min_confidence": 0.5}, "min_confidence is given without fallback"),
+        ({"fallback": "nowhere"}, "fallback is given without min_confidence, and the model has no cascade.json"),
         ({"fallback": "nowhere", "min_confidence": 2}, "min_confidence is 2, expected a number from 0 to 1"),
         ({"fallback": "nowhere", "min_confidence": 0.5}, "nowhere"),
         ({"fallback": models["tagger"], "min_confidence": 0.5}, "the fallback labels tokens and the model sequences"),
