@@ -9,8 +9,9 @@ import pytest
 
 from bench.harness import FIRST_SHAPES, Case
 from bench.machine import machine_info
-from bench.timing import CLOCKS, DEVICE
+from bench.timing import DEVICE
 from fastmux.files import read_json, write_json
+from fastmux.passes.timer import CLOCKS
 
 #: In the folder of results: a line for each case that was begun. A new process goes on behind them, so a case that
 #: killed a process is not run again.

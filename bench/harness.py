@@ -26,7 +26,7 @@ from torch import Tensor
 
 import fastmux
 from bench.machine import DATASHEET
-from bench.timing import DEVICE, copy_bandwidth, in_turns, peak_bytes, quartiles, rotated
+from bench.timing import DEVICE, copy_bandwidth, in_turns, input_sets, peak_bytes, quartiles
 from fastmux import testing
 from training.formatting import markdown
 
@@ -180,7 +180,7 @@ class Case:
         torch.compiler.reset()  # what other cases compiled; not later, or what this one has compiled is gone
         first = self._draw()
         size = sum(t.nbytes for t in (*first[0].values(), first[1]) if t is not None)
-        sets = [first, *(self._draw() for _ in range(rotated(size, DEVICE) - 1))]
+        sets = [first, *(self._draw() for _ in range(input_sets(size, DEVICE) - 1))]
         report = Report(self)
         gold, plain = (evaluate(self.op.reference, *first, dtype) for dtype in (torch.float64, self.dtype))
         calls, peaks = {}, {}

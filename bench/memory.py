@@ -15,8 +15,8 @@ step: by the profiler's count on a CPU, by `torch.cuda.max_memory_allocated` on 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
+import itertools
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -26,22 +26,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification
 
 if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import fastmux
-from bench import random_bert
+from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.random_bert import positive
+from bench.record import finish, positive, table
 from bench.timing import peak_bytes
 from fastmux.files import write_json
-from training.formatting import markdown
 
 NUM_LABELS = 12
-DEMULTIPLEXERS = ("index", "key", "unbind")
 
 
 def step(model: nn.Module, batch: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -61,36 +57,15 @@ def measure(model: nn.Module, batch: dict[str, Tensor]) -> int:
     return stays + peak_bytes(partial(step, model, batch, optimizer), batch["labels"].device)
 
 
-def compare(args: argparse.Namespace, report) -> None:
-    """For every G: the plain encoder, T-MUX in all its forms, and the plain encoder on as many positions as `index`."""
-    plain_peak = 0
-
-    def add(model: nn.Module, groups: int, name: str = "plain", n: int = 1, length: int = args.length) -> None:
-        nonlocal plain_peak
-        model = model.to(args.device).train()
-        rows = groups * n
-        batch = {
-            "input_ids": torch.randint(args.vocab_size, (rows, length), device=args.device),
-            "labels": torch.randint(NUM_LABELS, (rows,), device=args.device),
-        }
-        peak = measure(model, batch)
-        plain_peak = plain_peak or peak
-        row = {"model": name, "num_instances": n, "groups": groups, "length": length, "rows": rows}
-        row["parameter_bytes"] = sum(p.nbytes for p in model.parameters())
-        report(row | {"peak_bytes": peak, "ratio_to_plain": peak / plain_peak})
-
-    def plain() -> nn.Module:
-        return AutoModelForSequenceClassification.from_config(copy.deepcopy(args.config))
-
+def listed(args: argparse.Namespace) -> Iterator[tuple[str, int, int, int]]:
+    """(model, N, encoder rows, length) of all that is measured. For each G the plain encoder comes first, and last the
+    plain encoder on as many positions as `index` has."""
     for groups in args.groups:
-        plain_peak = 0
-        add(plain(), groups)
-        for name in args.demultiplexers:
-            for n in args.num_instances:
-                config, options = copy.deepcopy(args.config), {"demultiplexer": name, "num_labels": NUM_LABELS}
-                add(fastmux.TMuxForSequenceClassification.from_backbone(config, n, **options), groups, name, n)
+        yield "plain", 1, groups, args.length
+        for name, n in itertools.product(args.demultiplexers, args.num_instances):
+            yield name, n, groups, args.length
         for n in args.num_instances if "index" in args.demultiplexers else []:
-            add(plain(), groups, length=args.length + n + 1)
+            yield "plain", 1, groups, args.length + n + 1
 
 
 def section(result: dict) -> Iterator[str]:
@@ -100,27 +75,27 @@ def section(result: dict) -> Iterator[str]:
         f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}. Peak memory of a training step: "
         "`python bench/memory.py`."
     )
-    rows = []
-    for r in result["rows"]:
-        cells = [r["model"] if r["model"] == "plain" else f"`{r['model']}`"]
-        cells += [str(r[name]) for name in ("num_instances", "groups", "length")]
-        rows.append([*cells, f"{r['peak_bytes'] / 2**20:.1f}", f"{r['ratio_to_plain']:.3f}"])
-    yield markdown(["", "N", "encoder rows", "L", "MiB", "x plain"], rows)
+    columns = {
+        "": lambda row: row["model"] if row["model"] == "plain" else f"`{row['model']}`",
+        "N": "{num_instances}",
+        "encoder rows": "{groups}",
+        "L": "{length}",
+        "MiB": lambda row: f"{row['peak_bytes'] / 2**20:.1f}",
+        "x plain": "{ratio_to_plain:.3f}",
+    }
+    yield table(result["rows"], columns)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = random_bert.parser(__doc__, preset="embedded", vocab_size=4096)
+    parser = workload.parser(__doc__, "embedded", 4096, num_instances=[10], demultiplexers=["index", "unbind"])
     add = parser.add_argument
-    add("--num_instances", nargs="+", type=positive, default=[10], metavar="N", help="(default: 10)")
-    add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
-    add("--groups", nargs="+", type=positive, default=[8], metavar="G", help="rows of the encoder (default: 8)")
-    add("--length", type=positive, default=64, metavar="L", help="tokens of a row (default: 64)")
-    add("--dropout", type=float, default=0.1, help="(default: 0.1)")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
+    add("--groups", nargs="+", type=positive, default=[8], metavar="G", help="The rows of the encoder.")
+    add("--length", type=positive, default=64, metavar="L", help="The tokens of a row.")
+    add("--dropout", type=float, default=0.1, help="The probability of dropout.")
+    add("--disable_tqdm", action="store_true", help="Show no progress bar.")
     args = parser.parse_args(argv)
     dropout = {"hidden_dropout_prob": args.dropout, "attention_probs_dropout_prob": args.dropout}
-    positions = args.length + max(args.num_instances) + 1
-    args.config = random_bert.config(parser, args, positions, num_labels=NUM_LABELS, **dropout)
+    args.config = workload.config(parser, args, args.length + max(args.num_instances) + 1, **dropout)
     args.output = args.output or results_folder(args.device) / "memory.json"
     return args
 
@@ -128,21 +103,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     torch.manual_seed(args.seed)
-    encoder = random_bert.sizes(args.config) | {"dropout": args.dropout}
+    encoder = workload.sizes(args.config) | {"dropout": args.dropout}
     rows: list[dict] = []
     result = {"machine": machine_info(args.device), "encoder": encoder, "rows": rows}
-    models = len(args.demultiplexers) + ("index" in args.demultiplexers)
-    with tqdm(
-        total=len(args.groups) * (1 + models * len(args.num_instances)), unit="model", disable=args.disable_tqdm
-    ) as bar:
-
-        def report(row: dict) -> None:
-            rows.append(row)
-            write_json(args.output, result)
-            bar.update()
-
-        compare(args, report)
-    print("\n\n".join(section(result)) + f"\n\nwritten to {args.output}")
+    for name, n, groups, length in tqdm(list(listed(args)), unit="model", disable=args.disable_tqdm):
+        demultiplexer = None if name == "plain" else name
+        model = workload.model("sequence", args.config, demultiplexer, n, NUM_LABELS).to(args.device).train()
+        batch = {
+            "input_ids": torch.randint(args.vocab_size, (groups * n, length), device=args.device),
+            "labels": torch.randint(NUM_LABELS, (groups * n,), device=args.device),
+        }
+        peak = measure(model, batch)
+        plain = next((row for row in rows if row["groups"] == groups), {"peak_bytes": peak})
+        row = {"model": name, "num_instances": n, "groups": groups, "length": length, "rows": groups * n}
+        row |= {"parameter_bytes": sum(p.nbytes for p in model.parameters()), "peak_bytes": peak}
+        rows.append(row | {"ratio_to_plain": peak / plain["peak_bytes"]})
+        write_json(args.output, result)
+    finish(result, section, args.output)
     return rows
 
 

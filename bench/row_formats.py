@@ -32,7 +32,7 @@ import pyarrow.parquet
 
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import ROOT, environment
-from bench.random_bert import positive
+from bench.record import positive
 from bench.rows import store_model, texts_of_words
 from fastmux.files import write_json
 from training.formatting import markdown

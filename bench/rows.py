@@ -30,7 +30,7 @@ from transformers import BertConfig, BertTokenizerFast
 import fastmux
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import environment
-from bench.random_bert import positive
+from bench.record import positive
 from fastmux.files import write_json
 
 _FEW = 1_000

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import torch
 import torch._dynamo
 from torch import nn
-from tqdm.auto import tqdm
 
 from bench.machine import synchronize
+from bench.timing import rotated
+from fastmux.passes.timer import CLOCKS
 
 INPUT_SETS = 4
 # Every number of rows is compiled for itself; beyond 8, Dynamo would silently run them eagerly.
 torch._dynamo.config.recompile_limit = 256
+
+Key = TypeVar("Key")
 
 
 class Runner:
@@ -35,9 +40,7 @@ class Runner:
         self.graphed = execution != "eager" and args.device.type == "cuda"
         shape = (rows, args.length)
         self.inputs = [torch.randint(args.vocab_size, shape, device=self.device) for _ in range(INPUT_SETS)]
-        self.passes = 1
-        self.min_seconds = args.min_seconds
-        self.clock = time.process_time if args.clock == "cpu" else time.perf_counter
+        self.passes, self.min_seconds, self.clock = 1, args.min_seconds, CLOCKS[args.clock]
 
     def warm_up(self) -> None:
         """Runs once for caches, compilation and allocators, then finds how many passes make a measurement."""
@@ -103,42 +106,31 @@ class TrainingRunner(Runner):
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def fastest(runners: list[Runner], repeats: int, progress: tqdm, end: float = float("inf")) -> Runner:
+def fastest(runners: Iterable[Runner], repeats: int, end: float = float("inf")) -> Runner:
     """The runner with the least time for an instance. They take turns, and the best of ``repeats`` counts.
 
     Args:
         end: a moment of `time.perf_counter`, after which no more runners are tried; the first always is.
     """
-    tried = []
+    best: dict[Runner, float] = {}
     for runner in runners:
-        if tried and time.perf_counter() > end:
+        if best and time.perf_counter() > end:
             break
         runner.warm_up()
-        tried.append(runner)
-        progress.update()
-    best = dict.fromkeys(range(len(tried)), float("inf"))
+        best[runner] = float("inf")
     for _ in range(repeats):
-        for i, runner in enumerate(tried):
-            if time.perf_counter() > end:
-                break
-            best[i] = min(best[i], runner.seconds_per_instance())
-            progress.update()
-    return runners[min(best, key=best.get)]
+        for runner, seconds in best.items():
+            if time.perf_counter() < end:
+                best[runner] = min(seconds, runner.seconds_per_instance())
+    return min(best, key=best.get)
 
 
-def measure(
-    plain: Runner, others: dict[tuple, Runner], repeats: int, progress: tqdm
-) -> dict[tuple, list[tuple[float, float]]]:
+def measure(plain: Runner, others: Mapping[Key, Runner], repeats: int) -> dict[Key, list[tuple[float, float]]]:
     """For each key and repeat: (seconds per instance, those of the plain encoder around it). The order rotates."""
-    samples = {key: [] for key in others}
-    keys = list(others)
+    samples: dict[Key, list[tuple[float, float]]] = {key: [] for key in others}
     before = plain.seconds_per_instance()
-    for repeat in range(repeats):
-        shift = repeat * len(keys) // repeats
-        for key in keys[shift:] + keys[:shift]:
-            ours = others[key].seconds_per_instance()
-            after = plain.seconds_per_instance()
-            samples[key].append((ours, (before + after) / 2))
-            before = after
-            progress.update()
+    for key in (key for repeat in range(repeats) for key in rotated(others, repeat)):
+        ours, after = others[key].seconds_per_instance(), plain.seconds_per_instance()
+        samples[key].append((ours, (before + after) / 2))
+        before = after
     return samples

@@ -44,10 +44,10 @@ from onnxruntime.quantization import quantize_dynamic
 from transformers import BertForSequenceClassification
 
 import fastmux
-from bench import random_bert
+from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.predict import stored_tokenizer
-from bench.random_bert import positive
+from bench.record import positive
+from bench.workload import stored_tokenizer
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
@@ -196,7 +196,7 @@ def section(result: dict) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    parser = random_bert.parser(__doc__, preset="minilm", vocab_size=30522)
+    parser = workload.parser(__doc__, preset="minilm", vocab_size=30522)
     parser.add_argument("--data_dir", type=Path, required=True, help="folder with sst2 and tokenizer")
     parser.add_argument("--model", type=Path, help="folder of a BERT whose sizes and weights are taken")
     parser.add_argument("--num_instances", nargs="+", type=positive, default=[4, 10], metavar="N", help="of T-MUXes")
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     torch.manual_seed(args.seed)
     tokenizer = stored_tokenizer(args.data_dir)
     if args.model is None:
-        plain = BertForSequenceClassification(random_bert.config(parser, args, 512, num_labels=2)).eval()
+        plain = BertForSequenceClassification(workload.config(parser, args, 512, num_labels=2)).eval()
     else:
         plain = BertForSequenceClassification.from_pretrained(args.model, num_labels=2).eval()
     config = plain.config
@@ -225,7 +225,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         }
         rows = measure(models, tokens, args.repeats)
     names = ["onnxruntime"] + ["ctranslate2"] * peers
-    result = {"machine": machine_info(torch.device("cpu")), "encoder": random_bert.sizes(config), "runtimes": rows}
+    result = {"machine": machine_info(torch.device("cpu")), "encoder": workload.sizes(config), "runtimes": rows}
     result |= {"weights": "random" if args.model is None else "trained"}
     result |= {"measured_rows": len(tokens.lengths), "repeats": args.repeats}
     result |= {"runtime_versions": {name: importlib.metadata.version(name) for name in names}}

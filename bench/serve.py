@@ -39,11 +39,11 @@ import transformers
 from transformers import AutoModelForSequenceClassification
 
 import fastmux
-from bench import random_bert
+from bench import workload
 from bench.clients import Clients
 from bench.machine import machine_info, results_folder
-from bench.predict import stored_tokenizer, texts_of
-from bench.random_bert import positive
+from bench.record import positive
+from bench.workload import stored_tokenizer, texts_of
 from fastmux.files import write_json
 from training.formatting import markdown
 
@@ -254,7 +254,7 @@ def crowd_section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = random_bert.parser(__doc__, preset="base", vocab_size=30522)
+    parser = workload.parser(__doc__, preset="base", vocab_size=30522)
     add = parser.add_argument
     add("--data_dir", type=Path, required=True, help="folder with the folders sst2 and tokenizer")
     add("--num_instances", nargs="+", type=positive, default=[10], metavar="N")
@@ -274,7 +274,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--arrive_seconds", type=float, default=2.0, help="seconds within which a crowd comes (default: 2)")
     add("--max_concurrent_requests", type=positive, default=512, help="the option of a crowd's server (default: 512)")
     args = parser.parse_args(argv)
-    args.config = random_bert.config(parser, args, 512, num_labels=2)
+    args.config = workload.config(parser, args, 512, num_labels=2)
     args.output = args.output or results_folder(args.device) / ("crowd.json" if args.crowd else "serve.json")
     return args
 
@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> dict:
     torch.manual_seed(args.seed)
     tokenizer = stored_tokenizer(args.data_dir)
     names = ("p99_ms", "max_wait_ms", "batch_tokens", "threads", "processes", "seconds", "requests")
-    result = {"machine": machine_info(args.device), "encoder": random_bert.sizes(args.config)}
+    result = {"machine": machine_info(args.device), "encoder": workload.sizes(args.config)}
     result |= {name: getattr(args, name) for name in names} | {"load_average_before": os.getloadavg()}
     options = ["--truncation", "--max_wait_ms", str(args.max_wait_ms), "--batch_tokens", str(args.batch_tokens)]
     options += ["--device", str(args.device)]

@@ -33,7 +33,6 @@ No limit counts task heads, embeddings, normalisation and elementwise work. They
 from __future__ import annotations
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -44,34 +43,36 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 if not __package__:
     # Run as a file: the repository root, and not this folder, goes on the path.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import fastmux
-from bench import random_bert
+from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.random_bert import positive
+from bench.record import finish, positive, table
 from bench.runner import Runner, TrainingRunner, fastest, measure
-from bench.timing import CLOCKS, quartiles
+from bench.timing import quartiles
+from bench.workload import TASKS
 from fastmux.files import write_json
 from fastmux.functional import fixed_weights
-from training.formatting import markdown, number
+from fastmux.passes.timer import CLOCKS
 
-#: (plain model, multiplexed model, labels), as of a sentence-pair task and of CoNLL-2003
-TASKS = {
-    "sequence": (AutoModelForSequenceClassification, fastmux.TMuxForSequenceClassification, 2),
-    "token": (AutoModelForTokenClassification, fastmux.TMuxForTokenClassification, 9),
+MANY = {"nargs": "+", "type": positive}
+#: Options whose defaults are others on a GPU: their kind, help, and default on a CPU and on a GPU.
+USUAL = {
+    "dtype": ({"choices": ["float32", "bfloat16", "float16"]}, "The dtype of the weights.", "float32", "bfloat16"),
+    "execution": ({"choices": ["eager", "graphed", "compiled"]}, "How both sides run.", "eager", "graphed"),
+    "batch_sizes": (
+        MANY,
+        "The plain encoder runs at the best of these.",
+        [1, 2, 4, 8, 16, 32],
+        [32, 64, 128, 256, 512],
+    ),
+    "group_counts": (MANY, "The best is taken for T-MUX.", [2, 4, 8], [1, 4, 16, 64, 256]),
+    "min_seconds": ({"type": float}, "The shortest time of a measurement; 0 stands for one pass.", 0.0, 0.2),
 }
-EXECUTIONS = ("eager", "graphed", "compiled")
-DEMULTIPLEXERS = ("index", "key", "unbind")
 
 
 def encoder_flops(config: PreTrainedConfig, length: int) -> int:
@@ -95,51 +96,35 @@ def sweep(args: argparse.Namespace, report: Callable[[dict], object]) -> None:
     """Measures every N, task and demultiplexer, as far as the budget goes; ``report`` gets each row."""
     end = time.perf_counter() + args.budget
     cases = [(n, task, name) for n in args.num_instances for task in args.tasks for name in args.demultiplexers]
-    chosen = len(args.group_counts) if args.every_group else 1
-    tried = len(args.group_counts) * (1 if args.every_group else args.tune_repeats + 1)
-    runs = (args.tune_repeats + 1) * len(args.batch_sizes) * len(args.tasks)
     plains: dict[str, Runner] = {}
     compiled: dict[str, dict[str, Runner]] = {}
-    with tqdm(
-        total=runs + len(cases) * (tried + chosen * args.repeats), unit="run", smoothing=0, disable=args.disable_tqdm
-    ) as progress:
-        for n, task, demultiplexer in cases:
-            if time.perf_counter() > end:
-                print(f"out of time before {task}, {demultiplexer}, N = {n}", flush=True)
-                return
-            plain_class, tmux_class, num_labels = TASKS[task]
-            make = partial(TrainingRunner, per_position=task == "token") if args.training else Runner
-            if task not in plains:
-                progress.set_description(f"{task}, plain")
-                config = copy.deepcopy(args.config)
-                config.num_labels = num_labels
-                model = _ready(plain_class.from_config(config, attn_implementation=args.attn_implementation), args)
-                sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
-                # A quarter of the remaining time at most: the rest is for the models beside it.
-                now = time.perf_counter()
-                plains[task] = fastest(sizes, args.tune_repeats, progress, now + (end - now) / 4)
-                compiled[task] = {}
-                if args.compiled_plain:
-                    rows = plains[task].rows
-                    compiled[task] = {"plain": make(model, rows, rows, args, "compiled")}
-                    compiled[task]["plain"].warm_up()
-            plain = plains[task]
-            progress.set_description(f"{task}, {demultiplexer}, N = {n}")
-            # Made from a config of its own, and not around the plain encoder: the two sides share no state.
-            config = copy.deepcopy(args.config)
-            config._attn_implementation = args.attn_implementation
-            options = {"num_labels": num_labels, "retrieval_loss_weight": 0.0}  # as the plain one: the task's loss
-            model = _ready(tmux_class.from_backbone(config, n, demultiplexer=demultiplexer, **options), args)
-            runners = [make(model, g * n, g, args, args.execution) for g in args.group_counts]
-            if args.every_group:
-                for runner in runners:
-                    runner.warm_up()
-                    progress.update()
-            else:
-                runners = [fastest(runners, args.tune_repeats, progress, end)]
-            samples = measure(plain, dict(enumerate(runners)) | compiled[task], args.repeats, progress)
-            for i, runner in enumerate(runners):
-                report(_row(task, demultiplexer, n, runner, plain, samples[i], samples.get("plain"), args))
+    for n, task, demultiplexer in tqdm(cases, unit="model", smoothing=0, disable=args.disable_tqdm):
+        if time.perf_counter() > end:
+            print(f"out of time before {task}, {demultiplexer}, N = {n}", flush=True)
+            return
+        make = partial(TrainingRunner, per_position=task == "token") if args.training else Runner
+        if task not in plains:
+            model = _ready(workload.model(task, args.config), args)
+            sizes = [make(model, b, b, args, args.execution) for b in args.batch_sizes]
+            # A quarter of the remaining time at most: the rest is for the models beside it.
+            now = time.perf_counter()
+            plain = plains[task] = fastest(sizes, args.tune_repeats, now + (end - now) / 4)
+            compiled[task] = {}
+            if args.compiled_plain:
+                compiled[task] = {"plain": make(model, plain.rows, plain.rows, args, "compiled")}
+                compiled[task]["plain"].warm_up()
+        plain = plains[task]
+        # As the plain one's, the loss is the task's alone.
+        model = _ready(workload.model(task, args.config, demultiplexer, n, retrieval_loss_weight=0.0), args)
+        runners = [make(model, g * n, g, args, args.execution) for g in args.group_counts]
+        if args.every_group:
+            for runner in runners:
+                runner.warm_up()
+        else:
+            runners = [fastest(runners, args.tune_repeats, end)]
+        samples = measure(plain, dict(enumerate(runners)) | compiled[task], args.repeats)
+        for i, runner in enumerate(runners):
+            report(_row(task, demultiplexer, n, runner, plain, samples[i], samples.get("plain"), args))
 
 
 def _ready(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
@@ -196,65 +181,59 @@ def section(result: dict) -> Iterator[str]:
         f"{'steps of training' if options.get('training') else 'passes'} at their best batch size. "
         f"`python bench/throughput.py{' --training' if options.get('training') else ''}`."
     )
-    compiled = any(row.get("ratio_to_compiled_plain") for row in result["rows"])
-    rows = []
-    for r in best_groups(result["rows"]):
-        low, high = r["ratio_quartiles"]
-        cells = [f"{r['task']}, `{r['demultiplexer']}`", str(r["num_instances"]), f"{r['instances_per_second']:,.1f}"]
-        cells += [f"{r['ratio']:.2f} ({low:.2f} to {high:.2f})", f"{r['limit']:.2f}", f"{r['fraction_of_limit']:.2f}"]
-        rows.append(cells + ([number(r["ratio_to_compiled_plain"])] if compiled else []))
-    head = ["", "N", "instances/s", "x plain (quartiles)", "limit", "of the limit"]
-    yield markdown(head + (["x compiled plain"] if compiled else []), rows)
+    columns = {
+        "": "{task}, `{demultiplexer}`",
+        "N": "{num_instances}",
+        "instances/s": "{instances_per_second:,.1f}",
+        "x plain (quartiles)": "{ratio:.2f} ({ratio_quartiles[0]:.2f} to {ratio_quartiles[1]:.2f})",
+        "limit": "{limit:.2f}",
+        "of the limit": "{fraction_of_limit:.2f}",
+    }
+    if any(row.get("ratio_to_compiled_plain") for row in result["rows"]):
+        columns["x compiled plain"] = "{ratio_to_compiled_plain:.4f}"
+    yield table(best_groups(result["rows"]), columns)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = random_bert.parser(__doc__, preset="base", vocab_size=30522)
-    add, many = parser.add_argument, {"nargs": "+", "type": positive}
-    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="sequence: 2 labels; token: 9 labels")
-    add("--demultiplexers", nargs="+", choices=DEMULTIPLEXERS, default=["index", "unbind"])
-    add("--num_instances", **many, default=[1, 2, 5, 10, 20, 40], metavar="N")
-    add("--length", type=positive, default=128, metavar="L", help="tokens of an instance (default: 128)")
-    add("--training", action="store_true", help="measure steps of training, with the task's loss alone")
-    dtypes = ["float32", "bfloat16", "float16"]
-    add("--dtype", choices=dtypes, help="(default: float32 on a CPU, bfloat16 on a GPU)")
-    add("--attn_implementation", default="sdpa", help="attention of both sides (default: sdpa)")
-    add("--execution", choices=EXECUTIONS, help="how both sides run (default: eager on a CPU, graphed on a GPU)")
-    add("--compiled_plain", action="store_true", help="measure the plain encoder compiled as well")
-    help = "the plain encoder runs at the best of these (default: 1 2 4 8 16 32 on a CPU, 32 to 512 on a GPU)"
-    add("--batch_sizes", **many, metavar="B", help=help)
-    help = "T-MUX runs at the best of these numbers of groups (default: 2 4 8 on a CPU, 1 to 256 on a GPU)"
-    add("--group_counts", **many, metavar="G", help=help)
-    add("--every_group", action="store_true", help="a row for each of --group_counts, not the best alone")
-    add("--budget", type=float, default=float("inf"), help="seconds after which no model is begun")
-    add("--repeats", type=positive, default=7, help="measurements of each row, in turns (default: 7)")
-    add("--tune_repeats", type=positive, default=1, help="measurements of each batch size to choose from (default: 1)")
-    add("--min_seconds", type=float, help="least time of a measurement (default: one pass on a CPU, 0.2 on a GPU)")
-    help = "cpu: processor time of one thread, for a machine that others use too (default: wall)"
+    parser = workload.parser(__doc__, "base", num_instances=[1, 2, 5, 10, 20, 40], demultiplexers=["index", "unbind"])
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="Labels of rows (2), or of tokens (9).")
+    add("--length", type=positive, default=128, metavar="L", help="The tokens of an instance.")
+    add("--training", action="store_true", help="Measure steps of training, with the task's loss alone.")
+    add("--attn_implementation", default="sdpa", help="The attention of both sides.")
+    add("--compiled_plain", action="store_true", help="Measure the plain encoder compiled as well.")
+    for name, (kind, help, cpu, gpu) in USUAL.items():
+        add(f"--{name}", **kind, help=f"{help} Default: {cpu} on a CPU, {gpu} on a GPU.")
+    add("--every_group", action="store_true", help="Give a row for each of --group_counts, not the best alone.")
+    add("--budget", type=float, default=float("inf"), help="The seconds after which no model is begun.")
+    add("--repeats", type=positive, default=7, help="The measurements of each row, in turns.")
+    add("--tune_repeats", type=positive, default=1, help="The measurements of each batch size to choose from.")
+    help = "The time on the clock, or the processor's of one thread, for a machine that others use too."
     add("--clock", choices=CLOCKS, default="wall", help=help)
-    add("--num_threads", type=positive, help="threads of torch on a CPU (default: torch's choice)")
-    add("--disable_tqdm", action="store_true", help="no progress bar")
+    add("--num_threads", type=positive, help="The threads of torch on a CPU. Default: torch's choice.")
+    add("--disable_tqdm", action="store_true", help="Show no progress bar.")
     args = parser.parse_args(argv)
 
-    gpu = args.device.type != "cpu"
+    gpu, asked = args.device.type != "cpu", args.execution
     if args.clock == "cpu":
         if gpu or args.num_threads not in (None, 1):
             parser.error("--clock cpu is for one thread of a CPU; leave out --device and --num_threads")
         args.num_threads = 1
-    args.batch_sizes = args.batch_sizes or ([32, 64, 128, 256, 512] if gpu else [1, 2, 4, 8, 16, 32])
-    args.group_counts = args.group_counts or ([1, 4, 16, 64, 256] if gpu else [2, 4, 8])
-    if args.min_seconds is None:
-        args.min_seconds = 0.2 if gpu else 0.0
-    args.output = args.output or results_folder(args.device) / "throughput.json"
-    args.execution = args.execution or ("graphed" if gpu and not args.training else "eager")
+    for name, (_, _, *defaults) in USUAL.items():
+        if getattr(args, name) is None:
+            setattr(args, name, defaults[gpu])
     if args.training and args.execution == "graphed":
-        parser.error("--execution graphed captures forward passes; give eager or compiled with --training")
+        if asked:
+            parser.error("--execution graphed captures forward passes; give eager or compiled with --training")
+        args.execution = "eager"
     if args.execution == "graphed" and not gpu:
         parser.error("--execution graphed needs a GPU, whose graphs it is about")
-    args.dtype = args.dtype or ("bfloat16" if gpu else "float32")
+    args.output = args.output or results_folder(args.device) / "throughput.json"
     args.torch_dtype = getattr(torch, args.dtype)
     # Room for the longest prefix too, as an encoder that is to be multiplexed must have.
     positions = max(512, args.length + max(args.num_instances) + 1)
-    args.config = random_bert.config(parser, args, positions)
+    args.config = workload.config(parser, args, positions)
+    args.config._attn_implementation = args.attn_implementation
     return args
 
 
@@ -266,7 +245,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     names = ["training", "length", "dtype", "execution", "compiled_plain", "clock", "attn_implementation"]
     names += ["batch_sizes", "group_counts", "repeats", "seed"]
     rows: list[dict] = []
-    result = {"machine": machine_info(args.device), "encoder": random_bert.sizes(args.config)}
+    result = {"machine": machine_info(args.device), "encoder": workload.sizes(args.config)}
     result |= {"options": {name: getattr(args, name) for name in names}, "rows": rows}
 
     def report(row: dict) -> None:
@@ -279,7 +258,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     with nullcontext() if args.training else fixed_weights():
         sweep(args, report)
-    print("\n" + "\n\n".join(section(result)) + f"\n\nwritten to {args.output}")
+    finish(result, section, args.output)
     return rows
 
 

@@ -7,17 +7,19 @@ import functools
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.machine import default_device, synchronize
+from fastmux.passes.timer import CLOCKS
 
 DEVICE = default_device()
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+Key, Found = TypeVar("Key"), TypeVar("Found")
 
 #: The shortest time that a turn measures; a single call may be longer.
 TURN_SECONDS = 0.01
@@ -49,6 +51,21 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(statistics.quantiles(values, n=4, method="inclusive"))
 
 
+def rotated(keys: Collection[Key], turn: int) -> list[Key]:
+    """The order of a turn: the first turn begins with the first of the keys, the next with the second, and so on."""
+    listed, shift = list(keys), turn % max(1, len(keys))
+    return listed[shift:] + listed[:shift]
+
+
+def turn_by_turn(calls: Mapping[Key, Callable[[], Found]], turns: int) -> dict[Key, list[Found]]:
+    """What each call returned, turn by turn. If the machine slows down, it does so for all of them."""
+    found: dict[Key, list[Found]] = {key: [] for key in calls}
+    for turn in range(turns):
+        for key in rotated(calls, turn):
+            found[key].append(calls[key]())
+    return found
+
+
 def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, clock: str = "wall") -> dict[str, Times]:
     """Times implementations in turns, in an order that rotates: if the machine slows down, all of them slow down.
 
@@ -64,12 +81,11 @@ def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, c
     clocks = {name: _wall(sets, CLOCKS[clock]) for name, sets in calls.items()}
     graphs = {name: _device(sets) for name, sets in calls.items()} if DEVICE.type == "cuda" else {}
     times = {name: Times() for name in calls}
-    names, end = list(calls), time.perf_counter() + seconds
+    end = time.perf_counter() + seconds
     for turn in itertools.count():
         if turn >= least and time.perf_counter() > end:
             return times
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in rotated(calls, turn):
             times[name].wall.append(clocks[name]())
             if graphs:
                 times[name].device.append(graphs[name]())
@@ -127,7 +143,7 @@ def _eager(sets: Sequence[Call]) -> float:
     return 1e-3 * do_bench(lambda: next(turns)(), warmup=2, rep=5, return_mode="median")
 
 
-def rotated(size: int, device: torch.device) -> int:
+def input_sets(size: int, device: torch.device) -> int:
     """How many sets of inputs of ``size`` bytes to rotate, so that a GPU's L2 cannot hold what the next call reads."""
     if device.type != "cuda":
         return 1

@@ -46,7 +46,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
-from bench.timing import rotated
+from bench.timing import input_sets
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 from training.formatting import markdown
@@ -80,7 +80,7 @@ class Subject:
                 if call.launcher == self.launcher:
                     function = getattr(call.module, self.launcher)
                     size = sum(t.nbytes for t in tree_leaves(call.arguments) if isinstance(t, Tensor))
-                    drawn = [_drawn(call.arguments, self.device) for _ in range(sets or rotated(size, self.device))]
+                    drawn = [_drawn(call.arguments, self.device) for _ in range(sets or input_sets(size, self.device))]
                     yield Problem(dtype, [lambda f=function, a=arguments: f(*a) for arguments in drawn])
 
 

@@ -67,6 +67,7 @@ LATE = {
     "fast_hadamard_transform": "an extra, `peers`",
     "matplotlib": "its backend is chosen first",
     "bench.audit.launches": "needs triton",
+    "bench.runtimes": "needs onnxruntime, an extra",
 }
 #: Whose imports come late by design.
 ALWAYS_LATE = {

@@ -23,9 +23,9 @@ from bench.conftest import BEGUN
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
-from bench.timing import CLOCKS
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json, write_json
+from fastmux.passes.timer import CLOCKS
 from training.formatting import markdown
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))

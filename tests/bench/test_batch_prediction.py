@@ -7,7 +7,7 @@ import json
 import pytest
 from thoroughness import on_request
 
-from bench import predict
+from bench import predict, workload
 from bench import rows as many_rows
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film", "dull"]
@@ -53,4 +53,4 @@ def test_memory_is_measured_with_and_without_many_rows(tmp_path, capsys):
 
 @pytest.mark.parametrize(("rows", "expected"), [(2, ["a", "c"]), (3, ["a", "b", "c"]), (5, ["a", "b", "c", "a", "b"])])
 def test_rows_are_spread_or_repeated(rows, expected):
-    assert predict.some(["a", "b", "c"], rows) == expected
+    assert workload.some(["a", "b", "c"], rows) == expected
