@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -14,12 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from fastmux.labelling.checks import check_text
 from fastmux.labelling.columns import check_text_columns, choose_names
 from fastmux.tables.opening import Source, is_table, open_source
-from fastmux.tables.parsing import column_values, parse_lines
-from fastmux.tables.table_source import TableSource
+from fastmux.tables.values import values_of
 
 #: A row: a text, or the two texts of a pair.
 Row = str | tuple[str, str]
-_ROWS = 1024
 
 
 def read_texts(
@@ -64,7 +61,7 @@ def read_texts(
 def _texts(source: Source, column: str | None, pair_column: str | None) -> Iterator[Row]:
     names = choose_names(source, column, pair_column)
     check_text_columns(source, names)
-    for number, values in _values(source, names):
+    for number, values in values_of(source, names):
         try:
             if isinstance(values, ValueError):
                 raise values
@@ -78,18 +75,6 @@ def _texts(source: Source, column: str | None, pair_column: str | None) -> Itera
                 continue
             raise ValueError(f"{source.name}: {source.unit} {number} cannot be read: {error}") from error
         yield texts[0] if len(texts) == 1 else (texts[0], texts[1])
-
-
-def _values(source: Source, names: Sequence[str]) -> Iterator[tuple[int, Sequence[Any] | ValueError]]:
-    """Yield the number of each row, and its values in these columns or why it cannot be parsed."""
-    for shard in source.shards(lambda index: _ROWS):
-        if isinstance(source, TableSource):
-            columns = [column_values(shard.table.column(source.columns.index(name))) for name in names]
-            yield from zip(shard.numbers, zip(*columns, strict=True), strict=True)
-            continue
-        rows = parse_lines(shard.rows, source.kind, source.columns, names)
-        for number, row in zip(shard.numbers, rows, strict=True):
-            yield number, row if isinstance(row, ValueError) else [row.get(name) for name in names]
 
 
 def check_texts(texts: Iterable) -> list[Row]:

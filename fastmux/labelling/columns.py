@@ -10,6 +10,7 @@ from pyarrow import types
 
 from fastmux.tables.opening import Source
 from fastmux.tables.table_source import TableSource
+from fastmux.tables.values import check_columns, column_names
 
 #: Usual names of a column of text, also in data sets of the hub.
 _USUAL = ("text", "sentence", "tokens", "words")
@@ -40,23 +41,17 @@ def choose_names(source: Source, column: str | None, pair_column: str | None) ->
         ValueError: The column does not exist or exists twice, or none is given and it is not clear which is meant. The
             message lists the columns.
     """
-    names = _names_of(source)
+    names = column_names(source)
     if not names:
         raise ValueError(f"{source.name} has no columns")
-    there = ", ".join(map(repr, names))
     if column is None:
         usual = [known for known in _USUAL if known in names]
         if not usual and len(names) > 1:
+            there = ", ".join(map(repr, names))
             raise ValueError(f"{source.name} has the columns {there}; say with column which one is labelled")
         column = usual[0] if usual else names[0]
     chosen = (column,) if pair_column is None else (column, pair_column)
-    for wanted in chosen:
-        if wanted not in names:
-            raise ValueError(f"{source.name} has no column {wanted!r}; there are {there}")
-        if names.count(wanted) > 1:
-            raise ValueError(
-                f"{source.name} has {names.count(wanted)} columns {wanted!r}; give them names of their own"
-            )
+    check_columns(source, chosen)
     return chosen
 
 
@@ -93,12 +88,6 @@ def check_text_columns(source: Source, names: Sequence[str]) -> None:
             kind = source.schema.field(source.columns.index(name)).type
             if not _is_text(kind):
                 raise ValueError(f"{source.name}: column {name!r} is {kind}, expected text")
-
-
-def _names_of(source: Source) -> list[str]:
-    if isinstance(source, TableSource):
-        return source.columns
-    return source.columns or list(dict.fromkeys(name for row in source.sample for name in row))
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:

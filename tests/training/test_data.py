@@ -19,7 +19,6 @@ from training import features
 from training.features import encode_sequences, encode_tokens, pack_rows
 from training.metrics import accuracy, classification, entity_f1
 from training.tasks import TASKS, Conll2003Task, Sst2Task
-from training.tasks.conll import read_conll
 from training.tasks.stdlib_corpus import (
     GENERATED_PACKAGES,
     SHINGLE_WORDS,
@@ -226,7 +225,7 @@ def test_all_entities_of_the_test_set_are_scored():
     names, length = Conll2003Task.labels, 96
     entries = (Path(DATA) / "tokenizer" / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8").split("\n")
     tokenizer = BertTokenizerFast(vocab={entry: number for number, entry in enumerate(entries[:-1])})
-    rows = encode_tokens(tokenizer, read_conll(Path(DATA) / "conll2003" / "test.txt", names), length)
+    rows = encode_tokens(tokenizer, Conll2003Task().load(DATA).evaluation["test"], length)
     labels = np.full((len(rows), length), -100)
     for padded, row in zip(labels, rows["labels"], strict=True):
         padded[: len(row)] = row

@@ -93,11 +93,12 @@ def test_narrow_and_exact_floats_are_the_same_numbers(tmp_path):
 
 
 BAD = [
-    ("jsonl", ["a", NAN], "line 2: 'label' has no label, but nan"),
+    ("jsonl", ["a", NAN], "line 2: not JSON: NaN is no number of JSON"),
     ("jsonl", ["a", None], "line 2: 'label' has no label$"),
     ("parquet", [0.0, NAN], "row 2: 'label' has no label, but nan"),
     ("parquet", ["a", None], "row 2: 'label' has no label$"),
-    ("jsonl", [1, float("inf")], "line 2: 'label' has no label, but inf"),
+    ("jsonl", [1, float("inf")], "line 2: not JSON: Infinity is no number of JSON"),
+    ("parquet", [1, float("inf")], "row 2: 'label' has no label, but inf"),
     ("csv", ["a", "nan"], "line 3: 'label' has no label, but 'nan'"),
     ("csv", ["a", " "], "line 3: 'label' has no label$"),
     ("parquet", ["a", "<NA>"], "row 2: 'label' has no label, but '<NA>'"),
@@ -123,7 +124,7 @@ def test_what_is_no_label_is_refused(tmp_path, ending, labels, message):
     [
         (("jsonl", [0, 1]), ("jsonl", [1, 2.0]), r"dev.jsonl: line 2: 'label' must be one of \['0', '1'\], got '2'"),
         (("csv", ["a", "b"]), ("tsv", ["b", "c"]), r"dev.tsv: line 3: 'label' must be one of \['a', 'b'\], got 'c'"),
-        (("csv", ["a", "b"]), ("jsonl", ["b", NAN]), "dev.jsonl: line 2: 'label' has no label, but nan"),
+        (("csv", ["a", "b"]), ("jsonl", ["b", None]), "dev.jsonl: line 2: 'label' has no label"),
         (("jsonl", [True, False]), ("jsonl", [1]), r"must be one of \['false', 'true'\], got '1'"),
         (("jsonl", [0, 1]), ("jsonl", [True]), r"must be one of \['0', '1'\], got 'true'"),
         (("jsonl", ["1.0", "2.0"]), ("jsonl", [1]), r"must be one of \['1.0', '2.0'\], got '1'"),
@@ -152,7 +153,7 @@ def test_lists_are_several_labels_in_any_order(tmp_path):
     ("labels", "message"),
     [
         ([["a"], ["b", None]], "line 2: 'label' has no label in its list"),
-        ([["a"], ["b", NAN]], "line 2: 'label' has no label, but nan in its list"),
+        ([["a"], ["b", "nan"]], "line 2: 'label' has no label, but 'nan' in its list"),
         ([["a"], [["b"]]], r"line 2: 'label' must be text, a number, true or false, got \['b'\] \(list\) in its list"),
         ([["a"], "b"], "line 2: 'label' must be a list of labels, got 'b'"),
         ([["a"], None], "line 2: 'label' has no label"),
@@ -206,7 +207,7 @@ def test_how_many_are_too_many(tmp_path, labels, refused):
     [
         ([0.5, "high"], "line 2: 'label' must be a number, got 'high'"),
         ([0.5, True], "line 2: 'label' must be a number, got True"),
-        ([0.5, NAN], "line 2: 'label' has no label, but nan"),
+        ([0.5, NAN], "line 2: not JSON: NaN"),
         ([0.5, 1e300], "line 2: 'label' must be a number, got 1e"),
         ([0.5, "1_0"], "line 2: 'label' must be a number, got '1_0'"),
         ([0.5, [1.0]], "line 2: 'label' must be text, a number"),
@@ -243,7 +244,7 @@ def test_a_column_that_is_there_twice(tmp_path):
     table = pyarrow.table([["a"], ["b"], ["c"]], names=["text", "label", "label"])
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
     own = OwnFiles([str(tmp_path / "train.parquet")], "x", None, "text", None, ["label"], None)
-    with pytest.raises(ValueError, match=r"train.parquet: there are two columns 'label'"):
+    with pytest.raises(ValueError, match=r"train.parquet has 2 columns 'label'"):
         own.load(None)
 
 

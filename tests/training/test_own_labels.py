@@ -98,7 +98,7 @@ def test_tags(tmp_path):
 @pytest.mark.parametrize(
     ("train", "dev", "message"),
     [
-        (["a", "b"] * 4, ["a", math.nan], r"dev\.jsonl: line 2: 'label' has no label, but nan"),
+        (["a", "b"] * 4, ["a", math.nan], r"dev\.jsonl: line 2: not JSON: NaN"),
         (["a", "b"] * 4, ["a", "c"], r"dev\.jsonl: line 2: 'label' must be one of \['a', 'b'\], got 'c'"),
         (["a", ["b"]] * 4, ["a"], r"train\.jsonl: line 2: 'label' holds a list"),
         (

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.tasks import Conll2003Task
-from training.tasks.conll import read_conll
-from training.tasks.labels import Classes
+from training.tasks.conll import dataset_of, read_conll
+from training.tasks.labels import Classes, one_label
 from training.tasks.readers import Table, read_table
 
 SEPARATORS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000\ufeff \"',"
@@ -64,11 +64,10 @@ def test_tables_are_what_was_written(folder, ending, write, without, data):
     path = folder / f"table.{ending}"
     write(path, rows)
     table = read_table(path, ["label", "sentence"])
-    found = table.labels("label").scalars()
-    assert list(zip(table.text("sentence"), found, strict=True)) == rows
-    assert Classes.named(["no", "1", "0"]).ids(table.labels("label"), found) == [
-        ["no", "1", "0"].index(label) for _, label in rows
-    ]
+    found = table.labels("label").read(one_label)
+    assert list(zip(table.texts("sentence")["text"], found, strict=True)) == rows
+    known = ["no", "1", "0"]
+    assert table.labels("label").read(Classes.named(known).id) == [known.index(label) for _, label in rows]
     if ending != "parquet":
         packed = folder / f"table.{ending}.gz"
         packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
@@ -80,7 +79,7 @@ def test_tables_are_what_was_written(folder, ending, write, without, data):
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_sentences_are_what_was_written(folder, separator, without, end, data):
-    token = texts(without, min_size=1).filter(lambda text: text != "-DOCSTART-" and not text.startswith("\ufeff"))
+    token = texts(without, min_size=1).filter(lambda text: not text.startswith(("-DOCSTART-", "\ufeff", "# ")))
     sentences = data.draw(
         st.lists(st.lists(st.tuples(token, st.sampled_from(range(len(LABELS)))), min_size=1), min_size=1)
     )
@@ -90,7 +89,7 @@ def test_sentences_are_what_was_written(folder, separator, without, end, data):
     )
     path = folder / "sentences.txt"
     path.write_bytes(text.encode())
-    rows = read_conll(path, LABELS)
+    rows = dataset_of([read_conll(path)], Classes.named(LABELS).id)
     assert [list(zip(row["tokens"], row["tags"], strict=True)) for row in rows] == sentences
 
 
@@ -102,20 +101,20 @@ def test_sentences_are_what_was_written(folder, separator, without, end, data):
         ("a\u2028b O\n\u2029 O\n\x85 O\nc\x0cd O\n\x0b O", [["a\u2028b", "\u2029", "\x85", "c\x0cd", "\x0b"]]),
         ("\ufeff-DOCSTART- -X- -X- O\n\nJohn NNP B-NP B-PER\n", [["John"]]),
         ("-DOCSTART- -X- -X- O\r\n\r\nJohn NNP B-NP B-PER\r\n\r\n", [["John"]]),
-        ("John   NNP B-PER\nslept O  \n \t\n\n\nthen O", [["John", "slept"], ["then"]]),
+        ("John   NNP B-PER\nslept VB O  \n \t\n\n\nthen  RB O", [["John", "slept"], ["then"]]),
         ("New York\tNNP\tB-LOC\nis VBZ O\n", [["New York", "is"]]),
     ],
 )
 def test_listed_sentences(folder, text, tokens):
     path = folder / "listed.txt"
     path.write_bytes(text.encode())
-    assert read_conll(path, LABELS)["tokens"][:] == tokens
+    assert read_conll(path).rows == tokens
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"John B-PER\nSmith PER\n", r"bad\.txt: line 2 must be 'token tag', tag in .*: 'Smith PER'"),
+        (b"John B-PER\nSmith PER\n", r"bad\.txt: line 2: 'tag' must be one of .*, got 'PER'"),
         (b"\n\n\nJohn B-PER\n\nSmith\n", r"line 6 must be 'token tag'"),
         (b"John B-PER\r\n\r\n O\r\n", r"line 3 must be 'token tag'"),
         ("5\u00a0B-MISC\n".encode(), r"line 1 must be 'token tag'"),
@@ -130,35 +129,33 @@ def test_malformed_sentences_are_refused(folder, content, message):
     path = folder / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_conll(path, LABELS)
+        dataset_of([read_conll(path)], Classes.named(LABELS).id)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.tsv", b"text\tlabel\nx\t1\n", r"a\.tsv: no column 'sentence'; there are \['text', 'label'\]"),
-        ("a.tsv", b"sentence\tlabel\n\n\nno label\n", r"line 4 must have 2 columns separated by tabs, .*'no label'"),
-        ("a.tsv", b"sentence\tlabel\n", r"a\.tsv: no rows"),
-        ("a.tsv", b"", r"a\.tsv: no rows"),
-        ("a.tsv", b"label\tlabel\nx\ty\n", "the first line names a column twice"),
+        ("a.tsv", b"text\tlabel\nx\t1\n", r"a\.tsv has no column 'sentence'; there are 'text', 'label'"),
+        ("a.tsv", b"sentence\tlabel\n\n\nno label\n", r"line 4: has 1 columns, expected the 2 of the first line"),
+        ("a.tsv", b"sentence\tlabel\n", r"a\.tsv has no rows"),
+        ("a.tsv", b"sentence\tlabel\n\n\n", r"a\.tsv has no rows"),
+        ("a.tsv", b"", r"a\.tsv is empty"),
+        ("a.tsv", b"label\tlabel\nx\ty\n", "the first line must name every column once"),
         ("a.tsv", b"sentence\tlabel\n\nfine\t\n", r"a\.tsv: line 3: 'label' has no label"),
         ("a.tsv", b"sentence\tlabel\n\nfine\t1\nbad\t2\n", r"line 4: 'label' must be one of \['0', '1'\], got '2'"),
         ("a.tsv", "sentence\tlabel\n".encode("utf-16"), r"a\.tsv must be UTF-8, but begins with .* UTF-16"),
-        ("a.csv", b'sentence,label\n"two\nlines",1\n\nbad,1,2\n', r"line 5 must have 2 columns separated by commas"),
-        ("a.csv", b'sentence,label\nfine,0\n"open,1\nx,0\n', r"a\.csv: the row at line 3 is not CSV: unexpected end"),
-        ("a.csv", b"sentence,label\nfine,0\nb\rad,1\n", r"a\.csv: the row at line 3 is not CSV"),
-        ("a.jsonl", b'{"sentence": "x", "label": 1}\n\n{"sentence": "y"\n', r"line 3 must be a JSON object: "),
-        ("a.jsonl", b"[1]\n", r"line 1 must be a JSON object, got '\[1\]'"),
-        ("a.jsonl", b'{"sentence": "x", "label": 1}\n{"label": 1}\n', r"line 2: no column 'sentence'; there are"),
+        ("a.csv", b'sentence,label\n"two\nlines",1\n\nbad,1,2\n', r"line 5: has 3 columns, expected the 2 of"),
+        ("a.csv", b'sentence,label\nfine,0\n"open,1\nx,0\n', r"a\.csv: line 3: not CSV: unexpected end"),
+        ("a.csv", b"sentence,label\nfine,0\nb\rad,1\n", r"a\.csv: line 3: not CSV"),
+        ("a.jsonl", b'{"sentence": "x", "label": 1}\n\n{"sentence": "y"\n', r"line 3: not JSON: "),
+        ("a.jsonl", b"[1]\n", r"line 1: not a JSON object, but list"),
+        ("a.jsonl", b'{"sentence": "x", "label": 1}\n{"label": 1}\n', r"line 2: 'sentence' must be text, got None"),
         ("a.jsonl", b'{"sentence": 7, "label": 1}\n', r"line 1: 'sentence' must be text, got 7"),
         ("a.jsonl", b'{"sentence": "x", "label": null}\n', r"line 1: 'label' has no label"),
-        (
-            "a.jsonl",
-            b'{"sentence": "x", "label": 1, "label": 0}\n',
-            r"line 1 must be a JSON object: it names 'label' twice",
-        ),
+        ("a.jsonl", b'{"label": 1}\n', r"a\.jsonl has no column 'sentence'; there are 'label'"),
+        ("a.jsonl", b'{"sentence": "x", "label": 1, "label": 0}\n', r"line 1: has two columns 'label'"),
         ("a.parquet", b"PAR0", r"a\.parquet cannot be read as Parquet"),
-        ("a.xlsx", b"PK", r"must end in one of \.tsv, \.csv, \.jsonl, \.parquet"),
+        ("a.xlsx", b"PK", r"must end in one of \.jsonl, .*\.parquet"),
         ("a.tsv.gz", b"sentence", r"a\.tsv\.gz cannot be read: Not a gzipped file"),
     ],
 )
@@ -167,7 +164,6 @@ def test_malformed_tables_are_refused(folder, name, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         table = read_table(path, ["sentence", "label"])
-        table.text("sentence")
         table.rows("sentence", label="label", known=["0", "1"])
 
 
@@ -175,6 +171,6 @@ def test_labels_may_be_numbers(folder):
     path = folder / "numbers.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"label": [1, 0], "sentence": ["x", None]}), path)
     table = read_table(path, ["label", "sentence"])
-    assert isinstance(table, Table) and Classes.named(["0", "1"]).ids(table.labels("label"), [1, 0]) == [1, 0]
+    assert isinstance(table, Table) and table.labels("label").read(Classes.named(["0", "1"]).id) == [1, 0]
     with pytest.raises(ValueError, match=r"row 2: 'sentence' must be text, got None"):
-        table.text("sentence")
+        table.texts("sentence")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastmux.distribution import install_line
 from fastmux.modules.groups import group
 from training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, select
+from training.tasks.labels import measurement
 from training.tasks.readers import find_files, read_table
 
 SMILES, TARGET = "smiles", "measured.log.solubility.in.mols.per.litre"
@@ -174,7 +175,7 @@ def read_molecules(data_dir: str) -> Rows:
     except ImportError as error:
         raise ValueError(f"PyTorch Geometric and RDKit are needed, {install_line('graphs')}: {error}") from error
     graphs = []
-    for place, text in zip(table.places, table.text(SMILES), strict=True):
+    for place, text in zip(table.places, table.texts(SMILES)["text"], strict=True):
         graph = from_smiles(text.strip())
         if not graph.num_nodes:
             raise ValueError(f"{path}: {place}: {SMILES!r} is no molecule: {text!r}")
@@ -189,6 +190,6 @@ def read_molecules(data_dir: str) -> Rows:
         "atoms": torch.stack([pad(graph.x, (0, 0, 0, atoms - graph.num_nodes)) for graph in graphs]),
         "ends": torch.stack([pad(graph.edge_index, (0, ends - graph.num_edges)) for graph in graphs]),
         "bonds": torch.stack([pad(graph.edge_attr, (0, 0, 0, ends - graph.num_edges)) for graph in graphs]),
-        "solubility": torch.tensor(table.labels(TARGET).numbers()),
-        "delaney": torch.tensor(table.labels(DELANEY).numbers()),
+        "solubility": torch.tensor(table.labels(TARGET).read(measurement)),
+        "delaney": torch.tensor(table.labels(DELANEY).read(measurement)),
     }

@@ -1,77 +1,80 @@
-"""CoNLL columns: a token a line with its tag, and a blank line between sentences."""
+"""Tagged tokens; and CoNLL columns, a token a line with its tag, and a blank line between sentences."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
 from fastmux.lines import read_lines
+from training.tasks.labels import LabelColumn
 
 #: Endings of files that are read so; all may have .gz after them.
 CONLL_FORMATS = (".txt", ".conll", ".bio", ".iob", ".iob2")
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """Tokens, each with its tag and the number of its line."""
+class TaggedTokens:
+    """A file's rows.
 
-    tokens: list[str] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    Attributes:
+        rows: The tokens of each row.
+        tags: A column with the tag and the place of every token of the file, one row after the other.
+    """
+
+    rows: list[list[str]]
+    tags: LabelColumn
 
 
-def read_sentences(path: Path, known: list[str] | None = None) -> list[Sentence]:
-    """Reads lines of columns, the token first and its tag last, with blank lines between sentences.
-
-    A line that has a tab is split at tabs (tokens may have spaces then), any other at single spaces. Lines that begin
-    with -DOCSTART- are skipped, and so are comments at the head of a sentence, "# id = 7", as MultiCoNER and CoNLL-U
-    have them.
+def dataset_of(parts: Iterable[TaggedTokens], tag_id: Callable[[object, bool], int]) -> Dataset:
+    """The rows of all files as columns ``tokens`` and ``tags``.
 
     Args:
-        path: the file.
-        known: the tags that there may be. None for any; every line must then have as many columns as the first.
+        tag_id: The id of a tag, as `LabelColumn.read` calls it.
+    """
+    columns: dict[str, list] = {"tokens": [], "tags": []}
+    for part in parts:
+        ids = iter(part.tags.read(tag_id))
+        columns["tokens"] += part.rows
+        columns["tags"] += [[next(ids) for _ in row] for row in part.rows]
+    return Dataset.from_dict(columns)
+
+
+def read_conll(path: Path) -> TaggedTokens:
+    """Reads lines of columns, the token first and its tag last, with blank lines between sentences.
+
+    A line that has a tab is split at tabs (tokens may have spaces then), any other at spaces. Lines that begin with
+    -DOCSTART- are skipped, and so are comments at the head of a sentence, "# id = 7", as MultiCoNER and CoNLL-U have
+    them.
 
     Raises:
-        ValueError: names the first line that has another shape or an unknown tag; or there is no sentence.
+        ValueError: A line has another number of columns than the lines before it, or fewer than two; or there is no
+            sentence. The message names the line.
     """
-    path = Path(path)
-    sentences = [Sentence()]
-    width = 0
+    rows: list[list[str]] = [[]]
+    tags, places, width = [], [], 0
     for number, line in enumerate(read_lines(path), start=1):
         line = line.rstrip(" \t")
-        if not line:
-            if sentences[-1].tokens:
-                sentences.append(Sentence())
+        if not line and rows[-1]:
+            rows.append([])
+        comment = line.startswith("# ") and "=" in line and not rows[-1]
+        if not line or comment or line.startswith("-DOCSTART-"):
             continue
-        columns = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part or known]
-        comment = line.startswith("# ") and "=" in line and not sentences[-1].tokens
-        if columns[0] == "-DOCSTART-" or (comment and known is None):
-            continue
-        if len(columns) < 2 or not columns[0] or (known is not None and columns[-1] not in known):
-            among = "" if known is None else f", tag in {known}"
-            raise ValueError(f"{path}: line {number} must be 'token tag'{among}: {line!r}")
+        columns = line.split("\t") if "\t" in line else line.split(" ")
+        columns = [part for part in columns if part or "\t" in line]
+        if len(columns) < 2 or not columns[0]:
+            raise ValueError(f"{path}: line {number} must be 'token tag': {line!r}")
         width = width or len(columns)
-        if known is None and len(columns) != width:
+        if len(columns) != width:
             raise ValueError(
                 f"{path}: line {number} has {len(columns)} columns, the lines before it {width}, expected as many in "
                 f"each: {line!r}"
             )
-        sentence = sentences[-1]
-        sentence.tokens.append(columns[0])
-        sentence.tags.append(columns[-1])
-        sentence.lines.append(number)
-    sentences = [sentence for sentence in sentences if sentence.tokens]
-    if not sentences:
+        rows[-1].append(columns[0])
+        tags.append(columns[-1])
+        places.append(f"line {number}")
+    if not tags:
         raise ValueError(f"{path}: no sentences")
-    return sentences
-
-
-def read_conll(path: Path, labels: list[str]) -> Dataset:
-    """`read_sentences` as columns ``tokens`` and ``tags``, the latter as places in ``labels``."""
-    ids = {name: label for label, name in enumerate(labels)}
-    sentences = read_sentences(path, labels)
-    return Dataset.from_dict(
-        {"tokens": [s.tokens for s in sentences], "tags": [[ids[tag] for tag in s.tags] for s in sentences]}
-    )
+    return TaggedTokens(rows if rows[-1] else rows[:-1], LabelColumn(str(path), "tag", tags, places, typed=True))

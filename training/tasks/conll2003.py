@@ -5,7 +5,8 @@ from __future__ import annotations
 from datasets import load_dataset
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.conll import read_conll
+from training.tasks.conll import dataset_of, read_conll
+from training.tasks.labels import Classes
 from training.tasks.readers import find_files
 
 
@@ -29,6 +30,7 @@ class Conll2003Task(Task):
         else:
             layout = "`token tag` lines, IOB2 tags, a blank line between sentences"
             paths = find_files(self.name, data_dir, self.files, layout)
-            splits = [read_conll(paths[split], self.labels) for split in self.files]
+            tag_id = Classes.named(self.labels).id
+            splits = [dataset_of([read_conll(paths[split])], tag_id) for split in self.files]
         train, validation, test = splits
         return TaskData(train, {"validation": validation, "test": test}, self.labels, texts_of(train))

@@ -4,6 +4,9 @@ A value is a number, true or false, or text; anything else is none. Equal number
 whichever file they are written: 0, 0.0 and, where there are no types (CSV, TSV), "0.0" as pandas writes it. Text is
 itself: "01" is no number, and where types are known "1.0" is none either, unless the column has the number 1 as well.
 NaN is no label.
+
+Functions here take a value of a column and whether the file's format has types, and raise a ValueError whose message
+goes on after the column's name: "must be 0 or 1, got 2".
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeVar
 
 #: How a number is written that means nothing else: no zeros before it, and none behind its fraction but in "1.0".
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?", re.ASCII)
@@ -29,6 +33,7 @@ _MANY, _FEW = 20, 3
 _LARGEST = 3.4e38  # of float32, in which models compute
 
 Value = str | int | float | bool
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class LabelColumn:
         file, name: The names of the file and of the column, for messages.
         values: What the file has there.
         places: Where each value is: "line 3", or "row 3" where a file has no lines.
-        typed: The file's format says what is a number; if it does not, all values are text.
+        typed: Whether the file's format says what is a number. If it does not, all values are text.
     """
 
     file: str
@@ -48,91 +53,26 @@ class LabelColumn:
     places: Sequence[str]
     typed: bool
 
-    def error(self, place: str, why: str) -> ValueError:
-        return ValueError(f"{self.file}: {place}: {self.name!r} {why}")
-
-    def scalars(self) -> list[Value]:
-        """One label a row.
+    def read(self, convert: Callable[[object, bool], T]) -> list[T]:
+        """What a function of this file, or one like them, makes of each value.
 
         Raises:
-            ValueError: names the first row that has none, several or something else.
+            ValueError: The function raises one. The message then begins with the file, the row and the column.
         """
         found = []
         for place, value in zip(self.places, self.values, strict=True):
-            if self._several(place, value) is not None:
-                raise self.error(
-                    place,
-                    f"holds a list, {value!r}, expected one label; --problem_type multi_label_classification makes "
-                    "each entry of a list a label",
-                )
-            found.append(self._scalar(place, value))
+            try:
+                found.append(convert(value, self.typed))
+            except ValueError as error:
+                raise ValueError(f"{self.file}: {place}: {self.name!r} {error}") from None
         return found
 
-    def lists(self) -> list[list[Value]]:
-        """Any number of labels a row.
 
-        Raises:
-            ValueError: names the first row that has no list, or one of something else than labels.
-        """
-        found = []
-        for place, value in zip(self.places, self.values, strict=True):
-            entries = self._several(place, value)
-            if entries is None:
-                self._scalar(place, value)  # says so where there is none
-                raise self.error(place, f"must be a list of labels, got {value!r}")
-            found.append([self._scalar(place, entry, " in its list") for entry in entries])
-        return found
-
-    def holds(self) -> list[int]:
-        """Whether each row has the label that the column stands for: 0 or 1, true or false.
-
-        Raises:
-            ValueError: names the first row that has something else.
-        """
-        found = []
-        for place, value in zip(self.places, self.values, strict=True):
-            said = self._scalar(place, value)
-            if isinstance(said, str):
-                said = _BOOLS.get(said.lower(), written(said))
-            if said not in (0, 1):
-                raise self.error(place, f"must be 0 or 1, got {value!r}")
-            found.append(int(said))
-        return found
-
-    def numbers(self) -> list[float]:
-        """A number a row.
-
-        Raises:
-            ValueError: names the first row that has something else, or one that float32 has no room for.
-        """
-        found = []
-        for place, value in zip(self.places, self.values, strict=True):
-            said = self._scalar(place, value)
-            if isinstance(said, str) and _ANY_NUMBER.fullmatch(said):
-                said = Decimal(said)
-            if isinstance(said, bool | str) or abs(said) > _LARGEST:
-                raise self.error(place, f"must be a number, got {value!r}")
-            found.append(float(said))
-        return found
-
-    def _several(self, place: str, value: object) -> list | None:
-        try:
-            return several(value, self.typed)
-        except ValueError as error:
-            raise self.error(place, str(error)) from None
-
-    def _scalar(self, place: str, value: object, where: str = "") -> Value:
-        try:
-            return scalar(value)
-        except ValueError as error:
-            raise self.error(place, f"{error}{where}") from None
-
-
-def scalar(value: object) -> Value:
+def scalar(value: object, typed: bool = True) -> Value:
     """A value as a label: text without spaces around it, a whole number as an int.
 
     Raises:
-        ValueError: it is missing, NaN or infinite, or of another type.
+        ValueError: The value is missing, NaN or infinite, or of another type.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -147,28 +87,66 @@ def scalar(value: object) -> Value:
     raise ValueError(f"must be text, a number, true or false, got {value!r} ({type(value).__name__})")
 
 
-def several(value: object, typed: bool) -> list | None:
-    """The entries of a list, also of one that Python or JSON wrote into a text where there are no types; else None.
+def one_label(value: object, typed: bool) -> Value:
+    """`scalar` of a value that is no list."""
+    if _entries(value, typed) is not None:
+        raise ValueError(
+            f"holds a list, {value!r}, expected one label; --problem_type multi_label_classification makes each entry "
+            "of a list a label"
+        )
+    return scalar(value)
 
-    Raises:
-        ValueError: such a text is meant to be a list and cannot be read.
-    """
-    if isinstance(value, list | tuple):
-        return list(value)
-    if typed or not isinstance(value, str) or not (value.strip()[:1] == "[" and value.strip()[-1:] == "]"):
+
+def several_labels(value: object, typed: bool) -> list[Value]:
+    """The labels of a list, which may be empty."""
+    entries = _entries(value, typed)
+    if entries is None:
+        raise ValueError(f"must be a list of labels, got {scalar(value)!r}")
+    try:
+        return list(map(scalar, entries))
+    except ValueError as error:
+        raise ValueError(f"{error} in its list") from None
+
+
+def yes_or_no(value: object, typed: bool) -> int:
+    """1 where a row has the label that the column stands for, 0 where it has not."""
+    said = scalar(value)
+    if isinstance(said, str):
+        said = _BOOLS.get(said.lower(), written(said))
+    if said not in (0, 1):
+        raise ValueError(f"must be 0 or 1, got {value!r}")
+    return int(said)
+
+
+def measurement(value: object, typed: bool) -> float:
+    """A number, for which float32 has room."""
+    said = scalar(value)
+    if isinstance(said, str) and _ANY_NUMBER.fullmatch(said):
+        said = Decimal(said)
+    if isinstance(said, bool | str) or abs(said) > _LARGEST:
+        raise ValueError(f"must be a number, got {value!r}")
+    return float(said)
+
+
+def _entries(value: object, typed: bool) -> list | None:
+    """The entries of a list, also of one that Python or JSON wrote into a text where there are no types; else None."""
+    if isinstance(value, list):
+        return value
+    text = value.strip() if isinstance(value, str) and not typed else ""
+    if not (text.startswith("[") and text.endswith("]")):
         return None
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError:
         pass
     try:
-        found = ast.literal_eval(value.strip())
+        found = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         found = None
     # NumPy leaves out the commas, without which Python puts the entries together.
-    if found is not None and _bare(repr(found)) == _bare(value):
+    if found is not None and _bare(repr(found)) == _bare(text):
         return found
-    if _LIKE_A_LIST.search(value):
+    if _LIKE_A_LIST.search(text):
         raise ValueError(f"looks like a list, {value!r}, but is none of JSON or Python")
     return None  # [CLS] is text
 
@@ -194,12 +172,13 @@ class Classes:
 
     Attributes:
         names: In the order of numbers if they are numbers, else of the alphabet.
+        numbers: Those labels that are numbers, in their order.
     """
 
     def __init__(self, found: Iterable[tuple[Value, bool]]):
         """found: the labels of the training rows, each with whether its file has types."""
         found = {(type(value), value, typed) for value, typed in found}
-        bools = {value for kind, value, _ in found if kind is bool}
+        bools = {_name(value) for kind, value, _ in found if kind is bool}
         numbers: set[int | float] = {value for kind, value, _ in found if kind in (int, float)}
         texts = {value for kind, value, typed in found if kind is str and typed}
         bare = {value for kind, value, typed in found if kind is str and not typed} - texts
@@ -207,55 +186,52 @@ class Classes:
             numbers |= {number for text in bare if (number := written(text)) is not None}
         if bools and numbers:
             raise ValueError(
-                f"has {' and '.join(sorted(map(_name, bools)))} in some rows and numbers, {min(numbers)}, in others, "
-                "expected one of them"
+                f"has {' and '.join(sorted(bools))} in some rows and numbers, {min(numbers)}, in others, expected one "
+                "of them"
             )
         texts = {text for text in texts | bare if written(text) not in numbers}
         texts = {text for text in texts if not bools or text.lower() not in _BOOLS}
-        named: list[tuple[str, Value]] = [(_name(value), value) for value in (*numbers, *bools, *texts)]
-        order = [(written(name), name, value) for name, value in named]
-        by_number = all(key is not None for key, _, _ in order)
-        order.sort(key=lambda entry: (entry[0] if by_number else 0, entry[1]))
-        self.names = [name for _, name, _ in order]
-        self._numbers = {value: i for i, (_, _, value) in enumerate(order) if type(value) in (int, float)}
-        self._others = {name: i for i, (_, name, value) in enumerate(order) if type(value) not in (int, float)}
+        keys: list[int | float | str] = [*numbers, *bools, *texts]
+        by_number = all(written(str(key)) is not None for key in keys)
+        keys.sort(key=lambda key: (written(str(key)) if by_number else 0, str(key)))
+        self.names = list(map(str, keys))
+        self.numbers = sorted(numbers)
+        #: A label's place by the number, or the text, that it is; of true and false by "true" and "false".
+        self._places = {key: place for place, key in enumerate(keys)}
         self._bools = bools
-        self.measured = sorted(numbers)
 
     @classmethod
     def named(cls, names: Sequence[str]) -> Classes:
-        """Labels whose names are known, in this order; one that is a number is also written as one."""
+        """Labels whose names are known, in this order; one that is a number may be given as one."""
         made = cls([])
         made.names = list(names)
-        made._others = {name: i for i, name in enumerate(names)}
-        made._numbers = {number: i for i, name in enumerate(names) if (number := written(name)) is not None}
+        numbers = {number: i for i, name in enumerate(names) if (number := written(name)) is not None}
+        made._places = {**{name: i for i, name in enumerate(names)}, **numbers}
         return made
 
-    def id(self, value: Value) -> int | None:
-        """A label's place in ``names``; None for one that is not among them."""
-        if isinstance(value, bool):
-            return self._others.get(_name(value), self._others.get(str(value)))
-        if isinstance(value, int | float):
-            return self._numbers.get(value, self._others.get(_name(value)))
-        if value in self._others:
-            return self._others[value]
-        if self._bools and value.lower() in _BOOLS:
-            return self._others.get(value.lower())
-        number = written(value)
-        return None if number is None else self._numbers.get(number)
-
-    def ids(self, column: LabelColumn, values: list[Value], places: Sequence[str] | None = None) -> list[int]:
-        """The same of a column's values.
+    def id(self, value: object, typed: bool = True) -> int:
+        """The place in ``names`` of the one label that a value is.
 
         Raises:
-            ValueError: names the first row that has another label.
+            ValueError: The value is no label, or none of these.
         """
-        found = []
-        for place, value in zip(column.places if places is None else places, values, strict=True):
-            found.append(self.id(value))
-            if found[-1] is None:
-                raise column.error(place, f"must be one of {shortened(self.names)}, got {_name(value)!r}")
-        return found
+        label = one_label(value, typed)
+        if isinstance(label, bool):
+            keys: list = [_name(label), str(label)]
+        elif isinstance(label, str):
+            keys = [label, label.lower() if self._bools else label, written(label)]
+        else:
+            keys = [label, str(label)]
+        place = next((self._places[key] for key in keys if key in self._places), None)
+        if place is None:
+            raise ValueError(f"must be one of {shortened(self.names)}, got {_name(label)!r}")
+        return place
+
+    def ids(self, value: object, typed: bool) -> list[int]:
+        """A 0 or 1 for each label: whether it is in the list that a value is, in which order and how often means
+        nothing."""
+        held = {self.id(label) for label in several_labels(value, typed)}
+        return [int(place in held) for place in range(len(self.names))]
 
 
 def shortened(names: Sequence[str], most: int = 30) -> str:
@@ -265,9 +241,9 @@ def shortened(names: Sequence[str], most: int = 30) -> str:
     return f"the {len(names)} labels of the training rows ({', '.join(map(repr, names[:most]))}, ...)"
 
 
-def check_few(classes: Classes, rows: int, where: str, column: str) -> None:
-    """Raises ValueError for values that are measurements, or so many that they are no labels, unless one says so."""
-    names, numbers = classes.names, classes.measured
+def check_few(classes: Classes, rows: int) -> None:
+    """Raises ValueError for values that are measurements, or so many that they are no labels."""
+    names, numbers = classes.names, classes.numbers
     way_out = "--problem_type single_label_classification makes each of them a class"
     if numbers and len(numbers) == len(names):
         fraction = next((number for number in numbers if isinstance(number, float)), None)
@@ -275,13 +251,12 @@ def check_few(classes: Classes, rows: int, where: str, column: str) -> None:
         if fraction is not None or (len(numbers) > _MANY and (not counted or rows < _FEW * len(numbers))):
             example = f", {fraction} among them," if fraction is not None else f" from {numbers[0]} to {numbers[-1]}"
             raise ValueError(
-                f"{where}: {column!r} has {len(numbers)} different numbers{example} in {rows} rows: --problem_type "
-                f"regression trains on their values, {way_out}"
+                f"has {len(numbers)} different numbers{example} in {rows} rows: --problem_type regression trains on "
+                f"their values, {way_out}"
             )
     elif len(names) > _MANY and rows < _FEW * len(names):
         raise ValueError(
-            f"{where}: {column!r} has {len(names)} different values in {rows} rows, such as {names[0]!r}: is it the "
-            f"label? {way_out}"
+            f"has {len(names)} different values in {rows} rows, such as {names[0]!r}: is it the label? {way_out}"
         )
 
 

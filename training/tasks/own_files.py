@@ -12,7 +12,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.labels import Classes, LabelColumn, Value, check_few
+from training.tasks.labels import Classes, LabelColumn, check_few, measurement, one_label, several_labels
 from training.tasks.readers import Table, read_table
 
 #: Hugging Face's ``problem_type`` -> the kind of task.
@@ -71,19 +71,59 @@ class OwnFiles(Task):
         texts = [self.text_column] if self.text_pair_column is None else [self.text_column, self.text_pair_column]
         files = split_files(self, data_dir).items()
         tables = {split: [read_table(path, [*texts, *self.label_column]) for path in paths] for split, paths in files}
-        columns = {split: [table.labels(self.label_column[0]) for table in parts] for split, parts in tables.items()}
-        if len(self.label_column) > 1:
-            names, found = self.label_column, yes_or_no(tables, self.label_column)
-        elif self.kind == "regression":
-            names, found = self.label_column, numbers(columns)
-        else:
-            names, found = classes_of(columns, self.kind == "multi_label", sure=self.problem_type is not None)
+        names, found = self._labels(tables)
         splits = {}
         for split, parts in tables.items():
             rows = [{**table.texts(*texts), "label": own} for table, own in zip(parts, found[split], strict=True)]
             splits[split] = concatenate_datasets(list(map(Dataset.from_dict, rows)))
         train = splits.pop("train")
         return TaskData(train, splits, names, texts_of(train))
+
+    def _labels(self, tables: dict[str, list[Table]]) -> tuple[list[str], dict[str, list[list]]]:
+        """The names of the labels; and each row's, by split and file.
+
+        Raises:
+            ValueError: A row has no label, or another one than the training rows; or all rows are alike.
+        """
+        name = self.label_column[0]
+        columns = {split: [table.labels(name) for table in parts] for split, parts in tables.items()}
+        if len(self.label_column) == 1 and self.kind != "regression":
+            classes = self._classes(columns["train"])
+            id_of = classes.ids if self.kind == "multi_label" else classes.id
+            return classes.names, {split: [own.read(id_of) for own in parts] for split, parts in columns.items()}
+        if self.kind == "regression":
+            found = {split: [own.read(measurement) for own in parts] for split, parts in columns.items()}
+            checked = {split: [[number] for own in parts for number in own] for split, parts in found.items()}
+        else:
+            found = {split: [own.holds(self.label_column) for own in parts] for split, parts in tables.items()}
+            checked = {"train": [row for own in found["train"] for row in own]}
+        for split, rows in checked.items():
+            for name, values in zip(self.label_column, zip(*rows, strict=True), strict=True):
+                if len(set(values)) == 1:
+                    what = "different numbers" if self.kind == "regression" else "rows of both kinds"
+                    raise ValueError(
+                        f"{files_of(columns[split])}: {name!r} is {values[0]} in every row, expected {what}"
+                    )
+        return self.label_column, found
+
+    def _classes(self, train: list[LabelColumn]) -> Classes:
+        """The classes of one column."""
+        several = self.kind == "multi_label"
+        rows = [(row, own.typed) for own in train for row in own.read(several_labels if several else one_label)]
+        classes = found_classes(train, [(value, typed) for row, typed in rows for value in (row if several else [row])])
+        fraction = next((number for number in classes.numbers if isinstance(number, float)), None)
+        try:
+            if several and not classes.names:
+                raise ValueError("is an empty list in every row")
+            if several and fraction:
+                raise ValueError(f"holds lists of numbers such as {fraction}, expected lists of labels")
+            if not several and len(classes.names) < 2:
+                raise ValueError(f"is {classes.names[0]!r} in every row, expected different labels")
+            if self.problem_type is None:
+                check_few(classes, len(rows))
+        except ValueError as error:
+            raise ValueError(f"{files_of(train)}: {train[0].name!r} {error}") from None
+        return classes
 
 
 def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
@@ -93,82 +133,14 @@ def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
     return {split: [Path(data_dir or ".", file) for file in files] for split, files in names.items()}
 
 
-def classes_of(
-    columns: dict[str, list[LabelColumn]], several: bool, sure: bool
-) -> tuple[list[str], dict[str, list[list]]]:
-    """The names of the classes; and by split and file, each row's place among them or, of ``several`` labels, a 0 or 1
-    for each of them: the order of a list and what it says twice mean nothing.
-
-    Raises:
-        ValueError: A row has no label, or no list of labels, or another label than the training rows; these are all
-            alike; or, unless one is ``sure``, they are no classes.
-    """
-    read = LabelColumn.lists if several else LabelColumn.scalars
-    values = {split: list(map(read, parts)) for split, parts in columns.items()}
-    name, where = columns["train"][0].name, files_of(columns["train"])
-    rows = [(row, c.typed) for c, own in zip(columns["train"], values["train"], strict=True) for row in own]
-    found = [(value, typed) for row, typed in rows for value in (row if several else [row])]
-    classes = found_classes(where, name, found)
-    if several and not classes.names:
-        raise ValueError(f"{where}: {name!r} is an empty list in every row")
-    fraction = next((number for number in classes.measured if isinstance(number, float)), None)
-    if several and fraction:
-        raise ValueError(f"{where}: {name!r} holds lists of numbers such as {fraction}, expected lists of labels")
-    if not several and len(classes.names) < 2:
-        raise ValueError(f"{where}: every row has the {name} {classes.names[0]!r}")
-    if not several and not sure:
-        check_few(classes, len(rows), where, name)
-
-    def ids(column: LabelColumn, own: list) -> list:
-        if not several:
-            return classes.ids(column, own)
-        rows = zip(column.places, own, strict=True)
-        holds = [set(classes.ids(column, row, [place] * len(row))) for place, row in rows]
-        return [[int(label in row) for label in range(len(classes.names))] for row in holds]
-
-    return classes.names, {split: list(map(ids, parts, values[split])) for split, parts in columns.items()}
-
-
-def numbers(columns: dict[str, list[LabelColumn]]) -> dict[str, list[list[float]]]:
-    """A number for each row, by split and file.
-
-    Raises:
-        ValueError: A row has none; or all rows of a split have the same.
-    """
-    values = {split: list(map(LabelColumn.numbers, parts)) for split, parts in columns.items()}
-    for split, parts in values.items():
-        if len({value for own in parts for value in own}) == 1:
-            where, name = files_of(columns[split]), columns[split][0].name
-            raise ValueError(f"{where}: {name!r} is {parts[0][0]} in every row, expected different numbers")
-    return values
-
-
 def files_of(columns: list[LabelColumn]) -> str:
     """Their names, for messages."""
     return ", ".join(column.file for column in columns)
 
 
-def yes_or_no(tables: dict[str, list[Table]], names: list[str]) -> dict[str, list]:
-    """For each row a 0 or 1 for each of several columns.
-
-    Raises:
-        ValueError: such a column has anything else, or only one of them in all training rows.
-    """
-    found = {
-        split: [list(map(list, zip(*(table.labels(name).holds() for name in names), strict=True))) for table in parts]
-        for split, parts in tables.items()
-    }
-    train = [row for own in found["train"] for row in own]
-    for name, column in zip(names, zip(*train, strict=True), strict=True):
-        if len(set(column)) == 1:
-            files = ", ".join(str(table.path) for table in tables["train"])
-            raise ValueError(f"{files}: {name!r} is {column[0]} in every row, expected rows of both kinds")
-    return found
-
-
-def found_classes(where: str, name: str, found: list[tuple[Value, bool]]) -> Classes:
-    """`Classes` of what was found; its ValueError with the files and the column."""
+def found_classes(columns: list[LabelColumn], found: list) -> Classes:
+    """`Classes` of what was found in these columns; its ValueError with the files and the column."""
     try:
         return Classes(found)
     except ValueError as error:
-        raise ValueError(f"{where}: {name!r} {error}") from None
+        raise ValueError(f"{files_of(columns)}: {columns[0].name!r} {error}") from None

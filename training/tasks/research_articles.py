@@ -8,6 +8,7 @@ alone. Its rows are parted here, the same way everywhere: eight tenths to train 
 from __future__ import annotations
 
 import numpy as np
+from datasets import Dataset
 
 from training.tasks.base import Task, TaskData, texts_of
 from training.tasks.readers import find_files, read_table
@@ -37,7 +38,7 @@ class ResearchArticlesTask(Task):
             )
         path = find_files(self.name, data_dir, self.files, layout)["train"]
         table = read_table(path, ["TITLE", "ABSTRACT", *self.labels])
-        rows = table.multi_label_rows("TITLE", "ABSTRACT", labels=self.labels)
+        rows = Dataset.from_dict({**table.texts("TITLE", "ABSTRACT"), "label": table.holds(self.labels)})
         tenth = len(rows) // 10
         if not tenth:
             raise ValueError(f"{path} has {len(rows)} rows, expected at least 10: a tenth is each held-out split")
