@@ -46,6 +46,8 @@ TRAIN = [
     "orjson>=3.10",
     "pyarrow>=18",
     "pyyaml",
+    "scikit-learn",
+    "scipy",
     "seqeval",
     "tensorboard",
     "tokenizers",
@@ -78,8 +80,6 @@ TEST = [
     "polars",
     "pytest>=8",
     "pytest-xdist",
-    "scikit-learn",
-    "scipy",
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = [*SERVE, "pytest>=8"]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from seqeval.metrics.sequence_labeling import get_entities
+from sklearn.metrics import precision_recall_curve
 from transformers import EvalPrediction
 
 import training.regression
@@ -171,13 +172,11 @@ def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
         if not holds.any():
             thresholds.append(0.5)
             continue
-        order = np.argsort(-own, kind="stable")
-        sorted_own = own[order]
-        f1 = 2 * np.cumsum(holds[order]) / (np.arange(1, len(own) + 1) + holds.sum())
-        below = np.append(sorted_own[1:], 0.0)
-        f1[sorted_own == below] = -1  # no threshold parts equals
-        best = int(f1.argmax())
-        thresholds.append(float((sorted_own[best] + below[best]) / 2))
+        precision, recall, limits = precision_recall_curve(holds, own)
+        f1 = _f1(precision * recall, precision, recall)[:-1]
+        best = len(f1) - 1 - int(f1[::-1].argmax())  # of equal ones the highest limit
+        below = limits[best - 1] if best else 0.0
+        thresholds.append(float((limits[best] + below) / 2))
     return thresholds
 
 
@@ -188,10 +187,8 @@ regression = Measure(training.regression.sums, training.regression.scores)
 def scores_of(kind: str, metric: str, names: list[str], scheme: str = "entities") -> Measure:
     """What scores a task of a kind of head ("sequence", "multi_label", "regression" or "token") whose report shows
     ``metric``, and whose tags, if it has some, are those of a ``scheme``."""
-    if kind == "multi_label":
-        return multi_label(names)
+    if kind == "token":
+        return entity_f1(names, scheme) if metric == "f1" else token_accuracy
     if kind == "regression":
         return regression
-    if kind == "sequence":
-        return classification(names)
-    return entity_f1(names, scheme) if metric == "f1" else token_accuracy
+    return multi_label(names) if kind == "multi_label" else classification(names)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from datasets import Dataset
+from scipy.stats import rankdata
 from transformers import EvalPrediction
 
 
 def sums(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
     """What each row adds, (rows, 12): of values and of their ranks, 1, x, y, xx, yy and xy."""
     said, true = (np.asarray(x, dtype=float).reshape(-1) for x in (prediction.predictions, prediction.label_ids))
-    return np.column_stack([*_moments(said, true), *_moments(ranks(said), ranks(true))])
+    return np.column_stack([*_moments(said, true), *_moments(rankdata(said), rankdata(true))])
 
 
 def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,12 +38,6 @@ def spread(name: str, values: list[float]) -> str:
     if 0.1 <= deviation <= 10 and abs(mean) <= 10:
         return said
     return f"{said}: learning rates are meant for values of about 1, give them in other units if the scores are low"
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """From 0; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[place]
 
 
 def _moments(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:

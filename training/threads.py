@@ -7,11 +7,10 @@ them wait: beside one busy process two threads on two cores are several times sl
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
+from torch.utils.benchmark import Timer
 
 #: Whoever sets one of these has chosen.
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -51,17 +50,7 @@ def choose_threads(measure: Callable[[int], float] | None = None) -> str:
 
 
 def _seconds(threads: int) -> float:
-    """Median of some rounds of small operations, as a step of a small encoder has them."""
-    torch.set_num_threads(threads)
-    x, weight = torch.ones(2048, 64), torch.ones(64, 256)
-    rounds: list[float] = []
-    ends = None
-    while ends is None or len(rounds) < 3 or (time.perf_counter() < ends and len(rounds) < 50):
-        started = time.perf_counter()
-        for _ in range(4):
-            (x @ weight).relu().sum(-1)
-        if ends is None:  # the first round starts the threads
-            ends = time.perf_counter() + _SECONDS
-        else:
-            rounds.append(time.perf_counter() - started)
-    return median(rounds)
+    """How long small operations take, as a step of a small encoder has them."""
+    data = {"x": torch.ones(2048, 64), "weight": torch.ones(64, 256)}
+    timer = Timer("(x @ weight).relu().sum(-1)", globals=data, num_threads=threads)
+    return timer.blocked_autorange(min_run_time=_SECONDS).median

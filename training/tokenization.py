@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import ByteLevelBPETokenizer, Regex, Tokenizer
+from tokenizers.normalizers import Replace, Sequence
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -19,38 +20,26 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     table.)
 
     Args:
-        texts: training texts, e.g. all of a task's unlabelled text.
-        vocab_size: entries, of which 256 are the bytes and five the special tokens; small text may give
+        texts: Training texts, e.g. all of a task's unlabelled text.
+        vocab_size: The number of entries, of which 256 are the bytes and five the special tokens; small text may give
             fewer.
-        max_length: recorded as the tokenizer's ``model_max_length``.
+        max_length: The tokenizer's ``model_max_length``.
     """
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer = ByteLevelBPETokenizer(add_prefix_space=True, lowercase=True, unicode_normalizer="nfc")
     # How text is broken into lines says little in the passages used here, and would take a token a line.
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
+    tokenizer.normalizer = Sequence([tokenizer.normalizer, Replace(Regex(r"\s+"), " ")])
+    tokenizer.train_from_iterator(
+        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=SPECIAL_TOKENS, show_progress=False
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(tokenizer.to_str()),
         model_max_length=max_length,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **dict(zip(names, SPECIAL_TOKENS, strict=True)),
     )

@@ -19,7 +19,7 @@ from training import features
 from training.features import encode_sequences, encode_tokens, pack_rows
 from training.metrics import accuracy, classification, entity_f1
 from training.tasks import TASKS, Conll2003Task, Sst2Task
-from training.tasks.stdlib_corpus import (
+from training.tasks.stdlib import (
     GENERATED_PACKAGES,
     SHINGLE_WORDS,
     build_stdlib_corpus,
@@ -78,7 +78,7 @@ def test_corpus_and_tokenizer_are_the_same_in_another_process(tmp_path):
     code = (
         "import hashlib, json, sys\n"
         "from pathlib import Path\n"
-        "from training.tasks.stdlib_corpus import build_stdlib_corpus\n"
+        "from training.tasks.stdlib import build_stdlib_corpus\n"
         "from training.tokenization import train_tokenizer\n"
         "c = build_stdlib_corpus(root=Path(sys.argv[1]))\n"
         "t = train_tokenizer((text for text, _ in c.train), vocab_size=1000, max_length=48)\n"

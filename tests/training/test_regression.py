@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from scipy.stats import pearsonr, rankdata, spearmanr
+from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_squared_error, r2_score
 from transformers import EvalPrediction
 
 from training.distillation import Distillation
 from training.metrics import regression
-from training.regression import ranks, spread
+from training.regression import spread
 from training.scoring import Predicted, difference, score_split
 
 ROWS = Dataset.from_dict({"row": list(range(40))})
@@ -29,11 +29,6 @@ def test_scores_are_those_of_scikit_learn_and_scipy(offset, digits):
     assert found["pearson"] == pytest.approx(pearsonr(true, said).statistic, rel=1e-4)
     assert found["spearman"] == pytest.approx(spearmanr(true, said).statistic)
     assert found["rmse"] == pytest.approx(mean_squared_error(true, said) ** 0.5, rel=1e-4)
-
-
-def test_equal_values_share_a_rank():
-    values = np.array([3.0, 1, 1, 2, 3, 3])
-    assert ranks(values).tolist() == (rankdata(values) - 1).tolist()
 
 
 def test_what_says_always_the_same_has_no_correlation():

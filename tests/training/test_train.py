@@ -33,7 +33,7 @@ from training.models import ModelFactory
 from training.recipe import RECIPES, Recipe, read_recipe
 from training.stages import last_checkpoint
 from training.tasks import TASKS
-from training.tasks.stdlib_corpus import stdlib_root
+from training.tasks.stdlib import stdlib_root
 from training.tokenization import train_tokenizer
 from training.train import main
 

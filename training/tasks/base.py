@@ -100,25 +100,23 @@ class Task(ABC):
             raise ValueError(f"{where} has the columns {', '.join(rows.column_names)}, expected {inputs} and {targets}")
         if not len(rows):
             raise ValueError(f"{where} has no rows")
-        tokens = self.kind == "token"
+        ids = {*range(labels), IGNORE_INDEX}
         for number, (given, own) in enumerate(zip(rows[inputs], rows[targets], strict=True), 1):
-            if tokens and len(own) != len(given):
+            if self.kind == "token" and len(own) != len(given):
                 raise ValueError(
                     f"{where}: row {number} has {len(given)} {inputs} and {len(own)} {targets}, expected one each"
                 )
             if self.kind == "multi_label":
-                if not isinstance(own, list) or len(own) != labels or not set(own) <= {0, 1}:
-                    raise ValueError(f"{where}: row {number} has the label {own!r}, expected {labels} numbers, 0 or 1")
-                continue
-            if self.kind == "regression":
-                if not isinstance(own, float) or not math.isfinite(own):
-                    raise ValueError(f"{where}: row {number} has the label {own!r}, expected a number, as a float")
-                continue
-            for label in own if tokens else (own,):
-                if type(label) is not int or not (0 <= label < labels or label == IGNORE_INDEX):
-                    raise ValueError(
-                        f"{where}: row {number} has the label {label!r}, expected an id from 0 to {labels - 1}"
-                    )
+                allowed = isinstance(own, list) and len(own) == labels and set(own) <= {0, 1}
+                wrong, expected = [] if allowed else [own], f"{labels} numbers, 0 or 1"
+            elif self.kind == "regression":
+                allowed = isinstance(own, float) and math.isfinite(own)
+                wrong, expected = [] if allowed else [own], "a number, as a float"
+            else:
+                found, expected = own if self.kind == "token" else [own], f"an id from 0 to {labels - 1}"
+                wrong = [label for label in found if type(label) is not int or label not in ids]
+            if wrong:
+                raise ValueError(f"{where}: row {number} has the label {wrong[0]!r}, expected {expected}")
 
 
 def texts_of(split: Dataset) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.stdlib_corpus import GENERATED_PACKAGES, read_packages, stdlib_root
+from training.tasks.stdlib import GENERATED_PACKAGES, read_packages, stdlib_root
 
 _STATEMENTS: dict[str, tuple[type[ast.stmt], ...]] = {
     "definition": (ast.FunctionDef, ast.AsyncFunctionDef),
