@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import fastmux
+from training.formatting import measured
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Score:
     @classmethod
     def of(cls, values: list[float]) -> Score:
         return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, values)
+
+    def __str__(self) -> str:
+        return measured(self.mean, self.std)
 
 
 @dataclass(frozen=True)

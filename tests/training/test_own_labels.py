@@ -20,7 +20,7 @@ TOPICS = ("art", "law", "sport")
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr("training.report.plot_curves", lambda *_: None)
+    monkeypatch.setattr("training.report.plot", lambda *_: None)
 
 
 def write(path: Path, rows: list[dict]) -> str:

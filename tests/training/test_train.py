@@ -130,7 +130,7 @@ def finished(data_dir, tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Only `finished` draws: it takes a third of so short a run."""
-    monkeypatch.setattr("training.report.plot_curves", lambda *_: None)
+    monkeypatch.setattr("training.report.plot", lambda *_: None)
 
 
 def test_end_to_end(data_dir, finished):
