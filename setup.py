@@ -78,11 +78,12 @@ TEST = [
     "pandas",
     "peft>=0.18",
     "polars",
+    "psutil",
     "pytest>=8",
     "pytest-xdist",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = [*SERVE, "pytest>=8"]
+BENCH = [*SERVE, "psutil", "pytest>=8"]
 # What examples/ray_*.py import beside the extra serve.
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.

@@ -8,14 +8,13 @@ page cache.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -26,8 +25,8 @@ from transformers import AutoModel, BertConfig, BertModel
 
 import fastmux
 from bench.machine import machine_info, results_folder
-from fastmux.files import write_json
-from training.formatting import markdown
+from bench.record import finish, options_of, positive, table
+from bench.timing import turn_by_turn
 
 IMPORTS = {
     "import transformers": "import transformers",
@@ -44,56 +43,51 @@ def import_seconds(statement: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def seconds(call: Callable[[], object]) -> float:
+def load_seconds(auto_class: type, folder: Path) -> float:
+    """The wall time of loading a checkpoint."""
     start = time.perf_counter()
-    call()
+    auto_class.from_pretrained(folder, add_pooling_layer=False)  # as saved: a new layer would be drawn at random
     return time.perf_counter() - start
 
 
 def medians(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
     """The median of what each call returns. Calls take turns, and a first turn does not count."""
-    turns = [{name: call() for name, call in calls.items()} for _ in range(repeats + 1)]
-    return {name: statistics.median(turn[name] for turn in turns[1:]) for name in calls}
+    return {name: median(found[1:]) for name, found in turn_by_turn(calls, repeats + 1).items()}
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote."""
+    yield f"Seconds, medians of {result['repeats']}: `python bench/loading.py`."
+    rows = {f"`{name}`" if "import" in name else name: seconds for name, seconds in result["imports"].items()}
+    rows |= {f"load a checkpoint: {name}": seconds for name, seconds in result["loading"].items()}
+    yield table([{"what": what, "s": seconds} for what, seconds in rows.items()], {"": "{what}", "s": "{s:.3f}"})
+    if "parameters_ratio" in result:
+        yield f"The multiplexed checkpoint has {result['parameters_ratio']:.3f} times the encoder's parameters."
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--num_hidden_layers", type=int, default=12)
-    parser.add_argument("--output", type=Path, help="JSON file; default: loading.json in the device's results folder")
+    parser = options_of(__doc__)
+    parser.add_argument("--repeats", type=positive, default=5, help="The turns that count.")
+    parser.add_argument("--num_hidden_layers", type=positive, default=12, help="The encoder's layers.")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
     imports = medians({name: lambda s=s: import_seconds(s) for name, s in IMPORTS.items()}, args.repeats)
-
     with tempfile.TemporaryDirectory() as folder:
         encoder, mux = Path(folder, "encoder"), Path(folder, "mux")
         model = BertModel(BertConfig(num_hidden_layers=args.num_hidden_layers), add_pooling_layer=False)
         model.save_pretrained(encoder)
         multiplexed = fastmux.TMux(model, num_instances=10)
         multiplexed.save_pretrained(mux)
-        extra = sum(p.numel() for p in multiplexed.parameters()) / sum(p.numel() for p in model.parameters())
-        plain = {"add_pooling_layer": False}  # as saved: a new one would be drawn at random
         checkpoints = {
-            "AutoModel, the encoder": lambda: seconds(lambda: AutoModel.from_pretrained(encoder, **plain)),
-            "fastmux.TMux, multiplexed": lambda: seconds(lambda: fastmux.TMux.from_pretrained(mux, **plain)),
-            "AutoModel, multiplexed": lambda: seconds(lambda: AutoModel.from_pretrained(mux, **plain)),
+            "AutoModel, the encoder": lambda: load_seconds(AutoModel, encoder),
+            "fastmux.TMux, multiplexed": lambda: load_seconds(fastmux.TMux, mux),
+            "AutoModel, multiplexed": lambda: load_seconds(AutoModel, mux),
         }
         loading = medians(checkpoints, args.repeats)
-
-    result = {"machine": machine_info(torch.device("cpu")), "repeats": args.repeats}
-    result |= {"num_hidden_layers": args.num_hidden_layers, "imports": imports, "loading": loading}
-    output = args.output or results_folder(torch.device("cpu")) / "loading.json"
-    write_json(output, result)
-    print("\n\n".join(section(result)))
-    print(f"\nThe multiplexed checkpoint has {extra:.3f} times the encoder's parameters.\nwritten: {output}")
-
-
-def section(result: dict) -> Iterator[str]:
-    """The page's section on a file that this program wrote."""
-    yield f"Seconds, medians of {result['repeats']}: `python bench/loading.py`."
-    rows = [[f"`{name}`" if "import" in name else name, f"{s:.3f}"] for name, s in result["imports"].items()]
-    rows += [[f"load a checkpoint: {name}", f"{seconds:.3f}"] for name, seconds in result["loading"].items()]
-    yield markdown(["", "s"], rows)
+    result = {"machine": machine_info(torch.device("cpu")), **vars(args), "imports": imports, "loading": loading}
+    result["parameters_ratio"] = multiplexed.num_parameters() / model.num_parameters()
+    del result["output"]
+    finish(result, section, args.output or results_folder(torch.device("cpu")) / "loading.json")
 
 
 if __name__ == "__main__":

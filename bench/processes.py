@@ -1,7 +1,8 @@
-"""Commands with a deadline whose output is seen as it comes, and an environment in which packages are missing."""
+"""Processes that are measured, commands with a deadline, and an environment in which packages are missing."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The seconds that an interrupted command gets to write its summary.
@@ -51,6 +54,35 @@ def environment(without: Iterable[str] = (), folder: Path | None = None) -> dict
         (folder / "sitecustomize.py").write_text(HIDING.replace("{packages!r}", repr(packages)), encoding="utf-8")
         path.insert(0, str(folder))
     return os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+
+
+def watched(code: str, checkout: Path = ROOT) -> dict:
+    """Runs some Python, which imports a checkout, and ends by printing a dictionary with its ``peak_bytes`` as JSON.
+
+    Returns:
+        That dictionary, with the seconds on the clock and of the processor, in all processes; the sum of the peaks of
+        memory of the processes that it started; and the most memory that it held itself in each quarter of its time.
+    """
+    env = environment()
+    env["PYTHONPATH"] = os.pathsep.join([str(checkout), env["PYTHONPATH"]])
+    start, before = time.perf_counter(), sum(os.times()[2:4])
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=checkout, env=env, stdout=subprocess.PIPE, text=True)
+    first, held, others = psutil.Process(process.pid), [0], {}
+    while process.returncode is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.2)
+        with suppress(psutil.Error):  # it has ended
+            held.append(first.memory_info().rss)
+            for child in first.children(recursive=True):
+                others[child.pid] = max(others.get(child.pid, 0), child.memory_info().rss)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    found = json.loads(process.stdout.read().splitlines()[-1])
+    found["peak_bytes"] = max(found["peak_bytes"], *held)
+    found |= {"seconds": time.perf_counter() - start, "processor_seconds": sum(os.times()[2:4]) - before}
+    quarters = [held[part * len(held) // 4 : (part + 1) * len(held) // 4] for part in range(4)]
+    found["bytes_by_quarter"] = [max(part, default=0) for part in quarters]
+    return found | {"peak_bytes_of_other_processes": sum(others.values())}
 
 
 def run(

@@ -18,7 +18,7 @@ if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import everything, harness, loading, memory, predict, row_formats, rows, runtimes, serve, throughput, tune
+from bench import everything, harness, loading, memory, predict, rows, runtimes, serve, throughput, tune
 from bench.audit import findings
 from bench.ops import __main__ as ops
 from fastmux.files import read_json
@@ -56,7 +56,7 @@ KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
     ({"records"}, "One checkpoint, several speeds", copies.section),
     ({"encoder", "options", "rows"}, "Throughput", throughput.section),
     ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", rows.section),
-    ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", row_formats.section),
+    ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", rows.baseline_section),
     ({"encoder", "clients", "rounds"}, "A crowd of clients", serve.crowd_section),
     ({"encoder", "p99_ms", "rows"}, "Serving", serve.rates_section),
     ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", runtimes.section),

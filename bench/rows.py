@@ -1,109 +1,121 @@
-"""Memory and speed of `fastmux.predict` on many rows through a tiny model, and how long the first rows take.
+"""Memory and speed of `fastmux.predict` on many rows through a tiny model, alone or beside another checkout.
 
-    python bench/rows.py --rows 200000              # about a minute
+    python bench/rows.py --rows 200000              # memory, and how long the first rows take: about a minute
     python bench/rows.py --rows 10000000            # shows its progress; needs 4 GB of disk
 
-Rows have a few words each, in a file of JSON lines. The model has two layers, d = 16 and N = 10. Memory is the peak of
-the process that runs the model and of those that tokenise. A run of 1,000 rows also holds the library and the model, so
-the difference to it is what more rows cost. The peaks of the run's quarters say whether the first process still grows.
+    git worktree add --detach ../base d2678c0
+    python bench/rows.py --baseline ../base --rows 1000000      # speed, beside that of a former commit: minutes; 1 GB
+
+The model has d = 16 and N = 10. Memory is the peak of the process that runs the model and of those that tokenise.
+
+Alone, rows are JSON lines of a number and a few words, and the model has two layers. A run of 1,000 rows also holds the
+library and the model, so the difference to it is what more rows cost. The peaks of the run's quarters say whether the
+first process still grows.
+
+With ``--baseline`` rows have eight columns, the model has one layer, and both checkouts label the same files in turns:
+JSON lines to JSON lines, and Parquet to Parquet. A ratio is the baseline's seconds over ours: of processor time, in all
+processes, and on the clock, which other work on the machine lengthens. What a run of 1,000 rows takes, imports and all,
+is not in them.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import itertools
 import json
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import transformers
+import pyarrow
+import pyarrow.parquet
 from transformers import BertConfig, BertTokenizerFast
 
 import fastmux
 from bench.machine import default_device, machine_info, results_folder
-from bench.processes import environment
-from bench.record import positive
-from fastmux.files import write_json
+from bench.processes import ROOT, watched
+from bench.record import finish, options_of, positive, table
+from bench.timing import turn_by_turn
 
-_FEW = 1_000
+_FEW, _BATCH = 1_000, 50_000
 _WORDS = [f"word{number}" for number in range(1000)]
 _SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+#: No file of a program: processes that tokenise would run it first, and load torch.
+_PREDICT = """
+import json, pathlib, fastmux, transformers
+transformers.utils.logging.set_verbosity_error()
+report = fastmux.predict({model!r}, {source!r}, {output!r}, num_workers={num_workers}).report
+peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+print(json.dumps({{"rows": report.labelled, "stages": vars(report.times), "peak_bytes": peak}}))
+"""
 
 
-def store_model(folder: Path, num_instances: int, layers: int = 2) -> None:
-    tokenizer = BertTokenizerFast(
-        vocab={word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS])}
-    )
+def store_model(folder: Path, num_instances: int, layers: int) -> None:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate([*special, *_WORDS])})
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_hidden_layers=layers, **_SIZES)
     model = fastmux.TMuxForSequenceClassification.from_backbone(config, num_instances, num_labels=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def texts_of_words(draw: random.Random) -> list[str]:
-    """10,000 texts of one to eight words."""
-    return [" ".join(draw.choices(_WORDS, k=draw.randint(1, 8))) for _ in range(10_000)]
+def write_rows(path: Path, rows: int, wide: bool = False) -> None:
+    """Rows of a number and a text of one to eight words; wide ones also have text, numbers, truth values, lists and
+    nulls."""
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices(_WORDS, k=draw.randint(1, 8))) for _ in range(10_000)]
+
+    def row(i: int) -> dict:
+        made = {"id": i, "text": texts[i % len(texts)]}
+        more = {"title": f"title {i % 997}", "stars": i % 5, "price": i / 7, "sold": i % 3 == 0}
+        more |= {"tags": ["a", f"t{i % 11}"], "note": None if i % 2 else "a few words"}
+        return made | more if wide else made
+
+    made = map(row, range(rows))
+    if path.suffix == ".jsonl":
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(one) + "\n" for one in made)
+        return
+    schema = pyarrow.Table.from_pylist([row(0), row(1)]).schema
+    with pyarrow.parquet.ParquetWriter(path, schema) as file:
+        while some := list(itertools.islice(made, _BATCH)):
+            file.write_table(pyarrow.Table.from_pylist(some, schema))
 
 
-def write_rows(path: Path, rows: int) -> None:
-    """Rows of a number and a text."""
-    texts = texts_of_words(random.Random(0))
-    with open(path, "w", encoding="utf-8") as file:
-        for number in range(rows):
-            file.write(f'{{"id": {number}, "text": "{texts[number % len(texts)]}"}}\n')
+def measured(checkout: Path, model: Path, source: Path, num_workers: int) -> dict:
+    """What a process that calls a checkout's `fastmux.predict` reports and takes, with those that tokenise for it."""
+    output = source.with_stem("labelled")
+    code = _PREDICT.format(model=str(model), source=str(source), output=str(output), num_workers=num_workers)
+    found = watched(code, checkout)
+    output.unlink()
+    times = found["stages"]
+    speed = {"rows_per_second": found["rows"] / times["total"], "until_first_rows_seconds": times["starting"]}
+    return found | speed
 
 
-def measured(model: str, source: str, output: str, num_workers: int) -> None:
-    """Runs in this process, and prints the report and the peaks of memory, in bytes, as JSON."""
-    transformers.utils.logging.set_verbosity_error()
-    sizes: list[int] = []
-    peaks: dict[Path, int] = {}
-    done = threading.Event()
+def figures(many: list[dict], few: list[dict]) -> dict[str, float]:
+    """Medians over a checkout's runs; of times, of what many rows take longer than few."""
 
-    def watch() -> None:
-        while not done.wait(0.2):
-            sizes.append(memory(Path("/proc/self"), "VmRSS"))
-            for thread in Path("/proc/self/task").iterdir():
-                for child in (thread / "children").read_text().split():
-                    with contextlib.suppress(OSError, IndexError):  # it has ended
-                        peaks[Path("/proc", child)] = memory(Path("/proc", child), "VmHWM")
+    def middle(runs: list[dict], name: str) -> float:
+        return statistics.median(run[name] for run in runs)
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    report = fastmux.predict(model, source, output, num_workers=num_workers).report
-    done.set()
-    watching.join()
-    found = {
-        "rows": report.labelled,
-        "rows_per_second": report.labelled / report.times.total,
-        "until_first_rows_seconds": report.times.starting,
-        "stages": vars(report.times),
-        "peak_bytes": memory(Path("/proc/self"), "VmHWM"),
-        "peak_bytes_of_other_processes": sum(peaks.values()),
-        "bytes_by_quarter": [max(part, default=0) for part in quarters(sizes)],
-    }
-    print(json.dumps(found))
+    found = {name: middle(many, name) - middle(few, name) for name in ("processor_seconds", "seconds")}
+    return found | {"peak_bytes": statistics.median(map(_memory, many))}
 
 
-def quarters(sizes: list[int]) -> list[list[int]]:
-    return [sizes[part * len(sizes) // 4 : (part + 1) * len(sizes) // 4] for part in range(4)]
-
-
-def memory(process: Path, name: str) -> int:
-    """The bytes that a line of a process's status gives."""
-    return 1024 * int((process / "status").read_text().split(f"{name}:")[1].split()[0])
+def _memory(run: dict) -> int:
+    return run["peak_bytes"] + run["peak_bytes_of_other_processes"]
 
 
 def section(result: dict) -> Iterator[str]:
-    """The page's section on a file that this program wrote."""
+    """The page's section on a run without a baseline."""
     many, quarters = result["many"], [f"{size / 2**20:.0f}" for size in result["many"]["bytes_by_quarter"]]
     yield (
         f"A file of {many['rows']:,} short rows through a model of 2 layers, d = 16, N = {result['num_instances']}: "
@@ -114,32 +126,62 @@ def section(result: dict) -> Iterator[str]:
     )
 
 
+def baseline_section(result: dict) -> Iterator[str]:
+    """The page's section on a run with ``--baseline``."""
+    yield (
+        f"{result['rows']:,} short rows of eight columns through a model of one layer, d = 16, N = "
+        f"{result['num_instances']}, beside commit `{result['baseline'][:12]}`, medians of {result['repeats']} in "
+        "turns. "
+        "`python bench/rows.py --baseline CHECKOUT`."
+    )
+    rows = []
+    for ending, found in result["formats"].items():
+        ratios = {name: found["baseline"][name] / value for name, value in found["ours"].items()}
+        speed = result["rows"] / found["ours"]["processor_seconds"]
+        rows.append({"ending": ending, "speed": speed, **ratios})
+    columns = {"rows": "`{ending}` to `{ending}`", "rows a second of a processor": "{speed:,.0f}"}
+    columns |= {"baseline / ours: processor": "{processor_seconds:.2f}", "clock": "{seconds:.2f}"}
+    yield table(rows, columns | {"memory": "{peak_bytes:.2f}"})
+
+
 def main(argv: list[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=positive, default=200_000, help="(default: 200000)")
-    parser.add_argument("--num_instances", type=positive, default=10, metavar="N", help="(default: 10)")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that tokenise (default: 1)")
-    parser.add_argument("--work_dir", type=Path, help="folder for 400 bytes a row (default: a temporary one)")
-    parser.add_argument("--output", type=Path, help="JSON file; default: rows.json in the device's results folder")
+    parser = options_of(__doc__)
+    parser.add_argument("--rows", type=positive, default=200_000, help="The number of rows.")
+    parser.add_argument("--baseline", type=Path, metavar="PATH", help="Another checkout of fastmux to compare with.")
+    parser.add_argument("--repeats", type=positive, default=1, help="The runs of each checkout.")
+    parser.add_argument("--num_instances", type=positive, default=10, metavar="N", help="The model's N.")
+    parser.add_argument("--num_workers", type=int, default=1, help="The processes that tokenise.")
+    parser.add_argument("--work_dir", type=Path, help="A folder for 1 KB a row. Default: a temporary one.")
     args = parser.parse_args(argv)
-    device = default_device()
+    device, beside = default_device(), args.baseline is not None
     result = {"machine": machine_info(device), "num_instances": args.num_instances, "num_workers": args.num_workers}
+    checkouts = {"ours": ROOT} | ({"baseline": args.baseline.resolve()} if beside else {})
+    sizes = {"few": min(_FEW, args.rows), "many": args.rows}
     with tempfile.TemporaryDirectory(dir=args.work_dir) as name:
         folder = Path(name)
-        store_model(folder / "model", args.num_instances)
-        for part, rows in (("few", min(_FEW, args.rows)), ("many", args.rows)):
-            source, output = folder / f"{part}.jsonl", folder / f"{part}-labelled.jsonl"
-            write_rows(source, rows)
-            # No file of a program: processes that tokenise would run it first, and load torch.
-            files = ", ".join(repr(str(file)) for file in (folder / "model", source, output))
-            command = [sys.executable, "-c", f"import bench.rows\nbench.rows.measured({files}, {args.num_workers})"]
-            done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
-            result[part] = json.loads(done.stdout.splitlines()[-1])
-            output.unlink()
-    both = [result[part]["peak_bytes"] + result[part]["peak_bytes_of_other_processes"] for part in ("few", "many")]
-    result["beyond_the_model_bytes"] = both[1] - both[0]
-    write_json(args.output or results_folder(device) / "rows.json", result)
-    print(*section(result))
+        store_model(folder / "model", args.num_instances, layers=1 if beside else 2)
+        found = {}
+        for ending in (".jsonl", ".parquet") if beside else (".jsonl",):
+            calls = {}
+            for (part, rows), (who, checkout) in itertools.product(sizes.items(), checkouts.items()):
+                source = folder / f"{part}{ending}"
+                write_rows(source, rows, wide=beside)
+                calls[part, who] = partial(measured, checkout, folder / "model", source, args.num_workers)
+            found[ending] = turn_by_turn(calls, args.repeats)
+            source.unlink()
+    if beside:
+        git = ["git", "-C", str(args.baseline), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        result |= {"rows": args.rows, "repeats": args.repeats, "baseline": commit}
+        result["formats"] = {
+            ending: {who: figures(runs["many", who], runs["few", who]) for who in checkouts}
+            for ending, runs in found.items()
+        }
+    else:
+        result |= {part: found[".jsonl"][part, "ours"][-1] for part in sizes}
+        result["beyond_the_model_bytes"] = _memory(result["many"]) - _memory(result["few"])
+    output = args.output or results_folder(device) / ("row_formats.json" if beside else "rows.json")
+    finish(result, baseline_section if beside else section, output)
     return result
 
 

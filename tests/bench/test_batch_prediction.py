@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from thoroughness import on_request
 
 from bench import predict, workload
-from bench import rows as many_rows
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film", "dull"]
 
@@ -36,19 +34,6 @@ def test_every_model_is_measured(data, capsys):
     assert rows[0]["x_plain"] == 1 and set(rows[0]["seconds"]) >= {"model", "waiting", "writing", "total"}
     assert json.loads((data / "out.json").read_text())["rows"] == json.loads(json.dumps(rows))
     assert "of the model alone" in capsys.readouterr().out
-
-
-@on_request
-def test_memory_is_measured_with_and_without_many_rows(tmp_path, capsys):
-    output = tmp_path / "rows.json"
-    result = many_rows.main(["--rows", "3000", "--work_dir", str(tmp_path), "--output", str(output)])
-    assert json.loads(output.read_text()) == json.loads(json.dumps(result))
-    assert (result["few"]["rows"], result["many"]["rows"]) == (1000, 3000)
-    for one in (result["few"], result["many"]):
-        assert 0 < one["until_first_rows_seconds"] < one["stages"]["total"]
-        assert one["peak_bytes"] >= max(one["bytes_by_quarter"]) > one["peak_bytes_of_other_processes"] > 0
-    assert "3,000 rows" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == [output], "the files are gone"
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(2, ["a", "c"]), (3, ["a", "b", "c"]), (5, ["a", "b", "c", "a", "b"])])
