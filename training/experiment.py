@@ -35,7 +35,7 @@ import yaml
 from fastmux.files import read_json, write_json
 from training.folders import SETTINGS, check_folder
 from training.formatting import for_terminal, number
-from training.results import Score, environment
+from training.results import environment
 from training.settings import run_program
 from training.tables import cell as cells
 from training.tables.recipe import RECIPES, TableRecipe, read_recipe
@@ -163,16 +163,13 @@ def main(argv: list[str] | None = None) -> list[TableRow]:
 
 def references(recipe: TableRecipe, seeds: list[int], data_dir: str) -> list[TableRow]:
     """The experiment's figures to beat, over the seeds of the table."""
-    by_name: dict[str, list[dict[str, float]]] = {}
-    experiment = recipe.cells()[0].experiment
-    for seed in seeds if experiment.splits_by_seed else seeds[:1]:
+    experiment, by_name = recipe.cells()[0].experiment, {}
+    seeds = seeds if experiment.splits_by_seed else seeds[:1]
+    for seed in seeds:
         for name, rows in experiment.references(*experiment.load(data_dir, seed)).items():
-            scores = {m.name: m.of_mean(float(rows[m.name].float().mean())) for m in experiment.metrics}
-            by_name.setdefault(name, []).append(scores)
-    return [
-        TableRow(name, 0, seeds[: len(own)], {metric: Score.of([s[metric] for s in own]) for metric in own[0]})
-        for name, own in by_name.items()
-    ]
+            for metric, values in rows.items():
+                by_name.setdefault(name, {}).setdefault(metric, []).append(values.float().numpy())
+    return [TableRow(name, 0, seeds, experiment.scores(rows)) for name, rows in by_name.items()]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastmux import Multiplexed
 from fastmux.settings import check_fields
+from training.results import Score
 
 #: Columns of rows by name: tensors with as many rows each.
 Rows = dict[str, Tensor]
@@ -126,6 +127,28 @@ class Experiment(ABC):
     def measure(self, outputs, rows: Rows) -> Rows:
         """For each of `metrics`, by name, the value of each row: (B,), e.g. 1 where it is right. All but the first may
         be left out where they mean nothing."""
+
+    def scores(self, measured: Mapping[str, np.ndarray]) -> dict[str, Score]:
+        """The scores over groupings, by name, of what `measure` says of each row: (groupings, rows)."""
+        own = [metric for metric in self.metrics if metric.name in measured]
+        return {m.name: Score.of([m.of_mean(float(row.mean())) for row in measured[m.name]]) for m in own}
+
+    def scores_by_slot(
+        self, measured: Mapping[str, np.ndarray], orders: list[Tensor], num_instances: int
+    ) -> dict[str, list[float]]:
+        """The score of the rows at each place in a group, by name; none where rows do not share passes.
+
+        Args:
+            measured: (groupings, rows), as `scores` takes it.
+            orders: The rows' order in each grouping. Batches are whole groups, so that a place is that in the order.
+        """
+        found = {}
+        for metric in self.metrics if self.slots else ():
+            if metric.name in measured:
+                rows = np.stack([row[order] for row, order in zip(measured[metric.name], orders, strict=True)])
+                places = (rows[:, place::num_instances].mean() for place in range(num_instances))
+                found[metric.name] = [metric.of_mean(float(mean)) for mean in places]
+        return found
 
     def references(self, train: Rows, test: Rows) -> dict[str, Rows]:
         """Figures to beat that need no training, by name: what `measure` says of, e.g., always the median."""

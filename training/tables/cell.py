@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -64,38 +64,22 @@ class CellResult:
         return {name: value for name, value in asdict(self).items() if name != "rows"}
 
 
-class Columns(Dataset):
-    """Rows by number, many at once: a batch is one indexing of each column."""
-
-    def __init__(self, rows: Rows):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return count(self.rows)
-
-    def __getitem__(self, number: int) -> Rows:
-        return self.__getitems__([number])
-
-    def __getitems__(self, numbers: list[int]) -> Rows:
-        return select(self.rows, torch.tensor(numbers))
-
-
 class ExperimentTrainer(Trainer):
-    """The Hugging Face Trainer with an experiment's inputs and loss."""
+    """The Hugging Face Trainer with an experiment's rows, inputs and loss."""
 
-    def __init__(self, *args, experiment: Experiment, **kwargs):
-        # A batch comes whole from `Columns`.
-        super().__init__(*args, data_collator=lambda rows: rows, **kwargs)
+    def __init__(self, model: nn.Module, args: TrainingArguments, rows: Rows, experiment: Experiment):
+        # The data set is the rows' numbers, so that a batch is one indexing of each column.
+        numbers: Any = range(count(rows))
+        super().__init__(model, args, lambda batch: select(rows, torch.tensor(batch)), numbers)
         self.remove_callback(PrinterCallback)  # a line a cell is enough where there is no terminal
-        self.experiment = experiment
+        self.rows, self.experiment = rows, experiment
         # The losses are means over a batch, whatever keywords a network takes.
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy != GROUP_BY_LENGTH:
             return super()._get_train_sampler(train_dataset)
-        # The Trainer would take the padded columns' length.
-        lengths = self.train_dataset.rows[self.args.length_column_name].tolist()
+        lengths = self.rows[self.args.length_column_name].tolist()
         return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=lengths)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -160,7 +144,7 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
     experiment = cell.experiment
     train, test = load(cell, data_dir)
     model = make_model(cell)
-    orders = [torch.randperm(count(test), generator=torch.Generator().manual_seed(1000 + g)) for g in range(groupings)]
+    orders = [random_order(test, grouping) for grouping in range(groupings)]
     orders = orders if cell.num_instances > 1 and experiment.slots else orders[:1]
     fit = Training(cell, model, train, test, folder)
 
@@ -168,7 +152,6 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
     own = experiment.train(model, fit)
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     rows = measure(fit.trainer, test, orders)
-    metrics = [metric for metric in experiment.metrics if metric.name in rows]
     result = CellResult(
         variant=cell.variant,
         num_instances=cell.num_instances,
@@ -179,11 +162,8 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
         steps=fit.steps,
         seconds=round(seconds, 2),
         cpu_seconds=round(cpu_seconds, 2),
-        scores={
-            **{m.name: Score.of([m.of_mean(float(g.mean())) for g in rows[m.name]]) for m in metrics},
-            **{name: Score.of([float(value)]) for name, value in own.items()},
-        },
-        slots={m.name: [m.of_mean(v) for v in slots(rows[m.name], orders, cell)] for m in metrics if experiment.slots},
+        scores={**experiment.scores(rows), **{name: Score.of([float(value)]) for name, value in own.items()}},
+        slots=experiment.scores_by_slot(rows, orders, cell.num_instances),
         losses=fit.losses,
         rows=rows,
     )
@@ -194,6 +174,11 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
             np.savez_compressed(temporary, **rows)
         write_json(folder / _RESULT, result.record())
     return result
+
+
+def random_order(rows: Rows, grouping: int) -> Tensor:
+    """The rows' places in the order of a grouping."""
+    return torch.randperm(count(rows), generator=torch.Generator().manual_seed(1000 + grouping))
 
 
 @dataclass
@@ -224,14 +209,11 @@ class Training:
 
     def _trainer(self, **arguments: object) -> ExperimentTrainer:
         arguments = training_arguments(self.cell, self.folder, **arguments)
-        rows, experiment = Columns(self.train), self.cell.experiment
-        return ExperimentTrainer(model=self.model, args=arguments, train_dataset=rows, experiment=experiment)
+        return ExperimentTrainer(self.model, arguments, self.train, self.cell.experiment)
 
     def score(self) -> dict[str, float]:
-        order = torch.randperm(count(self.test), generator=torch.Generator().manual_seed(1000))
-        rows = measure(self.trainer, self.test, [order])
-        metrics = [metric for metric in self.cell.experiment.metrics if metric.name in rows]
-        return {metric.name: metric.of_mean(float(rows[metric.name].mean())) for metric in metrics}
+        rows = measure(self.trainer, self.test, [random_order(self.test, 0)])
+        return {name: score.mean for name, score in self.cell.experiment.scores(rows).items()}
 
 
 def training_arguments(cell: Cell, folder: Path, **arguments: object) -> TrainingArguments:
@@ -270,10 +252,3 @@ def multiply_adds(trainer: ExperimentTrainer, test: Rows) -> int:
     with FlopCounterMode(display=False) as counter:
         trainer.model(*(rows[name].to(trainer.args.device) for name in trainer.experiment.inputs))
     return counter.get_total_flops() // (2 * size)
-
-
-def slots(values: np.ndarray, orders: list[Tensor], cell: Cell) -> list[float]:
-    """The mean of the rows at each place in a group; batches are whole groups, so a row's is that in its order."""
-    n = cell.num_instances
-    ordered = [row[order.numpy()] for row, order in zip(values, orders, strict=True)]
-    return [float(np.concatenate([row[place::n] for row in ordered]).mean()) for place in range(n)]

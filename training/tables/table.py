@@ -126,22 +126,20 @@ def plot(path: Path, rows: list[TableRow], metric: Metric, title: str, over: str
     """Draws the metric, as a PNG: of every variant over N, where what has one N alone is a level line; or, of every N,
     over the figure ``over``, a point a variant."""
     numbers = sorted({row.num_instances for row in rows if row.num_instances})
-    lines, axis = [], {"xlabel": over, "ylabel": metric.name}
+    axis: dict[str, object] = {"xlabel": over, "ylabel": metric.name}
     if over is None:
         axis |= {"xlabel": "N, rows a pass", "xscale": "log", "xticks": numbers, "xticklabels": list(map(str, numbers))}
-        for variant in dict.fromkeys(row.variant for row in rows):
-            own = [row for row in rows if row.variant == variant]
-            style: dict[str, object] = {"label": variant}
-            places = [row.num_instances for row in own]
-            if places[0] < 2 and len(own) == 1:
-                own, places, style = own * 2, [numbers[0], numbers[-1]], {**style, "linestyle": "--", "marker": ""}
-            scores = [row.scores[metric.name] for row in own]
-            points = list(zip(places, (s.mean for s in scores), strict=True))
-            lines.append(Line(points, [s.std for s in scores], style=style))
-    else:
-        for n in numbers:
-            own = [row for row in rows if row.num_instances == n and over in row.scores]
-            points = [(row.scores[over].mean, row.scores[metric.name].mean) for row in own]
-            spread = [row.scores[metric.name].std for row in own]
-            lines.append(Line(points, spread, [row.variant for row in own], {"label": f"N = {n}"}))
-    draw(path, title, [Panel(lines, axis)], (7.0, 4.5))
+    lines, drawn = {}, [row for row in rows if over is None or over in row.scores]
+    for row in drawn:
+        lines.setdefault(row.variant if over is None else f"N = {row.num_instances}", []).append(row)
+    made = []
+    for label, own in lines.items():
+        places = [row.num_instances if over is None else row.scores[over].mean for row in own]
+        style: dict[str, object] = {"label": label}
+        if over is None and places in ([0], [1]):
+            own, places, style = own * 2, [numbers[0], numbers[-1]], {**style, "linestyle": "--", "marker": ""}
+        scores = [row.scores[metric.name] for row in own]
+        points = list(zip(places, (score.mean for score in scores), strict=True))
+        names = [row.variant for row in own] if over else ()
+        made.append(Line(points, [score.std for score in scores], names, style))
+    draw(path, title, [Panel(made, axis)], (7.0, 4.5))
