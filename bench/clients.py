@@ -125,25 +125,21 @@ def ask_when_due(
     return found
 
 
-def at_a_rate(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
-    """Requests at the moments of a Poisson process; those that are open at the end get ``--timeout`` seconds more."""
-    due, moment = [], draw.expovariate(args.rate)
-    while moment < args.seconds:
-        due.append(moment)
-        moment += draw.expovariate(args.rate)
-    return ask_when_due(address, due, ask, lambda status, away: None, args.seconds + args.timeout)
-
-
-def crowd(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
-    """What all clients of a crowd saw."""
+def from_outside(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
+    """What clients saw who come at the moments of a Poisson process, or who are a crowd; of the former, those that wait
+    at the end get ``--timeout`` seconds more."""
+    if args.crowd:
+        due = [draw.uniform(0.0, args.arrive_seconds) for _ in range(args.crowd)]
+    else:
+        waits = iter(lambda: draw.expovariate(args.rate), None)
+        due = list(itertools.takewhile(lambda moment: moment < args.seconds, itertools.accumulate(waits)))
 
     def again(status: int, away: float) -> float | None:
-        if status != 429:
+        if status != 429 or not args.crowd:
             return None
         return draw.uniform(1.0, 2.0) if args.impatient else max(1.0, away) * draw.uniform(1.0, 1.5)
 
-    due = [draw.uniform(0.0, args.arrive_seconds) for _ in range(args.crowd)]
-    return ask_when_due(address, due, ask, again, args.seconds)
+    return ask_when_due(address, due, ask, again, args.seconds + (0.0 if args.crowd else args.timeout))
 
 
 def probe(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
@@ -195,25 +191,26 @@ class Clients:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="the server's, as host:port")
-    parser.add_argument("--texts", type=Path, required=True, help="file with a row a line")
+    add = parser.add_argument
+    add("address", help="The server's address, as host:port.")
+    add("--texts", type=Path, required=True, help="A file with a row a line.")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rate", type=float, help="requests a second")
-    how.add_argument("--crowd", type=int, help="number of clients")
-    how.add_argument("--probe", action="store_true", help="one client, beside the others")
-    parser.add_argument("--seconds", type=float, required=True, help="how long requests are sent")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for late answers (default: 60)")
-    parser.add_argument("--arrive_seconds", type=float, default=2.0, help="seconds in which a crowd comes (default: 2)")
-    parser.add_argument("--impatient", action="store_true", help="a crowd asks again after 1 to 2 s in any case")
-    parser.add_argument("--pause", type=float, default=0.02, help="seconds that the probe sleeps (default: 0.02)")
-    parser.add_argument("--seed", type=int, default=0)
+    how.add_argument("--rate", type=float, help="The requests a second.")
+    how.add_argument("--crowd", type=int, help="The number of clients.")
+    how.add_argument("--probe", action="store_true", help="Send one client, beside the others.")
+    add("--seconds", type=float, required=True, help="How long requests are sent.")
+    add("--timeout", type=float, default=60.0, help="The seconds to wait for late answers. Default: 60.")
+    add("--arrive_seconds", type=float, default=2.0, help="The seconds in which a crowd comes. Default: 2.")
+    add("--impatient", action="store_true", help="Let a crowd ask again after 1 to 2 s in any case.")
+    add("--pause", type=float, default=0.02, help="The seconds that the probe sleeps. Default: 0.02.")
+    add("--seed", type=int, default=0, help="The seed of moments and rows. Default: 0.")
     args = parser.parse_args()
     host, _, port = args.address.rpartition(":")
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     draw = random.Random(args.seed)
     requests = [request(args.address, text) for text in args.texts.read_text(encoding="utf-8").splitlines()]
-    run = probe if args.probe else crowd if args.crowd else at_a_rate
+    run = probe if args.probe else from_outside
     print(json.dumps(run((host, int(port)), lambda: draw.choice(requests), args, draw)))
 
 

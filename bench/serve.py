@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 if not __package__:
@@ -36,17 +36,24 @@ if not __package__:
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification
 
-import fastmux
 from bench import workload
 from bench.clients import Clients
 from bench.machine import machine_info, results_folder
-from bench.record import positive
+from bench.record import finish, positive, table
 from bench.workload import stored_tokenizer, texts_of
 from fastmux.files import write_json
-from training.formatting import markdown
 
+#: The sum of the shares to which groups were filled so far, and the number of groups.
+_FILLED = {"shares": "fastmux_group_fill_sum", "groups": "fastmux_group_fill_count"}
+#: The metrics that show what a crowd left behind.
+_LEFT = {
+    "queued_rows": "fastmux_queued_rows",
+    "in_flight": "fastmux_requests_in_flight",
+    "open_files": "process_open_fds",
+    "resident_bytes": "process_resident_memory_bytes",
+    "cpu_seconds": "process_cpu_seconds_total",
+}
 #: A rate that is too high shows in the latency, and not in refusals.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]
 
@@ -95,22 +102,27 @@ class Server:
         lines = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self.get("/metrics"), re.MULTILINE)
         return sum(map(float, lines))
 
-    def group_fill(self) -> tuple[float, float]:
-        """The sum of the shares to which groups were filled so far, and the number of groups."""
-        return self.metric("fastmux_group_fill_sum"), self.metric("fastmux_group_fill_count")
-
-    def left(self) -> dict[str, float]:
-        """The metrics that show what a crowd left behind."""
-        names = {"queued_rows": "fastmux_queued_rows", "in_flight": "fastmux_requests_in_flight"}
-        names |= {"open_files": "process_open_fds", "resident_bytes": "process_resident_memory_bytes"}
-        names |= {"cpu_seconds": "process_cpu_seconds_total"}
+    def metrics(self, names: Mapping[str, str]) -> dict[str, float]:
         return {name: self.metric(metric) for name, metric in names.items()}
+
+
+def latencies(found: Iterable[tuple], status: int) -> dict[str, float]:
+    """Number, percentiles and the longest, in milliseconds, of the latencies of the requests with that status."""
+    return percentiles(row[2] for row in found if row[1] == status)
+
+
+def percentiles(seconds: Iterable[float]) -> dict[str, float]:
+    milliseconds = 1000 * np.fromiter(seconds, float)
+    if not len(milliseconds):
+        return {"requests": 0}
+    values = np.percentile(milliseconds, [50, 90, 99, 100]).tolist()
+    return {"requests": len(milliseconds), **dict(zip(("p50", "p90", "p99", "max"), values, strict=True))}
 
 
 def summary(found: list[tuple], seconds: float) -> dict:
     """Number and latencies in milliseconds of the requests that came after the first fifth of a run."""
     counted = [one for one in found if one[0] >= seconds / 5]
-    answered = _latencies(counted, 200)
+    answered = latencies(counted, 200)
     times = {f"{name}_ms": answered.get(name, float("inf")) for name in ("p50", "p99", "max")}
     return {"requests": len(counted), "answered": answered["requests"], **times}
 
@@ -138,13 +150,12 @@ class Search:
         """Makes a run at the next rate."""
         args, rate = self.args, self.next
         seconds = min(args.max_seconds, max(args.seconds, args.requests / rate))
-        filled, groups = self.server.group_fill()
+        before = self.server.metrics(_FILLED)
         share, seed = rate / args.processes, len(self.runs)
         clients = Clients(self.server.url, self.texts, seconds, args.processes, seed, rate=share)
         run = {"rate": rate, **summary(clients.found(), seconds)}
-        now_filled, now_groups = self.server.group_fill()
-        run |= {"group_fill": (now_filled - filled) / max(1.0, now_groups - groups)}
-        run |= {"load_average": os.getloadavg()[0]}
+        filled = {name: value - before[name] for name, value in self.server.metrics(_FILLED).items()}
+        run |= {"group_fill": filled["shares"] / max(1.0, filled["groups"]), "load_average": os.getloadavg()[0]}
         run["sustained"] = run["answered"] == run["requests"] and run["p99_ms"] <= args.p99_ms
         self.runs.append(run)
         told = "{rate:8.1f} /s  p50 {p50_ms:7.1f} ms  p99 {p99_ms:7.1f} ms  groups {group_fill:.2f} full".format(**run)
@@ -162,14 +173,14 @@ class Search:
 def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
     """A crowd comes twice: who is answered, how fast a probe beside it is refused, and what is left."""
     Clients(one.url, texts, 5.0, seed=1, rate=50.0).found()
-    left, rounds = [one.left()], []
+    left, rounds = [one.metrics(_LEFT)], []
     for impatient in (False, True):
         probe = Clients(one.url, texts, args.max_seconds, probe=True)
         how = {"crowd": args.crowd, "arrive_seconds": args.arrive_seconds} | ({"impatient": True} if impatient else {})
         found = Clients(one.url, texts, args.max_seconds, seed=len(rounds), **how).found()
         seen = probe.found()
         time.sleep(2.0)
-        left.append(one.left())
+        left.append(one.metrics(_LEFT))
         statuses = [status for _, status, _ in found]
         last, here = max(due for due, _, _ in found), args.arrive_seconds + 1.0
         rounds.append(
@@ -180,7 +191,7 @@ def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
                 "refused": statuses.count(429),
                 "lost": len(found) - statuses.count(200) - statuses.count(429),
                 "seconds": last,
-                "refused_ms": _latencies(found, 429),
+                "refused_ms": latencies(found, 429),
                 "server_cpu_seconds": left[-1]["cpu_seconds"] - left[-2]["cpu_seconds"],
                 "probe_while_they_come": _probed([row for row in seen if row[0] < here]),
                 "probe_while_they_stand": _probed([row for row in seen if here <= row[0] < last]),
@@ -192,22 +203,11 @@ def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
 def _probed(seen: list[tuple]) -> dict[str, dict[str, float]]:
     """What a probe saw, in milliseconds."""
     return {
-        "refused_ms": _latencies(seen, 429),
-        "answered_ms": _latencies(seen, 200),
-        "connected_ms": _percentiles([1000 * row[3] for row in seen]),
-        "woke_late_ms": _percentiles([1000 * row[4] for row in seen]),
+        "refused_ms": latencies(seen, 429),
+        "answered_ms": latencies(seen, 200),
+        "connected_ms": percentiles(row[3] for row in seen),
+        "woke_late_ms": percentiles(row[4] for row in seen),
     }
-
-
-def _latencies(found: Iterable[tuple], wanted: int) -> dict[str, float]:
-    return _percentiles([1000 * row[2] for row in found if row[1] == wanted])
-
-
-def _percentiles(milliseconds: list[float]) -> dict[str, float]:
-    if not milliseconds:
-        return {"requests": 0}
-    p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99]).tolist()
-    return {"requests": len(milliseconds), "p50": p50, "p90": p90, "p99": p99, "max": max(milliseconds)}
 
 
 def rates_section(result: dict) -> Iterator[str]:
@@ -219,14 +219,13 @@ def rates_section(result: dict) -> Iterator[str]:
         f"percentile: {encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, random weights; "
         f"load average {load[0]:.1f} before and {load[1]:.1f} after. `python bench/serve.py`."
     )
+    columns = {"N": "{num_instances}", "requests/s": "{rate:.1f}", "x plain": "{x_plain:.2f}"}
+    columns |= {"p50, s": "{p50:.2f}", "p99, s": "{p99:.2f}", "groups filled": "{group_fill:.2f}"}
     rows = []
-    for r in result["rows"]:
-        best = max((run for run in r["runs"] if run["sustained"]), key=lambda run: run["rate"], default=None)
-        cells = ["-"] * 3 if best is None else [f"{best['p50_ms'] / 1000:.2f}", f"{best['p99_ms'] / 1000:.2f}"]
-        cells += [] if best is None else [f"{best['group_fill']:.2f}"]
-        ratio = "-" if r["x_plain"] is None else f"{r['x_plain']:.2f}"
-        rows.append([str(r["num_instances"]), f"{r['rate']:.1f}", ratio, *cells])
-    yield markdown(["N", "requests/s", "x plain", "p50, s", "p99, s", "groups filled"], rows)
+    for row in result["rows"]:
+        best = max((run for run in row["runs"] if run["sustained"]), key=lambda run: run["rate"], default={})
+        rows.append(row | best | {name: best[f"{name}_ms"] / 1000 for name in ("p50", "p99") if best})
+    yield table(rows, columns)
 
 
 def crowd_section(result: dict) -> Iterator[str]:
@@ -238,43 +237,40 @@ def crowd_section(result: dict) -> Iterator[str]:
         f"`python bench/serve.py --crowd {result['clients']}`."
     )
 
-    def both(found: dict) -> str:
-        return f"{found['p50']:.1f} / {found['p99']:.1f}" if found["requests"] else "-"
-
+    both = "{{{0}[p50]:.1f}} / {{{0}[p99]:.1f}}".format
+    columns = {"clients": "{who}"} | {name: f"{{{name}:,}}" for name in ("requests", "answered", "refused", "lost")}
+    columns |= {"refused while they come": both("come"), "while they stand": both("stand"), "woke late": both("woke")}
+    columns |= {"left over": "{over:.0f}", "open files": "{open_files:.0f}", "MiB": "{mib:.0f}"}
     rows = []
-    for r, left in zip(result["rounds"], result["left"][1:], strict=True):
-        counts = [f"{r[name]:,}" for name in ("requests", "answered", "refused", "lost")]
-        come, stand = r["probe_while_they_come"], r["probe_while_they_stand"]
-        seen = [both(come["refused_ms"]), both(stand["refused_ms"]), both(stand["woke_late_ms"])]
-        after = [f"{left['queued_rows'] + left['in_flight']:.0f}", f"{left['open_files']:.0f}"]
-        who = "ask again at once" if r["impatient"] else "wait as told"
-        rows.append([who, *counts, *seen, *after, f"{left['resident_bytes'] / 2**20:.0f}"])
-    names = ["requests", "answered", "refused", "lost", "refused while they come", "while they stand", "woke late"]
-    yield markdown(["clients", *names, "left over", "open files", "MiB"], rows)
+    for one, left in zip(result["rounds"], result["left"][1:], strict=True):
+        come, stand = one["probe_while_they_come"], one["probe_while_they_stand"]
+        row = {"come": come["refused_ms"], "stand": stand["refused_ms"], "woke": stand["woke_late_ms"]}
+        row |= {"over": left["queued_rows"] + left["in_flight"], "mib": left["resident_bytes"] / 2**20}
+        rows.append(one | left | row | {"who": "ask again at once" if one["impatient"] else "wait as told"})
+    yield table(rows, columns)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = workload.parser(__doc__, preset="base", vocab_size=30522)
+    parser = workload.parser(__doc__, "base", num_instances=[10])
     add = parser.add_argument
-    add("--data_dir", type=Path, required=True, help="folder with the folders sst2 and tokenizer")
-    add("--num_instances", nargs="+", type=positive, default=[10], metavar="N")
-    add("--demultiplexer", default="unbind")
-    add("--p99_ms", type=float, default=1000.0, help="highest allowed 99th percentile of the latency (default: 1000)")
-    add("--max_wait_ms", type=float, default=50.0, help="the server's option (default: 50)")
-    add("--batch_tokens", type=positive, default=256, help="the server's option (default: 256)")
-    add("--threads", type=positive, default=1, help="threads that run the model (default: 1)")
-    add("--processes", type=positive, default=1, help="processes that send requests (default: 1)")
-    add("--seconds", type=float, default=15.0, help="shortest run (default: 15)")
-    add("--requests", type=positive, default=800, help="fewest requests of a run (default: 800)")
-    add("--max_seconds", type=float, default=60.0, help="longest run (default: 60)")
-    add("--runs", type=positive, default=10, help="most runs a model (default: 10)")
-    add("--resolution", type=float, default=0.07, help="how well the rate has to be known (default: 0.07)")
-    add("--first_rate", type=float, default=8.0, help="tried first; N times this for a T-MUX (default: 8)")
-    add("--crowd", type=int, default=0, help="measure overload by so many clients, not rates")
-    add("--arrive_seconds", type=float, default=2.0, help="seconds within which a crowd comes (default: 2)")
-    add("--max_concurrent_requests", type=positive, default=512, help="the option of a crowd's server (default: 512)")
+    add("--data_dir", type=Path, required=True, help="The folder with the folders sst2 and tokenizer.")
+    add("--demultiplexer", choices=workload.DEMULTIPLEXERS, default="unbind", help="T-MUX's demultiplexer.")
+    add("--p99_ms", type=float, default=1000.0, help="The highest 99th percentile of the latency that is allowed.")
+    add("--max_wait_ms", type=float, default=50.0, help="The server's option.")
+    add("--batch_tokens", type=positive, default=256, help="The server's option.")
+    add("--threads", type=positive, default=1, help="The threads that run the model.")
+    add("--processes", type=positive, default=1, help="The processes that send requests.")
+    add("--seconds", type=float, default=15.0, help="The shortest run.")
+    add("--requests", type=positive, default=800, help="The fewest requests of a run.")
+    add("--max_seconds", type=float, default=60.0, help="The longest run.")
+    add("--runs", type=positive, default=10, help="The most runs a model.")
+    add("--resolution", type=float, default=0.07, help="How well the rate has to be known.")
+    add("--first_rate", type=float, default=8.0, help="The rate that is tried first; N times this for a T-MUX.")
+    add("--crowd", type=int, default=0, help="Measure overload by so many clients, not rates.")
+    add("--arrive_seconds", type=float, default=2.0, help="The seconds within which a crowd comes.")
+    add("--max_concurrent_requests", type=positive, default=512, help="The option of a crowd's server.")
     args = parser.parse_args(argv)
-    args.config = workload.config(parser, args, 512, num_labels=2)
+    args.config = workload.config(parser, args, 512)
     args.output = args.output or results_folder(args.device) / ("crowd.json" if args.crowd else "serve.json")
     return args
 
@@ -289,41 +285,31 @@ def main(argv: list[str] | None = None) -> dict:
     result |= {name: getattr(args, name) for name in names} | {"load_average_before": os.getloadavg()}
     options = ["--truncation", "--max_wait_ms", str(args.max_wait_ms), "--batch_tokens", str(args.batch_tokens)]
     options += ["--device", str(args.device)]
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         work = Path(name)
         texts = work / "rows.txt"
         texts.write_text("\n".join(texts_of("sequence", args.data_dir)), encoding="utf-8")
 
-        def stored(n: int) -> Path:
-            if n == 1:
-                model = AutoModelForSequenceClassification.from_config(args.config)
-            else:
-                make = fastmux.TMuxForSequenceClassification.from_backbone
-                model = make(args.config, n, demultiplexer=args.demultiplexer, num_labels=2)
+        def served(n: int, limits: list[str]) -> Server:
+            model = workload.model("sequence", args.config, args.demultiplexer if n > 1 else None, n)
             for part in (model, tokenizer):
                 part.save_pretrained(work / f"{n}")
-            return work / f"{n}"
+            return stack.enter_context(server(work / f"{n}", args.threads, [*options, *limits]))
 
         if args.crowd:
             n, taken = args.num_instances[0], args.max_concurrent_requests
             result |= {"max_concurrent_requests": taken, "num_instances": n}
-            with server(stored(n), args.threads, [*options, "--max_concurrent_requests", str(taken)]) as one:
-                result |= overload(one, texts, args)
+            result |= overload(served(n, ["--max_concurrent_requests", str(taken)]), texts, args)
         else:
-            with contextlib.ExitStack() as stack:
-                searches = []
-                for n in [1, *args.num_instances]:
-                    one = stack.enter_context(server(stored(n), args.threads, [*options, *_NO_LIMIT]))
-                    searches.append(Search(one, n, texts, args))
-                # In turns, so that what else the machine does meanwhile is the same for all.
-                while waiting := [search for search in searches if not search.done]:
-                    for search in waiting:
-                        search.step()
-                        result["rows"] = [one.row(searches[0].good) for one in searches]
-                        write_json(args.output, result | {"load_average_after": os.getloadavg()})
+            searches = [Search(served(n, _NO_LIMIT), n, texts, args) for n in (1, *args.num_instances)]
+            # In turns, so that what else the machine does meanwhile is the same for all.
+            while waiting := [search for search in searches if not search.done]:
+                for search in waiting:
+                    search.step()
+                    result["rows"] = [one.row(searches[0].good) for one in searches]
+                    write_json(args.output, result | {"load_average_after": os.getloadavg()})
     result["load_average_after"] = os.getloadavg()
-    print("\n\n".join((crowd_section if args.crowd else rates_section)(result)))
-    write_json(args.output, result)
+    finish(result, crowd_section if args.crowd else rates_section, args.output)
     return result
 
 

@@ -21,8 +21,8 @@ class Served:
     def __init__(self, capacity: float):
         self.capacity = capacity
 
-    def group_fill(self):
-        return 0.0, 0.0
+    def metrics(self, names):
+        return dict.fromkeys(names, 0.0)
 
 
 @pytest.mark.parametrize(("capacity", "first"), [(33.0, 8.0), (33.0, 100.0), (8.0, 8.0), (1.0, 30.0)])
