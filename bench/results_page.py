@@ -4,27 +4,23 @@
     python bench/results_page.py --check    # say whether it is up to date
     python bench/results_page.py --folder F # print the sections on the files below a folder
 
-Each program writes the section on its own files; here they are found by what a file holds, and joined.
+Each program writes the section on its own files; here they are found by what a file holds, and joined, subject by
+subject. A picture is shown below the file whose name it begins with.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 if not __package__:
     # Run as a file: the repository root, and not this folder, on the path.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import everything, harness, loading, memory, predict, rows, runtimes, serve, throughput, tune
-from bench.audit import findings
-from bench.ops import __main__ as ops
 from fastmux.files import read_json
-from training import copies, report
-from training.fronts import verdict
-from training.tables import table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -34,6 +30,45 @@ INTRODUCTION = """\
 Made by `python bench/results_page.py` from the JSON files in `bench/results/`, one folder a device. What is not here
 has not been measured. A ± is the standard deviation over random groupings of the evaluation rows.
 """
+#: Subject -> (what the top of such a file has, heading, the function that writes its section). A file is of the kind
+#: that asks for most of what it has. The functions are named, because some of their modules need packages of others.
+SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
+    "Accuracy against speed": [
+        ({"task", "entries", "sentence"}, "Accuracy against speed", "training.fronts.verdict:section"),
+        ({"records"}, "One checkpoint, several speeds", "training.copies:section"),
+    ],
+    "Speed of whole models": [
+        ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),
+        ({"encoder", "options", "rows"}, "Throughput", "bench.throughput:section"),
+        ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", "bench.runtimes:section"),
+        ({"encoder", "p99_ms", "rows"}, "Serving", "bench.serve:rates_section"),
+        ({"encoder", "clients", "rounds"}, "A crowd of clients", "bench.serve:crowd_section"),
+    ],
+    "Memory, files and start-up": [
+        ({"encoder", "rows"}, "Memory of training", "bench.memory:section"),
+        ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", "bench.rows:section"),
+        ({"formats", "baseline"}, "Rows in and out of one format", "bench.rows:baseline_section"),
+        ({"imports", "loading"}, "Start-up", "bench.loading:section"),
+    ],
+    "Training on text": [
+        ({"task", "variants"}, "Training run", "training.report:section"),
+        ({"environment", "tasks"}, "Training runs beside each other", "training.report:comparison_section"),
+    ],
+    "Experiments of the papers": [
+        ({"experiment", "cells", "table"}, "Experiment", "training.tables.table:section"),
+    ],
+    "Ops and kernels": [
+        ({"to_compiled", "clock"}, "Ops beside the compiled reference", "bench.ops.__main__:section"),
+        ({"op", "clock", "rows"}, "Op", "bench.harness:section"),
+        ({"findings", "triton"}, "Kernels, compiled for GPUs that are not there", "bench.audit.findings:section"),
+        ({"launchers", "found"}, "Launch parameters", "bench.tune:section"),
+    ],
+    "Runs on a device": [
+        ({"steps", "without"}, "A run of everything", "bench.everything:section"),
+    ],
+}
+#: Every kind by its place on the page.
+KINDS = [(subject, *kind) for subject, kinds in SUBJECTS.items() for kind in kinds]
 
 
 def environment(result: dict) -> str:
@@ -47,58 +82,61 @@ def environment(result: dict) -> str:
     return ", ".join(part for part in parts if part) + "." + commit if e else ""
 
 
-#: (what the top of such a file has, heading, section); the first that fits.
-KINDS: list[tuple[set[str], str, Callable[[dict], Iterator[str]]]] = [
-    ({"task", "variants"}, "Training run", report.section),
-    ({"environment", "tasks"}, "Training runs beside each other", report.comparison_section),
-    ({"experiment", "cells", "table"}, "Experiment", table.section),
-    ({"task", "entries", "sentence"}, "Accuracy against speed", verdict.section),
-    ({"records"}, "One checkpoint, several speeds", copies.section),
-    ({"encoder", "options", "rows"}, "Throughput", throughput.section),
-    ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", rows.section),
-    ({"formats", "baseline", "num_workers"}, "Rows in and out of one format", rows.baseline_section),
-    ({"encoder", "clients", "rounds"}, "A crowd of clients", serve.crowd_section),
-    ({"encoder", "p99_ms", "rows"}, "Serving", serve.rates_section),
-    ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", runtimes.section),
-    ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", predict.section),
-    ({"encoder", "rows"}, "Memory", memory.section),
-    ({"op", "clock", "rows"}, "Op", harness.section),
-    ({"to_compiled", "clock"}, "Ops beside the compiled reference", ops.section),
-    ({"imports", "loading"}, "Start-up", loading.section),
-    ({"launchers", "found"}, "Launch parameters", tune.section),
-    ({"steps", "without"}, "A run of everything", everything.section),
-    ({"findings", "triton"}, "Kernels, compiled for GPUs that are not there", findings.section),
-]
-
-
-def section(path: Path, name: str) -> str:
-    """The section on one file.
+def kind_of(result: dict, name: str) -> int:
+    """The place in `KINDS` of a file's kind.
 
     Raises:
-        ValueError: no program knows such a file.
+        ValueError: No program knows such a file.
     """
-    result = read_json(path)
-    for keys, heading, written in KINDS:
-        if keys <= result.keys():
-            parts = [f"## {heading}: `{path.stem}`", *written(result), f"{environment(result)} `{name}`"]
-            return "\n\n".join(part.strip() for part in parts)
-    raise ValueError(f"{name} has {', '.join(sorted(result))} at its top, which no section here knows")
+    fitting = [place for place, (_, keys, *_) in enumerate(KINDS) if keys <= result.keys()]
+    if not fitting:
+        raise ValueError(f"{name} has {', '.join(sorted(result))} at its top, which no section here knows")
+    return max(fitting, key=lambda place: len(KINDS[place][1]))
+
+
+def section(path: Path, result: dict, kind: int, name: str) -> str:
+    """The section on one file, with its pictures."""
+    _, _, heading, written = KINDS[kind]
+    own = [picture for picture in sorted(path.parent.glob(f"{path.stem}*.png")) if _owner(picture) == path]
+    pictures = [f"![{heading}: {picture.stem}](../{picture.relative_to(ROOT).as_posix()})" for picture in own]
+    last = f"{environment(result)} `{name}`"
+    parts = [f"### {heading}: `{path.stem}`", *resolve_name(written)(result), *pictures, last]
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _owner(picture: Path) -> Path:
+    """The file that a picture belongs to: of those with whose name its own begins, the one with the longest."""
+    files = (file for file in picture.parent.glob("*.json") if picture.stem.startswith(file.stem))
+    return max(files, key=lambda file: len(file.stem))
+
+
+def sections(folder: Path) -> Iterator[str]:
+    """The headings of subjects, and below each the sections on its files."""
+    files = []
+    for path in folder.rglob("*.json"):
+        name = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.relative_to(folder)).as_posix()
+        result = read_json(path)
+        files.append((kind_of(result, name), name, path, result))
+    subject = None
+    for kind, name, path, result in sorted(files, key=lambda file: file[:2]):
+        if KINDS[kind][0] != subject:
+            subject = KINDS[kind][0]
+            yield f"## {subject}"
+        yield section(path, result, kind, name)
 
 
 def page() -> str:
-    """The whole page: folders first, then single files."""
-    paths = sorted(RESULTS.rglob("*.json"), key=lambda p: (len(p.relative_to(RESULTS).parts) < 2, p))
-    return "\n\n".join([INTRODUCTION.strip(), *(section(p, p.relative_to(ROOT).as_posix()) for p in paths)]) + "\n"
+    """The whole page."""
+    return "\n\n".join([INTRODUCTION.strip(), *sections(RESULTS)]) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is out of date")
-    parser.add_argument("--folder", type=Path, help="print the sections on the JSON files below this folder")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Write nothing, and fail if the page is out of date.")
+    parser.add_argument("--folder", type=Path, help="Print the sections on the JSON files below this folder.")
     options = parser.parse_args(argv)
     if options.folder:
-        for path in sorted(options.folder.rglob("*.json")):
-            print(section(path, path.name), end="\n\n")
+        print(*sections(options.folder.resolve()), sep="\n\n")
         return
     text = page()
     if not options.check:
