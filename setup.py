@@ -31,6 +31,7 @@ if not (ROOT / "fastmux" / "kernels").is_dir():
 LIBRARY = [
     "torch>=2.11",
     "transformers>=5.17",
+    "filelock",
     "huggingface_hub",
     "numpy",
     "packaging",

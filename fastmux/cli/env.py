@@ -13,6 +13,7 @@ from pathlib import Path
 
 import fastmux
 from fastmux.cli.parser import Parser
+from fastmux.passes.processor import processor_features, processor_name
 
 DESCRIPTION = """\
 Print versions, devices, threads and the backend that runs the ops, as a block to paste into an issue. It also says
@@ -37,24 +38,6 @@ _EXTRAS = {
     "experiments": ("rdkit", "torch_geometric", "torch-pruning", "scikit-learn"),
     "peers": ("liger-kernel", "fast-hadamard-transform"),
 }
-#: Processor features that matrix products use, by the names that /proc/cpuinfo has on x86 and on Arm.
-_FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx_vnni",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_tile",
-    "amx_int8",
-    "amx_bf16",
-    "asimd",
-    "asimddp",
-    "i8mm",
-    "bf16",
-    "sve",
-    "sve2",
-)
 #: Environment variables that change what runs. Their values are words or numbers.
 _VARIABLES = (
     "FASTMUX_BACKEND",
@@ -95,8 +78,8 @@ def facts() -> Iterator[tuple[str, str]]:
         yield name, _version(name)
     for purpose, names in _EXTRAS.items():
         yield f"for {purpose}", ", ".join(f"{name} {_version(name)}" for name in names)
-    yield "processor", _processor()
-    yield "processor features", " ".join(_features()) or "unknown"
+    yield "processor", processor_name()
+    yield "processor features", " ".join(processor_features()) or "unknown"
     with contextlib.suppress(ImportError):
         import torch
 
@@ -151,23 +134,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpuinfo() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    return ""
-
-
-def _processor() -> str:
-    found = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _features() -> list[str]:
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    there = set(found[1].split()) if found else set()
-    return [name for name in _FEATURES if name in there]
 
 
 def _processors() -> str:

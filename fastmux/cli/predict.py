@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,6 +33,7 @@ examples:
   fastmux predict my-model reviews.csv.gz --column body --output labels.parquet --truncation
   fastmux predict my-tagger news.jsonl --column tokens --output tags.jsonl
   fastmux predict my-fast-model rows.tsv --fallback my-model --output labels.tsv
+  fastmux predict my-model reviews.txt --runtime onnxruntime --precision int8 --output labels.jsonl
   fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl
   torchrun --nproc_per_node 4 --no-python fastmux predict my-model rows.jsonl --output labels.jsonl"""
 
@@ -65,6 +69,21 @@ def _told_to_end(number: int, frame: object) -> None:
     raise KeyboardInterrupt("told to end")
 
 
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Print what the library logs, for example that it exports a model, which takes a while."""
+    library, handler = logging.getLogger("fastmux"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("fastmux predict: %(message)s"))
+    library.addHandler(handler)
+    level = library.level
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
+
+
 def run(options: argparse.Namespace) -> None:
     """Label the rows and print a summary. A process that torchrun started labels its share."""
     from fastmux.labelling.shard_folder import rows_done
@@ -82,15 +101,16 @@ def run(options: argparse.Namespace) -> None:
         if settings.device is None and torch.cuda.is_available():
             settings = replace(settings, device=f"cuda:{os.environ['LOCAL_RANK']}")
     try:
-        found = fastmux.predict(
-            options.model,
-            options.input,
-            options.output,
-            fallback=options.fallback,
-            settings=settings,
-            disable_tqdm=options.disable_tqdm,
-            process_group=group,
-        )
+        with _telling():
+            found = fastmux.predict(
+                options.model,
+                options.input,
+                options.output,
+                fallback=options.fallback,
+                settings=settings,
+                disable_tqdm=options.disable_tqdm,
+                process_group=group,
+            )
     except KeyboardInterrupt as stop:
         rows, what = rows_done(Path(options.output)), str(stop) or "interrupted"
         print(

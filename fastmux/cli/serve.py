@@ -28,6 +28,7 @@ EPILOG = """\
 examples:
   fastmux serve my-model
   fastmux serve my-model --host 0.0.0.0 --port 80 --truncation --max_wait_ms 5
+  fastmux serve my-model --runtime onnxruntime --precision int8
   fastmux serve my-fast-model --fallback my-model
   curl localhost:8000/predict -d '{"inputs": "a fine film"}'
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'

@@ -17,13 +17,12 @@ from fastmux.exporting.card import export_card
 from fastmux.exporting.exported import Export
 from fastmux.exporting.onnx_file import write_onnx
 from fastmux.files import replacing
-from fastmux.labelling.classifier import Classifier
-from fastmux.labelling.loading import class_for
+from fastmux.labelling.classifier import Classifier, room_of
 from fastmux.labelling.placement import Placement
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
-from fastmux.passes.runtimes.onnxruntime import OnnxRuntime, check_processor
-from fastmux.passes.runtimes.record import MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest
+from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
+from fastmux.passes.runtimes.record import MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest, is_exported
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
 
@@ -87,13 +86,12 @@ def export(
     rows = None if texts is None else check_texts(texts)
     if rows is not None and not rows:
         raise ValueError("texts is empty, expected at least one text, or None")
-    if class_for(model) is not Classifier:
+    if isinstance(model, (str, os.PathLike)) and is_exported(model):
         raise ValueError(f"model {str(model)!r} is exported already; give the one that it was made from")
     with of_extra("export", "an export"):
         for package in ("onnx", "onnxruntime", "onnxscript"):
             importlib.import_module(package)
-    if precision == "int8":
-        check_processor()
+    OnnxRuntime.check(precision)
     classifier = Classifier.of(model, tokenizer)
     length = classifier.max_length(max_length)
     tokens = _tokens(classifier, rows, length)
@@ -103,7 +101,8 @@ def export(
     expected = original.run(tokens, plan).logits
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
-        _write(classifier, runtime, temporary, precision, length)
+        room = length if max_length is not None else room_of(classifier.model)
+        _write(classifier, runtime, temporary, precision, length, room)
         exported = OnnxRuntime(temporary)
         try:
             answered = Engine(exported, original.batch_tokens).run(tokens, plan).logits
@@ -114,9 +113,11 @@ def export(
     return found
 
 
-def _write(classifier: Classifier, runtime: TorchRuntime, folder: Path, precision: str, max_length: int) -> None:
+def _write(
+    classifier: Classifier, runtime: TorchRuntime, folder: Path, precision: str, max_length: int, room: int
+) -> None:
     """Everything but the card."""
-    write_onnx(runtime.model, folder / MODEL, runtime.layout, max_length, classifier.takes_types())
+    write_onnx(runtime.model, folder / MODEL, runtime.layout, room, classifier.takes_types())
     if precision == "int8":
         from fastmux.exporting.row_int8 import quantize_file
 
@@ -133,6 +134,7 @@ def _write(classifier: Classifier, runtime: TorchRuntime, folder: Path, precisio
     except ValueError as error:
         refuses_words = str(error)
     RuntimeRecord(
+        runtime="onnxruntime",
         file=MODEL,
         files={name: digest(folder / name) for name in (MODEL, TOKENIZER)},
         precision=precision,
@@ -144,6 +146,7 @@ def _write(classifier: Classifier, runtime: TorchRuntime, folder: Path, precisio
         weights=runtime.weights,
         pad_token_id=runtime.pad_token_id,
         max_length=max_length,
+        room=room,
         takes_types=classifier.takes_types(),
         types_alone=alone.types,
         refuses_words=refuses_words,

@@ -22,7 +22,6 @@ from transformers import (
 
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import BERT_LIKE
-from fastmux.labelling.devices import torch_placement
 from fastmux.labelling.labels import Answers, label_names
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.row_tokenizer import RowTokenizer
@@ -81,17 +80,6 @@ class Classifier:
         if tokenizer.pad_token_id is None:
             raise ValueError(f"the tokenizer of the {what} has no pad token, which batches need")
         return cls(model, tokenizer, kind == "ForTokenClassification")
-
-    @classmethod
-    def placement(
-        cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool
-    ) -> Placement:
-        """Where and how it runs, as asked for, or as is usual here.
-
-        Raises:
-            ValueError: There is no such device here.
-        """
-        return torch_placement(device, dtype, batch_tokens, torch_compile)
 
     @property
     def model_class(self) -> str:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+#: What runs an exported model, by the name in its record.
+RUNTIMES = {"onnxruntime": OnnxRuntime}
+
+
 @dataclass(frozen=True)
 class ExportedClassifier:
     """An exported model and its tokenizer.
@@ -41,32 +45,16 @@ class ExportedClassifier:
         Raises:
             ValueError: The folder is damaged or of another version; this processor cannot run it; ``tokenizer`` is
                 another one than it was exported with.
-            ImportError: onnxruntime is not installed.
+            ImportError: What runs it is not installed.
         """
         try:
-            found = cls(OnnxRuntime(Path(model)), (Path(model) / TOKENIZER).read_text(encoding="utf-8"))
+            runtime = RUNTIMES[RuntimeRecord.read(Path(model)).runtime](Path(model))
+            found = cls(runtime, (Path(model) / TOKENIZER).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{what} {str(model)!r} cannot be loaded: {error}") from error
         if tokenizer is not None and tokenizer.get_vocab() != found.vocabulary():
             raise ValueError(f"tokenizer has other tokens than the one that {what} {str(model)!r} was exported with")
         return found
-
-    @classmethod
-    def placement(
-        cls, device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool
-    ) -> Placement:
-        """On the CPU, in the precision that the file has.
-
-        Raises:
-            ValueError: Something else is asked for.
-        """
-        if device is not None and str(device).partition(":")[0] != "cpu":
-            raise ValueError(f"device is {str(device)!r}, but an exported model runs on the CPU; expected 'cpu'")
-        if dtype is not None:
-            raise ValueError(f"dtype is {dtype!r}, but an exported model has the precision that it was exported in")
-        if torch_compile:
-            raise ValueError("torch_compile is given, but an exported model does not run in torch")
-        return Placement(dtype="as exported", asked=batch_tokens)
 
     @property
     def record(self) -> RuntimeRecord:
@@ -105,10 +93,10 @@ class ExportedClassifier:
         Raises:
             ValueError: More are asked for than the model was exported for.
         """
-        room = self.record.max_length
+        room = self.record.room
         if asked is not None and asked > room:
             raise ValueError(f"max_length is {asked}, but the {what} was exported for at most {room} tokens")
-        return asked or room
+        return asked or self.record.max_length
 
     def takes_types(self) -> bool:
         """Whether the model tells the texts of a pair apart by ``token_type_ids``."""

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from fastmux.labelling.columns import choose_column
 from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
 from fastmux.labelling.labels import Answers
-from fastmux.labelling.loading import Model, class_for, model_behind
+from fastmux.labelling.loading import Asked, Model, load, load_behind
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.settings import LabellingSettings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Settings that do not change the output: they say where rows come from or how fast they are labelled.
-_NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device"}
+_NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device", "precision"}
 #: The name of the column that says why a row has no label.
 _REASON = "error"
 
@@ -81,7 +81,7 @@ class Job:
         if calibration is not None:
             calibration.check_copies(settings.copies)
             settings = replace(settings, min_confidence=calibration.min_confidence)
-        classifier = class_for(model).of(model, tokenizer)
+        classifier = load(model, tokenizer, placement)
         column = choose_column(
             source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
         )
@@ -90,7 +90,8 @@ class Job:
         fingerprint = classifier.fingerprint()
         second = None
         if fallback is not None:
-            behind, second = model_behind(fallback, tokenizer, classifier, length, placement)
+            behind, placed = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
+            second = behind.engine(placed)
             fingerprint["fallback"] = behind.fingerprint()["model"]
             if calibration is not None:
                 calibration.check(behind)
@@ -114,7 +115,7 @@ class Job:
             full = full_shard(engine, source, preparation, placement.on_cpu)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
-        options |= {"rows_per_shard": full, "dtype": placement.dtype}
+        options |= {"rows_per_shard": full, "dtype": placement.dtype, "runtime": placement.runtime}
         options |= {"device": placement.device.partition(":")[0]}
         fingerprint |= options
         sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full

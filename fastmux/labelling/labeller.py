@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow
 
 from fastmux.labelling.checks import check_text, check_words
-from fastmux.labelling.loading import AnyClassifier, Model, class_for, model_behind
+from fastmux.labelling.loading import AnyClassifier, Asked, Model, load, load_behind
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
+from fastmux.labelling.settings import check_runtime
 from fastmux.labelling.threshold import fallback_digest, stored_calibration
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
@@ -58,10 +59,12 @@ class Labeller:
         fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
         min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it. If None, it is read from the
             model's folder, where `fastmux.calibrate` puts it.
-        batch_tokens, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+        batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
 
     Raises:
-        ValueError: An option is out of range, or the model is no classifier or cannot be loaded.
+        ValueError: An option is out of range or contradicts another one, or the model is no classifier, cannot be
+            loaded, or is not for the runtime.
+        ImportError: The runtime is not installed.
 
     Example:
         >>> import fastmux
@@ -88,6 +91,8 @@ class Labeller:
         fallback: Model | None = None,
         min_confidence: float | None = None,
         batch_tokens: int | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
@@ -95,10 +100,11 @@ class Labeller:
         self._calibration = stored_calibration(model, fallback, min_confidence)
         if self._calibration is not None:
             min_confidence = self._calibration.min_confidence
-        loads = class_for(model)
-        self.placement = loads.placement(device, dtype, batch_tokens, torch_compile)
+        check_runtime(runtime, precision)
+        self._asked = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile)
+        self.placement = self._asked.placement(model)
         self._tokenizer = tokenizer
-        self._classifier = classifier = loads.of(model, tokenizer)
+        self._classifier = classifier = load(model, tokenizer, self.placement)
         self.name = _name(model)
         self.model_class = classifier.model_class
         self.per_token, self.labels = classifier.per_token, classifier.names
@@ -231,7 +237,8 @@ class Labeller:
 
     def _behind(self, fallback: Model) -> tuple[AnyClassifier, Engine]:
         """The fallback and its engine."""
-        return model_behind(fallback, self._tokenizer, self._classifier, self.max_length, self.placement)
+        behind, placement = load_behind(fallback, self._tokenizer, self._classifier, self.max_length, self._asked)
+        return behind, behind.engine(placement)
 
     def tokens(self, rows: Iterable) -> Tokens:
         """The tokens of rows that must all be fit to be labelled.

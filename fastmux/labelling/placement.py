@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and how large a pass is there."""
+"""What runs a model, where and in which precision, and how large a pass is there."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ _BATCH_TOKENS = (1024, 65536)
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how a model runs.
+    """What runs a model, where and how.
 
     Args:
         device: As torch names it, "cpu" or "cuda:1".
-        dtype: Of the weights, as torch names it; "as exported" of an exported model.
+        dtype: Of the weights, as torch names it; of an exported model its precision.
         asked: ``batch_tokens``, if it was given.
         torch_compile: Whether the model is compiled.
+        runtime: One of `fastmux.labelling.settings.RUNTIMES`.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     asked: int | None = None
     torch_compile: bool = False
+    runtime: str = "torch"
 
     @property
     def on_cpu(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmux.labelling.job import Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
-from fastmux.labelling.loading import Model, class_for
+from fastmux.labelling.loading import Asked, Model
 from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.sharing import Share
@@ -100,7 +100,7 @@ def predict(
     """
     settings = settings_of(LabellingSettings, settings, options, "predict")
     calibration = stored_calibration(model, fallback, settings.min_confidence)
-    placed = class_for(model).placement(settings.device, settings.dtype, settings.batch_tokens, settings.torch_compile)
+    placed = Asked.of(settings).placement(model)
     if output is None and process_group is not None:
         raise ValueError("process_group is given without an output, into which its processes put their shards")
     target, share = None if output is None else Path(output), Share.of(process_group)

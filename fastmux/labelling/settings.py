@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.settings import check_fields, integer, number, one_of
+from fastmux.passes.runtimes.record import EXPORTED, PRECISIONS
+from fastmux.settings import OneOf, check_fields, integer, number, one_of
 from fastmux.tables.kinds import INPUT_FORMATS
 
+#: What may run a model.
+RUNTIMES = ("torch", *EXPORTED)
 DTYPES = ("float32", "bfloat16", "float16")
 #: What happens to rows that cannot be labelled.
 REJECTED = ("keep", "reason", "drop")
@@ -36,7 +39,11 @@ class LabellingSettings:
             many again. By default as many as take some ten seconds, fewer at first and never more than 32768 (65536 on
             a GPU). A shard also ends after 16 MiB of rows.
         num_workers: How many processes tokenise ahead of the model. With 0 a thread does.
-        dtype: The dtype of the weights: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16 on a GPU.
+        runtime: What runs the model: torch, or onnxruntime on a CPU. By default torch, or what an exported model was
+            exported for.
+        precision: The precision of the matrices: float32, or int8 in onnxruntime. By default float32.
+        dtype: The dtype of the weights in torch: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16
+            on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.
         torch_compile: Compile the model with torch.compile, which takes minutes before the first row.
         input_format: The format of the input: jsonl, csv, tsv, text or parquet. By default the name's ending tells it.
@@ -57,6 +64,8 @@ class LabellingSettings:
     batch_tokens: int | None = integer(None, 1)
     rows_per_shard: int | None = integer(None, 1)
     num_workers: int = integer(1, 0)
+    runtime: str | None = one_of(None, RUNTIMES)
+    precision: str | None = one_of(None, PRECISIONS)
     dtype: str | None = one_of(None, DTYPES)
     device: str | None = None
     torch_compile: bool = False
@@ -66,3 +75,10 @@ class LabellingSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def check_runtime(runtime: str | None, precision: str | None) -> None:
+    """Raise ValueError for a runtime or a precision that is not known."""
+    for name, value, allowed in (("runtime", runtime, OneOf(RUNTIMES)), ("precision", precision, OneOf(PRECISIONS))):
+        if value is not None and value not in allowed:
+            raise ValueError(f"{name} is {value!r}, expected {allowed}")

@@ -103,7 +103,8 @@ def create_app(
         (200, [['label', 'score'], ['label', 'score']])
     """
     settings = settings_of(ServingSettings, settings, options, "create_app")
-    names = ("max_length", "truncation", "min_confidence", "batch_tokens", "dtype", "device", "torch_compile")
+    names = ["max_length", "truncation", "min_confidence", "batch_tokens"]
+    names += ["runtime", "precision", "dtype", "device", "torch_compile"]
     labeller = Labeller(model, tokenizer, fallback=fallback, **{name: getattr(settings, name) for name in names})
     labeller.check_copies(settings.copies)
     service = Service(labeller, settings)
@@ -193,7 +194,7 @@ def _info(service: Service) -> dict:
     labeller, settings = service.labeller, service.settings
     placement = labeller.placement
     limits = vars(settings) | {"max_length": labeller.max_length, "batch_tokens": placement.batch_tokens}
-    where = {"device": placement.device, "dtype": placement.dtype}
+    where = {"device": placement.device, "dtype": placement.dtype, "runtime": placement.runtime}
     return {
         "model": labeller.name,
         "model_class": labeller.model_class,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.labelling.settings import DTYPES
+from fastmux.labelling.settings import DTYPES, RUNTIMES
+from fastmux.passes.runtimes.record import PRECISIONS
 from fastmux.settings import check_fields, integer, number, one_of
 
 
@@ -28,7 +29,11 @@ class ServingSettings:
         max_queued_rows: How many rows wait for the model. Requests for more are refused with status 429.
         max_payload_bytes: The most bytes of one request. A larger one is refused with status 413.
         read_timeout: How many seconds a client may take to send its request.
-        dtype: The dtype of the weights: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16 on a GPU.
+        runtime: What runs the model: torch, or onnxruntime on a CPU. By default torch, or what an exported model was
+            exported for.
+        precision: The precision of the matrices: float32, or int8 in onnxruntime. By default float32.
+        dtype: The dtype of the weights in torch: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16
+            on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.
         torch_compile: Compile the model with torch.compile before the server is ready, which takes minutes.
     """
@@ -44,6 +49,8 @@ class ServingSettings:
     max_queued_rows: int = integer(8192, 1)
     max_payload_bytes: int = integer(2_000_000, 1)
     read_timeout: float = number(10.0, above=True)
+    runtime: str | None = one_of(None, RUNTIMES)
+    precision: str | None = one_of(None, PRECISIONS)
     dtype: str | None = one_of(None, DTYPES)
     device: str | None = None
     torch_compile: bool = False

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fastmux
-from fastmux.cli import env
+from fastmux.passes import processor
 
 
 def lines(out: str) -> dict[str, str]:
@@ -56,9 +56,9 @@ def test_a_backend_that_cannot_run_is_said(typed, monkeypatch):
 @pytest.mark.parametrize("flags", ["fpu avx2 avx512_vnni amx_tile sse", "fp asimd bf16 i8mm"])
 def test_features_of_the_processor(flags, monkeypatch):
     name = "Features" if "asimd" in flags else "flags"
-    monkeypatch.setattr(env, "_cpuinfo", lambda: f"model name\t: Some CPU\n{name}\t\t: {flags}\n")
-    assert set(env._features()) == set(flags.split()) - {"fpu", "sse", "fp"}
-    assert env._processor() == "Some CPU"
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: f"model name\t: Some CPU\n{name}\t\t: {flags}\n")
+    assert set(processor.processor_features()) == set(flags.split()) - {"fpu", "sse", "fp"}
+    assert processor.processor_name() == "Some CPU"
 
 
 WITHOUT = """

@@ -86,6 +86,8 @@ WRONG = {
         "batch_tokens": [("0", "--batch_tokens is '0'"), ("1e3", "--batch_tokens is '1e3', expected an integer")],
         "rows_per_shard": [("0", "--rows_per_shard is '0'")],
         "num_workers": [("-1", "--num_workers is '-1', expected an integer of at least 0")],
+        "runtime": [("tensorrt", "--runtime is 'tensorrt', expected one of 'torch', 'onnxruntime'")],
+        "precision": [("int4", "--precision is 'int4'"), ("int8", "--precision is 'int8', which torch does not run")],
         "dtype": [("int8", "--dtype is 'int8', expected one of 'float32', 'bfloat16', 'float16'")],
         "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
         "input_format": [("xml", "--input_format is 'xml', expected one of")],
@@ -109,6 +111,8 @@ WRONG = {
             ("0", "--read_timeout is '0', expected a number above 0"),
             ("soon", "--read_timeout is 'soon', expected a number"),
         ],
+        "runtime": [("tensorrt", "--runtime is 'tensorrt', expected one of 'torch', 'onnxruntime'")],
+        "precision": [("int4", "--precision is 'int4'"), ("int8", "--precision is 'int8', which torch does not run")],
         "dtype": [("int8", "--dtype is 'int8', expected one of")],
         "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
         "shutdown_seconds": [("-1", "--shutdown_seconds is '-1', expected a number of at least 0")],
@@ -169,6 +173,18 @@ def test_values_that_are_missing_or_too_many(command, typed):
         (
             "serve tmux --max_length 20 --batch_tokens 10",
             "--max_length is 20, more than a pass holds: --batch_tokens = 10",
+        ),
+        (
+            "predict model rows.txt --output o.jsonl --runtime onnxruntime --device cuda",
+            "predict: --runtime is 'onnxruntime' and runs on the CPU: --device is 'cuda', expected 'cpu'",
+        ),
+        (
+            "predict model rows.txt --output o.jsonl --runtime onnxruntime --dtype float16",
+            "does not run in torch: --dtype is 'float16'; --precision takes its place",
+        ),
+        (
+            "serve model --runtime onnxruntime --torch_compile",
+            "--runtime is 'onnxruntime' and does not run in torch, but --torch_compile is given",
         ),
     ],
 )

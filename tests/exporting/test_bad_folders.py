@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ import sys
 import pytest
 
 import fastmux
-from fastmux.passes.runtimes import onnxruntime as runtime
+from fastmux.passes import processor
+from fastmux.passes.runtimes.record import VERSION, digest
 
 
 @pytest.fixture
@@ -54,8 +54,12 @@ BAD = {
         "it was exported by another version of fastmux",
     ),
     "a record without a field": (
-        lambda folder: (folder / "runtime.json").write_text('{"version": 1, "file": "model.onnx"}'),
+        lambda folder: (folder / "runtime.json").write_text(f'{{"version": {VERSION}, "file": "model.onnx"}}'),
         "runtime.json is not as it was exported",
+    ),
+    "a runtime that is not known": (
+        lambda folder: change(folder, runtime="tensorrt"),
+        "runtime.json has runtime 'tensorrt', expected onnxruntime",
     ),
     "a model that is cut": (
         lambda folder: cut(folder / "model.onnx"),
@@ -85,15 +89,9 @@ def test_a_damaged_folder(damage, folder, tmp_path):
 
 def test_a_file_that_is_whole_and_no_model(folder):
     (folder / "model.onnx").write_bytes(b"no model")
-    change(folder, files={name: runtime_digest(folder / name) for name in ("model.onnx", "tokenizer.json")})
+    change(folder, files={name: digest(folder / name) for name in ("model.onnx", "tokenizer.json")})
     with pytest.raises(ValueError, match=r"cannot be loaded: ONNX Runtime does not take model\.onnx"):
         fastmux.Labeller(folder)
-
-
-def runtime_digest(file):
-    from fastmux.passes.runtimes.record import digest
-
-    return digest(file)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def runtime_digest(file):
 )
 def test_a_processor_without_products_of_bytes(flags, fits, exported, models, tokenizer, tmp_path, monkeypatch):
     int8 = exported("plain", "int8")
-    monkeypatch.setattr(runtime, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: {flags}\n")
     fastmux.Labeller(exported("plain"))
     if fits:
         fastmux.Labeller(int8)
@@ -117,14 +115,8 @@ def test_a_processor_without_products_of_bytes(flags, fits, exported, models, to
 
 
 def test_without_the_runtime(exported, models, tokenizer, tmp_path, monkeypatch):
-    folder, real = exported("plain"), builtins.__import__
-
-    def without(name, *args, **options):
-        if name == "onnxruntime":
-            raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    folder = exported("plain")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnxruntime is not installed; pip install '.*\[onnx\]' adds what"):
         fastmux.Labeller(folder)
 
@@ -140,9 +132,14 @@ def test_without_a_package_of_the_exporter(package, models, tokenizer, tmp_path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cuda"}, "device is 'cuda', but an exported model runs on the CPU; expected 'cpu'"),
-        ({"dtype": "bfloat16"}, "dtype is 'bfloat16', but an exported model has the precision that it was exported in"),
-        ({"torch_compile": True}, "torch_compile is given, but an exported model does not run in torch"),
+        ({"device": "cuda"}, "the model is exported and runs on the CPU: device is 'cuda', expected 'cpu'"),
+        (
+            {"dtype": "bfloat16"},
+            "the model is exported and does not run in torch: dtype is 'bfloat16'; precision takes its place",
+        ),
+        ({"torch_compile": True}, "the model is exported and does not run in torch, but torch_compile is given"),
+        ({"runtime": "torch"}, "runtime is 'torch', but model '.*' was exported with runtime='onnxruntime'"),
+        ({"precision": "int8"}, "precision is 'int8', but model '.*' was exported with precision='float32'"),
         ({"max_length": 33}, "max_length is 33, but the model was exported for at most 32 tokens"),
     ],
 )
@@ -163,5 +160,5 @@ def test_the_command_says_the_same_in_its_words(exported, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr == (
-        "fastmux predict: --device is 'cuda', but an exported model runs on the CPU; expected 'cpu'\n"
+        "fastmux predict: the model is exported and runs on the CPU: --device is 'cuda', expected 'cpu'\n"
     )

@@ -118,7 +118,7 @@ def test_it_is_served(exported, texts):
         info = client.get("/info").json()
     assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
     assert info["model_class"] == "TMuxForSequenceClassification, exported in int8"
-    assert (info["settings"]["device"], info["settings"]["dtype"]) == ("cpu", "as exported")
+    assert (info["settings"]["device"], info["settings"]["dtype"]) == ("cpu", "int8")
 
 
 HEAVY = ("torch", "transformers", "datasets")

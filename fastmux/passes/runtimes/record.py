@@ -13,8 +13,10 @@ from fastmux.passes.plan import Layout
 
 RECORD, MODEL, TOKENIZER = "runtime.json", "model.onnx", "tokenizer.json"
 #: Raised when a folder of an earlier fastmux can no longer be read.
-VERSION = 1
+VERSION = 2
 PRECISIONS = ("float32", "int8")
+#: The runtimes that run such a folder.
+EXPORTED = ("onnxruntime",)
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class RuntimeRecord:
     """A model as a runtime needs to know it, without its code.
 
     Args:
+        runtime: One of `EXPORTED`.
         file: The name of the file with the model.
-        files: The SHA-256 of that file and of the tokenizer's, by name.
+        files: The SHA-256 of that file, of the tokenizer's and of others that the runtime reads, by name.
         precision: One of `PRECISIONS`.
         labels: The names of the labels, by number.
         per_token: It labels tokens, not rows.
@@ -32,13 +35,15 @@ class RuntimeRecord:
         num_instances: N, of rows or of positions; 1 of a plain encoder.
         weights: As of a `fastmux.passes.runtimes.Runtime`.
         pad_token_id: What fills rows up.
-        max_length: The tokens of a row, at most.
+        max_length: The tokens of a row, at most, where nothing is said.
+        room: The most that can be said.
         takes_types: It takes ``token_type_ids``.
         types_alone: Of a text that is no pair some of them are not 0.
         refuses_words: Why the tokenizer takes no lists of words; None if it does.
         made_from: The class and the digest of the model that was exported, by name.
     """
 
+    runtime: str
     file: str
     files: dict[str, str]
     precision: str
@@ -50,6 +55,7 @@ class RuntimeRecord:
     weights: int
     pad_token_id: int
     max_length: int
+    room: int
     takes_types: bool
     types_alone: bool
     refuses_words: str | None
@@ -60,11 +66,11 @@ class RuntimeRecord:
         write_json(folder / RECORD, {"version": VERSION, **asdict(self)})
 
     @classmethod
-    def load(cls, folder: Path) -> RuntimeRecord:
-        """Read it from a folder, whose file it describes.
+    def read(cls, folder: Path) -> RuntimeRecord:
+        """Read it from a folder, and look at no other file.
 
         Raises:
-            ValueError: The folder is of another version, lacks a file, or holds another file than was exported.
+            ValueError: It is of another version, or damaged.
         """
         try:
             stored: dict[str, Any] = read_json(folder / RECORD)
@@ -72,11 +78,22 @@ class RuntimeRecord:
             raise ValueError(f"{RECORD}, which fastmux export writes, cannot be read: {error}") from error
         if not isinstance(stored, dict) or stored.pop("version", None) != VERSION:
             raise ValueError("it was exported by another version of fastmux; export the model again")
+        if stored.get("runtime", EXPORTED[0]) not in EXPORTED:
+            raise ValueError(f"{RECORD} has runtime {stored['runtime']!r}, expected {' or '.join(EXPORTED)}")
         try:
             layout, labels = Layout(**stored.pop("layout")), tuple(stored.pop("labels"))
-            record = cls(layout=layout, labels=labels, **stored)
+            return cls(layout=layout, labels=labels, **stored)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{RECORD} is not as it was exported: {error}; export the model again") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> RuntimeRecord:
+        """Read it from a folder, whose files it describes.
+
+        Raises:
+            ValueError: The folder is of another version, lacks a file, or holds another file than was exported.
+        """
+        record = cls.read(folder)
         for name, expected in record.files.items():
             if not (folder / name).is_file():
                 raise ValueError(f"{name}, which {RECORD} names, is not there; export the model again")
