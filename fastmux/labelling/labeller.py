@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow
 
-from fastmux.labelling.checks import check_text, check_words
 from fastmux.labelling.loading import AnyClassifier, Asked, Model, load, load_behind
+from fastmux.labelling.memory_rows import ROWS, Tokenised, parsed_row
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_runtime
 from fastmux.labelling.threshold import fallback_digest, stored_calibration
@@ -22,26 +22,6 @@ from fastmux.tables.opening import is_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-#: The forms of a row, for models that do not label tokens and for those that do.
-_ROWS = {False: 'a text or {"text": ..., "text_pair": ...}', True: 'a text or {"words": [...]}'}
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """A row that can be labelled.
-
-    Attributes:
-        tokens: The tokens of this row.
-        kind: The form of the row: "text", "pair" or "words".
-    """
-
-    tokens: Tokens
-    kind: str
-
-    @property
-    def length(self) -> int:
-        return len(self.tokens.ids)
 
 
 class Labeller:
@@ -263,7 +243,7 @@ class Labeller:
         """
         if isinstance(rows, (str, bytes, Mapping)) or is_table(rows) or not isinstance(rows, Iterable):
             raise ValueError(
-                f"rows is a {type(rows).__name__}, expected a list of rows, each {_ROWS[self.per_token]} "
+                f"rows is a {type(rows).__name__}, expected a list of rows, each {ROWS[self.per_token]} "
                 "(fastmux.predict takes tables)"
             )
         rows = list(rows)
@@ -271,7 +251,9 @@ class Labeller:
         by_kind: dict[str, list[tuple[int, Input]]] = {}
         for place, row in enumerate(rows):
             try:
-                kind, given = self._parsed(row)
+                kind, given = parsed_row(row, self.per_token)
+                if kind in self._refused:
+                    raise ValueError(self._refused[kind])
             except ValueError as error:
                 found[place] = error
             else:
@@ -290,21 +272,6 @@ class Labeller:
         words, spans = ([np.zeros(0, np.int32)], [np.zeros((0, 2), np.int32)]) if self.per_token else (None, None)
         ids = np.full(length, self.engine.runtime.pad_token_id, np.int32)
         return Tokenised(Tokens(ids, np.array([length]), np.zeros(length, np.int8), words, spans), "text")
-
-    def _parsed(self, row: Any) -> tuple[str, Input]:
-        """The kind of a row, and the tokenizer's input."""
-        if isinstance(row, str):
-            return "text", check_text("the text", row)
-        keys = sorted(row) if isinstance(row, Mapping) else []
-        if keys == ["text"]:
-            return "text", check_text("text", row["text"])
-        if keys == ["text", "text_pair"] and not self.per_token:
-            return "pair", (check_text("text", row["text"]), check_text("text_pair", row["text_pair"]))
-        if keys == ["words"] and self.per_token:
-            if "words" in self._refused:
-                raise ValueError(self._refused["words"])
-            return "words", check_words("words", row["words"])
-        raise ValueError(f"a row must be {_ROWS[self.per_token]}, got {str(row)[:100]!r}")
 
     def label(
         self, rows: Sequence[Tokenised], slots: np.ndarray, all_scores: Sequence[bool], again: bool = False

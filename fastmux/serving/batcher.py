@@ -20,7 +20,8 @@ from functools import partial
 
 import numpy as np
 
-from fastmux.labelling.labeller import Labeller, Tokenised
+from fastmux.labelling.labeller import Labeller
+from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.engine import Engine
 from fastmux.passes.grouping import group_rows
 from fastmux.serving.groups import Answer, Group, Waiting, choose_groups

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fastmux.labelling.labeller import Tokenised
+from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.engine import Engine
 from fastmux.passes.plan import plan_passes
 

@@ -15,7 +15,8 @@ import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from fastmux.labelling.labeller import Labeller, Tokenised
+from fastmux.labelling.labeller import Labeller
+from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.grouping import check_copies
 from fastmux.serving.batcher import Batcher, QueueFull
 from fastmux.serving.fair_queue import FairQueue

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastmux.labelling.labeller import Tokenised
+from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 from fastmux.serving.groups import Waiting, choose_groups
