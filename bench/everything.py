@@ -37,8 +37,8 @@ if not __package__:
 
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import GRACE, ROOT, environment, run
+from bench.record import options_of, table
 from fastmux.files import replacing, write_json
-from training.formatting import markdown
 
 #: The share of a step's time that the step is told of, or after which it is interrupted.
 INNER = 0.85
@@ -119,22 +119,19 @@ def summarize(out: Path, folder: Path, env: dict[str, str]) -> None:
 def section(result: dict) -> Iterator[str]:
     """The page's section on ``everything.json``."""
     yield "The steps of a command on a device, and the seconds that each took and had: `python bench/everything.py`."
-    rows = [
-        [name, step["outcome"], str(step.get("seconds", "-")), str(step["budget"])]
-        for name, step in result["steps"].items()
-    ]
-    yield markdown(["step", "outcome", "took", "had"], rows)
+    rows = [{"step": name, **step} for name, step in result["steps"].items()]
+    yield table(rows, {"step": "{step}", "outcome": "{outcome}", "took": "{seconds}", "had": "{budget}"})
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", nargs="+", choices=[*COMMANDS, *STEPS], default=["first"], metavar="STEP")
-    parser.add_argument("--minutes", type=float, help="time of all steps together (default: the sum of their times)")
-    parser.add_argument("--without", nargs="+", default=[], metavar="PACKAGE", help="packages that are not to be found")
-    data = os.environ.get("FASTMUX_DATA", "shared/data")
-    parser.add_argument("--data_dir", type=Path, default=data, help="data sets (default: $FASTMUX_DATA or shared/data)")
-    parser.add_argument("--output", type=Path, help="folder for results (default: bench/results/<device>)")
-    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write results as three files there as well")
+    parser = options_of(__doc__, "The folder for results. Default: bench/results/<device>.")
+    add, data = parser.add_argument, os.environ.get("FASTMUX_DATA", "shared/data")
+    help = f"What is run: {', '.join([*COMMANDS, *STEPS])}."
+    add("--steps", nargs="+", choices=[*COMMANDS, *STEPS], default=["first"], metavar="STEP", help=help)
+    add("--minutes", type=float, help="The time of all steps together. Default: the sum of their times.")
+    add("--without", nargs="+", default=[], metavar="PACKAGE", help="Packages that are not to be found.")
+    add("--data_dir", type=Path, default=data, help="The folder with data sets; $FASTMUX_DATA sets the default.")
+    add("--pack", type=Path, metavar="FOLDER", help="A folder that gets the results as three files.")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.minutes <= 0:
         parser.error(f"--minutes must be above 0, got {args.minutes}")

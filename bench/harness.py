@@ -26,9 +26,9 @@ from torch import Tensor
 
 import fastmux
 from bench.machine import DATASHEET
+from bench.record import table
 from bench.timing import DEVICE, copy_bandwidth, in_turns, input_sets, peak_bytes, quartiles
 from fastmux import testing
-from training.formatting import markdown
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]
@@ -95,10 +95,8 @@ class Op:
 
     def __post_init__(self):
         if own := testing.OPS.get(self.name):
-            defaults = {"function": own.op, "reference": own.reference}
-            defaults["inputs"] = lambda G, N, L, d: own.draw(G, N, L, d)
-            for name, value in defaults.items():
-                object.__setattr__(self, name, getattr(self, name) or value)
+            usual = {"function": own.op, "reference": own.reference, "inputs": lambda G, N, L, d: own.draw(G, N, L, d)}
+            vars(self).update({name: value for name, value in usual.items() if getattr(self, name) is None})
 
     def test(self) -> Callable:
         """A test of all cases of this machine's device."""
@@ -288,30 +286,30 @@ class Report:
         case = self.case
         sizes = " ".join(f"{letter}={size}" for letter, size in case.shape)
         reasons = [f"{who}: {reason}" for who, reason in (self.refused | self.left_out).items()]
-        return "\n".join([f"{case.op.name}, {case.direction}, {sizes}, {case.dtype_name}", table(self.rows), *reasons])
+        return "\n".join(
+            [f"{case.op.name}, {case.direction}, {sizes}, {case.dtype_name}", of_cases(self.rows), *reasons]
+        )
 
 
-def table(rows: list[dict], cases: bool = False) -> str:
+def of_cases(rows: list[dict], cases: bool = False) -> str:
     """Times, the share of the bandwidth that a measured copy has and that the data sheet promises, the speed compared
     with the compiled reference, and memory; with ``cases``, the case of each row."""
-    cells = []
-    for row in rows:
+
+    def case(row: dict) -> str:
         sizes = " ".join(f"{name}={size}" for name, size in row.items() if len(name) == 1)
-        own = [f"{sizes}, {row['dtype']}, {row['direction']}", row["implementation"]][not cases :]
-        low, wall, high = row["wall_us"]
-        own += [f"{row['device_us'][1]:.1f}" if row["device_us"] else "-", f"{wall:.1f} ({low:.1f} to {high:.1f})"]
-        for name in ("fraction_of_copy", "fraction_of_datasheet"):
-            own.append(f"{row[name]:.2f}" if name in row else "-")
-        own.append(f"{row['speed_to_compiled'][1]:.2f}" if "speed_to_compiled" in row else "-")
-        cells.append([*own, f"{row['peak_bytes'] / 2**20:.1f}"])
-    head = ["case", "by", "device us", "wall us", "of copy", "of data sheet", "to compiled", "MiB"]
-    return markdown(head[not cases :], cells)
+        return f"{sizes}, {row['dtype']}, {row['direction']}"
+
+    columns = ({"case": case} if cases else {}) | {"by": "{implementation}", "device us": "{device_us[1]:.1f}"}
+    columns["wall us"] = "{wall_us[1]:.1f} ({wall_us[0]:.1f} to {wall_us[2]:.1f})"
+    columns |= {"of copy": "{fraction_of_copy:.2f}", "of data sheet": "{fraction_of_datasheet:.2f}"}
+    columns["to compiled"] = "{speed_to_compiled[1]:.2f}"
+    return table(rows, columns | {"MiB": lambda row: f"{row['peak_bytes'] / 2**20:.1f}"})
 
 
 def section(result: dict) -> Iterator[str]:
     """The page's section on the file of an op."""
     yield f"Every case and implementation of `{result['op']}`; {result['clock']} clock. `pytest bench/ops`."
-    yield table(result["rows"], cases=True)
+    yield of_cases(result["rows"], cases=True)
     for who, reason in result["refused"].items():
         yield f"- {who}: {reason}"
 

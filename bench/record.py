@@ -18,16 +18,18 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         default = action.default
-        if default is None or default is False or default == argparse.SUPPRESS:
+        if default in (None, False, argparse.SUPPRESS) or default == []:
             return action.help or ""
         said = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
         return f"{action.help or ''} Default: {said.replace('%', '%%')}.".strip()
 
 
-def options_of(description: str, **more) -> argparse.ArgumentParser:
-    """A parser whose help is the program's docstring, with the option ``--output``."""
+def options_of(
+    description: str, output: str = "The JSON file to write. Default: one in bench/results/<device>.", **more
+) -> argparse.ArgumentParser:
+    """A parser whose help is the program's docstring, with the option ``--output``, whose help is ``output``."""
     made = argparse.ArgumentParser(description=description, formatter_class=_Help, **more)
-    made.add_argument("--output", type=Path, help="The JSON file to write. Default: one in bench/results/<device>.")
+    made.add_argument("--output", type=Path, help=output)
     return made
 
 

@@ -82,15 +82,16 @@ def environment(result: dict) -> str:
     return ", ".join(part for part in parts if part) + "." + commit if e else ""
 
 
-def kind_of(result: dict, name: str) -> int:
+def kind_of(result: object, name: str) -> int:
     """The place in `KINDS` of a file's kind.
 
     Raises:
         ValueError: No program knows such a file.
     """
-    fitting = [place for place, (_, keys, *_) in enumerate(KINDS) if keys <= result.keys()]
+    top = set(result) if isinstance(result, dict) else set()
+    fitting = [place for place, (_, keys, *_) in enumerate(KINDS) if keys <= top]
     if not fitting:
-        raise ValueError(f"{name} has {', '.join(sorted(result))} at its top, which no section here knows")
+        raise ValueError(f"{name} has {', '.join(sorted(top)) or 'nothing'} at its top, which no section here knows")
     return max(fitting, key=lambda place: len(KINDS[place][1]))
 
 
@@ -110,13 +111,19 @@ def _owner(picture: Path) -> Path:
     return max(files, key=lambda file: len(file.stem))
 
 
-def sections(folder: Path) -> Iterator[str]:
-    """The headings of subjects, and below each the sections on its files."""
+def sections(folder: Path, whole: bool = True) -> Iterator[str]:
+    """The headings of subjects, and below each the sections on its files. Where not the whole folder has to be shown, a
+    line says what is left out."""
     files = []
     for path in folder.rglob("*.json"):
         name = (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.relative_to(folder)).as_posix()
-        result = read_json(path)
-        files.append((kind_of(result, name), name, path, result))
+        try:
+            result = read_json(path)
+            files.append((kind_of(result, name), name, path, result))
+        except ValueError as error:
+            if whole:
+                raise
+            yield f"Left out: {error}."
     subject = None
     for kind, name, path, result in sorted(files, key=lambda file: file[:2]):
         if KINDS[kind][0] != subject:
@@ -136,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, help="Print the sections on the JSON files below this folder.")
     options = parser.parse_args(argv)
     if options.folder:
-        print(*sections(options.folder.resolve()), sep="\n\n")
+        print(*sections(options.folder.resolve(), whole=False), sep="\n\n")
         return
     text = page()
     if not options.check:

@@ -46,10 +46,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
+from bench.record import options_of, table
 from bench.timing import input_sets
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
-from training.formatting import markdown
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")
@@ -300,11 +300,10 @@ def write_table(path: Path, one: tuple[str, Outcome], device: torch.device, comm
 def section(result: dict) -> Iterator[str]:
     """The page's section on a table of launch parameters."""
     yield "Launch parameters, compared with the defaults: `python -m bench.tune`."
-    rows = []
-    for launcher, found in result["found"].items():
-        tile = describe(result["launchers"].get(launcher, {})) or "the default"
-        rows.append([f"`{launcher}`", tile, f"{found['speedup']:.3f}", f"{found['noise']:.1%}", str(found["tried"])])
-    yield markdown(["launcher", "parameters", "x default", "noise", "tried"], rows)
+    tiles = {launcher: describe(result["launchers"].get(launcher, {})) for launcher in result["found"]}
+    rows = [row | {"launcher": name, "tile": tiles[name] or "the default"} for name, row in result["found"].items()]
+    columns = {"launcher": "`{launcher}`", "parameters": "{tile}", "x default": "{speedup:.3f}"}
+    yield table(rows, columns | {"noise": "{noise:.1%}", "tried": "{tried}"})
 
 
 def worst(path: Path) -> list[str]:
@@ -314,15 +313,14 @@ def worst(path: Path) -> list[str]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, help="default: all")
-    parser.add_argument("--worst", type=Path, metavar="FILE", help="the two slowest ops of this ratios.json, not --ops")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16"], help="default: bf16")
-    parser.add_argument("--shapes", type=int, default=2, help="number of shapes of each op's benchmark (default: 2)")
-    parser.add_argument("--budget", type=float, default=math.inf, help="seconds for all launchers (default: no limit)")
-    parser.add_argument("--output", type=Path, help="JSON file; default: kernels/tuned/<architecture>.json")
+    output = "The JSON file to write. Default: kernels/tuned/<architecture>.json."
+    parser = options_of(__doc__, output, prog="python -m bench.tune")
+    add = parser.add_argument
+    add("--ops", nargs="+", choices=OPS, default=OPS, help="The ops whose launchers are tuned.")
+    add("--worst", type=Path, metavar="FILE", help="Tune the two slowest ops of this ratios.json, and not --ops.")
+    add("--dtypes", nargs="+", choices=DTYPES, default=["bf16"], help="The dtypes of the tensors.")
+    add("--shapes", type=int, default=2, help="The number of shapes of each op's benchmark.")
+    add("--budget", type=float, default=math.inf, help="The seconds for all launchers.")
     return parser.parse_args(argv)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.machine import DATASHEET
-from training.formatting import markdown
+from bench.record import table
 
 
 @dataclass
@@ -50,16 +50,14 @@ def section(result: dict) -> Iterator[str]:
     for kernel in dict.fromkeys(f["kernel"] for f in findings):
         own = {f["target"]: f for f in findings if f["kernel"] == kernel}
         stack = max(f["stack_bytes"] for f in own.values())
-        rows.append([f"`{kernel}`", *(f"{own[t]['occupancy']:.0%}" for t in targets), str(stack)])
-    yield markdown(["lowest occupancy", *targets, "stack, bytes"], rows)
+        rows.append({"kernel": kernel, "stack": stack} | {target: own[target]["occupancy"] for target in targets})
+    occupied = {target: f"{{{target}:.0%}}" for target in targets}
+    yield table(rows, {"lowest occupancy": "`{kernel}`", **occupied, "stack, bytes": "{stack}"})
     if result.get("traffic"):
         yield (
             "Bytes that each variant of a launcher moves under the interpreter, as a multiple of those that it must "
             "move; and its floor, the microseconds that those take at the bandwidth of a GPU's data sheet, for 2^26 "
             "elements, N = 4, in bf16."
         )
-        rows = []
-        for entry in result["traffic"]:
-            floors = [f"{entry['floor_us'][name]:.1f}" for name in DATASHEET]
-            rows.append([f"`{entry['launcher']}`", f"{entry['ratio']:.3f}", *floors])
-        yield markdown(["launcher", "moved / minimum", *(f"{name}, us" for name in DATASHEET)], rows)
+        floors = {f"{name}, us": f"{{floor_us[{name}]:.1f}}" for name in DATASHEET}
+        yield table(result["traffic"], {"launcher": "`{launcher}`", "moved / minimum": "{ratio:.3f}", **floors})

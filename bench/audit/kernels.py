@@ -18,7 +18,6 @@ is compiled is the code that ships, with the tiles, warps and argument types tha
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -42,7 +41,7 @@ from bench.audit.findings import Finding, section, worst
 from bench.audit.launches import calls
 from bench.audit.recording import Launch, launches
 from bench.machine import DATASHEET
-from fastmux.files import write_json
+from bench.record import finish, options_of
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -69,14 +68,7 @@ USUAL, ONES = (2, 4, 128), (1, 1, 1)
 #: G, N, L and d of the floors.
 REPORTED = (171, 4, 128, 768)
 TRAFFIC_LIMIT = 1.1
-_TYPES = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.int64: "*i64",
-    torch.int8: "*i8",
-}
+_TYPES = {dtype: f"*{name}" for name, dtype in DTYPES.items()} | {torch.int64: "*i64", torch.int8: "*i8"}
 
 
 def occupancy(target: str, registers: int, shared: int, warps: int) -> float:
@@ -193,12 +185,12 @@ def unusual(dtypes: list[str], width: int) -> Iterator[tuple[tuple[int, int, int
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096])
-    parser.add_argument("--skip_traffic", action="store_true", help="only compile: counting bytes takes a minute more")
-    parser.add_argument("--output", type=Path, help="JSON file for what was found")
+    parser = options_of(__doc__, "The JSON file to write, if any.")
+    add = parser.add_argument
+    add("--targets", nargs="+", choices=TARGETS, default=list(TARGETS), help="The GPUs to compile for.")
+    add("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="The dtypes of the tensors.")
+    add("--hidden_sizes", nargs="+", type=int, default=[256, 768, 1024, 4096], help="The widths.")
+    add("--skip_traffic", action="store_true", help="Only compile: counting bytes takes a minute more.")
     args = parser.parse_args()
     findings = []
     print(f"{'kernel':38}{'target':8}{'dtype':6}{'d':>6}{'regs':>6}{'stack':>7}{'shared':>8}{'occupied':>9}  accesses")
@@ -218,13 +210,8 @@ def main() -> int:
     problems = sum(f.problem is not None for f in findings)
     result = {"triton": triton.__version__, "compiled": len(findings), "problems": problems, "dtypes": args.dtypes}
     result |= {"hidden_sizes": args.hidden_sizes, "findings": worst(findings), "traffic": counted}
-    print("\n" + "\n\n".join(section(result)))
-    if args.output:
-        write_json(args.output, result)
-    print(
-        f"\n{len(findings)} kernels compiled, {problems} with a problem; {uncompiled} fail at unusual sizes; "
-        f"{len(excessive)} move too much {' '.join(excessive)}"
-    )
+    finish(result, section, args.output)
+    print(f"{uncompiled} fail at unusual sizes; {len(excessive)} move too much {' '.join(excessive)}")
     return 1 if problems or uncompiled or excessive else 0
 
 

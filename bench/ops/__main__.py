@@ -17,16 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from bench.conftest import BEGUN
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
+from bench.record import finish, options_of, table
 from fastmux.backends import BACKENDS
-from fastmux.files import read_json, write_json
+from fastmux.files import read_json
 from fastmux.passes.timer import CLOCKS
-from training.formatting import markdown
 
 FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
 #: The microseconds of these are recorded beside an implementation's own.
@@ -36,16 +38,14 @@ COMPILING = 0.4
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.ops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = [file.stem.removeprefix("test_") for file in FILES]
-    parser.add_argument("--ops", nargs="+", choices=names, default=names, metavar="OP", help=" ".join(names))
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for all ops together")
-    parser.add_argument("--first_pass", action="store_true", help="only the first shapes, in the first dtype")
-    parser.add_argument("--case_seconds", type=float, default=1.0, help="seconds to time a case (default: 1)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
-    parser.add_argument("--output", type=Path, help="folder for OP.json and ratios.json (default: nothing is kept)")
+    output = "The folder for OP.json and ratios.json. Default: nothing is kept."
+    parser = options_of(__doc__, output, prog="python -m bench.ops")
+    add, names = parser.add_argument, [file.stem.removeprefix("test_") for file in FILES]
+    add("--ops", nargs="+", choices=names, default=names, metavar="OP", help="The ops to measure.")
+    add("--budget", type=float, default=float("inf"), help="The seconds for all ops together.")
+    add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
+    add("--case_seconds", type=float, default=1.0, help="The seconds to time a case.")
+    add("--clock", choices=CLOCKS, default="wall", help="The time on the clock, or the processor's, if others use it.")
     return parser.parse_args(argv)
 
 
@@ -91,33 +91,31 @@ def section(result: dict) -> Iterator[str]:
         "eager mode, with the compiled formula. Slower than it, the faster of ours: "
         f"{losing} of {len(found)}, by more than 2 %: {clearly}. `python -m bench.ops --clock {result['clock']}`."
     )
+    columns = {"": "`{op}`, {direction}", "shape": "{sizes}, {dtype}", "the faster": "{implementation}"}
+    columns |= {"us": "{microseconds:,.0f}", "eager us": "{torch_microseconds:,.0f}"}
+    columns |= {"formula us": "{reference_microseconds:,.0f}", "compiled us": "{reference_compiled_microseconds:,.0f}"}
+    columns["x compiled"] = "{speed_to_compiled[1]:.2f} ({speed_to_compiled[0]:.2f} to {speed_to_compiled[2]:.2f})"
+    columns["eager x compiled"] = "{eager_x:.2f}"
     rows = []
     for row in result["to_compiled"]:
-        low, ratio, high = row["speed_to_compiled"]
         sizes = " ".join(f"{letter}={size}" for letter, size in _sizes(row).items())
-        times = {name: row.get(name) for name in ("microseconds", *TIMES)}
-        torch, compiled = (times[f"{who}_microseconds"] for who in ("torch", "reference_compiled"))
-        cells = [f"`{row['op']}`, {row['direction']}", f"{sizes}, {row['dtype']}", row["implementation"]]
-        cells += ["-" if time is None else f"{time:,.0f}" for time in times.values()]
-        cells.append(f"{ratio:.2f} ({low:.2f} to {high:.2f})")
-        rows.append([*cells, "-" if torch is None or compiled is None else f"{compiled / torch:.2f}"])
-    head = ["", "shape", "the faster", "us", "eager us", "formula us", "compiled us", "x compiled", "eager x compiled"]
-    yield markdown(head, rows)
+        eager, compiled = row.get("torch_microseconds"), row.get("reference_compiled_microseconds")
+        rows.append(row | {"sizes": sizes, "eager_x": compiled / eager if eager and compiled else None})
+    yield table(rows, columns)
 
 
 def compile_all(command: list[str], files: list[str], seconds: float) -> None:
     """Compiles the cases of every file, each file in a process of its own."""
     start = time.perf_counter()
     options = [*command, "--compile_only", "--budget", str(seconds)]
-    env = environment() | {"OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    compiling = [subprocess.Popen([*options, file], cwd=ROOT, env=env, **quiet) for file in files]
-    for process in compiling:
-        try:
-            process.wait(timeout=max(0.0, min(start + seconds - time.perf_counter(), 1e6)))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    how = {"cwd": ROOT, "env": environment() | {"OMP_NUM_THREADS": "1"}, "timeout": min(seconds, 1e6)}
+
+    def compiled(file: str) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([*options, file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+
+    with ThreadPoolExecutor(len(files)) as pool:
+        list(pool.map(compiled, files))
     print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
 
 
@@ -153,9 +151,7 @@ def main(argv: list[str] | None = None) -> int:
                 except KeyboardInterrupt:  # whoever runs this has no more time: the ratios of what was measured
                     status = None
         result = {"machine": machine_info(default_device()), "clock": args.clock, "to_compiled": ratios(output)}
-        print("\n" + "\n\n".join(section(result)))
-        if args.output:
-            write_json(args.output / "ratios.json", result)
+        finish(result, section, args.output and args.output / "ratios.json")
     for case in killers:
         print(f"killed its process: {case}")
     if status not in (0, 5):
