@@ -68,45 +68,44 @@ REFUSED = {
 )
 @dataclass
 class RunOptions:
-    """Arguments of the program itself.
+    """The program's own arguments.
 
     Attributes:
-        task: What to train on.
-        data_dir: Folder with the task's files, or with a subfolder of the task's name that holds them:
-            {files}. Without it they come from the Hugging Face hub; {library} read the running Python's library.
-        train_file: Instead of --task: rows of your own, in .tsv, .csv, .jsonl or .parquet files, or tokens with
-            tags in CoNLL columns. Labels are those found there.
-        validation_file: With --train_file: what is scored during and after training.
-        test_file: With --train_file: what is scored after training, too.
-        text_column: With --train_file: the column of the text.
-        text_pair_column: With --train_file: the column of each text's partner, if rows are pairs.
-        label_column: With --train_file: the column of the label; or several, each of which is a label that a row
-            has (1) or has not (0).
-        problem_type: With --train_file: what one column of labels holds: single_label_classification (a class,
+        task: The task to train on.
+        data_dir: The folder with the task's files, or with a subfolder of the task's name that holds them:
+            {files}. Without it, they come from the Hugging Face hub; {library} read the running Python's library.
+        train_file: Files of your own, in place of --task: rows in .tsv, .csv, .jsonl or .parquet files, or tokens with
+            tags in CoNLL columns. The labels are those that they hold.
+        validation_file: With --train_file, the rows that are scored during and after training.
+        test_file: With --train_file, further rows that are scored after training.
+        text_column: With --train_file, the column of the text.
+        text_pair_column: With --train_file, the column of the second text, if rows are pairs.
+        label_column: With --train_file, the column of the label. Or several columns, each of which is a label that a
+            row has (1) or has not (0).
+        problem_type: With --train_file, what one column of labels holds: single_label_classification (a class,
             whatever its values), multi_label_classification (lists of labels) or regression (numbers, learnt by
-            squared error and scored by R² and correlations). Default: classes; numbers that look like measurements
-            are refused.
-        tokens_column: With --tags_column: the column of lists of tokens.
-        tags_column: With --train_file: the column of lists of tags, one for each token, of .jsonl or .parquet
-            files. CoNLL columns ({conll}) need no names: the token comes first, its tag last.
+            squared error and scored by R² and correlations). By default, classes; numbers that look like
+            measurements are then refused.
+        tokens_column: With --tags_column, the column of lists of tokens.
+        tags_column: With --train_file, the column of lists of tags, one for each token, of .jsonl or .parquet files.
+            CoNLL columns ({conll}) need no names: the token comes first, its tag last.
         tag_scheme: What tags say: entities (O, B-PER, I-PER; also IOE, IOBES, BILOU), types (PER alone: words side
             by side that have it are one entity), or words (each by itself, as parts of speech; scored by accuracy).
-        variants: What to train: plain (no multiplexing); names of demultiplexers: {demultiplexers};
-            and, trained from scratch as plain is, shallow and narrow (plain
-            encoders of fewer layers, of less width) and joined (all but the first layers run on averages of N
-            neighbouring positions). Default: plain, index and unbind; with statements also the rivals, and no
-            index.
-        recipe: Sizes, steps and rates: the name of a file in training/recipes, or a YAML file of your own, copied
-            from one of them. Default: the task's.
-        encoder: A pretrained encoder to start from, with its tokenizer: a hub name or a folder. Default: a BERT of
-            the recipe's size with random weights, and a tokenizer trained on the task's text.
-        config_name: The config of an encoder to make anew in place of that BERT: a name in training/encoders (of a
-            .json file), a hub name, a folder or a file. The recipe's sizes are then its own business.
-        start_from: What the multiplexed models start from: plain, the trained encoder of the variant plain if that
-            is among --variants, as one would who has an encoder in use; or encoder, what plain started from.
-        groupings: Random groupings over which multiplexed models are scored.
-        throughput_seconds: Time to spend on measuring instances per second, all variants together.
-        resume: Go on with the run in --output_dir (default: the latest runs/TASK*): finished stages are kept, an
+        variants: The models to train: plain (no multiplexing); multiplexed ones by the name of the demultiplexer,
+            {demultiplexers}; and, from scratch as plain, shallow and narrow (plain encoders with fewer layers, with
+            less width) and joined (all but the first layers run on averages of N neighbouring positions). By
+            default, plain, index and unbind; for the task statements, all of these but index.
+        recipe: The recipe of sizes, steps and rates: the name of a file in training/recipes, or a YAML file like them.
+            By default, the task's.
+        encoder: A pretrained encoder to start from, with its tokenizer: a hub name or a folder. By default, a BERT of
+            the recipe's size with random weights, and a tokenizer that is trained on the task's text.
+        config_name: The config of an encoder to make anew in place of that BERT: a name in training/custom_encoders
+            (of a .json file), a hub name, a folder or a file. The recipe's sizes then mean nothing.
+        start_from: What the multiplexed models start from: plain, the trained encoder of the variant plain, if that is
+            among --variants; or encoder, what plain started from.
+        groupings: The number of random groupings over which multiplexed models are scored.
+        throughput_seconds: The time to spend on measuring instances per second, all variants together.
+        resume: Go on with the run in --output_dir, by default the latest runs/TASK*. Finished stages are kept, and an
             interrupted one goes on from its last checkpoint.
     """
 
@@ -136,7 +135,7 @@ class RunOptions:
 
 @dataclass
 class TrainerArguments(TrainingArguments):
-    """The Trainer's arguments, under a heading of their own."""
+    """The arguments of the Trainer, under a heading of their own."""
 
     _argument_group_name = "Hugging Face Trainer (given ones hold for every stage)"
 
@@ -146,7 +145,7 @@ class Settings:
     """A parsed command line.
 
     Attributes:
-        options: The program's arguments.
+        options: The program's own arguments.
         recipe: The task's recipe with what was given on the command line.
         output_dir: The folder that was given, or None.
         trainer: The Trainer's arguments that were given, and no others.
@@ -158,7 +157,7 @@ class Settings:
     trainer: dict[str, object]
 
     def identity(self) -> dict[str, object]:
-        """What must be the same for a run to be resumed."""
+        """The settings that must be the same for a run to be resumed."""
         options = asdict(self.options)
         for name in ("resume", "variants", "groupings", "data_dir", "throughput_seconds", "recipe"):
             options.pop(name)
@@ -174,6 +173,7 @@ def make_parser() -> HfArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for action in parser._actions:
+        action.default = argparse.SUPPRESS  # what was not given is not there: the Trainer's defaults are not ours
         if action.dest == "output_dir":
             action.help = "Folder to write. Default: the first of runs/TASK, runs/TASK-2, ... that is free."
         elif action.dest in REFUSED:
@@ -185,51 +185,39 @@ def parse(argv: list[str] | None = None) -> Settings:
     """Parses and checks a command line; None stands for the program's own.
 
     Raises:
-        ValueError: a value is out of range, or an argument of the Trainer has no place here.
+        ValueError: A value is out of range, or an argument of the Trainer has no place here.
     """
-    parser = make_parser()
-    # An argument that was not given keeps this mark in place of its default: the Trainer's defaults are not
-    # ours.
-    unset = object()
-    marked = argparse.Namespace(**{action.dest: unset for action in parser._actions})
-    defaults = parser.parse_args([])
-    given = {name: value for name, value in vars(parser.parse_args(argv, marked)).items() if value is not unset}
-
-    def collect(kind: type) -> dict[str, object]:
-        return {f.name: given.get(f.name, getattr(defaults, f.name)) for f in fields(kind)}
-
-    options = RunOptions(**collect(RunOptions))
-    _check_files(options, given)
+    given = vars(make_parser().parse_args(argv))
+    own, values = (
+        {f.name: given.pop(f.name) for f in fields(kind) if f.name in given} for kind in (RunOptions, Recipe)
+    )
+    options = RunOptions(**own)
+    _check_files(options, own)
     task = make_task(vars(options))
     options.variants = options.variants or list(task.variants)
     _check(options)
-    recipe = read_recipe(options.recipe or task.recipe).override(Recipe(**collect(Recipe)))
-    ours = {f.name for f in (*fields(RunOptions), *fields(Recipe))} | {"output_dir"}
-    trainer = {name: value for name, value in given.items() if name not in ours}
-    for name in REFUSED.keys() & trainer.keys():
+    recipe = read_recipe(options.recipe or task.recipe).override(Recipe(**values))
+    output_dir = given.pop("output_dir", None)
+    for name in REFUSED.keys() & given.keys():
         raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")
     _check_rivals(options.variants, recipe)
-    return Settings(options, recipe, given.get("output_dir"), trainer)
+    return Settings(options, recipe, output_dir, given)
 
 
 def _check_rivals(variants: list[str], recipe: Recipe) -> None:
-    for variant, name, whole in (
-        ("shallow", "shallow_layers", "num_layers"),
-        ("narrow", "narrow_size", "hidden_size"),
-        ("joined", "joined_row_layers", "num_layers"),
+    for variant, name, most, why in (
+        ("shallow", "shallow_layers", recipe.num_layers - 1, "num_layers"),
+        ("narrow", "narrow_size", recipe.hidden_size - 1, "hidden_size"),
+        ("narrow", "narrow_layers", recipe.num_layers, "num_layers"),
+        ("joined", "joined_row_layers", recipe.num_layers - 1, "num_layers"),
     ):
-        if variant in variants and getattr(recipe, name) >= getattr(recipe, whole):
+        if variant in variants and (value := getattr(recipe, name)) > most:
             raise ValueError(
-                f"{name} must be below {whole}={getattr(recipe, whole)} for the variant {variant}, "
-                f"got {getattr(recipe, name)}"
+                f"--{name} is {value}, expected at most {most} for the variant {variant}, with {why}="
+                f"{getattr(recipe, why)}"
             )
-    if "narrow" in variants and recipe.narrow_layers > recipe.num_layers:
-        raise ValueError(
-            f"narrow_layers must be at most num_layers={recipe.num_layers} for the variant narrow, "
-            f"got {recipe.narrow_layers}"
-        )
     if "narrow" in variants and recipe.narrow_size % recipe.num_heads:
-        raise ValueError(f"narrow_size={recipe.narrow_size} must be a multiple of num_heads={recipe.num_heads}")
+        raise ValueError(f"--narrow_size is {recipe.narrow_size}, expected a multiple of num_heads={recipe.num_heads}")
 
 
 #: Arguments of files of one's own, by whether they hold tokens.

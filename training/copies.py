@@ -62,41 +62,29 @@ def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str |
             engines[name, copies] = engine_of(model, tokenizer, copies)
     calls = {key: partial(engine.run, tokens) for key, engine in engines.items()}
     calls[_FORWARD] = partial(plain_forward, plain.eval(), tokenizer, tokens)
-    speeds = rates(calls, len(labels), repeats=groupings)
+    speeds = {key: rate.rows_per_second for key, rate in rates(calls, len(labels), repeats=groupings).items()}
     records = []
-    for key, engine in engines.items():
-        plans = [shuffled_plan(engine, tokens.lengths, seed) for seed in range(1 if key[0] == PLAIN else groupings)]
+    for (name, copies), engine in engines.items():
+        plans = [shuffled_plan(engine, tokens.lengths, seed) for seed in range(1 if name == PLAIN else groupings)]
         score = Score.of([float((engine.run(tokens, plan).logits.argmax(-1) == labels).mean()) for plan in plans])
-        records.append(
-            {
-                "variant": key[0],
-                "copies": key[1],
-                "rows_per_group": 1 if key[0] == PLAIN else n // key[1],
-                "accuracy": score.mean,
-                "accuracy_std": score.std,
-                "instances_per_second": speeds[key].rows_per_second,
-            }
-        )
-    return {"records": records, "forward_instances_per_second": speeds[_FORWARD].rows_per_second}
+        record = {"variant": name, "copies": copies, "rows_per_group": 1 if name == PLAIN else n // copies}
+        record |= {"accuracy": score.mean, "accuracy_std": score.std, "instances_per_second": speeds[name, copies]}
+        records.append(record)
+    return {"records": records, "forward_instances_per_second": speeds[_FORWARD]}
 
 
 def section(result: dict) -> Iterator[str]:
     """``copies.json`` in Markdown, for the terminal and the page of results."""
     yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."
-    records, forward = result["records"], result.get("forward_instances_per_second")
-    beside = {} if forward is None else {"x plain, same engine": records[0]["instances_per_second"]}
-    beside |= {} if forward is None else {"x plain, forward of Hugging Face's": forward}
-    rows = [
-        [
-            f"`{r['variant']}`",
-            str(r["copies"]),
-            str(r["rows_per_group"]),
-            measured(r["accuracy"], r["accuracy_std"]),
-            f"{r['instances_per_second']:,.0f}",
-            *(f"{r['instances_per_second'] / rate:.2f}" for rate in beside.values()),
-        ]
-        for r in records
-    ]
+    records, beside = result["records"], {}
+    if forward := result.get("forward_instances_per_second"):
+        beside = {"x plain, same engine": records[0]["instances_per_second"]}
+        beside["x plain, forward of Hugging Face's"] = forward
+    rows = []
+    for record in records:
+        rate, accuracy = record["instances_per_second"], measured(record["accuracy"], record["accuracy_std"])
+        cells = [f"`{record['variant']}`", str(record["copies"]), str(record["rows_per_group"]), accuracy]
+        rows.append([*cells, f"{rate:,.0f}", *(f"{rate / other:.2f}" for other in beside.values())])
     yield markdown(["", "copies", "rows a pass", "accuracy", "instances/s", *beside], rows)
 
 

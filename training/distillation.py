@@ -28,21 +28,22 @@ class Distillation:
     """How much a student learns from its teacher.
 
     Attributes:
-        weight: share of the task's loss that is distillation; the labels' loss has the rest.
-        temperature: by which both sides' logits are divided: above 1, the teacher's second choices count for more.
+        weight: The share of the task's loss that is distillation. The labels' loss has the rest.
+        temperature: Divides both models' logits. Above 1, the teacher's second choices count for more.
     """
 
     weight: float
     temperature: float
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor, problem: Problem | None = None) -> Tensor:
-        """The divergence, of the kind of labels, of what has a label, in float32; 0 where nothing has one. Of several
-        labels, and of several numbers, it is the mean over them, as the task's own loss is.
+        """The divergence of the student from the teacher over rows, or tokens, that have a label, in float32; 0 if none
+        has one. Where a row has several labels or numbers, it is the mean over them, as the task's own loss is.
 
         Args:
-            student, teacher: (..., C).
-            labels: (...), or (..., C) of several; -100 where there is none.
-            problem: the model's; without it, integers are labels, floats (B, C) several, and floats (B) numbers.
+            student, teacher: The logits, (..., C).
+            labels: The labels, (...), or (..., C) where a row has several; -100 where there is none.
+            problem: The model's kind of labels. By default, integers are labels, floats (B, C) several, and floats (B)
+                numbers.
         """
         if problem is None:
             floats = "regression" if labels.dim() == 1 else "multi_label_classification"

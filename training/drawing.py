@@ -1,4 +1,4 @@
-"""Pictures: panels beside each other, lines with spreads and names in each, as one PNG."""
+"""Pictures: panels beside each other with lines, error bars and names, as one PNG."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Line:
     """A line of a panel, or points.
 
     Attributes:
-        points: (x, y) each.
-        spread: Of each y, the length of its error bar.
-        names: Of each point, to stand beside it; "" for none.
-        style: Further arguments of Matplotlib's ``errorbar``, e.g. ``label``.
+        points: The points (x, y).
+        spread: The length of each point's error bar.
+        names: A name beside each point; "" for none.
+        style: Further arguments of Matplotlib's ``errorbar``, such as ``label``.
     """
 
     points: Sequence[tuple[float, float]]
@@ -31,8 +31,8 @@ class Panel:
     """Lines on one pair of axes.
 
     Attributes:
-        lines: In the order of their colours.
-        axis: Arguments of Matplotlib's ``Axes.set``: ``title``, ``xlabel``, ``xscale`` and so on.
+        lines: The lines, in the order of their colours.
+        axis: The arguments of Matplotlib's ``Axes.set``: ``title``, ``xlabel``, ``xscale`` and so on.
     """
 
     lines: Iterable[Line]

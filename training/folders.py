@@ -16,9 +16,8 @@ _LEFTOVERS = (".*.writing-*", ".*.former-*")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``settings.json``, then for each variant ``retrieval/`` and ``task/`` (checkpoints, TensorBoard events, the
-    model and the result of each finished stage), ``counts.npz`` and ``scores.json``; at the end ``metrics.json`` and
-    ``learning_curves.png``."""
+    """``settings.json``, then for each variant ``retrieval/`` and ``task/`` (checkpoints, TensorBoard events, the model
+    and the result of each finished stage); at the end ``metrics.json`` and ``learning_curves.png``."""
 
     path: Path
 
@@ -33,13 +32,6 @@ class RunFolder:
     @property
     def curves(self) -> Path:
         return self.path / "learning_curves.png"
-
-    def scores(self, variant: str) -> Path:
-        return self.path / variant / "scores.json"
-
-    def counts(self, variant: str) -> Path:
-        """What each evaluation row adds to a variant's counts, by split, for comparisons row by row."""
-        return self.path / variant / "counts.npz"
 
     def stage(self, variant: str, stage: str) -> Path:
         """Of a variant's stage: "retrieval" or "task"."""

@@ -1,4 +1,4 @@
-"""What a run trains on: a task's rows and text as token ids."""
+"""The inputs of a run: a task's rows and text as token ids."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Inputs:
 
     Attributes:
         task: The task.
-        labels: Their names by id.
-        tokenizer: The pretrained encoder's, or one that is trained on the task's text.
-        train, evaluation: Rows, the latter by split; see `training.features`.
-        text, held_out_text: Packed rows for the retrieval warm-up, and others to measure it.
+        labels: The names of the labels by id.
+        tokenizer: The pretrained encoder's tokenizer, or one that is trained on the task's text.
+        train, evaluation: The rows, the latter by split; see `training.features`.
+        text, held_out_text: The packed rows for the retrieval warm-up, and others to measure it.
     """
 
     task: Task
@@ -39,11 +39,11 @@ class Inputs:
 
     @property
     def curve_split(self) -> Dataset:
-        """The evaluation split that learning curves are drawn of."""
+        """The evaluation split of the learning curves."""
         return next(iter(self.evaluation.values()))
 
     def counts(self) -> dict[str, object]:
-        """Numbers of rows, and of those that were cut at ``max_length``, by split; of packed rows and tokens."""
+        """The numbers of rows, and of rows that were cut at ``max_length``, by split; of packed rows and of tokens."""
         splits = {"train": self.train, **self.evaluation}
         return {
             "train_rows": len(self.train),
@@ -58,7 +58,7 @@ def prepare(settings: Settings) -> Inputs:
     """Reads a run's task and makes token ids of it.
 
     Raises:
-        ValueError: a file is missing or malformed, or holds too little.
+        ValueError: A file is missing or malformed, or holds too little.
     """
     options, recipe = settings.options, settings.recipe
     task = make_task(vars(options))

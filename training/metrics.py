@@ -29,11 +29,11 @@ def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Measure:
-    """Called with a prediction and its rows, it gives the scores by name.
+    """The scores of a prediction, by name.
 
     Attributes:
-        count: Prediction and rows, in the same order -> (rows, K), what each row adds.
-        score: Such counts, added up over rows, (..., K) -> scores (...) by name.
+        count: Makes, of a prediction and its rows, what each row adds to K counts: (rows, K).
+        score: Makes the scores, by name, of counts that are added up over rows: (..., K) -> (...).
     """
 
     count: Callable[[EvalPrediction, Dataset], np.ndarray]
@@ -98,7 +98,7 @@ def entity_f1(names: list[str], scheme: str = "entities") -> Measure:
     the one that the cut goes through, are missed, and its words are wrong.
 
     Raises:
-        ValueError: tags that say nothing of entities by the ``scheme``, see `training.entities`.
+        ValueError: The tags do not fit the ``scheme``, see `training.entities`.
     """
     read = seqeval_tags(names, scheme)
 
@@ -133,8 +133,8 @@ def multi_label(names: list[str], thresholds: list[float] | None = None) -> Meas
     over labels (macro), and accuracy and F1 of each label.
 
     Args:
-        names: The labels' names.
-        thresholds: For each label the probability above which it is said to hold; 0.5 if None.
+        names: The names of the labels.
+        thresholds: The probability above which each label is predicted; 0.5 if None.
     """
     limits = np.full(len(names), 0.5) if thresholds is None else np.asarray(thresholds)
 
@@ -158,12 +158,12 @@ def multi_label(names: list[str], thresholds: list[float] | None = None) -> Meas
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Of labels that are questions of their own: (rows, C) logits, which stand for a sigmoid each."""
+    """The sigmoids of logits, (rows, C)."""
     return 1 / (1 + np.exp(-np.asarray(logits, dtype=float)))
 
 
 def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Of each label, the threshold that gives these rows the best F1: logits (rows, C), labels (rows, C) of 0 and 1.
+    """The threshold of each label with the best F1 on these rows: logits (rows, C), labels (rows, C) of 0 and 1.
 
     It lies half-way between two neighbouring probabilities. A label that no row has keeps 0.5.
     """
@@ -185,8 +185,14 @@ regression = Measure(training.regression.sums, training.regression.scores)
 
 
 def scores_of(kind: str, metric: str, names: list[str], scheme: str = "entities") -> Measure:
-    """What scores a task of a kind of head ("sequence", "multi_label", "regression" or "token") whose report shows
-    ``metric``, and whose tags, if it has some, are those of a ``scheme``."""
+    """The measure of a task.
+
+    Args:
+        kind: The kind of head: "sequence", "multi_label", "regression" or "token".
+        metric: The score that the report shows.
+        names: The names of the labels.
+        scheme: What tags say, see `training.entities`.
+    """
     if kind == "token":
         return entity_f1(names, scheme) if metric == "f1" else token_accuracy
     if kind == "regression":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +16,12 @@ from transformers import (
 )
 
 import fastmux
-import training.encoders
+import training.custom_encoders
 from training.recipe import Recipe
 from training.starts import start_from_averages, start_from_neighbours
 
 #: Configs that have a name.
-ENCODERS = Path(training.encoders.__file__).parent
+CONFIGS = Path(training.custom_encoders.__file__).parent
 PLAIN = "plain"
 #: Variants that learn from the task's labels alone, without a warm-up and without a teacher: the encoder that is
 #: multiplexed, what one would use in place of a T-MUX (it with fewer layers, or with less width), and it with all but
@@ -38,7 +36,7 @@ def head_class(family: str, kind: str):
 
     Args:
         family: "AutoModel", a plain encoder; "TMux"; or "Joined".
-        kind: Of the task: "sequence", "multi_label", "regression" or "token".
+        kind: The task's kind of head: "sequence", "multi_label", "regression" or "token".
     """
     end = "ForTokenClassification" if kind == "token" else "ForSequenceClassification"
     return getattr(transformers if family == "AutoModel" else fastmux, family + end)
@@ -49,10 +47,10 @@ class ModelFactory:
     """Builds every model of a run.
 
     Attributes:
-        recipe: Sizes of the encoder, N, multiplexer, dropout, losses.
-        tokenizer: The encoder has its vocabulary.
-        kind: "sequence", "multi_label", "regression" or "token".
-        labels: Their names by id.
+        recipe: The recipe, with the encoder's sizes, N, multiplexer, dropout and losses.
+        tokenizer: The tokenizer, whose vocabulary the encoder has.
+        kind: The kind of head: "sequence", "multi_label", "regression" or "token".
+        labels: The names of the labels by id.
         encoder: The hub name or folder of a pretrained encoder; None for a new BERT of the recipe's size.
         config_name: The config of an encoder to make anew in place of that BERT, see `config_path`.
         start: The folder of the model whose encoder the multiplexed ones start from; None to start as the plain one
@@ -69,11 +67,10 @@ class ModelFactory:
 
     def plain(self) -> PreTrainedModel:
         """The encoder without multiplexing, with a new head."""
-        head = head_class("AutoModel", self.kind)
         config = self._encoder_config(self.recipe.dropout, **label_options(self.labels, self.kind))
         if self.encoder is not None:
-            return head.from_pretrained(self.encoder, config=config)
-        return self._start(head.from_config(config))
+            return head_class("AutoModel", self.kind).from_pretrained(self.encoder, config=config)
+        return self._start(head_class("AutoModel", self.kind).from_config(config))
 
     def rival(self, variant: str) -> PreTrainedModel:
         """One of `RIVALS`, with new weights."""
@@ -100,12 +97,13 @@ class ModelFactory:
         options = {"retrieval_loss_weight": recipe.retrieval_loss_weight, **label_options(self.labels, self.kind)}
         options["retrieval_percentage"] = recipe.task_retrieval_percentage
         if warmed_up is None:
-            backbone = self._backbone(self.recipe.mux_dropout)
-            return head.from_backbone(backbone, **self._mux_options(demultiplexer), **options)
+            return head.from_backbone(self._backbone(recipe.mux_dropout), **self._mux_options(demultiplexer), **options)
         config = fastmux.TMuxConfig.from_pretrained(warmed_up, **options)
-        set_dropout(config.backbone_config, self.recipe.mux_dropout)
-        with no_report_of_other_heads():
-            return head.from_pretrained(warmed_up, config=config)
+        set_dropout(config.backbone_config, recipe.mux_dropout)
+        model = head(config)
+        # Only the heads differ.
+        model.load_state_dict(fastmux.TMuxForRetrieval.from_pretrained(warmed_up).state_dict(), strict=False)
+        return model
 
     def load(self, variant: str, folder: Path) -> PreTrainedModel:
         """The trained task model of a variant."""
@@ -126,8 +124,8 @@ class ModelFactory:
         if self.start is not None:
             config = AutoConfig.from_pretrained(self.start)
             set_dropout(config, dropout)
-            with no_report_of_other_heads():
-                return AutoModel.from_pretrained(self.start, config=config)
+            # Without its head.
+            return head_class("AutoModel", self.kind).from_pretrained(self.start, config=config).base_model
         config = self._encoder_config(dropout)
         if self.encoder is not None:
             return AutoModel.from_pretrained(self.encoder, config=config)
@@ -165,36 +163,20 @@ class ModelFactory:
 
 
 def config_path(name: str) -> str:
-    """What to read a config from: a file of `training.encoders` by its name, or what the name is itself."""
-    own = ENCODERS / f"{name}.json"
+    """What to read a config from: a file of `training.custom_encoders` by its name, or what the name is itself."""
+    own = CONFIGS / f"{name}.json"
     return str(own) if own.is_file() else name
 
 
 def label_options(labels: list[str], kind: str = "sequence") -> dict[str, object]:
-    """What a config is told of a task's labels."""
+    """The arguments of a config that describe a task's labels."""
     known = {"multi_label": "multi_label_classification", "regression": "regression"}
     problem = {"problem_type": known[kind]} if kind in known else {}
-    return {
-        **problem,
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: label for label, name in enumerate(labels)},
-    }
-
-
-@contextmanager
-def no_report_of_other_heads() -> Iterator[None]:
-    """Loading is not to report that one stage's head is not the next one's, as it should not be."""
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.set_verbosity(verbosity)
+    return {**problem, "id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """Sets whichever dropouts an encoder's config has."""
+    """Sets every dropout that an encoder's config has."""
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
         if hasattr(config, name):
             setattr(config, name, dropout)

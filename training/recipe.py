@@ -1,7 +1,7 @@
-"""What a training run is made of: models, lengths, steps and learning rates, as data in ``training/recipes/*.yaml``.
+"""The recipe of a training run: sizes, lengths, steps and learning rates, as data in ``training/recipes/*.yaml``.
 
-Every value is also an argument of ``train.py``, which overrides the recipe's. The same rows, as many a step, and the
-same schedule serve every variant; the learning rate, the number of epochs and the warm-up are its own.
+Every value is also an argument of ``train.py``, which overrides the recipe's. All variants see the same rows, the same
+number of them in a step, and the same schedule. Learning rate, epochs and warm-up may differ.
 """
 
 from __future__ import annotations
@@ -20,44 +20,45 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 @documented(multiplexers=fastmux.MULTIPLEXERS)
 @dataclass(frozen=True)
 class Recipe:
-    """The values of a recipe; None, on the command line only, for what is not given.
+    """The values of a recipe. On the command line, those that were not given are None.
 
     Attributes:
-        num_instances: N, rows that share one pass of the encoder.
-        max_length: L, tokens of a row, [CLS] and [SEP] included; longer rows are cut.
-        vocab_size: Entries of the tokenizer that is trained on the task's text.
-        hidden_size: d, width of the encoder.
-        num_layers: Layers of the encoder.
-        num_heads: Attention heads of the encoder.
-        intermediate_size: Width of the encoder's feed-forward layers.
-        start_from_neighbours: Make each head of a new encoder's first layer begin by looking at a neighbouring
-            position: for characters, which say little one by one.
-        shallow_layers: Layers of the variant shallow: the plain encoder with fewer of them.
-        narrow_size: Width of the variant narrow: the plain encoder with less of it, its feed-forward layers in
+        num_instances: The number N of rows that share one pass of the encoder.
+        max_length: The most tokens L of a row, [CLS] and [SEP] included. Longer rows are cut.
+        vocab_size: The size of the vocabulary of the tokenizer that is trained on the task's text.
+        hidden_size: The width d of the encoder.
+        num_layers: The number of the encoder's layers.
+        num_heads: The number of attention heads in each layer.
+        intermediate_size: The width of the encoder's feed-forward layers.
+        start_from_neighbours: Let each head of a new encoder's first layer begin by attending to a neighbouring
+            position. This helps where tokens are characters, which say little one by one.
+        shallow_layers: The number of layers of the variant shallow, a plain encoder with fewer of them.
+        narrow_size: The width of the variant narrow, a narrower plain encoder. Its feed-forward layers are narrower in
             proportion.
-        narrow_layers: Layers of the variant narrow.
-        joined_row_layers: Layers of the variant joined that run on every position; the others run on N positions
-            averaged.
-        dropout: Dropout of the plain encoder and its head.
-        mux_dropout: Dropout of the multiplexed models' encoder and head in the task stage (0 in the retrieval
-            warm-up): the rows that share a pass disturb each other as it is.
-        multiplexer: How rows are joined: one of {multiplexers}.
-        retrieval_rows: Rows of a warm-up step, on each device; a multiple of N.
-        retrieval_steps: Steps of the retrieval warm-up; 0 leaves it out.
-        unbind_retrieval_steps: The same for the demultiplexer unbind, which needs fewer.
-        retrieval_learning_rate: Peak learning rate of the retrieval warm-up.
-        task_rows: Rows of a task step, on each device; a multiple of N. The same for every variant.
-        task_epochs: Epochs of the plain encoder's task stage.
-        mux_task_epochs: Epochs of the multiplexed encoders' task stage, N of which cost as many encoder passes as
-            one plain epoch.
-        plain_learning_rate: Peak learning rate of the plain encoder's task stage.
-        mux_learning_rate: Peak learning rate of the multiplexed encoders' task stage.
-        group_by_length: Draw batches of rows of like length in the task stage.
-        retrieval_loss_weight: Lambda: the task stage's loss is (1 - lambda) * task + lambda * retrieval.
-        task_retrieval_percentage: Share, in (0, 1], of the positions at which the task stage's retrieval loss asks.
-        distillation_weight: Share of the multiplexed models' task loss that is distillation from the plain encoder,
-            if that is among --variants; 0 for none.
-        distillation_temperature: Temperature of the distillation.
+        narrow_layers: The number of layers of the variant narrow.
+        joined_row_layers: The number of layers of the variant joined that run on every position. The others run on
+            averages of N positions.
+        dropout: The dropout of the plain encoder and its head.
+        mux_dropout: The dropout of the multiplexed models' encoder and head in the task stage. The warm-up has none.
+        multiplexer: How N rows become one: one of {multiplexers}.
+        retrieval_rows: The number of rows in a step of the warm-up, on each device. It must be a multiple of N.
+        retrieval_steps: The number of steps of the retrieval warm-up. 0 leaves it out.
+        unbind_retrieval_steps: The number of these steps for the demultiplexer unbind, which needs fewer.
+        retrieval_learning_rate: The peak learning rate of the retrieval warm-up.
+        task_rows: The number of rows in a step of the task stage, on each device, for every variant. It must be a
+            multiple of N.
+        task_epochs: The number of epochs of the plain encoder's task stage.
+        mux_task_epochs: The number of epochs of the multiplexed models' task stage. N of them cost as many encoder
+            passes as one plain epoch.
+        plain_learning_rate: The peak learning rate of the plain encoder's task stage.
+        mux_learning_rate: The peak learning rate of the multiplexed models' task stage.
+        group_by_length: Let the rows of a batch have similar lengths in the task stage.
+        retrieval_loss_weight: The weight w of retrieval in the task stage's loss, (1 - w) * task + w * retrieval.
+        task_retrieval_percentage: The share, in (0, 1], of positions at which the task stage's retrieval loss is
+            computed.
+        distillation_weight: The share of the multiplexed models' task loss that is distillation from the plain encoder.
+            It is 0 if the variant plain is not trained.
+        distillation_temperature: The temperature of the distillation.
     """
 
     _argument_group_name = "recipe (each argument overrides one value of it)"

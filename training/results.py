@@ -1,4 +1,4 @@
-"""What a run finds: `RunResult` is ``metrics.json``, `VariantResult` what it has for a variant."""
+"""The results of a run: `RunResult` is the content of ``metrics.json``, `VariantResult` the part of one variant."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Score:
     """A score over several groupings of the rows.
 
     Attributes:
-        mean, std: Over the groupings; the latter is 0 if there is one grouping.
-        values: One for each grouping.
+        mean, std: The mean and the standard deviation over the groupings; the latter is 0 for one grouping.
+        values: The score in each grouping.
     """
 
     mean: float
@@ -42,8 +42,8 @@ class Difference:
     """A score less the plain encoder's on the same rows.
 
     Attributes:
-        mean: The difference; of a multiplexed model, that of the mean over its groupings.
-        low, high: The ends of its 95 % interval over draws of rows, see `training.scoring.difference`.
+        mean: The difference. A multiplexed model's score is the mean over its groupings.
+        low, high: The ends of its 95 % interval, see `training.scoring.difference`.
     """
 
     mean: float
@@ -56,9 +56,9 @@ class StageResult:
     """A finished stage.
 
     Attributes:
-        steps: The optimizer's steps.
-        seconds: How long training and the evaluations within took the process that finished it.
-        resumed_from: The step at which that process began.
+        steps: The number of the optimizer's steps.
+        seconds: The time that training and its evaluations took in the process that finished it.
+        resumed_from: The step at which that process began; 0 if it was not resumed.
         log: The Trainer's log history: losses and evaluations by step.
     """
 
@@ -68,35 +68,9 @@ class StageResult:
     log: list[dict] = field(default_factory=list)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The scores of a trained variant.
-
-    Attributes:
-        parameters: The number of the task model's parameters.
-        groupings: How many groupings the scores are of; 1 for the plain encoder.
-        scores: By evaluation split and name of the score.
-        slots: By evaluation split, the task's metric of the rows that had the first slot of their groups, the second,
-            and so on; none for a model without slots.
-        thresholds: Where several labels may hold, the probability above which each is said to: chosen on the
-            first split, whose own scores are those of 0.5, and used for the others. None where there is nothing to
-            choose.
-        retrieval_accuracy_after_warm_up, retrieval_accuracy: On held-out text, after that stage and at the end; None
-            where there was no warm-up, or no retrieval loss beside the task's.
-    """
-
-    parameters: int
-    groupings: int
-    scores: dict[str, dict[str, Score]]
-    slots: dict[str, list[Score]] = field(default_factory=dict)
-    thresholds: dict[str, float] | None = None
-    retrieval_accuracy_after_warm_up: Score | None
-    retrieval_accuracy: Score | None
-
-
 @dataclass(frozen=True)
 class Throughput:
-    """Rows of full length through the library's engine, all variants in turns.
+    """The speed of rows of full length through the library's engine, all variants in turns.
 
     Attributes:
         instances_per_second: The median over the turns.
@@ -109,38 +83,54 @@ class Throughput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariantResult(Evaluation):
-    """All that a run found of one variant.
+class VariantResult:
+    """The results of one variant.
 
     Attributes:
-        stages: By name, in their order: "retrieval" where there is a warm-up, "task".
-        throughput: Measured in turns with the other variants.
-        ratio_to_plain: Instances per second over the plain encoder's, both through the engine; None where that is no
-            variant.
-        limit: The same ratio if nothing but the encoder took time.
-        difference_to_plain: The task's metric less the plain encoder's, by evaluation split; empty where that is no
-            variant.
+        stages: The stages by name, in their order: "retrieval", if there is a warm-up, and "task".
+        parameters: The number of the task model's parameters.
+        groupings: The number of groupings that were scored; 1 for a model without slots.
+        scores: The scores by evaluation split and name.
+        slots: For each evaluation split, the task's metric of the rows that had the first slot of their groups, the
+            second, and so on; empty for a model without slots.
+        thresholds: Where a row may have several labels, the probability above which each is predicted. It is chosen on
+            the first split, which itself is scored at 0.5, and used for the others. None for other tasks, and where
+            there is one split.
+        retrieval_accuracy_after_warm_up, retrieval_accuracy: The retrieval accuracy on held-out text after the warm-up,
+            and at the end. None without a warm-up, or without a retrieval loss beside the task's.
+        difference_to_plain: The task's metric less the plain encoder's, by evaluation split; empty if that was not
+            trained.
+        throughput: The speed, measured in turns with the other variants.
+        ratio_to_plain: The speed over the plain encoder's, both through the engine; None if that was not trained.
+        limit: What this ratio would be if nothing but the encoder took time.
     """
 
     stages: dict[str, StageResult]
+    parameters: int
+    groupings: int
+    scores: dict[str, dict[str, Score]]
+    slots: dict[str, list[Score]] = field(default_factory=dict)
+    thresholds: dict[str, float] | None = None
+    retrieval_accuracy_after_warm_up: Score | None
+    retrieval_accuracy: Score | None
+    difference_to_plain: dict[str, Difference] = field(default_factory=dict)
     throughput: Throughput
     ratio_to_plain: float | None
     limit: float
-    difference_to_plain: dict[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """``metrics.json``.
+    """The content of ``metrics.json``.
 
     Attributes:
         task, metric: The names of the task and of the score that the table shows.
-        environment: Versions and device.
-        settings: What must be the same for the run to be resumed.
-        data: Labels and numbers of rows.
-        variants: What was found of each, by name.
-        sentences: What multiplexing bought, one for each multiplexed variant that has a plain rival.
-        seconds: How long the process took that finished the run.
+        environment: The versions and the device.
+        settings: The settings that must be the same for the run to be resumed.
+        data: The labels and the numbers of rows.
+        variants: The results of each variant by name.
+        sentences: What multiplexing gained: a sentence for each multiplexed variant with a plain rival.
+        seconds: The time of the process that finished the run.
     """
 
     task: str
@@ -172,7 +162,7 @@ def of_json(kind: Any, values: Any) -> Any:
 
 
 def environment() -> dict[str, object]:
-    """What the figures depend on besides the settings."""
+    """The device and the versions, on which figures depend besides the settings."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "device": gpu or f"CPU, {platform.machine()}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 import fastmux
 from fastmux.distillation.speed import engine_of, tokens_of
-from fastmux.files import read_json, replacing, write_json
 from fastmux.passes.timer import rates
 from training.arguments import Settings
 from training.distillation import Distillation, with_teacher
@@ -24,17 +23,7 @@ from training.inputs import Inputs
 from training.metrics import accuracy, best_thresholds, multi_label, scores_of
 from training.models import ALONE, PLAIN, RIVALS, ModelFactory
 from training.report import what_it_bought
-from training.results import (
-    Difference,
-    Evaluation,
-    RunResult,
-    Score,
-    StageResult,
-    Throughput,
-    VariantResult,
-    environment,
-    of_json,
-)
+from training.results import Difference, RunResult, Score, StageResult, Throughput, VariantResult, environment
 from training.scoring import SplitScores, difference, score_split
 from training.stages import Stage
 
@@ -53,11 +42,13 @@ class Run:
         options = settings.options
         starts_from_plain = options.start_from == PLAIN and PLAIN in options.variants
         start = folder.model(PLAIN) if starts_from_plain else None
+        #: Of each evaluated variant, what each evaluation row adds to its counts, by split.
+        self.counts: dict[str, dict[str, np.ndarray]] = {}
         own = (settings.recipe, inputs.tokenizer, inputs.task.kind, inputs.labels)
         self.models = ModelFactory(*own, options.encoder, options.config_name, start)
 
     def result(self, started: float) -> RunResult | None:
-        """Trains, scores and times all variants, or reads what an earlier process did; None but in the main process.
+        """Trains all variants, unless an earlier process did, and scores and times them; None but in the main process.
 
         Args:
             started: `time.perf_counter` of when the program was.
@@ -65,15 +56,14 @@ class Run:
         names = self.settings.options.variants
         # The plain encoder first, whatever the order given: the others may start from it.
         found = {
-            name: {"stages": self.train(name), **vars(self.evaluate(name))}
+            name: {"stages": self.train(name), **self.evaluate(name)}
             for name in sorted(names, key=lambda name: name != PLAIN)
         }
         if not PartialState().is_main_process:
             return None
         say("throughput")
         speeds = self.speeds()
-        more = {name: {**speeds[name], "difference_to_plain": self.differences(name)} for name in names}
-        variants = {name: VariantResult(**found[name], **more[name]) for name in names}
+        variants = {name: VariantResult(**found[name], **speeds[name]) for name in names}
         task = self.inputs.task
         return RunResult(
             task=task.name,
@@ -110,64 +100,51 @@ class Run:
         stages["task"] = task.run(make_model)
         return stages
 
-    def evaluate(self, name: str) -> Evaluation:
-        """Scores a trained variant, or reads its scores."""
-        path, counts = self.folder.scores(name), self.folder.counts(name)
+    def evaluate(self, name: str) -> dict[str, object]:
+        """What `VariantResult` has of a trained variant's scores, by name."""
         groupings = 1 if name in ALONE else self.settings.options.groupings
-        if path.is_file() and counts.is_file():
-            former = of_json(Evaluation, read_json(path))
-            if former.groupings == groupings:
-                return former
         say(f"{name}: evaluation" + (f" on {groupings} groupings" if groupings > 1 else ""))
         task = self.task_stage(name)
         model = self.models.load(name, task.model_dir)
         splits, thresholds = self._scored(name, task, model, groupings)
+        self.counts[name] = {split: own.counts for split, own in splits.items()}
         retrieves = name not in ALONE and self.settings.recipe.retrieval_loss_weight > 0
         warmed_up = self._retrieval_accuracy(name, "retrieval") if self.retrieval_steps(name) > 0 else None
-        found = Evaluation(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            groupings=groupings,
-            scores={split: own.scores for split, own in splits.items()},
-            slots={split: own.slots for split, own in splits.items()},
-            thresholds=thresholds,
-            retrieval_accuracy_after_warm_up=warmed_up,
-            retrieval_accuracy=self._retrieval_accuracy(name, "task") if retrieves else None,
-        )
-        if PartialState().is_main_process:
-            with replacing(counts) as temporary, temporary.open("wb") as file:
-                np.savez(file, **{split: own.counts for split, own in splits.items()})
-            write_json(path, asdict(found))
-        PartialState().wait_for_everyone()
-        return found
+        return {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "groupings": groupings,
+            "scores": {split: own.scores for split, own in splits.items()},
+            "slots": {split: own.slots for split, own in splits.items()},
+            "thresholds": thresholds,
+            "retrieval_accuracy_after_warm_up": warmed_up,
+            "retrieval_accuracy": self._retrieval_accuracy(name, "task") if retrieves else None,
+            "difference_to_plain": self.differences(name),
+        }
 
     def _scored(
         self, name: str, task: Stage, model: PreTrainedModel, groupings: int
     ) -> tuple[dict[str, SplitScores], dict[str, float] | None]:
         """The scores of every split, and the thresholds by which all but the first are scored."""
-        measure, metric = task.metrics, self.inputs.task.metric
+        measure, labels = task.metrics, self.inputs.labels
         slots = 1 if name in ALONE else self.settings.recipe.num_instances
         choose = self.inputs.task.kind == "multi_label" and len(self.inputs.evaluation) > 1
         splits, thresholds = {}, None
         for split, rows in self.inputs.evaluation.items():
             predicted = task.predict(model, rows, groupings)
-            splits[split] = score_split(measure, metric, rows, predicted, slots)
+            splits[split] = score_split(measure, self.inputs.task.metric, rows, predicted, slots)
             if choose and thresholds is None:
-                logits, labels = (
-                    np.concatenate([getattr(own.prediction, which) for own in predicted])
-                    for which in ("predictions", "label_ids")
-                )
-                thresholds = dict(zip(self.inputs.labels, best_thresholds(logits, labels), strict=True))
-                measure = multi_label(self.inputs.labels, list(thresholds.values()))
+                logits = np.concatenate([own.prediction.predictions for own in predicted])
+                best = best_thresholds(logits, np.concatenate([own.prediction.label_ids for own in predicted]))
+                thresholds, measure = dict(zip(labels, best, strict=True)), multi_label(labels, best)
         return splits, thresholds
 
     def differences(self, name: str) -> dict[str, Difference]:
-        """A trained variant's metric less the plain encoder's, by evaluation split."""
-        if name == PLAIN or PLAIN not in self.settings.options.variants:
+        """An evaluated variant's metric less the plain encoder's, by evaluation split."""
+        if name == PLAIN or PLAIN not in self.counts:
             return {}
         measure, metric = self.task_stage(name).metrics, self.inputs.task.metric
-        with np.load(self.folder.counts(name)) as own, np.load(self.folder.counts(PLAIN)) as plain:
-            splits = own.files
-            return {s: difference(lambda sums: measure.score(sums)[metric], own[s], plain[s]) for s in splits}
+        plain, own = self.counts[PLAIN], self.counts[name]
+        return {s: difference(lambda sums: measure.score(sums)[metric], own[s], plain[s]) for s in own}
 
     def _retrieval_accuracy(self, name: str, stage: str) -> Score:
         model = fastmux.TMuxForRetrieval.from_pretrained(self.folder.model(name, stage))
@@ -184,12 +161,11 @@ class Run:
         tokens = tokens_of(self.inputs.held_out_text)
         calls = {name: partial(engine_of(m, self.inputs.tokenizer).run, tokens) for name, m in models.items()}
         half = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None
-        rows = len(tokens.lengths)
         with torch.autocast(device.type, half) if half else contextlib.nullcontext():
             started = time.perf_counter()
-            rates(calls, rows, repeats=1)
+            rates(calls, len(tokens.lengths), repeats=1)
             turns = 2 * options.throughput_seconds / (time.perf_counter() - started)
-            found = rates(calls, rows, repeats=min(max(3, round(turns)), 25))
+            found = rates(calls, len(tokens.lengths), repeats=min(max(3, round(turns)), 25))
         plain = found[PLAIN].rows_per_second if PLAIN in found else None
         return {
             name: {
@@ -204,15 +180,13 @@ class Run:
         """How many times faster than the plain encoder a variant is if nothing but the encoder's matrices cost."""
         recipe = self.settings.recipe
         length, layers, alone = recipe.max_length, recipe.num_layers, recipe.joined_row_layers
-        joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
-        smaller = {
-            PLAIN: 1.0,
-            "shallow": layers / recipe.shallow_layers,
-            "narrow": layers / recipe.narrow_layers * (recipe.hidden_size / recipe.narrow_size) ** 2,
-            "joined": layers * length / (alone * length + (layers - alone) * joined),
-        }
-        if name in smaller:
-            return smaller[name]
+        if name == "joined":
+            joined = 1 + -(-(length - 1) // recipe.num_instances)  # the first position stays apart
+            return layers * length / (alone * length + (layers - alone) * joined)
+        if name == PLAIN:
+            return 1.0
+        if name in ALONE:
+            return layers / model.config.num_hidden_layers * (recipe.hidden_size / model.config.hidden_size) ** 2
         return recipe.num_instances * length / (length + model.config.prefix_length)
 
     def retrieval_steps(self, variant: str) -> int:

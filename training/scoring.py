@@ -18,13 +18,13 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a model said of all rows of a split, in one order of them.
+    """A model's predictions for all rows of a split, in one order.
 
     Attributes:
-        order: The places, in the split, of the rows as the model saw them.
-        prediction: What it said, and the labels, in that order.
-        loss: The mean over the rows.
-        batch: The rows of a pass.
+        order: Each row's place in the split, in the order in which the model saw them.
+        prediction: The predictions and the labels, in that order.
+        loss: The mean loss of the rows.
+        batch: The number of rows in a pass.
     """
 
     order: np.ndarray
@@ -33,7 +33,7 @@ class Predicted:
     batch: int
 
     def slots(self, num_instances: int) -> np.ndarray:
-        """Of each row in this order, its slot: every batch begins with a new group."""
+        """The slot of each row, in this order. Every batch begins with a new group."""
         return np.arange(len(self.order)) % self.batch % num_instances
 
 
@@ -42,10 +42,10 @@ class SplitScores:
     """The scores of a split.
 
     Attributes:
-        scores: By name, over the groupings.
-        slots: The metric of the rows that had each slot of their group, in order of the slots; none for a model that
-            has none.
-        counts: What each row adds to the metric's counts, (rows, K), the mean over groupings, in the split's order.
+        scores: The scores over the groupings, by name.
+        slots: The score of the rows that had the first slot of their group, the second, and so on. It is empty for a
+            model without slots.
+        counts: What each row adds to the measure's counts, (rows, K), in the split's order: the mean over groupings.
     """
 
     scores: dict[str, Score]
@@ -56,14 +56,14 @@ class SplitScores:
 def score_split(
     measure: Measure, metric: str, rows: Dataset, predicted: list[Predicted], num_instances: int
 ) -> SplitScores:
-    """Scores what a model said of a split.
+    """Scores the predictions for a split.
 
     Args:
-        measure: It says what is counted.
+        measure: What is counted.
         metric: The score by which slots are compared.
         rows: The split.
-        predicted: One for each grouping.
-        num_instances: The slots of a group; 1 for a model that has none.
+        predicted: The predictions in each grouping.
+        num_instances: The number of slots of a group; 1 for a model without slots.
     """
     values: dict[str, list[float]] = {}
     slots: list[list[float]] = [[] for _ in range(num_instances if num_instances > 1 else 0)]
@@ -91,12 +91,12 @@ def difference(score: Callable[[np.ndarray], np.ndarray], own: np.ndarray, other
     """A model's score less another's on the same rows, with a 95 % interval from a paired bootstrap: rows are drawn
     anew, with both models' counts (Efron and Tibshirani, 1993, "An introduction to the bootstrap", chapters 13 and 16).
 
-    The interval is that of another draw of evaluation rows, for these two trained models; another seed of the training
-    is not in it.
+    The interval covers another draw of evaluation rows for these two trained models. It does not cover another seed of
+    the training.
 
     Args:
-        score: Of counts that are added up over rows: (..., K) -> (...).
-        own, other: (rows, K), what each row counts.
+        score: Makes the score of counts that are added up over rows: (..., K) -> (...).
+        own, other: What each row adds to the counts, (rows, K).
     """
     rows, draw = len(own), np.random.default_rng(0)
     times = (np.bincount(draw.integers(0, rows, rows), minlength=rows) for _ in range(RESAMPLES))

@@ -122,16 +122,16 @@ class MuxTrainer(Trainer):
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage trains on.
+    """A stage: what it trains on, and how.
 
     Attributes:
         folder: The stage's folder: checkpoints, TensorBoard events, then ``model/`` and ``stage.json``.
         arguments: `TrainingArguments` by name; the folder and the intervals are set here.
-        tokenizer: It is saved with the model.
-        metrics: They score the predictions.
-        per_position: Each token has a label, and labels are padded along with the ids.
-        train, evaluation: Columns input_ids, labels and, where rows differ in length, attention_mask.
-        distillation: How to learn from a teacher's logits, which training rows then have in a column.
+        tokenizer: The tokenizer, which is saved with the model.
+        metrics: The measure that scores predictions.
+        per_position: Whether each token has a label. Labels are then padded as ids are.
+        train, evaluation: Rows with the columns input_ids, labels and, where they differ in length, attention_mask.
+        distillation: How to learn from a teacher's logits. The training rows then have these as a column.
     """
 
     folder: Path
@@ -149,18 +149,17 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Whether it was run to its end."""
+        """Whether it is finished."""
         return (self.folder / _RESULT).is_file()
 
     def run(self, make_model: Callable[[], PreTrainedModel]) -> StageResult:
         """Trains a model and saves it, unless that is done already.
 
         Args:
-            make_model: called for the model to begin with; if there is a whole checkpoint in the folder, its training
-                goes on from that.
+            make_model: Makes the model to begin with. If the folder has a whole checkpoint, training goes on from that.
 
         Raises:
-            OSError: a file could not be written, for want of space or another reason.
+            OSError: A file could not be written.
         """
         if self.done:
             result = StageResult(**read_json(self.folder / _RESULT))
@@ -188,7 +187,7 @@ class Stage:
         return result
 
     def predict(self, model: PreTrainedModel, rows: Dataset, groupings: int) -> list[Predicted]:
-        """What a model says of all rows in several random orders, which are as many groupings of a multiplexed one."""
+        """A model's predictions for all rows in several random orders, each of which is another grouping."""
         trainer = self.trainer(model)
         trainer.compute_metrics = None
         batch = trainer.args.per_device_eval_batch_size
@@ -201,7 +200,7 @@ class Stage:
         return found
 
     def logits(self, model: PreTrainedModel, rows: Dataset) -> np.ndarray:
-        """A model's logits of all rows, in their order: (rows, C), or (rows, longest, C), padded."""
+        """A model's logits for all rows, in their order: (rows, C), or (rows, longest, C), padded."""
         trainer = self.trainer(model)
         trainer.compute_metrics = trainer.preprocess_logits_for_metrics = None
         return trainer.predict(rows).predictions

@@ -23,10 +23,10 @@ def choose_threads(measure: Callable[[int], float] | None = None) -> str:
     """Tries 1, 2, 4, ... threads, up to as many as torch would take, and sets the fewest that are about the fastest.
 
     Args:
-        measure: seconds that a parallel piece of work takes on so many threads; by default this machine is asked.
+        measure: Gives the seconds that a parallel piece of work takes on so many threads. By default, it is run.
 
     Returns:
-        How many, and why, in a sentence.
+        A sentence that says how many, and why.
     """
     most = torch.get_num_threads()
     asked = next((name for name in CHOSEN if os.environ.get(name)), None)

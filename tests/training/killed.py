@@ -24,7 +24,7 @@ from training.train import main
 
 def check(folder: Path) -> None:
     """What a killed process has left can be read: every JSON file, every model, a checkpoint's model."""
-    names = ("settings.json", "stage.json", "scores.json", "metrics.json")
+    names = ("settings.json", "stage.json", "metrics.json")
     for path in (path for name in names for path in folder.rglob(name)):
         json.loads(path.read_text())
     for stage in {path.parent for path in folder.rglob("stage.json")}:

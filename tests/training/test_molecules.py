@@ -84,10 +84,10 @@ def test_a_union_has_the_bonds_of_its_molecules(folder):
     ("row", "message"),
     [
         ("C(C,1,1", r"line 12: 'smiles' is no molecule: 'C\(C'"),
-        ("[Na+].[Cl-],1,1", r"line 12: '\[Na\+\]\.\[Cl-\]' has 2 atoms and no bond between any two"),
+        ("[Na+].[Cl-],1,1", r"line 12: 'smiles' has 2 atoms and no bond between any two: '\[Na\+\]\.\[Cl-\]'"),
         ("CC,soluble,1", r"line 12: 'measured.*' must be a number, got 'soluble'"),
         ("CC,nan,1", r"has no label, but 'nan'"),
-        ("CC,1", r"line 12 must have 3 columns"),
+        ("CC,1", r"line 12: has 2 columns, expected the 3 of the first line"),
     ],
 )
 def test_bad_files(folder, row, message):

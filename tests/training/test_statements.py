@@ -182,15 +182,15 @@ def test_the_embedded_default_from_end_to_end(library, tmp_path, capsys):
     [
         (
             ["shallow", "--shallow_layers", "4"],
-            "shallow_layers must be below num_layers=2 .* shallow, got 4",
+            "--shallow_layers is 4, expected at most 1 for the variant shallow, with num_layers=2",
         ),
-        (["narrow", "--narrow_size", "96"], "narrow_size must be below hidden_size=96 for the variant narrow, got 96"),
+        (["narrow", "--narrow_size", "96"], "--narrow_size is 96, expected at most 95 for the variant narrow"),
         (
             ["narrow", "--narrow_layers", "4"],
-            "narrow_layers must be at most num_layers=2 for the variant narrow, got 4",
+            "--narrow_layers is 4, expected at most 2 for the variant narrow, with num_layers=2",
         ),
-        (["narrow", "--narrow_size", "30"], "narrow_size=30 must be a multiple of num_heads=4"),
-        (["joined", "--joined_row_layers", "5"], "joined_row_layers must be below num_layers=2 for the variant joined"),
+        (["narrow", "--narrow_size", "30"], "--narrow_size is 30, expected a multiple of num_heads=4"),
+        (["joined", "--joined_row_layers", "5"], "--joined_row_layers is 5, expected at most 1 for the variant joined"),
         (["joined", "--joined_row_layers", "-1"], "joined_row_layers is -1, expected an integer of at least 0"),
         (["shallow", "--encoder", "bert-base-uncased"], "shallow is trained from scratch, --encoder bert-base-uncased"),
     ],

@@ -182,6 +182,12 @@ def draw_split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[tests:], order[:tests]
 
 
+def scales(values: Tensor, train: Tensor) -> Rows:
+    """The ``center`` and ``scale`` of the training rows' values, as columns of all rows."""
+    found = {"center": values[train].mean(), "scale": values[train].std().clamp(min=1e-6)}
+    return {name: value.expand(len(values)) for name, value in found.items()}
+
+
 def right(logits: Tensor, labels: Tensor) -> Tensor:
     """1 where the highest logit is the label's, else 0: logits (B, C), labels (B) -> (B)."""
     return (logits.argmax(-1) == labels).to(torch.float32)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.settings import one_of
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, draw_split, select
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, draw_split, scales, select
 from training.tasks.readers import find_files
 
 PHOTOS, SIDE = 4, 64
@@ -70,32 +70,29 @@ class HouseNetwork(nn.Module):
 
     def __init__(self, experiment: Houses, multiplexing: Multiplexing):
         super().__init__()
-        channels, hidden, sees = experiment.channels, experiment.hidden_size, experiment.sees
-        self.photos = self.numbers = None
-        if "photos" in sees:
+        channels, hidden = experiment.channels, experiment.hidden_size
+        self.branches = nn.ModuleDict()
+        if "photos" in experiment.sees:
             deeper = (convolution(channels, channels, 3, stride=2) for _ in range(2))
             last = nn.Linear(channels * (SIDE // SQUARE // 8) ** 2, hidden)
             body = nn.Sequential(*deeper, nn.Flatten(), last, nn.ReLU())
             stem = nn.Sequential(convolution(3 * PHOTOS, channels, 5, stride=2), nn.Dropout2d(experiment.dropout))
-            self.photos = multiplexing.wrap(body, channels, out_width=hidden, stem=stem)
-        if "numbers" in sees:
+            self.branches["photos"] = multiplexing.wrap(body, channels, out_width=hidden, stem=stem)
+        if "numbers" in experiment.sees:
             self.zip = nn.Embedding(1 + ZIP_CODES, experiment.zip_size)
             stem = nn.Sequential(nn.Linear(len(FEATURES) - 1 + experiment.zip_size, hidden), nn.ReLU())
             body = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU())
-            self.numbers = multiplexing.wrap(body, hidden, stem=stem)
-        branches = (self.photos is not None) + (self.numbers is not None)
-        self.last = nn.Sequential(nn.Dropout(experiment.dropout), nn.Linear(branches * hidden, 1))
+            self.branches["numbers"] = multiplexing.wrap(body, hidden, stem=stem)
+        self.last = nn.Sequential(nn.Dropout(experiment.dropout), nn.Linear(len(self.branches) * hidden, 1))
 
     def forward(self, photos: Tensor, numbers: Tensor, zip: Tensor) -> Tensor:
-        found = []
-        if self.photos is not None:
-            if self.training:  # a room is worth as much in a mirror
-                mirrored = torch.rand(len(photos), 1, 1, 1, device=photos.device) < 0.5
-                photos = torch.where(mirrored, photos.flip(-1), photos)
-            found.append(self.photos(photos))
-        if self.numbers is not None:
-            found.append(self.numbers(torch.cat([numbers, self.zip(zip)], -1)))
-        return self.last(torch.cat(found, -1)).squeeze(-1)
+        if self.training and "photos" in self.branches:  # a room is worth as much in a mirror
+            mirrored = torch.rand(len(photos), 1, 1, 1, device=photos.device) < 0.5
+            photos = torch.where(mirrored, photos.flip(-1), photos)
+        inputs = {"photos": photos}
+        if "numbers" in self.branches:
+            inputs["numbers"] = torch.cat([numbers, self.zip(zip)], -1)
+        return self.last(torch.cat([branch(inputs[name]) for name, branch in self.branches.items()], -1)).squeeze(-1)
 
 
 def errors(price: Tensor, true: Tensor) -> Rows:
@@ -115,14 +112,12 @@ def prepare(images: np.ndarray, features: np.ndarray, price: np.ndarray, seed: i
     most = Counter(sorted(features[train.numpy(), 3])).most_common(ZIP_CODES)
     places = {code: place for place, (code, houses) in enumerate(most, 1) if houses >= LEAST_HOUSES}
     zips = torch.tensor([places.get(code, 0) for code in features[:, 3]])
-    logarithm = torch.from_numpy(np.log(price))
-    scales = {"center": logarithm[train].mean(), "scale": logarithm[train].std()}
     rows = {
         "photos": (photos - photos[train].mean((0, 2, 3), keepdim=True)) / photos[train].std((0, 2, 3), keepdim=True),
         "numbers": (numbers - numbers[train].mean(0)) / numbers[train].std(0).clamp(min=1e-6),
         "zip": zips,
         "price": torch.from_numpy(price),
-        **{name: value.expand(len(price)) for name, value in scales.items()},
+        **scales(torch.from_numpy(np.log(price)), train),
     }
     return select(rows, train), select(rows, test)
 
@@ -139,20 +134,19 @@ def read_houses(data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     path = find_files("houses", data_dir, {"images": ("images.npz",)}, layout)["images"]
     try:
         with np.load(path) as file:
-            arrays = {name: file[name] for name in ("images", "features", "price") if name in file.files}
+            arrays = dict(file)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if missing := {"images", "features", "price"} - arrays.keys():
+    shapes = {"images": (PHOTOS, SIDE, SIDE, 3), "features": (len(FEATURES),), "price": ()}
+    if missing := shapes.keys() - arrays.keys():
         raise ValueError(f"{path} has no array {', '.join(sorted(missing))}; expected {layout}")
-    images, features, price = arrays["images"], arrays["features"], arrays["price"].astype(np.float32)
-    houses = len(price)
-    shapes = {"images": (houses, PHOTOS, SIDE, SIDE, 3), "features": (houses, len(FEATURES)), "price": (houses,)}
+    images, features, price = (arrays[name] for name in shapes)
     for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, expected {shape}")
+        if arrays[name].shape != (len(price), *shape):
+            raise ValueError(f"{path}: {name} has shape {arrays[name].shape}, expected {(len(price), *shape)}")
     for what, column in (("price", price), ("area", features[:, 2])):
         if len(bad := np.flatnonzero(~(column > 0))):
             raise ValueError(f"{path}: the {what} of house {bad[0]} is {column[bad[0]]}, expected a number above 0")
-    if houses < 8:
-        raise ValueError(f"{path}: {houses} houses, expected at least 8, to train on and to test")
-    return images, features, price
+    if len(price) < 8:
+        raise ValueError(f"{path}: {len(price)} houses, expected at least 8, to train on and to test")
+    return images, features, price.astype(np.float32)

@@ -54,27 +54,21 @@ class Mnist(Experiment):
         return self._model(multiplexing).to(memory_format=torch.channels_last)
 
     def _model(self, multiplexing: Multiplexing) -> nn.Module:
-        head = nn.Linear(self.hidden_size, CLASSES)
-        if self.network == "stem":
-            stem, body = stem_and_body(self.channels, self.hidden_size)
-            return multiplexing.wrap(body, self.channels, out_width=self.hidden_size, stem=stem, head=head)
-        make = {"mlp": self._mlp, "cnn": self._cnn}[self.network]
-        if multiplexing.multiplexer in IMAGE_MULTIPLEXERS:
-            return multiplexing.wrap(make(), 1, out_width=self.hidden_size, head=head)
-        return multiplexing.wrap(make(), SIDE * SIDE, out_width=self.hidden_size, head=head, feature_dim=None)
-
-    def _mlp(self) -> nn.Module:
         hidden = self.hidden_size
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
-        )
-
-    def _cnn(self) -> nn.Module:
-        inner = self.channels // 2
-        first, second = nn.Conv2d(1, inner, 5, padding=2), nn.Conv2d(inner, self.channels, 5, padding=2)
-        last = nn.Linear(self.channels * (SIDE // 4) ** 2, self.hidden_size)
-        pool, relu = nn.MaxPool2d(2), nn.ReLU()
-        return nn.Sequential(first, relu, pool, second, relu, pool, nn.Flatten(), last, relu)
+        shape = {"out_width": hidden, "head": nn.Linear(hidden, CLASSES)}
+        if self.network == "stem":
+            stem, body = stem_and_body(self.channels, hidden)
+            return multiplexing.wrap(body, self.channels, stem=stem, **shape)
+        if self.network == "mlp":
+            layers = [nn.Flatten(), nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+        else:
+            inner, outer = self.channels // 2, self.channels
+            layers = [nn.Conv2d(1, inner, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(inner, outer, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Flatten(), nn.Linear(outer * (SIDE // 4) ** 2, hidden), nn.ReLU()]
+        if multiplexing.multiplexer in IMAGE_MULTIPLEXERS:
+            return multiplexing.wrap(nn.Sequential(*layers), 1, **shape)
+        return multiplexing.wrap(nn.Sequential(*layers), SIDE * SIDE, feature_dim=None, **shape)
 
     def loss(self, outputs: Tensor, rows: Rows) -> Tensor:
         return nn.functional.cross_entropy(outputs, rows["label"])

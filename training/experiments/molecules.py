@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastmux.distribution import install_line
 from fastmux.modules.groups import group
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, select
+from training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, scales, select
 from training.tasks.labels import measurement
 from training.tasks.readers import find_files, read_table
 
@@ -43,10 +43,7 @@ class Molecules(Experiment):
 
     name = "esol"
     inputs = ("atoms", "ends", "bonds")
-    metrics = (
-        Metric("rmse", of_mean=math.sqrt),
-        Metric("mae"),
-    )
+    metrics = (Metric("rmse", of_mean=math.sqrt), Metric("mae"))
     splits_by_seed = True
 
     def __post_init__(self):
@@ -56,10 +53,8 @@ class Molecules(Experiment):
 
     def load(self, data_dir: str, seed: int) -> tuple[Rows, Rows]:
         rows = read_molecules(data_dir)
-        solubility = rows["solubility"]
-        train, test = draw_split(len(solubility), TEST_SHARE, seed)
-        scales = {"center": solubility[train].mean(), "scale": solubility[train].std().clamp(min=1e-6)}
-        rows = {**rows, **{name: value.expand(len(solubility)) for name, value in scales.items()}}
+        train, test = draw_split(len(rows["solubility"]), TEST_SHARE, seed)
+        rows = {**rows, **scales(rows["solubility"], train)}
         return select(rows, train), select(rows, test)
 
     def model(self, multiplexing: Multiplexing) -> nn.Module:
@@ -174,14 +169,16 @@ def read_molecules(data_dir: str) -> Rows:
         from torch_geometric.utils import from_smiles
     except ImportError as error:
         raise ValueError(f"PyTorch Geometric and RDKit are needed, {install_line('graphs')}: {error}") from error
-    graphs = []
-    for place, text in zip(table.places, table.texts(SMILES)["text"], strict=True):
+
+    def graph_of(text: str, typed: bool):
         graph = from_smiles(text.strip())
         if not graph.num_nodes:
-            raise ValueError(f"{path}: {place}: {SMILES!r} is no molecule: {text!r}")
+            raise ValueError(f"is no molecule: {text!r}")
         if graph.num_nodes > 1 and not graph.num_edges:
-            raise ValueError(f"{path}: {place}: {text!r} has {graph.num_nodes} atoms and no bond between any two")
-        graphs.append(graph)
+            raise ValueError(f"has {graph.num_nodes} atoms and no bond between any two: {text!r}")
+        return graph
+
+    graphs = table.labels(SMILES).read(graph_of)
     if len(graphs) < 8:
         raise ValueError(f"{path}: {len(graphs)} molecules, expected at least 8, to train on and to test")
     atoms, ends = max(g.num_nodes for g in graphs), max(g.num_edges for g in graphs)

@@ -117,10 +117,7 @@ class Paired(nn.Module):
 
 def moved(images: Tensor, shift: int) -> Tensor:
     """Each image moved by up to ``shift`` pixels up or down and left or right, filled from its border: (B, C, H, W)."""
-    height, width = images.shape[-2:]
     padded = nn.functional.pad(images, (shift,) * 4, mode="replicate")
-    down, right_ = torch.randint(0, 2 * shift + 1, (2, len(images), 1), device=images.device)
-    rows = down + torch.arange(height, device=images.device)
-    columns = right_ + torch.arange(width, device=images.device)
-    batch = torch.arange(len(images), device=images.device)[:, None, None]
-    return padded.movedim(1, -1)[batch, rows[:, :, None], columns[:, None]].movedim(-1, 1)
+    windows = padded.unfold(-2, images.shape[-2], 1).unfold(-2, images.shape[-1], 1)  # (B, C, down, right, H, W)
+    down, across = torch.randint(0, 2 * shift + 1, (2, len(images)), device=images.device)
+    return windows[torch.arange(len(images), device=images.device), :, down, across]

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux import JoinedForSequenceClassification
@@ -210,13 +209,8 @@ def read_reviews(data_dir: str, original: str, max_length: int, train_rows: int,
 
 def columns(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Rows:
     """Encoded rows as tensors, padded to the longest."""
-    ids = [torch.tensor(row) for row in rows["input_ids"]]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-        "label": torch.tensor(rows["labels"]),
-        "length": torch.tensor([len(row) for row in ids]),
-    }
+    padded = tokenizer.pad({"input_ids": rows["input_ids"][:]}, return_tensors="pt")
+    return {**padded, "label": torch.tensor(rows["labels"]), "length": padded["attention_mask"].sum(1)}
 
 
 @torch.no_grad()

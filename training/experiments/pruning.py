@@ -82,13 +82,12 @@ def draw_weights(path: Path, before: list[torch.Tensor], after: list[torch.Tenso
     """Histograms of each pruned layer's weights: before pruning, and what is left after fine-tuning, without zeros."""
     panels = []
     for number, (old, new) in enumerate(zip(before, after, strict=True), 2):
-        left = new[new != 0]
-        reach = float(max(old.abs().max(), left.abs().max()))
-        lines = []
-        for values, label in ((old, "dense"), (left, "left")):
-            counts, edges = np.histogram(values.flatten().float().numpy(), bins=60, range=(-reach, reach))
+        parts, lines = {"dense": old.flatten(), "left": new[new != 0]}, []
+        reach = float(torch.cat(list(parts.values())).abs().max())
+        for label, values in parts.items():
+            counts, edges = np.histogram(values.float().numpy(), bins=60, range=(-reach, reach))
             style = {"label": label, "drawstyle": "steps-post", "marker": ""}
             lines.append(Line(list(zip(edges[:-1], counts, strict=True)), style=style))
-        title = f"layer {number}, {left.numel() / new.numel():.0%} left"
+        title = f"layer {number}, {len(parts['left']) / new.numel():.0%} left"
         panels.append(Panel(lines, {"title": title, "yscale": "log"}))
     draw(path, "", panels, (3.0, 2.8))

@@ -33,16 +33,17 @@ class CellResult:
     """``cell.json``.
 
     Attributes:
-        variant, num_instances, seed: Which cell.
-        settings: The experiment's, the multiplexing's and the Trainer's.
-        parameters: The network's, those of the demultiplexer included.
-        multiply_adds: Of convolutions and matrix products in a forward pass, for each row.
-        steps, seconds, cpu_seconds: Of training, by the clock on the wall and by this process's.
-        scores: Of the test rows, by name of the metric, over the groupings; and the experiment's own figures.
-        slots: The same, for each place in a group: over the rows that stood there, in any grouping. Empty if rows do
+        variant, num_instances, seed: They say which cell it is.
+        settings: The settings of the experiment, of the multiplexing and of the Trainer.
+        parameters: The number of the network's parameters, with the demultiplexer's.
+        multiply_adds: The multiply-adds of convolutions and matrix products in a forward pass, for each row.
+        steps, seconds, cpu_seconds: The steps of training, and the time that it took by the clock and by the processor.
+        scores: The scores of the test rows over the groupings, by the metric's name, and the experiment's own figures.
+        slots: The score of the rows that stood at each place in a group, by the metric's name. It is empty if rows do
             not share passes.
-        losses: Training losses by step.
-        rows: Not in the file: what was measured of each test row in each grouping, by metric, (groupings, rows).
+        losses: The training losses by step.
+        rows: What was measured of each test row in each grouping, by the metric's name: (groupings, rows). The file
+            ``rows.npz`` has it.
     """
 
     variant: str
@@ -60,7 +61,7 @@ class CellResult:
     rows: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def record(self) -> dict[str, object]:
-        """What is in the file."""
+        """The content of the file."""
         return {name: value for name, value in asdict(self).items() if name != "rows"}
 
 
@@ -89,7 +90,7 @@ class ExperimentTrainer(Trainer):
 
 
 def count(rows: Rows) -> int:
-    """How many there are."""
+    """The number of rows."""
     return len(next(iter(rows.values())))
 
 
@@ -186,8 +187,8 @@ class Training:
     """A cell's `training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
 
     Attributes:
-        trainer: The last call's, or one that has not trained yet.
-        steps, losses: Of all calls.
+        trainer: The Trainer of the last call, or one that has not trained yet.
+        steps, losses: The steps of all calls, and their losses.
     """
 
     cell: Cell
@@ -217,8 +218,8 @@ class Training:
 
 
 def training_arguments(cell: Cell, folder: Path, **arguments: object) -> TrainingArguments:
-    """Those of a cell, and ``arguments`` in their place. The Trainer writes nothing: what a cell leaves is written once
-    it is finished."""
+    """A cell's arguments of the Trainer, with ``arguments`` in their place. The Trainer writes nothing: a cell's files
+    are written once it is finished."""
     # Without a device of another kind the Trainer takes bf16 only if it is told that this is meant.
     defaults = {"use_cpu": not torch.accelerator.is_available(), "report_to": "none", "save_strategy": "no"}
     defaults |= {"logging_steps": 0.05, "disable_tqdm": not sys.stderr.isatty()}
@@ -228,8 +229,8 @@ def training_arguments(cell: Cell, folder: Path, **arguments: object) -> Trainin
 
 @torch.inference_mode()
 def measure(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dict[str, np.ndarray]:
-    """What the experiment measures of each test row, with the rows in each of these orders, whose neighbours are a
-    group: (orders, rows), the rows in the data's own order."""
+    """What the experiment measures of each test row, (orders, rows), when the rows come in each of these orders and
+    neighbours share a group. The result has the rows in the data's own order."""
     experiment, args = trainer.experiment, trainer.args
     model = trainer.model.eval()
     measured: dict[str, np.ndarray] = {}
@@ -246,7 +247,7 @@ def measure(trainer: ExperimentTrainer, test: Rows, orders: list[Tensor]) -> dic
 
 @torch.inference_mode()
 def multiply_adds(trainer: ExperimentTrainer, test: Rows) -> int:
-    """Of convolutions and matrix products in a forward pass, for each row of a batch of whole groups."""
+    """The multiply-adds of convolutions and matrix products in a forward pass, for each row."""
     size = min(trainer.args.per_device_eval_batch_size, count(test))
     rows = select(test, slice(size))
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""What a table is made of, as data: an experiment, and variants of it, in ``training/experiments/*.yaml``."""
+"""The recipe of a table: an experiment and its variants, as data in ``training/experiments/*.yaml``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BATCHES = ("per_device_train_batch_size", "per_device_eval_batch_size")
 
 @dataclass(frozen=True)
 class Cell:
-    """One model of a table: what it is made of, and how it is trained.
+    """One model of a table, and how it is trained.
 
     Attributes:
         variant: Its name in the table.
-        seed: Draws everything that is drawn.
-        experiment: With the variant's options.
-        multiplexing: With the cell's N.
-        trainer: The `TrainingArguments` that are given, and no others.
+        seed: The seed of everything that is random.
+        experiment: The experiment with the variant's options.
+        multiplexing: How N rows share a pass.
+        trainer: The `TrainingArguments` that were given.
     """
 
     variant: str
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, object]:
-        """All that was set: what must be the same for a finished cell to be this one."""
+        """Everything that was set. A finished cell is this one if it has the same settings."""
         return {**vars(self.experiment), **asdict(self.multiplexing), **self.trainer}
 
     @property
@@ -63,14 +63,14 @@ class TableRecipe:
     """The recipe of a table.
 
     Attributes:
-        name: The recipe's, or its file's.
+        name: The name of the recipe, or of its file.
         experiment: A key of `EXPERIMENTS`.
-        seeds: Each cell is trained with every one.
+        seeds: The seeds with each of which every cell is trained.
         groupings: The number of random orders of the test rows over which a multiplexed model is scored.
-        defaults: Settings of every variant that has none of its own.
-        published: What others have reported of the first metric, by variant and N, to stand beside.
-        variants: Settings by name, one dict each, of the experiment's options, of `Multiplexing` and of
-            `TrainingArguments`; ``num_instances`` is a list, and ``at`` has settings for one N alone, by N.
+        defaults: The settings of variants that do not set them.
+        published: What others have reported of the first metric, by variant and N. The table shows it.
+        variants: The settings of each variant by its name: options of the experiment, of `Multiplexing` and of
+            `TrainingArguments`. ``num_instances`` is a list, and ``at`` has settings for one N alone, by N.
     """
 
     name: str
@@ -89,7 +89,7 @@ class TableRecipe:
         return EXPERIMENTS[self.experiment]
 
     def identity(self) -> dict[str, object]:
-        """What must be the same for cells of two calls to stand in one table, beside what each was made with."""
+        """What cells of two calls must have in common to stand in one table, besides each cell's own settings."""
         return {"experiment": self.experiment, "groupings": self.groupings}
 
     def cells(self, variants: list[str] | None = None) -> list[Cell]:
@@ -111,18 +111,18 @@ class TableRecipe:
         """One cell of a variant, with any N. Raises ValueError as `cells`."""
         settings = {**self.variants[name], **self.variants[name]["at"].get(num_instances, {})}
         settings["num_instances"] = num_instances
-
-        def part(kind: type) -> dict[str, Any]:
-            return {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
-
         for key in _BATCHES:
             if settings[key] < 1 or settings[key] % num_instances:
                 raise ValueError(
                     f"{name}: {key} must be a multiple of num_instances={num_instances}, got {settings[key]}: a group "
                     "that is filled up with repeated rows wastes the pass"
                 )
-        experiment, multiplexing = (build(kind, part(kind), name, "variant") for kind in (self.kind, Multiplexing))
-        return Cell(name, seed, experiment, multiplexing, part(TrainingArguments))
+        experiment, multiplexing, trainer = (
+            {own.name: settings[own.name] for own in fields(kind) if own.name in settings}
+            for kind in (self.kind, Multiplexing, TrainingArguments)
+        )
+        made = build(self.kind, experiment, name, "variant"), build(Multiplexing, multiplexing, name, "variant")
+        return Cell(name, seed, *made, trainer)
 
 
 def read_recipe(name: str, given: Mapping[str, Any]) -> TableRecipe:

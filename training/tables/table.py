@@ -1,4 +1,4 @@
-"""A table: every finished cell of a folder, seeds and groupings together, beside the plain network."""
+"""A table of all finished cells in a folder, with each variant beside the plain network."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ class TableRow:
     """A row of the table: the cells of a variant and N, one a seed.
 
     Attributes:
-        variant, num_instances: Which; N is 0 for a reference, which is no network.
-        seeds: Of the cells.
-        scores: By name of the metric, over seeds and groupings.
-        slots: Lowest and highest score among the places in a group, of the first metric; None where N is below 2 or
-            rows do not share passes.
-        against: What `difference` is to: the same variant at N = 1, else the variant "plain"; None if neither is there.
-        difference: Of the first metric, own less the other's; and its interval, see `training.scoring.difference`.
-        published: What others have reported of the first metric; None if the recipe has nothing.
-        parameters, multiply_adds, cpu_seconds: Of a network, of a forward pass for each row, and of training, the mean
-            over the seeds.
+        variant, num_instances: The variant, and N; 0 for a reference, which is no network.
+        seeds: The seeds of the cells.
+        scores: The scores over seeds and groupings, by the metric's name.
+        slots: The lowest and the highest score, by the first metric, among the places in a group. None where rows do
+            not share passes.
+        against: The network that this one is compared with: the same variant at N = 1, else the variant "plain".
+        difference: The score by the first metric less the other network's, and the ends of its interval, see
+            `training.scoring.difference`.
+        published: What others have reported of the first metric.
+        parameters, multiply_adds: The network's parameters, and the multiply-adds of a forward pass for each row.
+        cpu_seconds: The processor's time of training, the mean over the seeds.
     """
 
     variant: str

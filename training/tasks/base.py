@@ -1,4 +1,4 @@
-"""What a task is: raw text, labels and a recipe. Everything else is the same for all of them."""
+"""A task: raw text, labels and a recipe. Everything else is the same for all tasks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class TaskData:
         train: Columns ``text``, for pairs ``text_pair``, and ``label`` (sequence tasks), or ``tokens`` and ``tags``
             (token tasks); labels are ids, -100 for words that are not asked for. In multi-label tasks ``label`` is a
             list, a 0 or 1 for each label; in regressions a number.
-        evaluation: The same, by the name of the split; at least one, of which the first gives the learning curves, and
-            in multi-label tasks the thresholds by which the others are scored.
-        labels: Their names by id; of a regression the one name of what is measured.
-        text: What the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
+        evaluation: Rows of the same columns by the name of the split. There is at least one split. The first gives the
+            learning curves and, in multi-label tasks, the thresholds by which the others are scored.
+        labels: The names of the labels by id; for a regression, the one name of what is measured.
+        text: The text that the retrieval warm-up and the tokenizer may use. No evaluation text is in it.
     """
 
     train: Dataset
@@ -51,7 +51,7 @@ class Task(ABC):
         metric: The score that the report shows.
         tag_scheme: What the tags say of a token task whose metric is f1: "entities" or "types", see
             `training.entities`.
-        variants: What is trained unless the command line says otherwise.
+        variants: The variants that are trained by default.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Task(ABC):
         """Reads the task from a local folder, or from its default source if that is None.
 
         Raises:
-            ValueError: a file is missing or malformed; the message says which and what is expected.
+            ValueError: A file is missing or malformed. The message says which, and what is expected.
         """
 
     def checked(self, data_dir: str | None) -> TaskData:
-        """What `load` reads, once it is known to be what the rest of the program takes.
+        """What `load` reads, checked.
 
         Raises:
-            ValueError: as `load`; or what the task says of itself, or what it read, is not what it should be.
+            ValueError: As `load`; or an attribute of the task, or a row, is not allowed.
         """
         name = type(self).__name__
         for attribute, known in (("kind", KINDS), ("metric", KINDS.get(self.kind, ((), ()))[1])):

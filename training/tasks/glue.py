@@ -16,8 +16,8 @@ class GlueTask(Task):
     """One sentence a row, or two.
 
     Attributes:
-        hub: Of the hub's data set nyu-mll/glue, the columns of the sentences, and the development split.
-        columns: Of the files, the columns of the sentences.
+        hub: The columns of the sentences in the hub's data set nyu-mll/glue, and its development split.
+        columns: The columns of the sentences in files.
     """
 
     recipe = "pairs"

@@ -1,4 +1,4 @@
-"""Encoders of training/encoders: what they compute, that folders are enough to load them, and a run with one."""
+"""Encoders of training/custom_encoders: what they compute, that folders are enough to load them, and a run with one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 import fastmux
 from fastmux.testing import assert_agrees
 from training.arguments import parse
-from training.encoders.lstm_experts import ExpertTagger, LstmExpertsConfig
+from training.custom_encoders.lstm_experts import ExpertTagger, LstmExpertsConfig
 from training.models import config_path
 from training.train import main
 
