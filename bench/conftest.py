@@ -9,6 +9,7 @@ import pytest
 
 from bench.harness import FIRST_SHAPES, Case
 from bench.machine import machine_info
+from bench.ops.listed import OPS
 from bench.timing import DEVICE
 from fastmux.files import read_json, write_json
 from fastmux.passes.timer import CLOCKS
@@ -21,12 +22,14 @@ END = pytest.StashKey[float]()
 
 def pytest_addoption(parser):
     group = parser.getgroup("benchmarks of ops")
-    group.addoption("--output", type=Path, help="folder for OP.json, a file for each op, written after each case")
-    group.addoption("--first_pass", action="store_true", help="only the first shapes, in the first dtype")
-    group.addoption("--case_seconds", type=float, default=1.0, help="seconds to time a case (default: 1)")
-    group.addoption("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
-    group.addoption("--clock", choices=CLOCKS, default="wall", help="cpu: on a CPU that others use as well")
-    group.addoption("--compile_only", action="store_true", help="compile and check, and time nothing")
+    add = group.addoption
+    add("--output", type=Path, help="The folder for OP.json, a file for each op, written after each case.")
+    add("--ops", nargs="+", choices=OPS, metavar="OP", help=f"The ops to measure, of {', '.join(OPS)}.")
+    add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
+    add("--case_seconds", type=float, default=1.0, help="The seconds to time a case; 1 if not given.")
+    add("--budget", type=float, default=float("inf"), help="The seconds after which no case is begun.")
+    add("--clock", choices=CLOCKS, default="wall", help="The time on the clock, or the processor's, if others use it.")
+    add("--compile_only", action="store_true", help="Compile and check, and time nothing.")
 
 
 def pytest_configure(config):
@@ -34,11 +37,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """The first shape of every op comes before the second shape of any."""
+    ops, first_pass = config.getoption("ops"), config.getoption("first_pass")
     cases = {item: item.callspec.params["case"] for item in items if hasattr(item, "callspec")}
-    items.sort(key=lambda item: cases[item].rank if item in cases else -1)
-    if config.getoption("first_pass"):
-        items[:] = [item for item in items if item not in cases or cases[item].rank < FIRST_SHAPES]
+    left_out = [case for case in cases.values() if (ops and case.op.name not in ops)]
+    left_out += [case for case in cases.values() if first_pass and case.rank >= FIRST_SHAPES]
+    items[:] = [item for item in items if cases.get(item) not in left_out]
 
 
 @pytest.fixture

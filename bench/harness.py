@@ -1,17 +1,11 @@
 """An op of `fastmux.functional` beside its specification, on the same inputs, checked before it is timed.
 
-A benchmark of an op is one file that says what is measured. It has an `Op`, whose function, specification and inputs
-are those of `fastmux.testing.OPS` unless it names others, and a test that runs its cases::
-
-    OP = Op("hadamard_mux", cpu=[{"G": 4, "N": 10, "L": 128, "d": 768}], gpu=GROUPED)
-
-    test_hadamard_mux = OP.test()
+`bench.ops.listed` has an `Op` for each op that is measured. Its function, specification and inputs are those of
+`fastmux.testing.OPS` unless it names others.
 
 A case is a shape, a dtype and a direction ("forward" without gradients, "forward+backward" for all floating inputs).
 Its implementations take turns: each backend of the machine (on a CPU also as `torch.compile` makes it), the op's peers
 (others' code for it), ``reference`` in eager mode, and ``reference-compiled`` by `torch.compile`.
-
-On a GPU every shape is measured in bfloat16, and the first also in float32.
 """
 
 from __future__ import annotations
@@ -20,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -41,17 +34,6 @@ REFERENCES = ("reference", "reference" + COMPILED)
 #: A first pass has so many shapes of each op, its first: one that fills the chip, one that is as wide as encoders get,
 #: and one group, which shows what a launch costs.
 FIRST_SHAPES = 3
-#: The shapes of ops of groups, instances and positions on a GPU, the one that matters most first. They have some 2^26
-#: elements G * N * L * d, so every multiprocessor has work and no cache holds them; and there is one with one group.
-GROUPED = [
-    {"G": 64, "N": 10, "L": 128, "d": 768},
-    {"G": 16, "N": 10, "L": 128, "d": 4096},
-    {"G": 1, "N": 10, "L": 128, "d": 768},
-    {"G": 256, "N": 2, "L": 128, "d": 768},
-    {"G": 16, "N": 40, "L": 128, "d": 768},
-    {"G": 1024, "N": 5, "L": 32, "d": 256},
-    {"G": 8, "N": 20, "L": 512, "d": 1024},
-]
 
 
 def ours() -> tuple[str, ...]:
@@ -98,20 +80,15 @@ class Op:
             usual = {"function": own.op, "reference": own.reference, "inputs": lambda G, N, L, d: own.draw(G, N, L, d)}
             vars(self).update({name: value for name, value in usual.items() if getattr(self, name) is None})
 
-    def test(self) -> Callable:
-        """A test of all cases of this machine's device."""
-        cases = [
+    def cases(self) -> list[Case]:
+        """All cases of this machine's device: float32 on a CPU; on a GPU bfloat16, and the first shape also float32."""
+        gpu = DEVICE.type == "cuda"
+        return [
             Case(self, tuple(sizes.items()), dtype, direction, rank=i + len(self.gpu) * j)
-            for i, sizes in enumerate(self.gpu if DEVICE.type == "cuda" else self.cpu)
-            for j, dtype in enumerate(_dtypes(i == 0))
+            for i, sizes in enumerate(self.gpu if gpu else self.cpu)
+            for j, dtype in enumerate([torch.bfloat16] * gpu + [torch.float32] * (not gpu or i == 0))
             for direction in DIRECTIONS
         ]
-
-        @pytest.mark.parametrize("case", cases, ids=str)
-        def test(measure, case):
-            measure(case)
-
-        return test
 
     def traffic(self, sizes: Sizes, dtype: torch.dtype, direction: str) -> int:
         """The least bytes that move: every input is read once and every output written once; backward reads the
@@ -131,13 +108,6 @@ class Op:
     def flops(self, sizes: Sizes, direction: str) -> int | None:
         """The operations of the matrix products, or None for ops that have none."""
         return None if self.products is None else (6 if "backward" in direction else 2) * self.products(**sizes)
-
-
-def _dtypes(first: bool) -> tuple[torch.dtype, ...]:
-    """The dtypes of an op's first shape, or of another: float32 on a CPU, bfloat16 on a GPU."""
-    if DEVICE.type != "cuda":
-        return (torch.float32,)
-    return (torch.bfloat16, torch.float32) if first else (torch.bfloat16,)
 
 
 @dataclass(frozen=True)

@@ -128,17 +128,7 @@ def sweep(args: argparse.Namespace, report: Callable[[dict], object]) -> None:
 
 
 def _ready(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
-    """Puts the model on the device, in its dtype and mode.
-
-    Raises:
-        RuntimeError: if its encoder runs another attention than the one that was asked for.
-    """
-    encoder = model.tmux.backbone if hasattr(model, "tmux") else model.base_model
-    attention = encoder.config._attn_implementation
-    if attention != args.attn_implementation:
-        raise RuntimeError(
-            f"the encoder of {type(model).__name__} runs attention {attention!r}, expected {args.attn_implementation!r}"
-        )
+    """Puts the model on the device, in its dtype and mode."""
     return model.to(args.device, args.torch_dtype).train(args.training)
 
 

@@ -114,7 +114,7 @@ def _device(sets: Sequence[Call]) -> Callable[[], float]:
 
     A call that cannot be captured, because it synchronizes for example, is timed by `triton.testing.do_bench`.
     """
-    number = min(GRAPH_CALLS, max(len(sets), round(GRAPH_SECONDS / max(_eager(sets), 1e-6))))
+    number = min(GRAPH_CALLS, max(len(sets), round(GRAPH_SECONDS / max(do_bench(sets), 1e-6))))
     graph, turns = torch.cuda.CUDAGraph(), itertools.cycle(sets)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     with suppress(RuntimeError):
@@ -133,14 +133,15 @@ def _device(sets: Sequence[Call]) -> Callable[[], float]:
         replayed()
         return replayed
     torch.cuda.synchronize()
-    return lambda: _eager(sets)
+    return lambda: do_bench(sets)
 
 
-def _eager(sets: Sequence[Call]) -> float:
-    from triton.testing import do_bench
+def do_bench(sets: Sequence[Call], warmup: int = 2, rep: int = 5) -> float:
+    """The median seconds of a call, on inputs that rotate, by `triton.testing.do_bench`; its times are milliseconds."""
+    from triton import testing
 
     turns = itertools.cycle(sets)
-    return 1e-3 * do_bench(lambda: next(turns)(), warmup=2, rep=5, return_mode="median")
+    return 1e-3 * testing.do_bench(lambda: next(turns)(), warmup=warmup, rep=rep, return_mode="median")
 
 
 def input_sets(size: int, device: torch.device) -> int:

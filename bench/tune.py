@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import itertools
 import math
 import multiprocessing
@@ -38,16 +37,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
+from bench.ops import listed
 from bench.record import options_of, table
-from bench.timing import input_sets
+from bench.timing import do_bench, input_sets
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 
@@ -164,8 +166,7 @@ def launchers() -> dict[str, str]:
 
 def shapes(op: str) -> list[Sizes]:
     """The benchmark's shapes, without those that only show what a launch costs."""
-    listed = importlib.import_module(f"bench.ops.test_{op}").OP.gpu
-    return [sizes for sizes in listed if sizes["G"] > 1]
+    return [sizes for sizes in listed.OPS[op].gpu if sizes["G"] > 1]
 
 
 def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, budget: float = math.inf) -> Outcome:
@@ -181,22 +182,20 @@ def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, b
     end, launcher, problems = time.perf_counter() + budget, subject.launcher, list(subject.problems())
     default = dict(launch_table.DEFAULTS[launcher])
 
-    def timed(tile: Tile) -> list[float]:
+    def timed(tile: Tile) -> np.ndarray:
         with launch_table.using({launcher: tile}):
-            return [seconds(problem.calls) for problem in problems]
+            return np.array([seconds(problem.calls) for problem in problems])
 
     with launch_table.using({launcher: default}):
         expected = [problem.result() for problem in problems]
     first, again = timed(default), timed(default)
-    apart = [a / b for a, b in zip(again, first, strict=True)]
-    own_noise = [max(LEAST_NOISE, abs(1 - ratio)) for ratio in apart]
-    found = Outcome(noise=max(LEAST_NOISE, abs(1 - mean(apart))))
+    own_noise = np.maximum(LEAST_NOISE, abs(1 - again / first))
+    found = Outcome(noise=max(LEAST_NOISE, abs(1 - gmean(again / first))))
 
-    def better(times: list[float], than: list[float]) -> bool:
-        ratios = [ours / theirs for ours, theirs in zip(times, than, strict=True)]
-        return mean(ratios) < 1 - found.noise and all(r < 1 + n for r, n in zip(ratios, own_noise, strict=True))
+    def better(times: np.ndarray, than: np.ndarray) -> bool:
+        return gmean(times / than) < 1 - found.noise and bool((times / than < 1 + own_noise).all())
 
-    best, best_times = default, [min(a, b) for a, b in zip(first, again, strict=True)]
+    best, best_times = default, np.minimum(first, again)
     seen, climbing = [default], True
     while climbing and time.perf_counter() < end:
         climbing = False
@@ -218,8 +217,7 @@ def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, b
         # The winner of many draws is also a lucky one, so both are timed once more, side by side.
         baseline, best_times = timed(default), timed(best)
         if better(best_times, baseline):
-            found.tile = best
-            found.speedup = 1 / mean([ours / theirs for ours, theirs in zip(best_times, baseline, strict=True)])
+            found.tile, found.speedup = best, 1 / gmean(best_times / baseline)
     return found
 
 
@@ -237,9 +235,9 @@ def describe(tile: Tile) -> str:
     return " ".join(f"{parameter}={value}" for parameter, value in tile.items())
 
 
-def mean(ratios: Sequence[float]) -> float:
+def gmean(ratios: np.ndarray) -> float:
     """The geometric mean."""
-    return math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def _drawn(arguments: tuple, device: torch.device) -> tuple:
@@ -247,14 +245,6 @@ def _drawn(arguments: tuple, device: torch.device) -> tuple:
     tensors = {id(t): t.to(device) for t in tree_leaves(arguments) if isinstance(t, Tensor)}
     moved = {key: torch.randn_like(t) if t.is_floating_point() else t for key, t in tensors.items()}
     return tree_map(lambda value: moved.get(id(value), value), arguments)
-
-
-def do_bench(calls: Sequence[Callable[[], object]]) -> float:
-    """The median seconds of a call, on inputs that rotate, by `triton.testing.do_bench`."""
-    from triton.testing import do_bench
-
-    turns = itertools.cycle(calls)
-    return 1e-3 * do_bench(lambda: next(turns)(), warmup=10, rep=50, return_mode="median")
 
 
 def tune(
@@ -339,7 +329,13 @@ def main(argv: list[str] | None = None) -> int:
     named = [(launcher, op) for launcher, op in launchers().items() if op in ops]
     subjects = [Subject(launcher, shapes(op)[: args.shapes], dtypes, device) for launcher, op in named]
     with contextlib.closing(Compiler()) as compiler:
-        outcomes = tune(subjects, do_bench, compiler, args.budget, lambda *one: write_table(path, one, device, command))
+        outcomes = tune(
+            subjects,
+            partial(do_bench, warmup=10, rep=50),
+            compiler,
+            args.budget,
+            lambda *one: write_table(path, one, device, command),
+        )
     print(f"{sum(bool(o.tile) for o in outcomes.values())} of {len(outcomes)} launchers tuned: {path}")
     return 0
 

@@ -24,13 +24,14 @@ from pathlib import Path
 from bench.conftest import BEGUN
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
+from bench.ops.listed import OPS
 from bench.processes import GRACE, ROOT, environment, run
 from bench.record import finish, options_of, table
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json
 from fastmux.passes.timer import CLOCKS
 
-FILES = sorted(Path(__file__).resolve().parent.glob("test_*.py"))
+TESTS = Path("bench", "ops")
 #: The microseconds of these are recorded beside an implementation's own.
 TIMES = {f"{who.replace('-', '_')}_microseconds": who for who in ("torch", *REFERENCES)}
 #: The largest share of the budget that compiling may take.
@@ -40,8 +41,8 @@ COMPILING = 0.4
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     output = "The folder for OP.json and ratios.json. Default: nothing is kept."
     parser = options_of(__doc__, output, prog="python -m bench.ops")
-    add, names = parser.add_argument, [file.stem.removeprefix("test_") for file in FILES]
-    add("--ops", nargs="+", choices=names, default=names, metavar="OP", help="The ops to measure.")
+    add = parser.add_argument
+    add("--ops", nargs="+", choices=OPS, default=list(OPS), metavar="OP", help="The ops to measure.")
     add("--budget", type=float, default=float("inf"), help="The seconds for all ops together.")
     add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
     add("--case_seconds", type=float, default=1.0, help="The seconds to time a case.")
@@ -104,29 +105,28 @@ def section(result: dict) -> Iterator[str]:
     yield table(rows, columns)
 
 
-def compile_all(command: list[str], files: list[str], seconds: float) -> None:
-    """Compiles the cases of every file, each file in a process of its own."""
+def compile_all(command: list[str], ops: list[str], seconds: float) -> None:
+    """Compiles the cases of every op, each op in a process of its own."""
     start = time.perf_counter()
     options = [*command, "--compile_only", "--budget", str(seconds)]
     how = {"cwd": ROOT, "env": environment() | {"OMP_NUM_THREADS": "1"}, "timeout": min(seconds, 1e6)}
 
-    def compiled(file: str) -> None:
+    def compiled(op: str) -> None:
         with suppress(subprocess.TimeoutExpired):
-            subprocess.run([*options, file], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+            subprocess.run([*options, "--ops", op], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
 
-    with ThreadPoolExecutor(len(files)) as pool:
-        list(pool.map(compiled, files))
+    with ThreadPoolExecutor(len(ops)) as pool:
+        list(pool.map(compiled, ops))
     print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     end = time.perf_counter() + args.budget
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", str(TESTS), "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += ["--first_pass"] if args.first_pass else []
-    files = [str(Path("bench", "ops", f"test_{name}.py")) for name in args.ops]
     if default_device().type == "cuda":
-        compile_all(command, files, COMPILING * args.budget)
+        compile_all(command, args.ops, COMPILING * args.budget)
     options = ["--clock", args.clock, "--case_seconds", str(args.case_seconds)]
     killers: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
             killers += cases[-1:]
             count = len(cases)
             # Less grace than whoever runs this gives, and cases end a little before the command.
-            asked = [*command, *files, *options, "--output", str(output), "--budget", str(0.9 * seconds)]
+            asked = [*command, "--ops", *args.ops, *options, "--output", str(output), "--budget", str(0.9 * seconds)]
             with open(os.devnull, "wb") as nowhere:
                 try:
                     status, _ = run(asked, seconds, nowhere, environment(), grace=GRACE / 2)

@@ -12,14 +12,8 @@ import torch
 from thoroughness import on_request
 
 from bench import harness, timing
-from bench.ops import (
-    test_embedding_mux,
-    test_hadamard_mux,
-    test_index_demux,
-    test_linear_cross_entropy,
-    test_orthogonal_mux,
-    test_walsh_hadamard_mux,
-)
+from bench.ops import listed
+from bench.ops.listed import OPS
 from fastmux import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,32 +25,32 @@ class TestTraffic:
     SIZES = {"G": 2, "N": 3, "L": 5, "d": 7}  # 210 elements of x, 70 of y
 
     def test_hadamard_mux(self):
-        op, vectors = test_hadamard_mux.OP, 21
+        op, vectors = OPS["hadamard_mux"], 21
         assert op.traffic(self.SIZES, torch.float32, "forward") == 4 * (210 + vectors + 70)
         forward_and_backward = 210 + vectors + 70 + 70 + 2 * (210 + vectors)
         assert op.traffic(self.SIZES, torch.bfloat16, "forward+backward") == 2 * forward_and_backward
 
     def test_embedding_mux_reads_ids_of_eight_bytes_in_each_direction(self):
-        op, sizes = test_embedding_mux.OP, self.SIZES | {"V": 11}
+        op, sizes = OPS["embedding_mux"], self.SIZES | {"V": 11}
         assert op.traffic(sizes, torch.float32, "forward") == 8 * 30 + 4 * (210 + 70)
-        parameters = 4 * 7 * (11 + test_embedding_mux.POSITIONS + 3 + 2)
+        parameters = 4 * 7 * (11 + listed.POSITIONS + 3 + 2)
         assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (8 * 30 + 4 * (210 + 70)) + parameters
 
     def test_index_demux(self):
-        op, parameters = test_index_demux.OP, 7 * 14 + 3 * 7
+        op, parameters = OPS["index_demux"], 7 * 14 + 3 * 7
         read = 70 + 42 + parameters
         assert op.traffic(self.SIZES, torch.float32, "forward") == 4 * (read + 210)
         assert op.traffic(self.SIZES, torch.float32, "forward+backward") == 4 * (read + 210 + 210 + 2 * read)
         assert op.flops(self.SIZES, "forward") == 2 * (2 * 5 + 2 * 3) * 7 * 7
 
     def test_walsh_hadamard_reads_signs_of_one_byte_and_needs_no_input_again(self):
-        op, sizes = test_walsh_hadamard_mux.OP, {"G": 2, "N": 3, "L": 5, "d": 8}
+        op, sizes = OPS["walsh_hadamard_mux"], {"G": 2, "N": 3, "L": 5, "d": 8}
         assert op.traffic(sizes, torch.float32, "forward") == 4 * (240 + 80) + 48
         assert op.traffic(sizes, torch.float32, "forward+backward") == 2 * (4 * (240 + 80) + 48)
 
     def test_linear_cross_entropy(self):
         sizes = {"R": 4, "V": 6, "d": 5}
-        assert test_linear_cross_entropy.OP.traffic(sizes, torch.float32, "forward") == 4 * (20 + 30 + 6 + 1) + 8 * 4
+        assert OPS["linear_cross_entropy"].traffic(sizes, torch.float32, "forward") == 4 * (20 + 30 + 6 + 1) + 8 * 4
 
 
 class TestCorrectnessGate:
@@ -64,7 +58,7 @@ class TestCorrectnessGate:
 
     SIZES = {"G": 2, "N": 3, "L": 4, "d": 8}
 
-    def report(self, direction, function=test_hadamard_mux.OP.function, **peers):
+    def report(self, direction, function=OPS["hadamard_mux"].function, **peers):
         op = harness.Op("hadamard_mux", [self.SIZES], [], function=function, peers=peers)
         return harness.Case(op, tuple(self.SIZES.items()), torch.float32, direction).run(seconds=0)
 
@@ -124,13 +118,13 @@ class TestCorrectnessGate:
     def test_a_slower_turn_slows_all(self):
         """The ratio to the compiled reference is taken turn by turn."""
         ours, compiled = timing.Times(wall=[1.0, 10.0, 2.0]), timing.Times(wall=[3.0, 30.0, 6.0])
-        case = harness.Case(test_hadamard_mux.OP, tuple(self.SIZES.items()), torch.float32, "forward")
+        case = harness.Case(OPS["hadamard_mux"], tuple(self.SIZES.items()), torch.float32, "forward")
         row = case._row("torch", {"torch": ours, "reference-compiled": compiled}, 0, "cpu")
         assert row["speed_to_compiled"] == [3.0, 3.0, 3.0] and row["wall_us"] == pytest.approx([1.5e6, 2e6, 6e6])
 
     @pytest.mark.parametrize(("device", "expected"), [("NVIDIA H200", 0.25), ("Voodoo2", None)])
     def test_a_gpu_is_also_held_to_its_data_sheet(self, eager, monkeypatch, device, expected):
-        case = harness.Case(test_hadamard_mux.OP, tuple(self.SIZES.items()), torch.float32, "forward")
+        case = harness.Case(OPS["hadamard_mux"], tuple(self.SIZES.items()), torch.float32, "forward")
         moved = case.op.traffic(case.sizes, case.dtype, "forward")
         monkeypatch.setattr(harness, "DEVICE", torch.device("cuda"))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: device)
@@ -141,7 +135,7 @@ class TestCorrectnessGate:
     @pytest.mark.parametrize("direction", harness.DIRECTIONS)
     def test_a_bare_product_is_orthogonal_mux(self, eager, direction):
         sizes = {"G": 2, "N": 3, "L": 4, "d": 8}
-        report = harness.Case(test_orthogonal_mux.OP, tuple(sizes.items()), torch.float32, direction).run(seconds=0)
+        report = harness.Case(OPS["orthogonal_mux"], tuple(sizes.items()), torch.float32, direction).run(seconds=0)
         assert not report.refused and "gemm" in [row["implementation"] for row in report.rows]
 
 
@@ -158,7 +152,7 @@ sys.exit(pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *sys.arg
 
 @pytest.mark.parametrize("options", [[], ["--first_pass"]], ids=str)
 def test_the_first_shape_of_every_op_comes_before_the_second_of_any(options):
-    command = [sys.executable, "-c", ORDER, "bench/ops/test_hadamard_mux.py", "bench/ops/test_pair_norm.py", *options]
+    command = [sys.executable, "-c", ORDER, "bench/ops", "--ops", "hadamard_mux", "pair_norm", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("order")]
     ranks = [int(rank) for rank in line.split()[1:]]
@@ -168,7 +162,7 @@ def test_the_first_shape_of_every_op_comes_before_the_second_of_any(options):
 @on_request
 def test_a_benchmark_writes_a_small_file_for_its_op(tmp_path):
     """One case, compiled reference and all, as from the command line."""
-    command = [sys.executable, "-m", "pytest", "-q", "bench/ops/test_orthogonal_mux.py", "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-q", "bench/ops", "--ops", "orthogonal_mux", "--output", str(tmp_path)]
     options = ["--case_seconds", "0.1", "--clock", "cpu", "-k", "forward-G2", "-p", "no:cacheprovider"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

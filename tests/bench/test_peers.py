@@ -10,13 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from bench import harness, peers
-from bench.ops import (
-    test_embedding_mux,
-    test_index_demux,
-    test_linear_cross_entropy,
-    test_orthogonal_mux,
-    test_walsh_hadamard_mux,
-)
+from bench.ops import listed
+from bench.ops.listed import OPS
 from fastmux import reference
 from fastmux.testing import assert_agrees
 
@@ -25,18 +20,18 @@ def test_formulas_written_for_the_benchmarks_are_the_specification():
     x = torch.randn(2, 3, 4, 8, dtype=torch.float64)
     matrices, signs = torch.randn(3, 8, 8, dtype=torch.float64), torch.randint(0, 2, (3, 8)) * 2 - 1
     expected = reference.orthogonal_mux(x, matrices, 1.0)
-    assert_agrees(test_orthogonal_mux.product(x, matrices), expected)
+    assert_agrees(listed.product(x, matrices), expected)
     inputs = {"x": x, "inner_signs": signs, "outer_signs": signs.flip(0)}
-    assert_agrees(test_walsh_hadamard_mux.written_out(**inputs), reference.walsh_hadamard_mux(**inputs))
+    assert_agrees(listed.walsh_hadamard_written_out(**inputs), reference.walsh_hadamard_mux(**inputs))
 
 
 @pytest.mark.parametrize(
     ("op", "load", "sizes"),
     [
-        (test_linear_cross_entropy.OP, peers.liger_linear_cross_entropy, {"R": 5, "V": 7, "d": 8}),
-        (test_index_demux.OP, peers.liger_index_demux, {"G": 2, "N": 3, "L": 4, "d": 8}),
-        (test_embedding_mux.OP, peers.liger_embedding_mux, {"G": 2, "N": 3, "L": 4, "d": 8, "V": 11}),
-        (test_walsh_hadamard_mux.OP, peers.fast_hadamard_transform, {"G": 2, "N": 3, "L": 4, "d": 8}),
+        (OPS["linear_cross_entropy"], peers.liger_linear_cross_entropy, {"R": 5, "V": 7, "d": 8}),
+        (OPS["index_demux"], peers.liger_index_demux, {"G": 2, "N": 3, "L": 4, "d": 8}),
+        (OPS["embedding_mux"], peers.liger_embedding_mux, {"G": 2, "N": 3, "L": 4, "d": 8, "V": 11}),
+        (OPS["walsh_hadamard_mux"], peers.fast_hadamard_transform, {"G": 2, "N": 3, "L": 4, "d": 8}),
     ],
     ids=["cross entropy", "index_demux", "embedding_mux", "walsh_hadamard"],
 )

@@ -120,3 +120,14 @@ def test_nothing_is_masked_on_either_side(tmp_path, monkeypatch):
         [*options, "--repeats", "1", "--disable_tqdm", "--device", "cpu", "--output", str(tmp_path / "throughput.json")]
     )
     assert len(attended) > 10 and all(mask is None for mask in attended)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_both_sides_run_the_attention_that_was_asked_for(attention, tmp_path, monkeypatch):
+    made, ready = [], throughput._ready
+    monkeypatch.setattr(throughput, "_ready", lambda model, args: made.append(model) or ready(model, args))
+    options = ["--preset", "tiny", "--num_instances", "2", "--length", "8", "--batch_sizes", "2", "--group_counts", "1"]
+    where = ["--repeats", "1", "--disable_tqdm", "--device", "cpu", "--output", str(tmp_path / "throughput.json")]
+    throughput.main([*options, *where, "--attn_implementation", attention])
+    encoders = [model.tmux.backbone if hasattr(model, "tmux") else model.base_model for model in made]
+    assert len(encoders) == 6 and {encoder.config._attn_implementation for encoder in encoders} == {attention}
