@@ -129,7 +129,7 @@ def test_malformed_lines_are_refused(tmp_path, text, message):
 def test_a_tag_that_no_training_row_has_is_refused(tmp_path, files):
     other = tmp_path / "dev.conll"
     other.write_text("Ann B-PER\n\nUN B-ORG\n")
-    with pytest.raises(ValueError, match=r"dev.conll: line 3: 'tag' must be one of .*'B-PER'.*, got 'B-ORG'"):
+    with pytest.raises(ValueError, match=r"dev.conll: lines 3 to 3: 'tags' must be one of .*'B-PER'.*, got 'B-ORG'"):
         task(files["a.conll"], str(other)).checked(None)
     rows = [(["Ann"], ["B-PER"]), (["it", "UN"], ["O", "B-ORG"])]
     with pytest.raises(ValueError, match=r"dev.jsonl: line 2: 'tags' must be one of .*, got 'B-ORG'"):

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.tasks import Conll2003Task
-from training.tasks.conll import dataset_of, read_conll
+from training.tasks.conll import read_conll
+from training.tasks.conll2003 import rows_of
 from training.tasks.labels import Classes, one_label
 from training.tasks.readers import Table, read_table
 
@@ -64,10 +65,10 @@ def test_tables_are_what_was_written(folder, ending, write, without, data):
     path = folder / f"table.{ending}"
     write(path, rows)
     table = read_table(path, ["label", "sentence"])
-    found = table.labels("label").read(one_label)
+    found = table.read("label", one_label)
     assert list(zip(table.texts("sentence")["text"], found, strict=True)) == rows
     known = ["no", "1", "0"]
-    assert table.labels("label").read(Classes.named(known).id) == [known.index(label) for _, label in rows]
+    assert table.read("label", Classes.named(known).id) == [known.index(label) for _, label in rows]
     if ending != "parquet":
         packed = folder / f"table.{ending}.gz"
         packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
@@ -89,7 +90,7 @@ def test_sentences_are_what_was_written(folder, separator, without, end, data):
     )
     path = folder / "sentences.txt"
     path.write_bytes(text.encode())
-    rows = dataset_of([read_conll(path)], Classes.named(LABELS).id)
+    rows = rows_of(read_conll(path), Classes.named(LABELS))
     assert [list(zip(row["tokens"], row["tags"], strict=True)) for row in rows] == sentences
 
 
@@ -108,13 +109,13 @@ def test_sentences_are_what_was_written(folder, separator, without, end, data):
 def test_listed_sentences(folder, text, tokens):
     path = folder / "listed.txt"
     path.write_bytes(text.encode())
-    assert read_conll(path).rows == tokens
+    assert read_conll(path).columns["tokens"] == tokens
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"John B-PER\nSmith PER\n", r"bad\.txt: line 2: 'tag' must be one of .*, got 'PER'"),
+        (b"John B-PER\nSmith PER\n", r"bad\.txt: lines 1 to 2: 'tags' must be one of .*, got 'PER'"),
         (b"\n\n\nJohn B-PER\n\nSmith\n", r"line 6 must be 'token tag'"),
         (b"John B-PER\r\n\r\n O\r\n", r"line 3 must be 'token tag'"),
         ("5\u00a0B-MISC\n".encode(), r"line 1 must be 'token tag'"),
@@ -129,7 +130,7 @@ def test_malformed_sentences_are_refused(folder, content, message):
     path = folder / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        dataset_of([read_conll(path)], Classes.named(LABELS).id)
+        rows_of(read_conll(path), Classes.named(LABELS))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,6 @@ def test_labels_may_be_numbers(folder):
     path = folder / "numbers.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"label": [1, 0], "sentence": ["x", None]}), path)
     table = read_table(path, ["label", "sentence"])
-    assert isinstance(table, Table) and table.labels("label").read(Classes.named(["0", "1"]).id) == [1, 0]
+    assert isinstance(table, Table) and table.read("label", Classes.named(["0", "1"]).id) == [1, 0]
     with pytest.raises(ValueError, match=r"row 2: 'sentence' must be text, got None"):
         table.texts("sentence")

@@ -178,7 +178,7 @@ def read_molecules(data_dir: str) -> Rows:
             raise ValueError(f"has {graph.num_nodes} atoms and no bond between any two: {text!r}")
         return graph
 
-    graphs = table.labels(SMILES).read(graph_of)
+    graphs = table.read(SMILES, graph_of)
     if len(graphs) < 8:
         raise ValueError(f"{path}: {len(graphs)} molecules, expected at least 8, to train on and to test")
     atoms, ends = max(g.num_nodes for g in graphs), max(g.num_edges for g in graphs)
@@ -187,6 +187,6 @@ def read_molecules(data_dir: str) -> Rows:
         "atoms": torch.stack([pad(graph.x, (0, 0, 0, atoms - graph.num_nodes)) for graph in graphs]),
         "ends": torch.stack([pad(graph.edge_index, (0, ends - graph.num_edges)) for graph in graphs]),
         "bonds": torch.stack([pad(graph.edge_attr, (0, 0, 0, ends - graph.num_edges)) for graph in graphs]),
-        "solubility": torch.tensor(table.labels(TARGET).read(measurement)),
-        "delaney": torch.tensor(table.labels(DELANEY).read(measurement)),
+        "solubility": torch.tensor(table.read(TARGET, measurement)),
+        "delaney": torch.tensor(table.read(DELANEY, measurement)),
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.conll import dataset_of, read_conll
+from training.tasks.conll import read_conll
 from training.tasks.labels import Classes
-from training.tasks.readers import find_files
+from training.tasks.readers import Table, find_files
 
 
 class Conll2003Task(Task):
@@ -30,7 +30,12 @@ class Conll2003Task(Task):
         else:
             layout = "`token tag` lines, IOB2 tags, a blank line between sentences"
             paths = find_files(self.name, data_dir, self.files, layout)
-            tag_id = Classes.named(self.labels).id
-            splits = [dataset_of([read_conll(paths[split])], tag_id) for split in self.files]
+            splits = [rows_of(read_conll(paths[split]), Classes.named(self.labels)) for split in self.files]
         train, validation, test = splits
         return TaskData(train, {"validation": validation, "test": test}, self.labels, texts_of(train))
+
+
+def rows_of(table: Table, classes: Classes) -> Dataset:
+    """The rows of a table with the columns ``tokens`` and ``tags``, the latter as ids."""
+    tags = table.read("tags", lambda tags, typed: [classes.id(tag) for tag in tags])
+    return Dataset.from_dict({"tokens": table.columns["tokens"], "tags": tags})

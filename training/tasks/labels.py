@@ -15,10 +15,8 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import TypeVar
 
 #: How a number is written that means nothing else: no zeros before it, and none behind its fraction but in "1.0".
 _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0+|\.\d*[1-9])?([eE][+-]\d+)?", re.ASCII)
@@ -33,39 +31,6 @@ _MANY, _FEW = 20, 3
 _LARGEST = 3.4e38  # of float32, in which models compute
 
 Value = str | int | float | bool
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class LabelColumn:
-    """The values of a file's column, and where they stand.
-
-    Attributes:
-        file, name: The names of the file and of the column, for messages.
-        values: What the file has there.
-        places: Where each value is: "line 3", or "row 3" where a file has no lines.
-        typed: Whether the file's format says what is a number. If it does not, all values are text.
-    """
-
-    file: str
-    name: str
-    values: Sequence[object]
-    places: Sequence[str]
-    typed: bool
-
-    def read(self, convert: Callable[[object, bool], T]) -> list[T]:
-        """What a function of this file, or one like them, makes of each value.
-
-        Raises:
-            ValueError: The function raises one. The message then begins with the file, the row and the column.
-        """
-        found = []
-        for place, value in zip(self.places, self.values, strict=True):
-            try:
-                found.append(convert(value, self.typed))
-            except ValueError as error:
-                raise ValueError(f"{self.file}: {place}: {self.name!r} {error}") from None
-        return found
 
 
 def scalar(value: object, typed: bool = True) -> Value:

@@ -6,13 +6,14 @@ column is a label, which a row has or has not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.labels import Classes, LabelColumn, check_few, measurement, one_label, several_labels
+from training.tasks.labels import Classes, check_few, measurement, one_label, several_labels
 from training.tasks.readers import Table, read_table
 
 #: Hugging Face's ``problem_type`` -> the kind of task.
@@ -69,61 +70,58 @@ class OwnFiles(Task):
 
     def load(self, data_dir: str | None) -> TaskData:
         texts = [self.text_column] if self.text_pair_column is None else [self.text_column, self.text_pair_column]
-        files = split_files(self, data_dir).items()
-        tables = {split: [read_table(path, [*texts, *self.label_column]) for path in paths] for split, paths in files}
+        tables = {
+            split: Table.joined([read_table(path, [*texts, *self.label_column]) for path in paths])
+            for split, paths in split_files(self, data_dir).items()
+        }
         names, found = self._labels(tables)
-        splits = {}
-        for split, parts in tables.items():
-            rows = [{**table.texts(*texts), "label": own} for table, own in zip(parts, found[split], strict=True)]
-            splits[split] = concatenate_datasets(list(map(Dataset.from_dict, rows)))
+        splits = {
+            split: Dataset.from_dict({**table.texts(*texts), "label": found[split]}) for split, table in tables.items()
+        }
         train = splits.pop("train")
         return TaskData(train, splits, names, texts_of(train))
 
-    def _labels(self, tables: dict[str, list[Table]]) -> tuple[list[str], dict[str, list[list]]]:
-        """The names of the labels; and each row's, by split and file.
+    def _labels(self, tables: dict[str, Table]) -> tuple[list[str], dict[str, list]]:
+        """The names of the labels; and each row's, by split.
 
         Raises:
             ValueError: A row has no label, or another one than the training rows; or all rows are alike.
         """
-        name = self.label_column[0]
-        columns = {split: [table.labels(name) for table in parts] for split, parts in tables.items()}
-        if len(self.label_column) == 1 and self.kind != "regression":
-            classes = self._classes(columns["train"])
-            id_of = classes.ids if self.kind == "multi_label" else classes.id
-            return classes.names, {split: [own.read(id_of) for own in parts] for split, parts in columns.items()}
+        name, train, several = self.label_column[0], tables["train"], self.kind == "multi_label"
+        if len(self.label_column) > 1:
+            found = {split: table.holds(self.label_column) for split, table in tables.items()}
+            for column, values in zip(self.label_column, zip(*found["train"], strict=True), strict=True):
+                train.of_all(column, _check_differ, values, "rows of both kinds")
+            return self.label_column, found
         if self.kind == "regression":
-            found = {split: [own.read(measurement) for own in parts] for split, parts in columns.items()}
-            checked = {split: [[number] for own in parts for number in own] for split, parts in found.items()}
-        else:
-            found = {split: [own.holds(self.label_column) for own in parts] for split, parts in tables.items()}
-            checked = {"train": [row for own in found["train"] for row in own]}
-        for split, rows in checked.items():
-            for name, values in zip(self.label_column, zip(*rows, strict=True), strict=True):
-                if len(set(values)) == 1:
-                    what = "different numbers" if self.kind == "regression" else "rows of both kinds"
-                    raise ValueError(
-                        f"{files_of(columns[split])}: {name!r} is {values[0]} in every row, expected {what}"
-                    )
-        return self.label_column, found
+            found = {split: table.read(name, measurement) for split, table in tables.items()}
+            for split, table in tables.items():
+                table.of_all(name, _check_differ, found[split], "different numbers")
+            return self.label_column, found
+        rows = train.read(name, several_labels if several else one_label)
+        classes = train.of_all(name, self._classes, rows if several else [[row] for row in rows], train.typed)
+        id_of = classes.ids if several else classes.id
+        return classes.names, {split: table.read(name, id_of) for split, table in tables.items()}
 
-    def _classes(self, train: list[LabelColumn]) -> Classes:
-        """The classes of one column."""
-        several = self.kind == "multi_label"
-        rows = [(row, own.typed) for own in train for row in own.read(several_labels if several else one_label)]
-        classes = found_classes(train, [(value, typed) for row, typed in rows for value in (row if several else [row])])
-        fraction = next((number for number in classes.numbers if isinstance(number, float)), None)
-        try:
-            if several and not classes.names:
+    def _classes(self, rows: list[list], typed: list[bool]) -> Classes:
+        """The classes among the labels of each row."""
+        classes = Classes((value, known) for row, known in zip(rows, typed, strict=True) for value in row)
+        if self.kind == "multi_label":
+            fraction = next((number for number in classes.numbers if isinstance(number, float)), None)
+            if not classes.names:
                 raise ValueError("is an empty list in every row")
-            if several and fraction:
+            if fraction is not None:
                 raise ValueError(f"holds lists of numbers such as {fraction}, expected lists of labels")
-            if not several and len(classes.names) < 2:
-                raise ValueError(f"is {classes.names[0]!r} in every row, expected different labels")
-            if self.problem_type is None:
-                check_few(classes, len(rows))
-        except ValueError as error:
-            raise ValueError(f"{files_of(train)}: {train[0].name!r} {error}") from None
+            return classes
+        _check_differ(classes.names, "different labels")
+        if self.problem_type is None:
+            check_few(classes, len(rows))
         return classes
+
+
+def _check_differ(values: Sequence, expected: str) -> None:
+    if len(set(values)) == 1:
+        raise ValueError(f"is {values[0]!r} in every row, expected {expected}")
 
 
 def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
@@ -131,16 +129,3 @@ def split_files(task, data_dir: str | None) -> dict[str, list[Path]]:
     names = {"train": task.train_file, "validation": [task.validation_file]}
     names |= {"test": [task.test_file]} if task.test_file else {}
     return {split: [Path(data_dir or ".", file) for file in files] for split, files in names.items()}
-
-
-def files_of(columns: list[LabelColumn]) -> str:
-    """Their names, for messages."""
-    return ", ".join(column.file for column in columns)
-
-
-def found_classes(columns: list[LabelColumn], found: list) -> Classes:
-    """`Classes` of what was found in these columns; its ValueError with the files and the column."""
-    try:
-        return Classes(found)
-    except ValueError as error:
-        raise ValueError(f"{files_of(columns)}: {columns[0].name!r} {error}") from None

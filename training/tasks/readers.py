@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow
 from datasets import ClassLabel, Dataset, Features
@@ -12,10 +13,12 @@ from datasets import ClassLabel, Dataset, Features
 from fastmux.modules.retrieval import IGNORE_INDEX
 from fastmux.tables.opening import Source, open_source
 from fastmux.tables.values import check_columns, values_of
-from training.tasks.labels import Classes, LabelColumn, yes_or_no
+from training.tasks.labels import Classes, yes_or_no
 
 #: The class id with which `datasets` says that a row has none.
 NO_CLASS = -1
+
+T = TypeVar("T")
 
 
 def find_files(task: str, data_dir: str, files: dict[str, tuple[str, ...]], layout: str) -> dict[str, Path]:
@@ -44,37 +47,63 @@ def find_files(task: str, data_dir: str, files: dict[str, tuple[str, ...]], layo
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns of a file.
+    """Some columns of one file, or of several with the same columns.
 
     Attributes:
-        path: The file.
-        columns: Values by the name of the column, as the file has them: text, or what JSON and Parquet have types for.
-        places: Where each row is, for messages: "line 3", or "row 3" where a file has no lines.
-        typed: Whether the format has types.
+        files: The names of the files, for messages.
+        columns: The values by the name of the column, as the files have them: text, or what JSON and Parquet know.
+        places: Where each row is, for messages: "train.csv: line 3", or "row 3" where a file has no lines.
+        typed: Whether the format of each row's file has types.
     """
 
-    path: Path
+    files: str
     columns: dict[str, list]
     places: list[str]
-    typed: bool
+    typed: list[bool]
 
-    def labels(self, column: str) -> LabelColumn:
-        """A column of labels of any kind."""
-        return LabelColumn(str(self.path), column, self.columns[column], self.places, self.typed)
+    @classmethod
+    def joined(cls, tables: Sequence[Table]) -> Table:
+        """The rows of all tables."""
+        names = tables[0].columns
+        return cls(
+            ", ".join(table.files for table in tables),
+            {name: [value for table in tables for value in table.columns[name]] for name in names},
+            [place for table in tables for place in table.places],
+            [typed for table in tables for typed in table.typed],
+        )
+
+    def read(self, column: str, convert: Callable[[object, bool], T]) -> list[T]:
+        """What a function of `training.tasks.labels`, or one like them, makes of each value of a column.
+
+        Raises:
+            ValueError: The function raises one. The message then begins with the file, the row and the column.
+        """
+        found = []
+        for place, value, typed in zip(self.places, self.columns[column], self.typed, strict=True):
+            try:
+                found.append(convert(value, typed))
+            except ValueError as error:
+                raise ValueError(f"{place}: {column!r} {error}") from None
+        return found
+
+    def of_all(self, column: str, function: Callable[..., T], *arguments: object) -> T:
+        """What a function returns. The message of its ValueError then begins with the files and the column."""
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            raise ValueError(f"{self.files}: {column!r} {error}") from None
 
     def texts(self, *texts: str) -> dict[str, list[str]]:
         """Columns ``text`` and, if two are named, ``text_pair``. Raises ValueError for a row that is not text."""
-        return {
-            name: self.labels(column).read(_text) for name, column in zip(("text", "text_pair"), texts, strict=False)
-        }
+        return {name: self.read(own, _text) for name, own in zip(("text", "text_pair"), texts, strict=False)}
 
     def rows(self, *texts: str, label: str, known: list[str]) -> Dataset:
         """`texts` and a column ``label`` with each label's place in ``known``."""
-        return Dataset.from_dict({**self.texts(*texts), "label": self.labels(label).read(Classes.named(known).id)})
+        return Dataset.from_dict({**self.texts(*texts), "label": self.read(label, Classes.named(known).id)})
 
     def holds(self, labels: Sequence[str]) -> list[list[int]]:
-        """Of each row, a 0 or 1 for each of these columns. Raises ValueError for a row that has something else."""
-        return list(map(list, zip(*(self.labels(label).read(yes_or_no) for label in labels), strict=True)))
+        """A 0 or 1 for each of these columns, of each row. Raises ValueError for a row that has something else."""
+        return list(map(list, zip(*(self.read(label, yes_or_no) for label in labels), strict=True)))
 
 
 def _text(value: object, typed: bool) -> str:
@@ -103,32 +132,32 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         if str(row) != "empty":
             if isinstance(row, ValueError):
                 raise ValueError(f"{path}: {source.unit} {number}: {row}")
-            places.append(f"{source.unit} {number}")
+            places.append(f"{path}: {source.unit} {number}")
             rows.append(row)
     if not rows:
         raise ValueError(f"{path} has no rows")
     named = dict(zip(wanted, map(list, zip(*rows, strict=True)), strict=True))
-    table = Table(path, named, places, typed=source.kind in ("jsonl", "table"))
+    table = Table(str(path), named, places, [source.kind in ("jsonl", "table")] * len(rows))
     if source.kind == "table":
         for name in wanted:
-            table.columns[name] = _as_written(table.labels(name), source)
+            table.columns[name] = _as_written(table, name, source)
     return table
 
 
-def _as_written(column: LabelColumn, source: Source) -> list:
+def _as_written(table: Table, name: str, source: Source) -> list:
     """Values of a typed column: ids of classes by their names, as `datasets` stores them beside the column; narrow
     floats as in decimals, 0.1 and not 0.10000000149."""
-    field = source.schema.field(column.name)
+    field, values = source.schema.field(name), table.columns[name]
     if field.type in (pyarrow.float16(), pyarrow.float32()):
         narrow = field.type.to_pandas_dtype()
-        return [None if value is None else float(str(narrow(value))) for value in column.values]
+        return [None if value is None else float(str(narrow(value))) for value in values]
     if b"huggingface" not in (source.schema.metadata or {}):
-        return column.values
-    feature = Features.from_arrow_schema(pyarrow.schema([field], source.schema.metadata))[column.name]
+        return values
+    feature = Features.from_arrow_schema(pyarrow.schema([field], source.schema.metadata))[name]
     while hasattr(feature, "feature"):  # a list
         feature = feature.feature
     if not isinstance(feature, ClassLabel):
-        return column.values
+        return values
 
     def name_of(value: object, typed: bool) -> object:
         if isinstance(value, list):
@@ -139,4 +168,4 @@ def _as_written(column: LabelColumn, source: Source) -> list:
             raise ValueError(f"is the class {value}, expected one of 0 to {feature.num_classes - 1}")
         return feature.names[value]
 
-    return column.read(name_of)
+    return table.read(name, name_of)
