@@ -18,9 +18,12 @@ class JoinedConfig(PreTrainedConfig):
             dict, of a kind in `BERT_LIKE`.
         num_instances: N, the number of states that are joined into one, 1 or more. With 1 nothing is joined.
         join: What is joined. "positions" (default): N neighbouring positions of a row. "rows": N rows of the batch at
-            each position.
+            each position. "pooled": N neighbouring positions, which are not separated again; not for heads that read
+            every position. "feed_forward": N neighbouring positions in the feed-forward layers alone, while attention
+            runs at every position.
         row_layers: The number of layers before the join, 0 or more.
-        last_layers: The number of layers after the join, which run on separate states again, 0 or more.
+        last_layers: The number of layers after the join, which run on separate states again, 0 or more. Pooled states
+            stay joined in them.
         first_layers: The number of last layers that run at the first position only, 1 or more. It counts where the head
             reads no other position. One is exact. Each further one saves most of a layer's work, but sees the other
             positions as they were before it, which the model has to learn.

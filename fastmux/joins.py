@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-#: N neighbouring positions of a row, or N rows of a batch.
-JOINS = ("positions", "rows")
+#: N neighbouring positions of a row; N rows of a batch; positions that stay joined; or those of feed-forward layers.
+JOINS = ("positions", "rows", "pooled", "feed_forward")

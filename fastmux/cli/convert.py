@@ -23,7 +23,8 @@ examples:
   fastmux convert my-model --text reviews.csv --column body --num_instances 2 --output_dir out
   fastmux convert my-model --text a.txt b.txt.gz --num_instances 4 --row_layers 1 --joined_layers 2 4 --output_dir out
   fastmux convert my-model --text pairs.tsv --column question --pair_column answer --output_dir out
-  fastmux convert my-model --text reviews.txt --num_instances 1 --joined_layers 2 --output_dir out   # no joining"""
+  fastmux convert my-model --text reviews.txt --num_instances 1 --joined_layers 2 --output_dir out   # no joining
+  fastmux convert my-model --text reviews.txt --num_instances 2 --join pooled --ffn_width 0.5 --output_dir out"""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:

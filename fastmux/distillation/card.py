@@ -65,13 +65,14 @@ def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedMode
         tags=["data-multiplexing", f"num-instances-{config.num_instances}"],
         **{name: value for name, value in kept.items() if value is not None},
     )
-    name = named(source)
+    name, width = named(source), conversion.settings["ffn_width"]
+    narrow = f"; {width:.0%} of the feed-forward neurons" if width < 1 else ""
     text = _TEXT.format(
         distribution=distribution.NAME,
         title=title(repository),
         original=f"`{name}`" if name else f"A {original.config.model_type} model",
         train_rows=conversion.train_rows,
-        structure=joined_in_words(config),
+        structure=joined_in_words(config) + narrow,
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
         loading=loading(architecture, repository),

@@ -27,6 +27,7 @@ from transformers import (
 from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import STRUCTURE, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
@@ -113,7 +114,7 @@ def convert(
     texts = check_texts(texts)
     original, tokenizer, student_class = _load(model, tokenizer)
     structure = {name: getattr(settings, name) for name in STRUCTURE}
-    student = student_class.from_backbone(original, settings.num_instances, **structure)
+    student_class.from_backbone(original, settings.num_instances, **structure)  # raises what is wrong with it
     if settings.state_weight == 0 and student_class is JoinedModel:
         raise ValueError(
             f"state_weight is {settings.state_weight}, expected a number above 0: the model has no head whose labels "
@@ -150,6 +151,8 @@ def convert(
     teacher = compute_teacher_outputs(
         original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
     )
+    narrow = narrowed_for(original, settings.ffn_width, train, tokenizer)
+    student = student_class.from_backbone(narrow, settings.num_instances, **structure)
     student, state, seconds = distil(student, tokenizer, train, teacher, arguments, state_weight=settings.state_weight)
     with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:
         found = measure_speed(student, original, tokenizer, held_out, bar.update)

@@ -25,6 +25,7 @@ from transformers.utils.generic import can_return_tuple
 
 from fastmux.files import finish_replacing
 from fastmux.joined_configuration import JoinedConfig
+from fastmux.joins import JOINS
 from fastmux.models.alignment import from_first_token
 from fastmux.models.exporting import any_groups
 from fastmux.models.joined_encoder import JoinedEncoder
@@ -46,6 +47,7 @@ class JoinedPreTrainedModel(WithCard):
     _supports_sdpa = True
     _auto: type = AutoModel
     _first_only = False  # the head reads the first position alone
+    _joins: tuple[str, ...] = JOINS
 
     def __init__(self, config: JoinedConfig, *, model: PreTrainedModel | None = None):
         super().__init__(config)
@@ -115,6 +117,11 @@ class JoinedPreTrainedModel(WithCard):
         if first_layers > 1 and not cls._first_only:
             raise ValueError(
                 f"first_layers is {first_layers}, expected 1: the head of a {cls.__name__} reads every position"
+            )
+        if join in JOINS and join not in cls._joins:
+            raise ValueError(
+                f"join is {join!r}, expected one of {', '.join(map(repr, cls._joins))}: the head of a {cls.__name__} "
+                "reads every position"
             )
         JoinedConfig(
             backbone_config=copy.deepcopy(backbone.config), **options
@@ -219,6 +226,7 @@ class JoinedForTokenClassification(_JoinedForLabels):
     """An encoder with a head on every position."""
 
     accepts_loss_kwargs = True
+    _joins = tuple(join for join in JOINS if join != "pooled")
     _auto = AutoModelForTokenClassification
 
     @any_groups

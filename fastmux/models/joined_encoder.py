@@ -1,16 +1,17 @@
 """An encoder whose first layers run on every state, and whose deeper layers run on N states joined into one.
 
-It joins N neighbouring positions of a row (``join="positions"``) or N rows of the batch at each position
-(``join="rows"``). With e the states after the first layers:
+``join`` says what is joined. With e the states after the first layers:
 
-    positions   y_0 = e_0,  y_(1 + j) = mean of the states at 1 + jN ... jN + N, padding left out
-    rows        y_j = 1/sqrt(N) sum_i v_i * e_ij,  v_i in {-1, +1}^d, so that v_i * v_i = 1
-    states      z_ij = LN(W s_ij + b + e_ij),  s_ij the joined layers' output at the state that e_ij went into
+    positions     y_0 = e_0,  y_(1 + j) = mean of the states at 1 + jN ... jN + N, padding left out
+    rows          y_j = 1/sqrt(N) sum_i v_i * e_ij,  v_i in {-1, +1}^d, so that v_i * v_i = 1
+    states        z_ij = LN(W s_ij + b + e_ij),  s_ij the joined layers' output at the state that e_ij went into
+    pooled        y as of positions, and all further layers run on y: nothing is separated again
+    feed_forward  a = attention of e, at every position;  e_i = LN(a_i + FFN(y_j)),  y_j the mean of a's window with i
 
 The last layers run on z. The first position, which sequence tasks read, is not averaged. Each state's own e is added
 back, so the joined layers need only compute what N states have in common. RevMUX (Xu et al., EMNLP 2024, section 3.1)
 also runs the first layers on single rows; averaging neighbours is Funnel-Transformer's pooling (Dai et al., NeurIPS
-2020, section 2.2).
+2020, section 2.2), and TITE's (SIGIR 2025) where they stay averaged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as EncoderOutput
 
 from fastmux.models.last_layer import first_positions
+from fastmux.models.windows import feed_forward_of_windows, join_windows, separate_windows
 
 
 class JoinedEncoder(nn.Module):
@@ -34,7 +36,8 @@ class JoinedEncoder(nn.Module):
         layers: The layers to keep, in order. Each maps ``(states, attention_mask)`` to states.
         config: The encoder's config. Its attention implementation determines the form of masks.
         num_instances: N, the number of states that are joined into one. With 1 the encoder is a plain one.
-        join: What is joined: "positions" or "rows".
+        join: What is joined: "positions", "rows", "pooled" (positions that stay joined) or "feed_forward" (positions,
+            in the feed-forward layers alone).
         row_layers: The number of layers that run on every state before the join.
         last_layers: The number of layers that run on every state after the join.
         first_only: Whether only the first position is returned, (B, 1, d), which is all that a sequence head reads. The
@@ -71,7 +74,7 @@ class JoinedEncoder(nn.Module):
         self.num_instances, self.join = num_instances, join
         self.row_layers, self.last_layers = row_layers, last_layers
         self.first_only, self.first_layers = first_only, first_layers if first_only else 0
-        if num_instances == 1:
+        if not self._separates:
             return
         width = config.hidden_size
         # The last layers expect states of the scale that the layer before them returns.
@@ -82,6 +85,11 @@ class JoinedEncoder(nn.Module):
             self.register_buffer("signs", torch.empty(num_instances, width, **like))
         self.reset_parameters()
 
+    @property
+    def _separates(self) -> bool:
+        """Whether joined states are separated again, for which there are weights."""
+        return self.num_instances > 1 and self.join in ("positions", "rows")
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws the signs anew and sets b = 0, W = I for positions, W = 0 for rows.
@@ -89,7 +97,7 @@ class JoinedEncoder(nn.Module):
         Trained layers can process averaged neighbours, but not superposed rows. For rows their output would at first be
         noise, larger than the states that are added to it.
         """
-        if self.num_instances == 1:
+        if not self._separates:
             return
         (nn.init.eye_ if self.join == "positions" else nn.init.zeros_)(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
@@ -105,20 +113,48 @@ class JoinedEncoder(nn.Module):
             keep = keep.clone(memory_format=torch.contiguous_format)
         if self.num_instances == 1:
             states = self._last(self.layer, hidden_states, keep)
-            return EncoderOutput(last_hidden_state=states[:, :1] if self.first_only else states)
-        rows = hidden_states.shape[0]  # len() would make it a constant of a traced graph
-        if self.join == "rows" and rows % self.num_instances:
+        else:
+            states = getattr(self, f"_run_{self.join}")(hidden_states, keep)
+        return EncoderOutput(last_hidden_state=states[:, :1] if self.first_only else states)
+
+    def _run_positions(self, states: Tensor, keep: Tensor | None) -> Tensor:
+        first, joined, last = self._parts()
+        own = self._run(first, states, keep)
+        deep = self._run(joined, *join_windows(own, keep, self.num_instances))
+        # W before the copies: one product for each joined state.
+        back = separate_windows(self.dense(deep), self.num_instances, own.shape[1])
+        return self._last(last, self.layer_norm(back + own), keep)
+
+    def _run_rows(self, states: Tensor, keep: Tensor | None) -> Tensor:
+        first, joined, last = self._parts()
+        rows = states.shape[0]  # len() would make it a constant of a traced graph
+        if rows % self.num_instances:
             # The last group is filled with rows from the start of the batch, whose outputs are dropped.
-            filled = torch.arange(-(-rows // self.num_instances) * self.num_instances, device=hidden_states.device)
-            hidden_states = hidden_states[filled % rows]
+            filled = torch.arange(-(-rows // self.num_instances) * self.num_instances, device=states.device)
+            states = states[filled % rows]
             keep = None if keep is None else keep[filled % rows]
+        own = self._run(first, states, keep)
+        deep = self._run(joined, *self._join_rows(own, keep))
+        back = self.dense(deep[:, None] * self.signs[:, None]).flatten(0, 1)
+        return self._last(last, self.layer_norm(back + own), keep)[:rows]
+
+    def _run_pooled(self, states: Tensor, keep: Tensor | None) -> Tensor:
+        own = self._run(self.layer[: self.row_layers], states, keep)
+        deep = self._last(self.layer[self.row_layers :], *join_windows(own, keep, self.num_instances))
+        return deep if self.first_only else separate_windows(deep, self.num_instances, own.shape[1])
+
+    def _run_feed_forward(self, states: Tensor, keep: Tensor | None) -> Tensor:
+        first, joined, last = self._parts()
+        states = self._run(first, states, keep)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=keep)
+        for layer in joined:
+            states = feed_forward_of_windows(layer, states, mask, keep, self.num_instances)
+        return self._last(last, states, keep)
+
+    def _parts(self) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+        """The layers before the join, the joined ones, and those after it."""
         behind = len(self.layer) - self.last_layers
-        own = self._run(self.layer[: self.row_layers], hidden_states, keep)
-        joined, joined_keep = (self._join_positions if self.join == "positions" else self._join_rows)(own, keep)
-        joined = self._run(self.layer[self.row_layers : behind], joined, joined_keep)
-        states = self._separate(joined, own)
-        states = self._last(self.layer[behind:], states, keep)
-        return EncoderOutput(last_hidden_state=states[:rows, :1] if self.first_only else states[:rows])
+        return self.layer[: self.row_layers], self.layer[self.row_layers : behind], self.layer[behind:]
 
     def _run(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=keep)
@@ -134,44 +170,12 @@ class JoinedEncoder(nn.Module):
             states = torch.cat([first_positions(layer, states, keep), states[:, 1:]], dim=1)
         return states
 
-    def _join_positions(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Joins positions: (B, L, d) -> (B, 1 + ceil((L - 1) / N), d), and a mask of those that are not padding."""
-        n = self.num_instances
-        first, rest = x[:, :1], x[:, 1:]
-        windows = (rest.shape[1] + n - 1) // n
-        fill = windows * n - rest.shape[1]
-        if keep is None and not fill:
-            return torch.cat([first, rest.unflatten(1, (-1, n)).mean(2)], dim=1), None
-        real = x.new_ones(rest.shape[:2]) if keep is None else keep[:, 1:].to(x.dtype)
-        total = nn.functional.pad(rest * real[..., None], (0, 0, 0, fill)).unflatten(1, (-1, n)).sum(2)
-        count = nn.functional.pad(real, (0, fill)).unflatten(1, (-1, n)).sum(2)
-        joined = torch.cat([first, total / count.clamp(min=1)[..., None]], dim=1)
-        if keep is None:
-            return joined, None  # a short last window still holds a state
-        return joined, torch.cat([keep[:, :1], count > 0], dim=1)
-
     def _join_rows(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Joins rows: (G * N, L, d) -> (G, L, d), and a mask of positions where a row of the group is not padding."""
         n = self.num_instances
         x = x if keep is None else x * keep[..., None]
         joined = (x.unflatten(0, (-1, n)) * self.signs[:, None]).sum(1) / math.sqrt(n)
         return joined, None if keep is None else keep.unflatten(0, (-1, n)).any(1)
-
-    def _separate(self, joined: Tensor, own: Tensor) -> Tensor:
-        """Separates the joined layers' output: adds to it each state's ``own`` value from before the join."""
-        if self.join == "rows":
-            back = self.dense(joined[:, None] * self.signs[:, None]).flatten(0, 1)
-        else:
-            # W before the copies: one product for each joined state.
-            back = self.dense(joined)
-            if torch.compiler.is_exporting():
-                # The slice below has the right length for every L, but a program cannot prove it.
-                places = torch.arange(own.shape[1], device=own.device)
-                back = back[:, (places + self.num_instances - 1) // self.num_instances]
-            else:
-                rest = back[:, 1:].repeat_interleave(self.num_instances, dim=1)[:, : own.shape[1] - 1]
-                back = torch.cat([back[:, :1], rest], dim=1)
-        return self.layer_norm(back + own)
 
     def extra_repr(self) -> str:
         return (

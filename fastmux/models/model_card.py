@@ -133,11 +133,15 @@ def joined_in_words(config: JoinedConfig) -> str:
     layers = f"{config.backbone_config.num_hidden_layers} layers"
     if config.num_instances == 1:
         return f"{layers}, nothing joined"
-    what = {"rows": "rows of a batch", "positions": "neighbouring positions of a row"}[config.join]
-    return (
-        f"{layers}; between its first {config.row_layers} and last {config.last_layers} layers, "
-        f"{config.num_instances} {what} share a pass"
-    )
+    number = config.num_instances
+    if config.join == "pooled":
+        return f"{layers}; after the first {config.row_layers}, {number} neighbouring positions of a row share a pass"
+    what = {
+        "rows": "rows of a batch share a pass",
+        "positions": "neighbouring positions of a row share a pass",
+        "feed_forward": "neighbouring positions of a row share a pass of the feed-forward layers",
+    }[config.join]
+    return f"{layers}; between its first {config.row_layers} and last {config.last_layers} layers, {number} {what}"
 
 
 def joined_card(config: JoinedConfig, architecture: str, repository: str) -> ModelCard:

@@ -13,7 +13,14 @@ arXiv 2302.12441) section 3 and its published code; `unbind_demux` is fastmux's 
 from fastmux.reference.demux import index_demux, key_demux, mlp_demux, pair_norm, rsa_demux, unbind_demux
 from fastmux.reference.embeddings import embedding_mux, index_prefix, instance_embeddings
 from fastmux.reference.image_mux import convolution_mux, rotation_mux
-from fastmux.reference.joined import join_positions, join_rows, separate_positions, separate_rows
+from fastmux.reference.joined import (
+    feed_forward_of_positions,
+    join_positions,
+    join_rows,
+    narrow_output,
+    separate_positions,
+    separate_rows,
+)
 from fastmux.reference.losses import retrieval_loss, rsa_retrieval
 from fastmux.reference.mux import attention_mux, hadamard_matrix, hadamard_mux, orthogonal_mux, walsh_hadamard_mux
 
@@ -21,6 +28,7 @@ __all__ = [
     "attention_mux",
     "convolution_mux",
     "embedding_mux",
+    "feed_forward_of_positions",
     "hadamard_matrix",
     "hadamard_mux",
     "index_demux",
@@ -30,6 +38,7 @@ __all__ = [
     "join_rows",
     "key_demux",
     "mlp_demux",
+    "narrow_output",
     "orthogonal_mux",
     "pair_norm",
     "retrieval_loss",

@@ -1,6 +1,8 @@
-"""Joining and separating states, for models whose deeper layers run on joined positions or rows."""
+"""Joining and separating states, for models whose deeper layers run on joined positions or rows; narrow layers."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -50,3 +52,25 @@ def separate_rows(y: Tensor, signs: Tensor, length: int) -> Tensor:
     As v_i * v_i = 1, this recovers row i's term of y, plus noise from the others.
     """
     return torch.cat([(signs[:, None] * state[None])[:, :length] for state in y])
+
+
+def feed_forward_of_positions(
+    a: Tensor, keep: Tensor, num_instances: int, feed_forward: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """``a_i + FFN(mean of the window of i)``, what a layer normalises whose feed-forward part N neighbours share.
+
+    a (B, L, d), the attention's output at every position, keep (B, L), 0 at padding -> (B, L, d).
+    """
+    means, _ = join_positions(a, keep, num_instances)
+    return a + separate_positions(feed_forward(means), num_instances, a.shape[1])
+
+
+def narrow_output(weight: Tensor, bias: Tensor, activations: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """The output matrix and bias, for the kept neurons alone, that change ``activations @ weight.T + bias`` least.
+
+    weight (d, I), bias (d), activations (positions, I), kept (K) -> (d, K), (d). Plain least squares.
+    """
+    ones = torch.ones_like(activations[:, :1])
+    wanted = activations @ weight.T + bias
+    solved = torch.linalg.lstsq(torch.cat([activations[:, kept], ones], 1), wanted).solution
+    return solved[:-1].T, solved[-1]

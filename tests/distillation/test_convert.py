@@ -36,7 +36,7 @@ def saved(original, tokenizer, tmp_path):
     return tmp_path / "original"
 
 
-@pytest.mark.parametrize("join", ["rows", "positions"])
+@pytest.mark.parametrize("join", ["rows", "positions", "pooled", "feed_forward"])
 @pytest.mark.parametrize(
     ("made_from", "auto"),
     [
@@ -48,6 +48,8 @@ def saved(original, tokenizer, tmp_path):
 def test_the_saved_model_is_the_one_that_was_measured(
     join, made_from, auto, original, tiny_config, tokenizer, texts, tmp_path
 ):
+    if (join, made_from) == ("pooled", BertForTokenClassification):
+        pytest.skip("taggers are not pooled")
     torch.manual_seed(0)
     model = original if made_from is None else made_from(tiny_config).eval()
     before = {name: t.clone() for name, t in model.state_dict().items()}
@@ -69,6 +71,20 @@ def test_the_saved_model_is_the_one_that_was_measured(
     assert all(p.requires_grad for p in loaded.parameters())
     batch = tokenizer(texts[:6], padding=True, return_tensors="pt")
     assert loaded(**batch)[0].shape[0] == 6
+
+
+@pytest.mark.parametrize("num_instances", [1, 2])
+def test_a_narrow_copy(num_instances, saved, original, texts, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("\n".join(texts))
+    options = ["--num_instances", str(num_instances), "--ffn_width", "0.25", "--max_steps", "3"]
+    out = tmp_path / "out"
+    main(["convert", str(saved), "--text", str(tmp_path / "text.txt"), "--output_dir", str(out), *options])
+    assert "same labels" in capsys.readouterr().out
+    loaded = AutoModelForSequenceClassification.from_pretrained(out)
+    assert loaded.config.backbone_config.intermediate_size == 16
+    assert {layer.output.dense.in_features for layer in loaded.model.bert.encoder.layer} == {16}
+    assert original.config.intermediate_size == 64
+    assert "25% of the feed-forward neurons" in (out / "README.md").read_text()
 
 
 def test_it_learns_what_the_original_says(original, tokenizer, texts, tmp_path):

@@ -16,6 +16,9 @@ from fastmux.testing import assert_agrees
 EXPORTS = [
     ("sequence", 3, {"join": "positions"}),
     ("token", 3, {"join": "rows"}),
+    ("sequence", 3, {"join": "pooled"}),
+    ("none", 2, {"join": "pooled"}),
+    ("token", 3, {"join": "feed_forward"}),
     ("token", 2, {"join": "positions"}),
     ("sequence", 2, {"join": "rows", "last_layers": 2, "first_layers": 2}),
     ("none", 1, {}),
@@ -24,7 +27,7 @@ EXPORTS = [
     ("sequence", 1, {}),
     ("token", 1, {}),
 ]
-WITH_ONNX = EXPORTS if ALL else EXPORTS[:2]
+WITH_ONNX = EXPORTS if ALL else EXPORTS[:3]
 
 
 def rows(count: int, length: int, padded: bool) -> dict[str, torch.Tensor]:

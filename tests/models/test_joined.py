@@ -13,8 +13,11 @@ from transformers import AutoModel
 
 import fastmux
 from fastmux import reference
+from fastmux.joins import JOINS
 from fastmux.testing import assert_agrees
 
+#: Taggers read every position, and cannot be pooled.
+KINDS = [(join, kind) for join in JOINS for kind in HEADS if (join, kind) != ("pooled", "token")]
 FAMILIES = ["Bert", "Roberta", "XLMRoberta", "Electra", "Camembert"]
 
 
@@ -47,49 +50,94 @@ def test_one_instance_of_fewer_layers_is_a_cut_encoder(middle):
     assert_agrees(cut(**batch()).logits, model(**batch()).logits)
 
 
+def run(layers, x, mask):
+    scores = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)
+    for layer in layers:
+        x = layer(x, scores[:, None, None])
+    return x
+
+
+def separated(encoder, own, keep, num_instances):
+    """What the last layers run on, and its mask, where joined states are separated."""
+    options = (num_instances,) if encoder.join == "positions" else (encoder.signs,)
+    joined, joined_keep = getattr(reference, f"join_{encoder.join}")(own, keep, *options)
+    deep = run(encoder.layer[2:-1], joined, joined_keep)
+    back = getattr(reference, f"separate_{encoder.join}")(deep, *options, length=own.shape[1])
+    norm = encoder.layer_norm
+    return nn.functional.layer_norm(encoder.dense(back) + own, (32,), norm.weight, norm.bias, norm.eps), keep
+
+
+def pooled(encoder, own, keep, num_instances):
+    joined, joined_keep = reference.join_positions(own, keep, num_instances)
+    return run(encoder.layer[2:-1], joined, joined_keep), joined_keep
+
+
+def shared_feed_forward(encoder, x, keep, num_instances):
+    scores = torch.zeros(keep.shape, dtype=x.dtype).masked_fill(keep == 0, torch.finfo(x.dtype).min)
+    for layer in encoder.layer[2:-1]:
+        a = layer.attention(x, scores[:, None, None])[0]
+        change = lambda y, own=layer: own.output.dense(own.intermediate(y))  # noqa: E731
+        x = layer.output.LayerNorm(reference.feed_forward_of_positions(a, keep, num_instances, change))
+    return x, keep
+
+
+DEEPER = {"positions": separated, "rows": separated, "pooled": pooled, "feed_forward": shared_feed_forward}
+
+
+@pytest.mark.parametrize("length", [1, 2, 8, 11])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("num_instances", [2, 3, 4])
-@pytest.mark.parametrize("join", ["positions", "rows"])
-def test_states_are_those_of_the_reference(join, num_instances, padded):
+@pytest.mark.parametrize("join", JOINS)
+def test_states_are_those_of_the_reference(join, num_instances, padded, length):
     model = plain(kind="none").double()
     fast = joined(model, num_instances, join=join, row_layers=2, last_layers=1)
     encoder = fast.model.encoder
-    with torch.no_grad():
-        encoder.dense.weight.add_(0.1 * torch.randn(32, 32, dtype=torch.float64))
-        encoder.dense.bias.normal_()
-    inputs = batch(rows=2 * num_instances)
+    if hasattr(encoder, "dense"):
+        with torch.no_grad():
+            encoder.dense.weight.add_(0.1 * torch.randn(32, 32, dtype=torch.float64))
+            encoder.dense.bias.normal_()
+    inputs = batch(rows=2 * num_instances, length=length)
     keep = inputs["attention_mask"] if padded else torch.ones_like(inputs["attention_mask"])
+    keep[:, 0] = 1
     states = fast(input_ids=inputs["input_ids"], attention_mask=keep if padded else None).last_hidden_state
-
-    def run(layers, x, mask):
-        scores = torch.zeros(mask.shape, dtype=x.dtype).masked_fill(mask == 0, torch.finfo(x.dtype).min)
-        for layer in layers:
-            x = layer(x, scores[:, None, None])
-        return x
-
-    layers = encoder.layer
-    own = run(layers[:2], model.embeddings(input_ids=inputs["input_ids"]), keep)
-    options = (num_instances,) if join == "positions" else (encoder.signs,)
-    joining = getattr(reference, f"join_{join}")
-    separating = getattr(reference, f"separate_{join}")
-    deep = run(layers[2:-1], *joining(own, keep, *options))
-    back = separating(deep, *options, length=own.shape[1])
-    norm = encoder.layer_norm
-    z = nn.functional.layer_norm(encoder.dense(back) + own, (32,), norm.weight, norm.bias, norm.eps)
-    expected = run(layers[-1:], z, keep)
+    own = run(encoder.layer[:2], model.embeddings(input_ids=inputs["input_ids"]), keep)
+    deep, deep_keep = DEEPER[join](encoder, own, keep, num_instances)
+    expected = run(encoder.layer[-1:], deep, deep_keep)
+    if join == "pooled":
+        expected = reference.separate_positions(expected, num_instances, length)
     assert_agrees(states[keep == 1], expected[keep == 1])
 
 
-@pytest.mark.parametrize("join", ["positions", "rows"])
-def test_padding_changes_nothing(join):
+@pytest.mark.parametrize("num_instances", [2, 3, 4])
+def test_the_mean_of_pooled_states_is_that_of_windows_by_their_size(num_instances):
+    fast = joined(plain(kind="none").double(), num_instances, join="pooled")
+    inputs = batch()
+    keep, states = inputs["attention_mask"], fast(**inputs).last_hidden_state
+    windows = [[0], *(list(range(8))[k : k + num_instances] for k in range(1, 8, num_instances))]
+    for row in range(5):
+        sizes = torch.tensor([int(keep[row, w].sum()) for w in windows])
+        own = torch.stack([states[row, w[0]] for w in windows])
+        assert_agrees(states[row, keep[row] == 1].mean(0), (own * sizes[:, None]).sum(0) / sizes.sum())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("join", JOINS)
+def test_padding_changes_nothing(join, side):
     fast = joined(plain(), 3, join=join)
     inputs = batch(rows=6)
-    longer = {name: nn.functional.pad(t, (0, 5), value=1 - (name != "input_ids")) for name, t in inputs.items()}
-    assert_agrees(fast(**longer).logits, fast(**inputs).logits)
+    expected = fast(**inputs).logits
+    if side == "left":
+        shift = [[(k + n) % 8 for k in range(8)] for n in inputs["attention_mask"].sum(1).tolist()]
+        inputs = {name: t.gather(1, torch.tensor(shift)) for name, t in inputs.items()}
+        assert (inputs["attention_mask"][:, -1] == 1).all()
+    more = (5, 0) if side == "left" else (0, 5)
+    longer = {name: nn.functional.pad(t, more, value=1 - (name != "input_ids")) for name, t in inputs.items()}
+    assert_agrees(fast(**longer).logits, expected)
 
 
-def test_joined_positions_leave_the_other_rows_alone():
-    fast, inputs = joined(plain(), 2), batch()
+@pytest.mark.parametrize("join", [join for join in JOINS if join != "rows"])
+def test_joined_positions_leave_the_other_rows_alone(join):
+    fast, inputs = joined(plain(), 2, join=join), batch()
     alone = torch.cat([fast(**{name: t[row : row + 1] for name, t in inputs.items()}).logits for row in range(5)])
     assert_agrees(fast(**inputs).logits, alone)
 
@@ -102,18 +150,18 @@ def test_any_number_of_rows_can_be_joined(rows):
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])
-@pytest.mark.parametrize("join", ["positions", "rows"])
+@pytest.mark.parametrize("join", ["positions", "rows", "feed_forward"])
 def test_short_rows(join, length):
     ids = torch.full((2, length), 7)
     assert joined(plain(kind="token"), 4, join=join)(input_ids=ids).logits.shape == (2, length, 3)
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("join", ["positions", "rows"])
+@pytest.mark.parametrize(("join", "kind"), KINDS)
 def test_every_parameter_has_a_gradient(join, kind):
     model = plain(kind=kind)
     fast = joined(model, 2, join=join, joined_layers=[1, 3])
-    nn.init.eye_(fast.model.bert.encoder.dense.weight)  # zeros, to begin with, let no gradient through
+    if join == "rows":
+        nn.init.eye_(fast.model.bert.encoder.dense.weight)  # zeros, to begin with, let no gradient through
     labels = torch.tensor([0, 1, 2, 0, 1]) if kind == "sequence" else torch.ones(5, 8, dtype=torch.long)
     fast.train()(**batch(), labels=labels).loss.backward()
     # What is missing: the bias of a key, which no softmax sees, where the layer is folded to one position.
@@ -122,8 +170,7 @@ def test_every_parameter_has_a_gradient(join, kind):
     assert lacking == folded
 
 
-@pytest.mark.parametrize("kind", HEADS)
-@pytest.mark.parametrize("join", ["positions", "rows"])
+@pytest.mark.parametrize(("join", "kind"), KINDS)
 def test_saved_and_loaded(tmp_path, join, kind):
     model = plain(kind=kind)
     before = copy.deepcopy(model.state_dict())
@@ -145,7 +192,7 @@ def test_saved_and_loaded(tmp_path, join, kind):
     [
         ({"num_instances": 0}, "num_instances is 0, expected an integer of at least 1"),
         ({"num_instances": True}, "num_instances is True"),
-        ({"num_instances": 2, "join": "columns"}, "join is 'columns', expected one of 'positions', 'rows'"),
+        ({"num_instances": 2, "join": "columns"}, "join is 'columns', expected one of 'positions', 'rows', 'pooled'"),
         ({"num_instances": 2, "row_layers": -1}, "row_layers is -1"),
         ({"num_instances": 2, "row_layers": 4}, "row_layers is 4 and last_layers is 1, expected fewer than 5"),
         ({"num_instances": 2, "joined_layers": []}, r"joined_layers is \[\], expected ascending numbers from 1 to 3"),
@@ -158,6 +205,11 @@ def test_saved_and_loaded(tmp_path, join, kind):
 def test_what_is_out_of_range_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         joined(plain(), **options)
+
+
+def test_a_head_that_reads_every_position_is_not_pooled():
+    with pytest.raises(ValueError, match="join is 'pooled', expected one of 'positions', 'rows', 'feed_forward': the"):
+        joined(plain(kind="token"), 2, join="pooled")
 
 
 def test_other_encoders_are_refused():

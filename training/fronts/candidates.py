@@ -37,6 +37,7 @@ class Candidate:
         start: The name of another candidate, of the same layers and another N, from whose weights this one goes on.
         masked_epochs: Passes over the rows as a masked-language model, joined as it is, before it is distilled.
         learning_rate, state_weight: See `ConversionSettings`; None for what the program is told.
+        ffn_width: The share of each feed-forward layer's neurons that it keeps.
         hidden_size: The width of a narrower plain encoder, which starts from random weights; None for the original's.
         folder: A model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
         int8: It is measured a second time with its matrices quantised to 8 bits.
@@ -56,6 +57,7 @@ class Candidate:
     masked_epochs: float = number(0.0)
     learning_rate: float | None = None
     state_weight: float | None = None
+    ffn_width: float = number(1.0, 0, 1, above=True)
     hidden_size: int | None = integer(None, 1)
     folder: str | None = None
     int8: bool = False
@@ -137,7 +139,10 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
 
 def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> ConversionSettings:
     """What the candidate is distilled with."""
-    own = {name: getattr(candidate, name) for name in ("num_instances", "learning_rate", "state_weight", *STRUCTURE)}
+    own = {
+        name: getattr(candidate, name)
+        for name in ("num_instances", "ffn_width", "learning_rate", "state_weight", *STRUCTURE)
+    }
     return replace(base, **{name: value for name, value in own.items() if value is not None}, seed=seed)
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from fastmux.distillation.distil import distil, distillation_arguments, precision
+from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
@@ -136,7 +137,8 @@ class FrontModels:
         folder = self._student_folder(candidate.name, seed)
         if not (folder / _SECONDS).is_file():
             set_seed(seed)
-            student = candidate.make(self.original, self.task.kind)
+            source = narrowed_for(self.original, candidate.ffn_width, self._model_rows, self.tokenizer)
+            student = candidate.make(source, self.task.kind)
             if candidate.start is not None:
                 start = self._load("Joined", self._student_folder(candidate.start, seed) / "model").state_dict()
                 own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
