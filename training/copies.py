@@ -40,7 +40,7 @@ _FORWARD = ("forward", 1)
 
 
 def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str | None) -> dict[str, object]:
-    """What ``copies.json`` holds, but for the environment: a record for the plain encoder and for every variant and
+    """The content of ``copies.json`` but for the environment: a record for the plain encoder, and for every variant and
     number of copies.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What tags say of entities.
+"""Tags of entities.
 
 seqeval takes the first letter of a tag for its place in an entity and the rest for the type: of bare tags, ``ORG`` is
 outside to it, as ``O`` is, and ``PER`` an entity "ER". Here tags are what a scheme says, or refused.
@@ -28,7 +28,7 @@ def seqeval_tags(names: Sequence[str], scheme: str = "entities") -> list[str]:
         scheme: "entities" or "types".
 
     Raises:
-        ValueError: names the tags that are something else.
+        ValueError: Tags do not fit the scheme. The message names them.
 
     Example:
         >>> from training.entities import seqeval_tags

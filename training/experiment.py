@@ -32,7 +32,7 @@ import datasets
 import transformers
 import yaml
 
-from fastmux.files import read_json, write_json
+from fastmux.files import changes, write_json
 from training.folders import SETTINGS, check_folder
 from training.formatting import for_terminal, number
 from training.results import environment
@@ -77,7 +77,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, TableRecip
     while more:
         name, *more = more
         if not name.startswith("--") or not more:
-            raise ValueError(f"{name!r} is no pair of --KEY VALUE")
+            raise ValueError(f"{name!r} is not a pair of --KEY VALUE")
         given[name.removeprefix("--")] = _value(more.pop(0))
     return options, read_recipe(options.recipe, given)
 
@@ -86,30 +86,26 @@ def _value(text: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is no value: {error}") from error
+        raise ValueError(f"{text!r} is not a value in YAML: {error}") from error
 
 
 def choose_folder(output_dir: str | None, recipe: TableRecipe) -> Path:
-    """The folder to write to: new, or one whose cells belong to this table.
+    """The folder to write to: a new one, or one whose cells belong to this table.
 
     Raises:
         ValueError: It holds something else.
     """
     folder = Path(output_dir or f"runs/{recipe.name}")
-    before, now = {}, {}
+    check_folder(folder, recipe.identity())
     for was in finished_cells(folder, recipe):
         own = recipe.cell(was.variant, was.num_instances, was.seed)
-        for key in {**was.settings, **own.settings}:
-            name = f"{own.name}: {key}"
-            before[name], now[name] = was.settings.get(key), own.settings.get(key)
-    if (folder / SETTINGS).is_file():
-        before |= read_json(folder / SETTINGS)
-    check_folder(folder, {**recipe.identity(), **now}, before)
+        if changed := changes(was.settings, own.settings, {**was.settings, **own.settings}):
+            raise ValueError(f"--output_dir {folder} holds {own.name}: {changed}. Give another folder")
     return folder
 
 
 def finished_cells(folder: Path, recipe: TableRecipe) -> list[cells.CellResult]:
-    """What a folder has of a recipe's variants, in the table's order."""
+    """The finished cells of a recipe's variants in a folder, in the table's order."""
     order = list(recipe.variants)
     found = [cells.finished(path) for path in (folder.iterdir() if folder.is_dir() else ())]
     own = [cell for cell in found if cell is not None and cell.variant in order]
@@ -117,7 +113,7 @@ def finished_cells(folder: Path, recipe: TableRecipe) -> list[cells.CellResult]:
 
 
 def main(argv: list[str] | None = None) -> list[TableRow]:
-    """Runs the program; returns the rows of its table.
+    """Runs the program, and returns the rows of its table.
 
     Raises:
         ValueError: Bad input, found before anything is trained or written.
@@ -162,7 +158,7 @@ def main(argv: list[str] | None = None) -> list[TableRow]:
 
 
 def references(recipe: TableRecipe, seeds: list[int], data_dir: str) -> list[TableRow]:
-    """The experiment's figures to beat, over the seeds of the table."""
+    """The rows of the experiment's figures to beat, over the seeds of the table."""
     experiment, by_name = recipe.cells()[0].experiment, {}
     seeds = seeds if experiment.splits_by_seed else seeds[:1]
     for seed in seeds:

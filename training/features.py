@@ -19,7 +19,7 @@ def pack_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int)
     The special tokens are the same in every row, so finding them is no retrieval: they have no label (-100).
 
     Raises:
-        ValueError: the texts do not fill one row.
+        ValueError: The texts do not fill one row.
     """
     ids: list[int] = []
     for start in range(0, len(texts), _BATCH):

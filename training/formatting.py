@@ -1,17 +1,17 @@
-"""How numbers and tables are written, wherever they are shown."""
+"""Numbers and tables as text."""
 
 from __future__ import annotations
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """A score, or a difference with ``sign`` "+": shares have digits, prices none. A dash for what is not there."""
+    """A score, or a difference with ``sign`` "+". Small numbers have four digits, large ones none; None is a dash."""
     if value is None:
         return "-"
     return f"{value:{sign}.4f}" if abs(value) < 100 else f"{value:{sign},.0f}"
 
 
 def measured(mean: float, std: float) -> str:
-    """A mean, with its spread where there is one."""
+    """A mean with its standard deviation, if that is not 0."""
     return number(mean) + (f" ± {number(std)}" if std else "")
 
 
@@ -21,21 +21,23 @@ def score(found: dict | None) -> str:
 
 
 def interval(mean: float, low: float, high: float) -> str:
-    """A difference and its interval."""
+    """A difference with the ends of its interval."""
     return f"{number(mean, '+')} ({number(low, '+')} to {number(high, '+')})"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table, the columns behind the first one aligned to the right."""
+    """A Markdown table. All columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def for_terminal(paragraph: str) -> str:
-    """A paragraph; of a Markdown table, the columns are padded to one width."""
-    if not paragraph.startswith("|"):
-        return paragraph
-    rows = [line[2:-2].split(" | ") for line in paragraph.splitlines()]
+def for_terminal(text: str) -> str:
+    """Paragraphs for the terminal. The columns of Markdown tables are padded to one width."""
+    return "\n\n".join(_padded(part) if part.startswith("|") else part for part in text.split("\n\n"))
+
+
+def _padded(table: str) -> str:
+    rows = [line[2:-2].split(" | ") for line in table.splitlines()]
     widths = [max(map(len, column)) for column in zip(rows[0], *rows[2:], strict=True)]
     rows[1] = ["-" * width for width in widths]
     lines = [[c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)] for row in rows]

@@ -1,4 +1,4 @@
-"""Groupings drawn by chance, for models whose answers depend on who shares a group."""
+"""Random groupings, for models whose answers depend on the rows of a group."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from fastmux.passes.engine import Engine
 
 
 def shuffled_plan(engine: Engine, lengths: np.ndarray, *seed: int) -> list[np.ndarray]:
-    """The engine's passes with other groups: of rows of like length, chance says which come together."""
+    """The engine's passes with other groups, drawn at random among rows of similar length."""
     order = np.random.default_rng(seed).permutation(len(lengths))
     return [order[batch] for batch in engine.plan(lengths[order])]

@@ -1,4 +1,4 @@
-"""Scores: functions of what the Hugging Face Trainer collected and of the rows it ran on, that give a dict.
+"""Scores of predictions.
 
 Every score here follows from counts that add up over rows, so that one `Measure` gives it of all rows, of those that
 had one slot of their groups, and of rows drawn anew (`training.scoring`).
@@ -22,8 +22,8 @@ from training.entities import seqeval_tags
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Class ids in place of logits while an evaluation collects them; token ids (retrieval) stay, and so do logits
-    where every label is a question of its own (whose labels are floats)."""
+    """Class ids in place of logits, to save memory while an evaluation collects them. Token ids (retrieval) stay, and
+    so do logits whose labels are floats."""
     return outputs.argmax(-1) if outputs.is_floating_point() and not labels.is_floating_point() else outputs
 
 
@@ -57,7 +57,7 @@ def _f1(right: np.ndarray, said: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def _right_and_labelled(prediction: EvalPrediction) -> np.ndarray:
-    """Of each row, how many of its labels are right, and how many it has: (rows, 2)."""
+    """The number of right labels, and of labels, of each row: (rows, 2)."""
     predictions, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     labelled = (labels != IGNORE_INDEX).reshape(len(labels), -1)
     right = (predictions == labels).reshape(len(labels), -1) & labelled

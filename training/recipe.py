@@ -117,8 +117,8 @@ class Recipe:
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a YAML file with a value for each field of `Recipe`; or with some values and ``base``,
-    the name of a recipe that has the others.
+    """Reads a recipe by its name, or from a YAML file. It has a value for each field of `Recipe`; or some values and
+    ``base``, the name of a recipe that has the others.
 
     Raises:
         ValueError: There is no such recipe; a key is unknown (the message has the closest known one), missing, or has a

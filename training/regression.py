@@ -9,7 +9,7 @@ from transformers import EvalPrediction
 
 
 def sums(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
-    """What each row adds, (rows, 12): of values and of their ranks, 1, x, y, xx, yy and xy."""
+    """What each row adds, (rows, 12): 1, x, y, xx, yy and xy of the values, and the same of their ranks."""
     said, true = (np.asarray(x, dtype=float).reshape(-1) for x in (prediction.predictions, prediction.label_ids))
     return np.column_stack([*_moments(said, true), *_moments(rankdata(said), rankdata(true))])
 
@@ -32,7 +32,7 @@ def scores(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def spread(name: str, values: list[float]) -> str:
-    """What training rows are about, and whether rates that are meant for values of about 1 will reach it."""
+    """A sentence on the mean and spread of training rows, and whether the recipes' learning rates suit them."""
     mean, deviation = float(np.mean(values)), float(np.std(values))
     said = f"{name!r} has mean {mean:.4g} and standard deviation {deviation:.4g} in the training rows"
     if 0.1 <= deviation <= 10 and abs(mean) <= 10:
@@ -45,7 +45,7 @@ def _moments(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
 
 
 def _spreads(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums of squared differences from the mean, of y and of x, and of their products; 0 where rounding is all."""
+    """The sums of squared differences from the mean, of y and of x, and of their products. Mere rounding becomes 0."""
     count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     of_y, of_x = yy - _over(y * y, count), xx - _over(x * x, count)
     return np.where(of_y > 1e-12 * yy, of_y, 0.0), np.where(of_x > 1e-12 * xx, of_x, 0.0), xy - _over(x * y, count)
@@ -57,5 +57,5 @@ def _correlation(sums: np.ndarray) -> np.ndarray:
 
 
 def _over(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, and 0 where that is 0."""
+    """part / whole, and 0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)

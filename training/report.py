@@ -1,4 +1,4 @@
-"""What a run ends with: tables and learning curves for the reader; the same numbers, and more, for programs.
+"""The report of a run: tables and pictures for the reader, and the same numbers in JSON for programs.
 
     python training/report.py runs/sst2 runs/sst2-2 runs/sst2-3      # several runs beside each other, in report/
 
@@ -27,9 +27,15 @@ from training.models import ALONE, PLAIN, SMALLER
 from training.results import RunResult, Score, VariantResult, of_json
 from training.settings import run_program
 
+#: What the table's columns are.
+_COLUMNS = (
+    "The difference is to `plain`, with the interval that 95 % of draws of the rows are in. Slots are the lowest and "
+    "the highest score among the slots of a group. Retrieval is the accuracy after the warm-up / at the end."
+)
+
 
 def write_report(result: RunResult, folder: RunFolder) -> None:
-    """Writes metrics.json and the learning curves, prints the tables."""
+    """Writes metrics.json and the learning curves, and prints the tables."""
     record = asdict(result)
     write_json(folder.metrics, record)
     recipe = result.settings["recipe"]
@@ -58,15 +64,17 @@ def what_it_bought(variants: dict[str, VariantResult], metric: str, split: str) 
 
 
 def instances(variant: str, result: RunResult) -> int:
-    """N of a variant."""
+    """The number N of rows that share a pass of a variant."""
     return 1 if variant in ALONE else result.settings["recipe"]["num_instances"]
 
 
 def table(runs: dict[str, RunResult]) -> str:
-    """Runs of one task by name: a row for each run, variant and split."""
-    rows, result = [], next(iter(runs.values()))
+    """A table of runs of one task, by name: a row for each run, variant and split."""
+    rows = []
     for run, result in runs.items():
         for name, own in result.variants.items():
+            both = (own.retrieval_accuracy_after_warm_up, own.retrieval_accuracy)
+            retrieval = " / ".join(number(found.mean) if found else "-" for found in both) if any(both) else "-"
             for split, scores in own.scores.items():
                 difference, slots = own.difference_to_plain.get(split), [s.mean for s in own.slots.get(split, [])]
                 cells = [
@@ -75,17 +83,16 @@ def table(runs: dict[str, RunResult]) -> str:
                     split,
                     str(scores[result.metric]),
                     interval(**asdict(difference)) if difference else "-",
-                    " / ".join(map(number, slots)) or "-",
-                    str(own.retrieval_accuracy_after_warm_up or "-"),
-                    str(own.retrieval_accuracy or "-"),
+                    f"{number(min(slots))} to {number(max(slots))}" if slots else "-",
+                    retrieval,
                     f"{own.throughput.instances_per_second:,.0f}",
                     "-" if own.ratio_to_plain is None else f"{own.ratio_to_plain:.2f}",
                     f"{own.limit:.2f}",
                 ]
                 rows.append([run, *cells] if len(runs) > 1 else cells)
-    header = ["", "N", "split", result.metric, "less plain's (95 %, rows drawn anew)", "slot by slot"]
-    header += ["retrieval, warmed up", "at the end", "instances/s", "x plain", "limit"]
-    return markdown(["run", *header] if len(runs) > 1 else header, rows)
+    header = ["", "N", "split", result.metric, "difference", "slots", "retrieval", "instances/s", "x plain", "limit"]
+    table = markdown(["run", *header] if len(runs) > 1 else header, rows)
+    return f"{table}\n\n{_COLUMNS}"
 
 
 def section(record: dict) -> Iterator[str]:
@@ -163,26 +170,24 @@ def plot(path: Path, title: str, runs: dict[str, RunResult]) -> None:
 
 
 def curve(found: VariantResult, stage: str, key: str) -> list[tuple[int, float]]:
-    """What a stage's log has of a figure, over its steps."""
+    """The values of a figure in a stage's log, over its steps."""
     log = found.stages[stage].log if stage in found.stages else []
     return [(entry["step"], entry[key]) for entry in log if key in entry]
 
 
 def read_runs(paths: list[str]) -> dict[str, RunResult]:
-    """Finished runs by name: of the folder, or of the file without its ending.
+    """Reads finished runs, by the name of the folder, or of the file without its ending.
 
     Raises:
-        ValueError: There is none, or two have one name.
+        ValueError: A path holds no finished run, or two have the same name.
     """
     runs: dict[str, RunResult] = {}
     for path in map(Path, paths):
         file = path if path.is_file() else RunFolder(path).metrics
+        if not file.is_file():
+            raise ValueError(f"{path} holds no {file.name}; expected the folder of a finished run of train.py")
         try:
             run = of_json(RunResult, read_json(file))
-        except OSError as error:
-            raise ValueError(
-                f"{path} holds no {file.name}; expected the folder of a finished run of train.py"
-            ) from error
         except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} is not what a run of train.py writes: {error!r}") from error
         name = path.stem if path.is_file() else path.resolve().name
@@ -193,10 +198,10 @@ def read_runs(paths: list[str]) -> dict[str, RunResult]:
 
 
 def main(argv: list[str] | None = None) -> Path:
-    """Writes the report of several runs; returns its path.
+    """Writes the report of several runs, and returns its path.
 
     Raises:
-        ValueError: A run is none, or the folder to write holds one.
+        ValueError: A path holds no finished run, or the folder to write to holds one.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run, or its metrics.json")

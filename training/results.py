@@ -144,8 +144,8 @@ class RunResult:
 
 
 def of_json(kind: Any, values: Any) -> Any:
-    """The inverse of `dataclasses.asdict`, of a dataclass or of what its fields are made of. Keys that the class does
-    not have are left out, so that results of former versions are read as well.
+    """The inverse of `dataclasses.asdict`. Keys that the class does not have are left out, so that results of former
+    versions can be read.
 
     Raises:
         AttributeError, TypeError: The values are not those of such a class.

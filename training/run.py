@@ -1,4 +1,4 @@
-"""A run: every variant trained and scored, then all of them timed side by side."""
+"""A run: every variant is trained and scored, then all of them are timed side by side."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from training.stages import Stage
 
 
 class Run:
-    """What there is to train, and where.
+    """A run.
 
     Args:
-        settings: The command line.
-        folder: It gets everything that is written.
-        inputs: What to train on.
+        settings: The parsed command line.
+        folder: The folder that is written to.
+        inputs: The rows to train on.
     """
 
     def __init__(self, settings: Settings, folder: RunFolder, inputs: Inputs):
@@ -77,7 +77,7 @@ class Run:
         )
 
     def train(self, name: str) -> dict[str, StageResult]:
-        """A variant's stages."""
+        """Trains a variant, and returns its stages."""
         stages = {}
         seed = self.settings.trainer.get("seed", 0)
         set_seed(seed)
@@ -101,7 +101,7 @@ class Run:
         return stages
 
     def evaluate(self, name: str) -> dict[str, object]:
-        """What `VariantResult` has of a trained variant's scores, by name."""
+        """Scores a trained variant; returns these fields of `VariantResult` by name."""
         groupings = 1 if name in ALONE else self.settings.options.groupings
         say(f"{name}: evaluation" + (f" on {groupings} groupings" if groupings > 1 else ""))
         task = self.task_stage(name)

@@ -1,4 +1,4 @@
-"""Scores over several groupings, of each slot of a group, and beside another model's on the same rows."""
+"""Scores over several groupings and for each slot of a group, and the difference to another model's."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def check(settings: Any, prefix: str = "") -> None:
 
 
 def read_yaml(folder: Path, name: str, what: str) -> tuple[Path, dict]:
-    """What ``folder/NAME.yaml`` holds or, if there is none, the file ``name``; and which file that is.
+    """Reads ``folder/NAME.yaml`` or, if there is none, the file ``name``. Returns the path and the content.
 
     Args:
         what: The kind of file, for messages.
@@ -79,7 +79,7 @@ def read_yaml(folder: Path, name: str, what: str) -> tuple[Path, dict]:
 
 
 def check_keys(keys: Iterable[object], known: Iterable[str], where: str, what: str) -> None:
-    """Raise ValueError for a key that is not known; the message, which begins with ``where``, has the closest one."""
+    """Raise ValueError for an unknown key. The message begins with ``where`` and names the closest known key."""
     known = list(known)
     for key in keys:
         if key not in known:
@@ -99,7 +99,7 @@ def types_of(kind: type) -> dict[str, tuple[type, ...]]:
 
 
 def typed(where: str, key: str, value: object, *kinds: type) -> Any:
-    """A value of one of these types; a number becomes the float, a list the tuple that is asked for.
+    """A value that has one of these types. An integer may become a float, and a list a tuple.
 
     Raises:
         ValueError: The value is of another type; the message begins with ``where``.
@@ -118,7 +118,7 @@ def typed(where: str, key: str, value: object, *kinds: type) -> Any:
 
 
 def build(kind: type, values: Mapping[str, object], where: str, what: str, **more: object) -> Any:
-    """A dataclass made of values by name, and of ``more``, which are right as they are.
+    """Makes a dataclass of values by name, which are checked, and of ``more``, which are not.
 
     Raises:
         ValueError: A key is unknown, or a value is of another type or not allowed; the message begins with ``where``.
@@ -133,7 +133,7 @@ def build(kind: type, values: Mapping[str, object], where: str, what: str, **mor
 
 
 def run_program(main: Callable[[], object]) -> None:
-    """Run a program whose bad input ends it with one sentence."""
+    """Run a program. A ValueError or OSError ends it with its message."""
     try:
         main()
     except (ValueError, OSError) as error:

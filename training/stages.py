@@ -1,4 +1,4 @@
-"""A stage of a run: train a model with the Hugging Face Trainer, keep it, and go on if interrupted."""
+"""A stage of a run: a model is trained with the Hugging Face Trainer and kept; an interrupted stage goes on."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class Stage:
         )
 
     def total_steps(self) -> int:
-        """Optimizer steps of the stage in one process."""
+        """The number of the optimizer's steps in one process."""
         arguments = self.arguments
         steps = arguments.get("max_steps", -1)
         if steps > 0 or "num_train_epochs" not in arguments:
@@ -249,7 +249,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 @contextmanager
 def write_errors(folder: Path, way_on: str = "--resume") -> Iterator[None]:
-    """Gives a failed write of a checkpoint or model an `OSError` that says what is left to do, ``way_on``.
+    """Raises `OSError`, with what to do next (``way_on``), when a checkpoint or a model cannot be written.
 
     Python's own writes raise one; the writers of safetensors, tokenizers and torch raise errors of their own kinds,
     which name no file.

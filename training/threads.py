@@ -1,4 +1,4 @@
-"""How many threads a run takes: those that are free.
+"""The number of threads of a run: those that are free.
 
 At the end of every operation the threads wait for each other, and a core that some other process holds makes all of
 them wait: beside one busy process two threads on two cores are several times slower than one.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch.utils.benchmark import Timer
 
-#: Whoever sets one of these has chosen.
+#: Environment variables that set the number of threads.
 CHOSEN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 #: More threads must be faster by this much, or fewer do; and so much slower, nobody tries still more.
 _WORTH, _HOPELESS = 0.9, 1.5
@@ -50,7 +50,7 @@ def choose_threads(measure: Callable[[int], float] | None = None) -> str:
 
 
 def _seconds(threads: int) -> float:
-    """How long small operations take, as a step of a small encoder has them."""
+    """The time of a small operation, such as a small encoder has, on so many threads."""
     data = {"x": torch.ones(2048, 64), "weight": torch.ones(64, 256)}
     timer = Timer("(x @ weight).relu().sum(-1)", globals=data, num_threads=threads)
     return timer.blocked_autorange(min_run_time=_SECONDS).median

@@ -14,11 +14,10 @@ if not __package__:
 import datasets
 import transformers
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from fastmux.files import write_json
-from training.arguments import Settings, parse
-from training.folders import RunFolder, choose_folder
+from training.arguments import parse
+from training.folders import choose_folder
 from training.inputs import prepare
 from training.regression import spread
 from training.report import write_report
@@ -32,8 +31,8 @@ def main(argv: list[str] | None = None) -> RunResult | None:
     """Runs the program; returns what it writes to ``metrics.json``, and None but in the main process.
 
     Raises:
-        ValueError: bad input, found before anything is written.
-        OSError: a file could not be written.
+        ValueError: The input is bad. This is found before anything is written.
+        OSError: A file could not be written.
     """
     started = time.perf_counter()
     settings = parse(argv)
@@ -44,10 +43,11 @@ def main(argv: list[str] | None = None) -> RunResult | None:
     transformers.utils.logging.disable_progress_bar()
 
     say(choose_threads())
-    folder = same_folder(settings)
+    folder = choose_folder(settings)
     inputs = prepare(settings)
     run = Run(settings, folder, inputs)
-    # Only now, when all input is known to be good, is anything written.
+    state.wait_for_everyone()
+    # Only now, when all input is known to be good and every process has the folder, is anything written.
     if state.is_main_process:
         folder.remove_leftovers()
         write_json(folder.settings, settings.identity())
@@ -67,20 +67,6 @@ def main(argv: list[str] | None = None) -> RunResult | None:
         write_report(result, folder)
     state.wait_for_everyone()
     return result
-
-
-def same_folder(settings: Settings) -> RunFolder:
-    """The folder that the main process chooses, in every process; its error likewise."""
-    chosen: list[RunFolder | ValueError | None] = [None]
-    if PartialState().is_main_process:
-        try:
-            chosen = [choose_folder(settings)]
-        except ValueError as error:
-            chosen = [error]
-    broadcast_object_list(chosen)
-    if isinstance(chosen[0], ValueError):
-        raise chosen[0]
-    return chosen[0]
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_the_interval_pairs_rows():
     [
         (["--num_train_epoch", "1"], "there is no 'num_train_epoch' in a variant; the closest is 'num_train_epochs'"),
         (["--learning_rate", "fast"], "learning_rate must be of type float, got 'fast'"),
-        (["--learning_rate"], "'--learning_rate' is no pair of --KEY VALUE"),
+        (["--learning_rate"], "'--learning_rate' is not a pair of --KEY VALUE"),
         (["--seed", "1"], "seed is not a variant's: give seeds"),
         (["--variants", "rotatoin"], "there is no 'rotatoin' in a recipe's variants; the closest is 'rotation'"),
         (["--variants", "rotation", "--num_instances", "5"], "must be a multiple of num_instances=5, got 12"),

@@ -112,8 +112,8 @@ def test_a_report_of_several_runs(result, tmp_path, capsys):
         (tmp_path / f"n{n}" / "metrics.json").write_text(json.dumps(asdict(run)))
     report = write_report([str(tmp_path / "n2"), str(tmp_path / "n4"), "--output_dir", str(tmp_path / "report")])
     text = report.read_text()
-    cells = ["n4", "`unbind`", "4", "validation", "0.7550 ± 0.0071", "-0.0500 (-0.0600 to -0.0400)", "0.7100 / 0.7300"]
-    assert f"| {' | '.join(cells)} | - | - | 100 | 2.00 | 2.00 |" in text
+    cells = ["n4", "`unbind`", "4", "validation", "0.7550 ± 0.0071", "-0.0500 (-0.0600 to -0.0400)", "0.7100 to 0.7300"]
+    assert f"| {' | '.join(cells)} | - | 100 | 2.00 | 2.00 |" in text
     assert "| n2 | `plain` | 1 | validation |" in text and "![mine](mine.png)" in text
     (task,) = json.loads((tmp_path / "report" / "report.json").read_text())["tasks"]
     assert task["table"] in text

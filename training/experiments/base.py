@@ -1,4 +1,4 @@
-"""What an experiment is: data, a network, a loss and measures. `training/experiment.py` does the rest."""
+"""An experiment: data, a network, a loss and measures. `training/experiment.py` does the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Metric:
-    """A score, the mean of what `Experiment.measure` says of each row.
+    """A score: the mean of what `Experiment.measure` gives for each row.
 
     Attributes:
         name: Its name in tables.
@@ -49,12 +49,12 @@ class Multiplexing:
     demultiplexer_options: Mapping[str, object] | None = None
 
     def wrap(self, network: nn.Module, width: int, **shape) -> Multiplexed:
-        """The network on N rows at once; ``shape`` are the other arguments: stem, head, out_width, feature_dim."""
+        """Puts a network on N rows at once. ``shape`` are further arguments: stem, head, out_width, feature_dim."""
         return Multiplexed(network, width=width, **vars(self), **shape)
 
 
 class Fit(Protocol):
-    """What `Experiment.train` trains with.
+    """The second argument of `Experiment.train`, which calls it to train.
 
     Attributes:
         folder: The cell's folder, for pictures.
@@ -69,8 +69,8 @@ class Fit(Protocol):
         """Trains on all training rows; ``arguments`` are `TrainingArguments` in place of the recipe's."""
 
     def score(self) -> dict[str, float]:
-        """The scores of the test rows as things stand, in one grouping, by name of the metric: to be reported, not to
-        choose by."""
+        """The scores of the test rows at present, in one grouping, by the metric's name. Report them, and do not choose
+        by them."""
 
 
 class Experiment(ABC):
@@ -121,7 +121,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def loss(self, outputs, rows: Rows) -> Tensor:
-        """The loss to train with, of what the network makes of B rows."""
+        """The training loss of the network's outputs for B rows."""
 
     @abstractmethod
     def measure(self, outputs, rows: Rows) -> Rows:
@@ -129,14 +129,14 @@ class Experiment(ABC):
         be left out where they mean nothing."""
 
     def scores(self, measured: Mapping[str, np.ndarray]) -> dict[str, Score]:
-        """The scores over groupings, by name, of what `measure` says of each row: (groupings, rows)."""
+        """The scores over groupings, by name. ``measured`` has what `measure` gave for each row: (groupings, rows)."""
         own = [metric for metric in self.metrics if metric.name in measured]
         return {m.name: Score.of([m.of_mean(float(row.mean())) for row in measured[m.name]]) for m in own}
 
     def scores_by_slot(
         self, measured: Mapping[str, np.ndarray], orders: list[Tensor], num_instances: int
     ) -> dict[str, list[float]]:
-        """The score of the rows at each place in a group, by name; none where rows do not share passes.
+        """The score of the rows at each place in a group, by name; empty if rows do not share passes.
 
         Args:
             measured: (groupings, rows), as `scores` takes it.
@@ -151,7 +151,7 @@ class Experiment(ABC):
         return found
 
     def references(self, train: Rows, test: Rows) -> dict[str, Rows]:
-        """Figures to beat that need no training, by name: what `measure` says of, e.g., always the median."""
+        """Figures to beat that need no training, by name, as `measure` gives them; for example, always the median."""
         return {}
 
     def train(self, model: nn.Module, fit: Fit) -> Mapping[str, float]:
@@ -176,7 +176,7 @@ def select(rows: Rows, index: Tensor | slice) -> Rows:
 
 
 def draw_split(rows: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The places of the rows to train on, and of a share of them to test on, at least one."""
+    """Random places of the rows to train on, and of a share of them, at least one, to test on."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(rows))
     tests = max(1, round(share * rows))
     return order[tests:], order[:tests]

@@ -96,7 +96,7 @@ class HouseNetwork(nn.Module):
 
 
 def errors(price: Tensor, true: Tensor) -> Rows:
-    """Of each house, (B): by how many dollars the price is off, and by what share of the true one."""
+    """How far each house's price is off, (B), in dollars and as a share of the true price."""
     off = (price - true).abs()
     return {"MAE": off, "MAPE": off / true}
 
@@ -127,8 +127,8 @@ def read_houses(data_dir: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """images uint8 (houses, 4, 64, 64, 3), features float32 (houses, 4): `FEATURES`, price float32 (houses).
 
     Raises:
-        ValueError: the file is missing or damaged; an array is, or has another shape; a price or an area is not above
-            0; there are too few houses.
+        ValueError: The file or an array is missing or damaged, an array has another shape, a price or an area is not
+            above 0, or there are too few houses.
     """
     layout = "arrays images (houses, 4, 64, 64, 3), features (houses, 4), price (houses)"
     path = find_files("houses", data_dir, {"images": ("images.npz",)}, layout)["images"]

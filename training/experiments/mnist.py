@@ -93,7 +93,7 @@ def read_mnist(data_dir: str) -> tuple[Rows, Rows]:
     """Training and test rows: image, float32 (rows, 1, 28, 28), normalised; label, int64 (rows).
 
     Raises:
-        ValueError: a file is missing or is not what MNIST has; images of another size.
+        ValueError: A file is missing or damaged, or has images of another size.
     """
     paths = find_files("mnist", data_dir, FILES, "IDX, packed with gzip or not")
     found = []
@@ -115,7 +115,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The bytes of an IDX file, in its shape.
 
     Raises:
-        ValueError: it is damaged, or is no IDX file of so many dimensions.
+        ValueError: The file is damaged, or no IDX file of so many dimensions.
     """
     try:
         content = path.read_bytes()

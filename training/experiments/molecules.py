@@ -159,8 +159,8 @@ def read_molecules(data_dir: str) -> Rows:
     -1; solubility and Delaney's prediction of it, float32 (rows), log mol/L.
 
     Raises:
-        ValueError: the file is missing, PyTorch Geometric or RDKit is; a row is no molecule, its atoms have no bonds,
-            or its solubility is no number.
+        ValueError: The file, PyTorch Geometric or RDKit is missing; a row is no molecule, its atoms have no bonds, or
+            its solubility is no number.
     """
     layout = f"columns {SMILES}, {TARGET}, {DELANEY}"
     path = find_files("esol", data_dir, {"molecules": ("delaney-processed.csv",)}, layout)["molecules"]

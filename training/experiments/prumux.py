@@ -170,7 +170,7 @@ def prune(model: PreTrainedModel, rows: Rows, sparsity: float) -> None:
 
 
 def layer_weights(model: PreTrainedModel) -> int:
-    """Parameters of a plain encoder's layers, without embeddings and head."""
+    """The number of parameters of a plain encoder's layers, without embeddings and head."""
     return sum(p.numel() for p in model.base_model.encoder.layer.parameters())
 
 
@@ -197,7 +197,7 @@ def read_reviews(data_dir: str, original: str, max_length: int, train_rows: int,
     int64 (rows). Training rows have what the original says of them: teacher_logits (rows, 2), teacher_states (rows, d).
 
     Raises:
-        ValueError: a file, the tokenizer or the original is missing or malformed.
+        ValueError: A file, the tokenizer or the original is missing or malformed.
     """
     tokenizer, model = read_tokenizer(original), WithStates(read_original(original))
     data = Sst2Task().checked(data_dir)
@@ -215,7 +215,7 @@ def columns(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Rows:
 
 @torch.no_grad()
 def asked(model: WithStates, rows: Rows) -> Rows:
-    """What the original says of each row, rows of like length in a pass."""
+    """The original's outputs for each row. Rows of similar length share a pass."""
     order = rows["length"].argsort()
     parts = [model(*(rows[name][part] for name in Prumux.inputs)) for part in order.split(PASS_ROWS)]
     back = order.argsort()

@@ -1,1 +1,1 @@
-"""The parts of ``experiment.py``: its recipes, one cell of a table, the table."""
+"""The parts of ``experiment.py``: recipes, one cell of a table, and the table."""

@@ -1,4 +1,4 @@
-"""One cell of a table: a network trained with the Hugging Face Trainer, then scored on several groupings."""
+"""One cell of a table: a network is trained with the Hugging Face Trainer and scored on several groupings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RESULT, _ROWS, _MODEL = "cell.json", "rows.npz", "model.safetensors"
 
 @dataclass(frozen=True)
 class CellResult:
-    """``cell.json``.
+    """The content of ``cell.json``.
 
     Attributes:
         variant, num_instances, seed: They say which cell it is.
@@ -95,11 +95,11 @@ def count(rows: Rows) -> int:
 
 
 def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
-    """A cell's training and test rows, once they are known to fit.
+    """A cell's training and test rows, checked.
 
     Raises:
-        ValueError: As `Experiment.load`; or fewer rows than one group has, columns of several lengths, or rows that are
-            to be grouped by a length that they do not have.
+        ValueError: As `Experiment.load`; or there are fewer rows than a group has, columns differ in length, or rows
+            are to be grouped by a length that they do not have.
     """
     parts = cell.experiment.load(data_dir, cell.seed)
     for split, rows in zip(("training", "test"), parts, strict=True):
@@ -119,7 +119,7 @@ def load(cell: Cell, data_dir: str) -> tuple[Rows, Rows]:
 
 
 def make_model(cell: Cell) -> nn.Module:
-    """A cell's network, drawn with its seed. Raises ValueError for options that do not fit."""
+    """A cell's network with random weights. Raises ValueError for options that do not fit."""
     torch.manual_seed(cell.seed)
     try:
         return cell.experiment.model(cell.multiplexing)
@@ -128,7 +128,7 @@ def make_model(cell: Cell) -> nn.Module:
 
 
 def finished(folder: Path) -> CellResult | None:
-    """What an earlier call left of a cell; None if it did not finish."""
+    """The result of a cell that an earlier call finished; None if there is none."""
     if not (folder / _RESULT).is_file():
         return None
     with np.load(folder / _ROWS) as rows:
@@ -178,7 +178,7 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
 
 
 def random_order(rows: Rows, grouping: int) -> Tensor:
-    """The rows' places in the order of a grouping."""
+    """The places of the rows in the random order of a grouping."""
     return torch.randperm(count(rows), generator=torch.Generator().manual_seed(1000 + grouping))
 
 

@@ -126,7 +126,7 @@ class TableRecipe:
 
 
 def read_recipe(name: str, given: Mapping[str, Any]) -> TableRecipe:
-    """A recipe by name or file, with what was given on the command line in place of its own values.
+    """Reads a recipe by its name or file. Values of the command line replace its own.
 
     Args:
         given: ``seeds`` and ``groupings``; and keys of variants, for all of them. ``num_instances`` is not for those
@@ -165,7 +165,7 @@ def read_recipe(name: str, given: Mapping[str, Any]) -> TableRecipe:
 
 
 def _settings(values: object, kinds: dict[str, tuple[type, ...]], where: str) -> dict[str, Any]:
-    """Settings of a variant, checked; N as a list."""
+    """The settings of a variant, checked, with N as a list."""
     values = typed(where, "settings", values, dict)
     for key in REFUSED.keys() & values.keys():
         raise ValueError(f"{where}: {key} is not a variant's: {REFUSED[key]}")

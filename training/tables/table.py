@@ -54,7 +54,7 @@ def table_rows(
     splits_by_seed: bool,
     published: dict[str, dict[int, float]] | None = None,
 ) -> list[TableRow]:
-    """The rows of a table, in the order of the cells; ``metric`` is the one that is compared."""
+    """The rows of a table, in the order of the cells. ``metric`` is the one that is compared."""
     groups: dict[tuple[str, int], list[CellResult]] = {}
     for cell in cells:
         groups.setdefault((cell.variant, cell.num_instances), []).append(cell)
@@ -84,8 +84,8 @@ def table_rows(
 
 
 def compare(own: list[CellResult], other: list[CellResult], metric: Metric, splits_by_seed: bool) -> list[float] | None:
-    """The difference of two rows' scores and its interval, [mean, low, high]; over the seeds that both have, None if
-    there are none."""
+    """The difference of two rows' scores and the ends of its interval, [mean, low, high], over the seeds that both
+    have; None if there are none."""
     by_seed = [{cell.seed: cell.rows[metric.name].mean(0) for cell in cells} for cells in (own, other)]
     seeds = [seed for seed in by_seed[0] if seed in by_seed[1]]
     if not seeds:

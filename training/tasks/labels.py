@@ -1,4 +1,4 @@
-"""What a label is: one answer, for every file and every kind of task.
+"""What a label is, for every file and every kind of task.
 
 A value is a number, true or false, or text; anything else is none. Equal numbers are one label, however and in
 whichever file they are written: 0, 0.0 and, where there are no types (CSV, TSV), "0.0" as pandas writes it. Text is
@@ -133,15 +133,22 @@ def written(text: str) -> int | float | None:
 
 
 class Classes:
-    """The labels of a task, by what stands for each in any file.
+    """The labels of a task, and which of them a value in any file is.
 
     Attributes:
-        names: In the order of numbers if they are numbers, else of the alphabet.
-        numbers: Those labels that are numbers, in their order.
+        names: The names of the labels, in the order of numbers if they are numbers, else of the alphabet.
+        numbers: The labels that are numbers, in their order.
     """
 
     def __init__(self, found: Iterable[tuple[Value, bool]]):
-        """found: the labels of the training rows, each with whether its file has types."""
+        """Finds the classes.
+
+        Args:
+            found: The labels of the training rows, each with whether its file has types.
+
+        Raises:
+            ValueError: Some labels are true or false, and others are numbers.
+        """
         found = {(type(value), value, typed) for value, typed in found}
         bools = {_name(value) for kind, value, _ in found if kind is bool}
         numbers: set[int | float] = {value for kind, value, _ in found if kind in (int, float)}

@@ -73,7 +73,7 @@ class Table:
         )
 
     def read(self, column: str, convert: Callable[[object, bool], T]) -> list[T]:
-        """What a function of `training.tasks.labels`, or one like them, makes of each value of a column.
+        """Calls a function of `training.tasks.labels`, or one like them, on each value of a column.
 
         Raises:
             ValueError: The function raises one. The message then begins with the file, the row and the column.
@@ -87,7 +87,7 @@ class Table:
         return found
 
     def of_all(self, column: str, function: Callable[..., T], *arguments: object) -> T:
-        """What a function returns. The message of its ValueError then begins with the files and the column."""
+        """Calls a function that is about a whole column. Its ValueError then begins with the files and the column."""
         try:
             return function(*arguments)
         except ValueError as error:
