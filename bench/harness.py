@@ -234,11 +234,7 @@ class Case:
 
         def call(inputs: Inputs, dy: Tensor | None) -> tuple[Tensor, ...]:
             with fastmux.backend(name) if forced else nullcontext():
-                if dy is None:
-                    with torch.no_grad():
-                        return (function(**inputs),)
-                y = function(**inputs)
-                return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy.to(y.dtype)))
+                return results(function, inputs, dy)
 
         return call
 
@@ -300,13 +296,16 @@ def wrong(case: Case, ours: tuple[Tensor, ...], gold: tuple[Tensor, ...], plain:
 
 
 def evaluate(function: Callable, inputs: Inputs, dy: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """(output, gradient of each floating input), computed in a dtype."""
-    leaves = {
-        name: t.detach().to(dtype).requires_grad_(dy is not None) if t.is_floating_point() else t
-        for name, t in inputs.items()
-    }
-    with torch.no_grad() if dy is None else nullcontext():
-        y = function(**leaves)
+    """`results` in another dtype."""
+    cast = {name: t.detach().to(dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+    leaves = {name: t.requires_grad_(inputs[name].requires_grad) for name, t in cast.items()}
+    return results(function, leaves, dy)
+
+
+def results(function: Callable, inputs: Inputs, dy: Tensor | None) -> tuple[Tensor, ...]:
+    """The output, and with an upstream gradient the gradient of each floating input."""
+    with torch.set_grad_enabled(dy is not None):
+        y = function(**inputs)
     if dy is None:
         return (y,)
-    return (y, *torch.autograd.grad(y, [t for t in leaves.values() if t.requires_grad], dy.to(dtype)))
+    return (y, *torch.autograd.grad(y, [t for t in inputs.values() if t.requires_grad], dy.to(y.dtype)))

@@ -18,9 +18,10 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         default = action.default
-        if default in (None, False, argparse.SUPPRESS) or default == []:
+        if default is None or default is False or default in ([], argparse.SUPPRESS):
             return action.help or ""
         said = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+        said = "no limit" if said == "inf" else said
         return f"{action.help or ''} Default: {said.replace('%', '%%')}.".strip()
 
 
