@@ -5,7 +5,7 @@
     python bench/results_page.py --folder F # print the sections on the files below a folder
 
 Each program writes the section on its own files; here they are found by what a file holds, and joined, subject by
-subject. A picture is shown below the file whose name it begins with.
+subject. A picture is shown in the section on the file with whose name its own begins.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ has not been measured. A ± is the standard deviation over random groupings of t
 #: that asks for most of what it has. The functions are named, because some of their modules need packages of others.
 SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     "Accuracy against speed": [
-        ({"task", "entries", "sentence"}, "Accuracy against speed", "training.fronts.verdict:section"),
+        ({"task", "entries", "sentence"}, "Models of one task", "training.fronts.verdict:section"),
         ({"records"}, "One checkpoint, several speeds", "training.copies:section"),
     ],
     "Speed of whole models": [
@@ -101,7 +101,8 @@ def section(path: Path, result: dict, kind: int, name: str) -> str:
     own = [picture for picture in sorted(path.parent.glob(f"{path.stem}*.png")) if _owner(picture) == path]
     pictures = [f"![{heading}: {picture.stem}](../{picture.relative_to(ROOT).as_posix()})" for picture in own]
     last = f"{environment(result)} `{name}`"
-    parts = [f"### {heading}: `{path.stem}`", *resolve_name(written)(result), *pictures, last]
+    first, *rest = resolve_name(written)(result)
+    parts = [f"### {heading}: `{path.stem}`", first, *pictures, *rest, last]
     return "\n\n".join(part.strip() for part in parts)
 
 
