@@ -68,8 +68,10 @@ SERVE = [
 ]
 # What runs exported models, and what exports them.
 ONNX = ["onnxruntime>=1.20"]
+CTRANSLATE2 = ["ctranslate2>=4.5"]
 EXPORT = [*ONNX, "onnx>=1.17", "onnxscript"]
 TEST = [
+    *CTRANSLATE2,
     *EXPORT,
     *SERVE,
     "httpx2",
@@ -92,7 +94,7 @@ GRAPHS = ["rdkit", "torch_geometric>=2.5"]
 # What training/experiments/prumux.py imports.
 PRUNING = ["torch-pruning>=1.6"]
 # Others' code that bench/ times beside fastmux's, where it is there.
-PEERS = ["ctranslate2", "fast-hadamard-transform", "liger-kernel", "onnxruntime"]
+PEERS = [*CTRANSLATE2, "fast-hadamard-transform", "liger-kernel", "onnxruntime"]
 
 setup(
     name=NAME,
@@ -121,6 +123,7 @@ setup(
     extras_require={
         "serve": SERVE,
         "onnx": ONNX,
+        "ctranslate2": CTRANSLATE2,
         "export": EXPORT,
         "test": TEST,
         "bench": BENCH,

@@ -26,11 +26,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +52,8 @@ from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
 from fastmux.lines import read_lines
 from fastmux.passes.engine import Engine
-from fastmux.passes.plan import Layout
 from fastmux.passes.runtimes import Runtime
+from fastmux.passes.runtimes.ctranslate2 import CTranslate2Runtime
 from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
 from fastmux.passes.runtimes.record import MODEL, digest
 from fastmux.passes.runtimes.torch import TorchRuntime
@@ -67,45 +66,14 @@ _PLAIN = "plain"
 _TRIALS, _COMPANIONS = 20, 7
 
 
-class CTranslate2Runtime:
-    """A plain encoder in CTranslate2, its classifier in NumPy; see `fastmux.passes.runtimes.Runtime`."""
-
-    num_instances, layout, per_token, problem_type = 1, Layout(), False, "single_label_classification"
-    pad_token_id, weights = 0, 0
-
-    def __init__(self, folder: Path, precision: str, model: BertForSequenceClassification):
-        import ctranslate2
-
-        self._encoder = ctranslate2.Encoder(str(folder), compute_type=precision, intra_threads=torch.get_num_threads())
-        self._weight, self._bias = (tensor.detach().numpy() for tensor in model.classifier.parameters())
-        self.num_labels = len(self._bias)
-
-    def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
-        lengths = inputs["attention_mask"].sum(1)
-        rows = [ids[:length].tolist() for ids, length in zip(inputs["input_ids"], lengths, strict=True)]
-        types = [[0] * len(row) for row in rows]
-        pooled = np.array(self._encoder.forward_batch(rows, token_type_ids=types).pooler_output)
-        logits = pooled @ self._weight.T + self._bias
-        return lambda: logits
-
-    def ready(self):
-        return torch.inference_mode()
-
-
 def translated(model: BertForSequenceClassification, tokenizer, folder: Path) -> dict[str, Runtime]:
     """CTranslate2's runtimes of a plain encoder."""
-    import ctranslate2
-
-    model.bert.save_pretrained(folder / "bert")
-    tokenizer.save_pretrained(folder / "bert")
-    config = folder / "bert" / "config.json"
-    # The converter asks for it; configs of transformers 5 say no longer what they all are.
-    values = json.loads(config.read_text(encoding="utf-8")) | {"position_embedding_type": "absolute"}
-    config.write_text(json.dumps(values), encoding="utf-8")
-    converter = ctranslate2.converters.TransformersConverter(str(folder / "bert"))
-    converter.convert(str(folder / "translated"))
-    precisions = ("float32", "int8")
-    return {f"CTranslate2 {name}": CTranslate2Runtime(folder / "translated", name, model) for name in precisions}
+    found: dict[str, Runtime] = {}
+    for precision in ("float32", "int8"):
+        path = folder / f"ctranslate2-{precision}"
+        fastmux.export(model, path, tokenizer=tokenizer, runtime="ctranslate2", precision=precision)
+        found[f"CTranslate2 {precision}"] = CTranslate2Runtime(path)
+    return found
 
 
 def dynamic(exported: Path, folder: Path) -> Runtime:

@@ -57,7 +57,7 @@ LATE = {
     "fastmux.kernels": "needs triton",
     "accelerate": "offloaded weights alone need it",
     "onnxruntime": "an extra, `onnx`",
-    "ctranslate2": "a peer, which is measured where it is installed",
+    "ctranslate2": "an extra, `ctranslate2`",
     "fastmux.exporting.row_int8": "needs onnx, of the extra `export`",
     "datasets": "takes torch's time to import, and files need nothing of it",
     "torch.distributed": "processes that share work alone need it, and have it",

@@ -253,6 +253,8 @@ def test_fastmux_works_without_triton(tmp_path: Path) -> None:
 #: What is there for an extra, and the extras that bring what it imports.
 OPTIONAL = {
     "fastmux.exporting": {"export"},
+    "fastmux.exporting.ctranslate2_file": {"ctranslate2"},
+    "fastmux.passes.runtimes.ctranslate2": {"ctranslate2"},
     "fastmux.passes.runtimes.onnxruntime": {"onnx", "export"},
     "fastmux.serving": {"serve", "test"},
     "training.experiments.molecules": {"graphs"},
@@ -266,6 +268,7 @@ OPTIONAL = {
         (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
         (("fastmux.exporting",), ("export",)),
         (("fastmux.passes",), ("onnx",)),
+        (("fastmux.passes.runtimes.ctranslate2", "fastmux.exporting.ctranslate2_file"), ("ctranslate2",)),
         (("fastmux.serving",), ("serve",)),
         (("training.experiments.molecules",), ("graphs",)),
         (("training.experiments.prumux",), ("pruning",)),
@@ -273,7 +276,7 @@ OPTIONAL = {
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),
     ],
-    ids=["plain", "export", "onnx", "serve", "graphs", "pruning", "bench", "test", "dev"],
+    ids=["plain", "export", "onnx", "ctranslate2", "serve", "graphs", "pruning", "bench", "test", "dev"],
 )
 def test_what_is_imported_is_declared(
     metadata: importlib.metadata.PackageMetadata, folders: tuple[str, ...], extras: tuple[str, ...]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 
 import fastmux
-from fastmux.cli.parser import Parser, integer
+from fastmux.cli.parser import OneOf, Parser, integer
 from fastmux.cli.settings import MODEL_HELP, add_text
 from fastmux.distribution import install_line
+from fastmux.passes.runtimes.record import EXPORTED
 
 DESCRIPTION = """\
 Write a classifier of sequences or tokens (a T-MUX, a joined model or a plain encoder) to a folder that predict and
-serve take in place of the model, on a CPU. There it runs in ONNX Runtime, faster than in torch, and starts within a
-second.
+serve take in place of the model, on a CPU. There it runs in ONNX Runtime, or as a plain encoder in CTranslate2, faster
+than in torch, and starts within a second.
 
 With --int8 its matrices have 8 bits, with a scale for each position, so that a row's answer does not depend on the rows
 beside it in a batch. At the end it compares the answers with the original's, on the rows of --text or on random
@@ -23,6 +24,7 @@ EPILOG = (
 examples:
   fastmux export my-model my-model-onnx
   fastmux export my-model my-model-int8 --int8 --text reviews.csv --column body
+  fastmux export my-plain-model my-model-int8 --int8 --runtime ctranslate2
   fastmux predict my-model-int8 reviews.csv --column body --output labels.csv
 
 needs the extra `export`: """
@@ -30,6 +32,9 @@ needs the extra `export`: """
     + """
 To run what it wrote, `onnx` is enough: """
     + install_line("onnx")
+    + """
+For CTranslate2, `ctranslate2` is: """
+    + install_line("ctranslate2")
 )
 
 #: The most rows on which both models are compared.
@@ -46,6 +51,12 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("output_dir", metavar="DIR", help="A new folder.")
+    parser.add_argument(
+        "--runtime",
+        type=OneOf(*EXPORTED),
+        default=EXPORTED[0],
+        help="What will run it; ctranslate2 runs plain encoders alone. (default: %(default)s)",
+    )
     parser.add_argument("--int8", action="store_true", help="Matrices of 8 bits. (default: float32)")
     add_text(parser, f"Files whose first {_ROWS:,} rows both models label, for a comparison")
     parser.add_argument(
@@ -67,6 +78,7 @@ def run(options: argparse.Namespace) -> None:
     found = fastmux.export(
         options.model,
         options.output_dir,
+        runtime=options.runtime,
         precision="int8" if options.int8 else "float32",
         texts=texts,
         max_length=options.max_length,

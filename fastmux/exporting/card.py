@@ -10,12 +10,12 @@ from fastmux.exporting.exported import Export
 _TEXT = """\
 # {title}
 
-A {made_from} for ONNX Runtime, in {precision}, written by fastmux (package `{distribution}`).
+A {made_from} for {runtime}, in {precision}, written by fastmux (package `{distribution}`).
 
 | on {rows} rows, beside the original in torch | |
 | --- | ---: |
 {figures}
-| `model.onnx` | {megabytes:.0f} MB |
+| `{file}` | {megabytes:.0f} MB |
 
 ```python
 import fastmux
@@ -23,9 +23,10 @@ import fastmux
 labeller = fastmux.Labeller("{title}")
 ```
 
-`fastmux predict {title} ROWS --output LABELS` and `fastmux serve {title}` take it as well. Plain ONNX Runtime loads
-`model.onnx`: `input_ids` and `attention_mask`{types} (B, L), int64, to `logits`.{groups}
+`fastmux predict {title} ROWS --output LABELS` and `fastmux serve {title}` take it as well.{alone}{groups}
 """
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "ctranslate2": "CTranslate2"}
+_ONNX = " Plain ONNX Runtime loads `model.onnx`: `input_ids` and `attention_mask`{types} (B, L), int64, to `logits`."
 _GROUPS = (
     " B is a multiple of {n}: {n} rows in succession make a group that shares a pass, and **a row's answer depends on "
     "the rows of its group**, and on nothing else of the batch."
@@ -40,7 +41,12 @@ def export_card(found: Export, title: str) -> ModelCard:
     if found.same is not None:
         figures.insert(0, f"| the original's labels | {found.same:.4f} |")
     kind = "token-classification" if record.per_token else "text-classification"
-    data = ModelCardData(library_name="onnxruntime", pipeline_tag=kind, tags=["onnx", "fastmux"])
+    tags = ["onnx"] if record.runtime == "onnxruntime" else []
+    data = ModelCardData(
+        library_name=record.runtime,
+        pipeline_tag=kind,
+        tags=[*tags, "fastmux"],
+    )
     text = _TEXT.format(
         title=title,
         made_from=f"`{record.made_from['class']}`",
@@ -49,7 +55,9 @@ def export_card(found: Export, title: str) -> ModelCard:
         rows=found.rows,
         figures="\n".join(figures),
         megabytes=found.megabytes,
-        types=" and `token_type_ids`" if record.takes_types else "",
+        runtime=_RUNTIMES[record.runtime],
+        file=record.file,
+        alone=_ONNX.format(types=" and `token_type_ids`" * record.takes_types) * (record.runtime == "onnxruntime"),
         groups=_GROUPS.format(n=instances) if instances > 1 else _ALONE,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")

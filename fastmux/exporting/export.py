@@ -1,10 +1,11 @@
-"""`export`: a classifier becomes a folder that ONNX Runtime loads, without torch."""
+"""`export`: a classifier becomes a folder that ONNX Runtime or CTranslate2 loads, without torch."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastmux.distillation.texts import Row, check_texts
 from fastmux.distribution import of_extra
 from fastmux.exporting.card import export_card
+from fastmux.exporting.ctranslate2_file import check_ctranslate2, write_ctranslate2
 from fastmux.exporting.exported import Export
 from fastmux.exporting.onnx_file import write_onnx
 from fastmux.files import replacing
 from fastmux.labelling.classifier import Classifier, room_of
+from fastmux.labelling.exported import RUNTIMES
 from fastmux.labelling.placement import Placement
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
-from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
-from fastmux.passes.runtimes.record import MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest, is_exported
+from fastmux.passes.runtimes.ctranslate2 import LEAST_WIDTH
+from fastmux.passes.runtimes.record import EXPORTED, MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest, is_exported
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
 
@@ -37,20 +40,23 @@ def export(
     output_dir: str | os.PathLike,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    runtime: str = "onnxruntime",
     precision: str = "float32",
     texts: Sequence[Row] | None = None,
     max_length: int | None = None,
 ) -> Export:
-    """Write a model for ONNX Runtime: `fastmux.predict`, `fastmux.Labeller` and ``fastmux serve`` take the folder.
+    """Write a model for ONNX Runtime or CTranslate2; `fastmux.predict`, `Labeller`, ``fastmux serve`` take the folder.
 
     A plain encoder whose head reads one position is written without the rest of its last layer, exactly. With
     ``precision="int8"`` matrices have 8 bits, with a scale for each of their columns and each position of the input
     (`fastmux.exporting.row_int8`): a row's answer does not depend on padding, nor on rows that do not share its group.
+    CTranslate2, which runs plain encoders alone, has such scales of its own.
 
     Args:
         model: A T-MUX, a joined model or a plain encoder that labels rows or tokens; or its name or folder.
-        output_dir: A new folder. It gets ``model.onnx``, ``runtime.json``, the tokenizer, the config and a card.
+        output_dir: A new folder. It gets the model, ``runtime.json``, the tokenizer, the config and a card.
         tokenizer: The model's; comes with ``model`` if that is a name or a folder.
+        runtime: "onnxruntime" or "ctranslate2".
         precision: "float32" or "int8".
         texts: Texts, or pairs of texts, on which the exported model is compared with the original; random tokens if
             None.
@@ -60,9 +66,10 @@ def export(
         What was written, and how it compares.
 
     Raises:
-        ValueError: An option is out of range; the folder is not empty; the model is no classifier or cannot be traced;
-            the exported model answers NaN, or in float32 otherwise than the original. Nothing is left behind.
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ValueError: An option is out of range; the folder is not empty; the model is no classifier, cannot be traced or
+            is not for that runtime; the exported model answers NaN, or in float32 otherwise than the original. Nothing
+            is left behind.
+        ImportError: The runtime, or for ONNX Runtime onnx or onnxscript, is not installed.
 
     Example:
         >>> import fastmux, tempfile
@@ -78,8 +85,9 @@ def export(
         ...     found.same, fastmux.Labeller(folder + "/fast")(["fine"])[0].keys()
         (1.0, dict_keys(['label', 'score']))
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}")
+    for name, value, known in (("runtime", runtime, EXPORTED), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, known))}")
     folder = Path(output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
@@ -88,40 +96,54 @@ def export(
         raise ValueError("texts is empty, expected at least one text, or None")
     if isinstance(model, (str, os.PathLike)) and is_exported(model):
         raise ValueError(f"model {str(model)!r} is exported already; give the one that it was made from")
-    with of_extra("export", "an export"):
-        for package in ("onnx", "onnxruntime", "onnxscript"):
-            importlib.import_module(package)
-    OnnxRuntime.check(precision)
+    if runtime == "onnxruntime":
+        with of_extra("export", "an export"):
+            for package in ("onnx", "onnxruntime", "onnxscript"):
+                importlib.import_module(package)
+    RUNTIMES[runtime].check(precision)
     classifier = Classifier.of(model, tokenizer)
+    if runtime == "ctranslate2":
+        check_ctranslate2(classifier.model)
     length = classifier.max_length(max_length)
     tokens = _tokens(classifier, rows, length)
     original = classifier.engine(Placement())
-    runtime: Any = original.runtime  # in torch
+    in_torch: Any = original.runtime
     plan = original.plan(tokens.lengths)
     expected = original.run(tokens, plan).logits
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         room = length if max_length is not None else room_of(classifier.model)
-        _write(classifier, runtime, temporary, precision, length, room)
-        exported = OnnxRuntime(temporary)
+        if runtime == "ctranslate2":
+            files = write_ctranslate2(classifier.model, temporary, precision)
+        else:
+            write_onnx(in_torch.model, temporary / MODEL, in_torch.layout, room, classifier.takes_types())
+            if precision == "int8":
+                from fastmux.exporting.row_int8 import quantize_file
+
+                quantize_file(temporary / MODEL)
+            files = [MODEL]
+        _describe(classifier, in_torch, temporary, runtime, files, precision, length, room)
+        exported = RUNTIMES[runtime](temporary)
         try:
             answered = Engine(exported, original.batch_tokens).run(tokens, plan).logits
         except ValueError as error:
             raise ValueError(f"the exported model fails on {len(tokens.lengths)} rows: {error}") from error
-        found = _compared(exported.record, expected, answered, tokens, (temporary / MODEL).stat().st_size)
+        found = _compared(exported.record, expected, answered, tokens, (temporary / files[0]).stat().st_size)
         export_card(found, folder.name).save(temporary / "README.md")
     return found
 
 
-def _write(
-    classifier: Classifier, runtime: TorchRuntime, folder: Path, precision: str, max_length: int, room: int
+def _describe(
+    classifier: Classifier,
+    in_torch: TorchRuntime,
+    folder: Path,
+    runtime: str,
+    files: list[str],
+    precision: str,
+    max_length: int,
+    room: int,
 ) -> None:
-    """Everything but the card."""
-    write_onnx(runtime.model, folder / MODEL, runtime.layout, room, classifier.takes_types())
-    if precision == "int8":
-        from fastmux.exporting.row_int8 import quantize_file
-
-        quantize_file(folder / MODEL)
+    """Write what belongs to the model's files: tokenizer, config and record."""
     classifier.tokenizer.save_pretrained(folder)
     classifier.model.config.save_pretrained(folder)
     alone = classifier.row_tokenizer(max_length, False, "found" if classifier.per_token else None, pairs=False)
@@ -133,18 +155,21 @@ def _write(
         classifier.row_tokenizer(max_length, False, "given", pairs=False)
     except ValueError as error:
         refuses_words = str(error)
+    layout = in_torch.layout
+    if runtime == "ctranslate2":
+        layout = replace(layout, least=min(max(layout.least, LEAST_WIDTH), room))
     RuntimeRecord(
-        runtime="onnxruntime",
-        file=MODEL,
-        files={name: digest(folder / name) for name in (MODEL, TOKENIZER)},
+        runtime=runtime,
+        file=files[0],
+        files={name: digest(folder / name) for name in (*files, TOKENIZER)},
         precision=precision,
         labels=tuple(classifier.names),
         per_token=classifier.per_token,
         problem_type=classifier.problem_type,
-        layout=runtime.layout,
+        layout=layout,
         num_instances=classifier.num_instances,
-        weights=runtime.weights,
-        pad_token_id=runtime.pad_token_id,
+        weights=in_torch.weights,
+        pad_token_id=in_torch.pad_token_id,
         max_length=max_length,
         room=room,
         takes_types=classifier.takes_types(),
@@ -162,10 +187,9 @@ def _tokens(classifier: Classifier, texts: Sequence[Row] | None, length: int) ->
         row_tokenizer.start()
         return row_tokenizer.encode(list(texts))[0]
     draw = np.random.default_rng(0)
-    ids = [
-        draw.integers(classifier.model.config.vocab_size, size=draw.integers(1, min(length, _LENGTH) + 1)).tolist()
-        for _ in range(_ROWS)
-    ]
+    size, pad = classifier.model.config.vocab_size, classifier.tokenizer.pad_token_id
+    known = np.delete(np.arange(size), pad)  # no padding within a row, from which some encoders count positions
+    ids = [draw.choice(known, draw.integers(1, min(length, _LENGTH) + 1)).tolist() for _ in range(_ROWS)]
     return Tokens.of_rows(ids)
 
 

@@ -13,6 +13,7 @@ from fastmux.labelling.labels import Answers
 from fastmux.labelling.placement import Placement
 from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.ctranslate2 import CTranslate2Runtime
 from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
 from fastmux.passes.runtimes.record import TOKENIZER, RuntimeRecord
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 #: What runs an exported model, by the name in its record.
-RUNTIMES = {"onnxruntime": OnnxRuntime}
+RUNTIMES: dict[str, type[OnnxRuntime] | type[CTranslate2Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "ctranslate2": CTranslate2Runtime,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class ExportedClassifier:
         tokenizer_json: Its tokenizer.
     """
 
-    runtime: OnnxRuntime
+    runtime: OnnxRuntime | CTranslate2Runtime
     tokenizer_json: str
 
     @classmethod

@@ -145,7 +145,13 @@ def _exported(classifier: Classifier, target: Path, placement: Placement, what: 
     log.info("exporting the %s for %s in %s, once: %s", what, placement.runtime, placement.dtype, target)
     remove(target)
     try:
-        export(classifier.model, target, tokenizer=classifier.tokenizer, precision=placement.dtype)
+        export(
+            classifier.model,
+            target,
+            tokenizer=classifier.tokenizer,
+            runtime=placement.runtime,
+            precision=placement.dtype,
+        )
     except ValueError as error:
         raise ValueError(f"{what} cannot run in {placement.runtime}: {error}") from error
     return ExportedClassifier.of(target, None, what)

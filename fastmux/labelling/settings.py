@@ -39,9 +39,9 @@ class LabellingSettings:
             many again. By default as many as take some ten seconds, fewer at first and never more than 32768 (65536 on
             a GPU). A shard also ends after 16 MiB of rows.
         num_workers: How many processes tokenise ahead of the model. With 0 a thread does.
-        runtime: What runs the model: torch, or onnxruntime on a CPU. By default torch, or what an exported model was
-            exported for.
-        precision: The precision of the matrices: float32, or int8 in onnxruntime. By default float32.
+        runtime: What runs the model: torch; onnxruntime on a CPU; or ctranslate2 on a CPU, for plain encoders. By
+            default torch, or what an exported model was exported for.
+        precision: The precision of the matrices: float32, or int8 outside of torch. By default float32.
         dtype: The dtype of the weights in torch: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16
             on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.

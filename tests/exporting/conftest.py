@@ -55,9 +55,9 @@ def exported(models, tokenizer, texts, tmp_path_factory):
     base = tmp_path_factory.mktemp("exported")
 
     @functools.cache
-    def written(name: str, precision: str) -> Path:
-        path = base / f"{name}-{precision}"
-        fastmux.export(models[name], path, tokenizer=tokenizer, precision=precision, texts=texts)
+    def written(name: str, precision: str, runtime: str) -> Path:
+        path = base / f"{name}-{precision}-{runtime}"
+        fastmux.export(models[name], path, tokenizer=tokenizer, runtime=runtime, precision=precision, texts=texts)
         return path
 
-    return lambda name, precision="float32": written(name, precision)
+    return lambda name, precision="float32", runtime="onnxruntime": written(name, precision, runtime)

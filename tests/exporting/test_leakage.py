@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
+from fastmux.labelling.exported import RUNTIMES
 from fastmux.passes.tokens import Tokens
 
 _LONGEST = 16
@@ -24,18 +24,22 @@ def answered(runtime, rows, width):
     return [logits[row, : len(ids)] if runtime.per_token else logits[row] for row, ids in enumerate(rows)]
 
 
+KINDS = {"onnxruntime": ("plain", "tagger", "rows", "positions", "unbind"), "ctranslate2": ("plain", "tagger")}
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-@pytest.mark.parametrize("kind", ["plain", "tagger", "rows", "positions", "unbind"])
-def test_companions_order_and_padding_change_no_bit(kind, precision, exported):
-    runtime = OnnxRuntime(exported(kind, precision))
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in KINDS.items() for kind in kinds])
+def test_companions_order_and_padding_change_no_bit(name, kind, precision, exported):
+    runtime = RUNTIMES[name](exported(kind, precision, name))
     size = runtime.num_instances
+    rounds = (name, precision) == ("ctranslate2", "float32")
 
     @settings(deadline=None, max_examples=40, database=None)
     @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.integers(0, 9))
     def hold(seed, others, more, padding):
         draw = np.random.default_rng(seed)
         group = drawn(draw, size, _LONGEST)
-        width = max(map(len, group))
+        width = max(runtime.layout.least, *map(len, group))
 
         def beside(count, width):
             rows, place = drawn(draw, size * count, width), size * int(draw.integers(count + 1))
@@ -44,7 +48,8 @@ def test_companions_order_and_padding_change_no_bit(kind, precision, exported):
         first = beside(others, width)
         for found in (beside(others, width), beside(more, width), beside(more, width + padding)):
             for one, other in zip(first, found, strict=True):
-                assert np.array_equal(one, other)
+                # In float32, CTranslate2 multiplies small passes in another order: it drops all padding.
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 if rounds else 0)
         # A pass of one group multiplies vectors, not matrices, which rounds in another order.
         for one, other in zip(first, answered(runtime, group, width), strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=2e-2 if precision == "int8" else 1e-4)

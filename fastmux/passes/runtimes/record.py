@@ -16,7 +16,7 @@ RECORD, MODEL, TOKENIZER = "runtime.json", "model.onnx", "tokenizer.json"
 VERSION = 2
 PRECISIONS = ("float32", "int8")
 #: The runtimes that run such a folder.
-EXPORTED = ("onnxruntime",)
+EXPORTED = ("onnxruntime", "ctranslate2")
 
 
 @dataclass(frozen=True)
