@@ -27,6 +27,8 @@ class JoinedConfig(PreTrainedConfig):
         first_layers: The number of last layers that run at the first position only, 1 or more. It counts where the head
             reads no other position. One is exact. Each further one saves most of a layer's work, but sees the other
             positions as they were before it, which the model has to learn.
+        attention_heads: The number of heads of each attention layer; None for the encoder's ``num_attention_heads``,
+            from which the width of a head follows.
         kwargs: Common options of a Hugging Face config.
 
     Raises:
@@ -43,6 +45,7 @@ class JoinedConfig(PreTrainedConfig):
     row_layers: int = 1
     last_layers: int = 1
     first_layers: int = 1
+    attention_heads: int | None = None
 
     def __post_init__(self, **kwargs):
         if isinstance(self.backbone_config, dict):
@@ -60,6 +63,9 @@ class JoinedConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+        heads, most = self.attention_heads, backbone.num_attention_heads
+        if heads is not None and (isinstance(heads, bool) or not isinstance(heads, int) or not 1 <= heads <= most):
+            raise ValueError(f"attention_heads is {heads!r}, expected an integer from 1 to {most}, or None")
         if self.join not in JOINS:
             raise ValueError(f"join is {self.join!r}, expected one of {', '.join(map(repr, JOINS))}")
         layers = backbone.num_hidden_layers

@@ -65,8 +65,9 @@ def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedMode
         tags=["data-multiplexing", f"num-instances-{config.num_instances}"],
         **{name: value for name, value in kept.items() if value is not None},
     )
-    name, width = named(source), conversion.settings["ffn_width"]
-    narrow = f"; {width:.0%} of the feed-forward neurons" if width < 1 else ""
+    name = named(source)
+    widths = {"neurons": conversion.settings["ffn_width"], "heads": conversion.settings["attention_width"]}
+    narrow = "".join(f"; {share:.0%} of each layer's {what}" for what, share in widths.items() if share < 1)
     text = _TEXT.format(
         distribution=distribution.NAME,
         title=title(repository),

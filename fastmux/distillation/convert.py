@@ -28,7 +28,7 @@ from fastmux.distillation.agreement import Agreement, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.narrow import narrowed_for
-from fastmux.distillation.settings import STRUCTURE, ConversionSettings
+from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize
@@ -151,7 +151,8 @@ def convert(
     teacher = compute_teacher_outputs(
         original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
     )
-    narrow = narrowed_for(original, settings.ffn_width, train, tokenizer)
+    widths = {name: getattr(settings, name) for name in WIDTHS}
+    narrow = narrowed_for(original, train, tokenizer, **widths)
     student = student_class.from_backbone(narrow, settings.num_instances, **structure)
     student, state, seconds = distil(student, tokenizer, train, teacher, arguments, state_weight=settings.state_weight)
     with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:

@@ -9,6 +9,8 @@ from fastmux.settings import check_fields, integer, number, one_of
 
 #: The settings that, beside N, say of which layers a converted model is made: arguments of ``from_backbone``.
 STRUCTURE = ("join", "row_layers", "last_layers", "first_layers", "joined_layers")
+#: The settings that say how much of each layer is kept: arguments of `fastmux.distillation.narrow.narrowed_for`.
+WIDTHS = ("ffn_width", "attention_width")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class ConversionSettings:
         joined_layers: The numbers of the original's layers that run joined, ascending. By default all between the row
             layers and the last layers.
         ffn_width: The share of the neurons that each feed-forward layer keeps, above 0, up to 1. They are the ones that
-            the text needs most. Attention keeps its width.
+            the text needs most.
+        attention_width: The share of the heads that each attention layer keeps, in the same way.
         max_length: The most tokens of a row. Longer rows are cut.
         num_train_epochs: How often training goes through the text.
         learning_rate: The peak learning rate, which is reached after a tenth of the steps.
@@ -44,6 +47,7 @@ class ConversionSettings:
     first_layers: int = integer(1, 0)
     joined_layers: tuple[int, ...] | None = integer(None, 0)
     ffn_width: float = number(1.0, 0, 1, above=True)
+    attention_width: float = number(1.0, 0, 1, above=True)
     max_length: int = integer(128, 1)
     num_train_epochs: float = number(3.0, above=True)
     learning_rate: float = number(3e-4, above=True)

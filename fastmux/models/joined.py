@@ -31,6 +31,7 @@ from fastmux.models.exporting import any_groups
 from fastmux.models.joined_encoder import JoinedEncoder
 from fastmux.models.losses import token_loss
 from fastmux.models.model_card import joined_card
+from fastmux.models.narrowing import resize_heads
 from fastmux.models.prediction import PredictsInGroups
 from fastmux.models.publishing import WithCard
 
@@ -57,6 +58,8 @@ class JoinedPreTrainedModel(WithCard):
             for module in model.modules():
                 module._is_hf_initialized = True  # post_init leaves such modules their weights
         encoder = model.base_model.encoder
+        if not given and config.attention_heads is not None:
+            resize_heads(encoder.layer, config.attention_heads)
         model.base_model.encoder = JoinedEncoder(
             encoder.layer,
             encoder.config,
@@ -86,7 +89,8 @@ class JoinedPreTrainedModel(WithCard):
         """Copies a model, with its head, and makes its deeper layers run on joined states.
 
         Args:
-            backbone: A Hugging Face model, or the name or folder of one. It is not changed.
+            backbone: A Hugging Face model, or the name or folder of one; or one whose layers
+                `fastmux.models.narrowing.narrowed` made narrower. It is not changed.
             num_instances, join, row_layers, last_layers, first_layers: See `JoinedConfig`.
             joined_layers: The numbers of the layers that run on joined states, e.g. ``[1, 3]``. They lie between the
                 row layers and the last layers. Layers between these that are not listed are left out, for speed. None
@@ -107,7 +111,7 @@ class JoinedPreTrainedModel(WithCard):
         """
         if not isinstance(backbone, PreTrainedModel):
             backbone = cls._auto.from_pretrained(backbone)
-        options = {
+        options: dict = {
             "num_instances": num_instances,
             "join": join,
             "row_layers": row_layers,
@@ -140,6 +144,9 @@ class JoinedPreTrainedModel(WithCard):
         kept = [*range(row_layers), *kept, *range(total - last_layers, total)]
         model.base_model.encoder.layer = nn.ModuleList(layers[i] for i in kept)
         model.config.num_hidden_layers = len(kept)
+        heads = layers[0].attention.self.num_attention_heads
+        if heads != model.config.num_attention_heads:
+            options["attention_heads"] = heads
         config = JoinedConfig(backbone_config=model.config, **options)
         return cls(config, model=model)
 

@@ -53,7 +53,11 @@ WRONG = {
             ("x", "--first_layers is 'x'"),
             ("9", "--first_layers is 9, expected at most --last_layers, 1"),
         ],
-        "ffn_width": [("0", "--ffn_width is '0', expected a number above 0, up to 1"), ("wide", "--ffn_width is 'wide'")],
+        "attention_width": [("1.5", "--attention_width is '1.5', expected a number above 0, up to 1"), ("x", "is 'x'")],
+        "ffn_width": [
+            ("0", "--ffn_width is '0', expected a number above 0, up to 1"),
+            ("wide", "--ffn_width is 'wide'"),
+        ],
         "joined_layers": [("9", "--joined_layers is (9,)"), ("a", "--joined_layers is 'a'")],
         "max_length": [("0", "--max_length is '0', expected an integer of at least 1")],
         "num_train_epochs": [

@@ -76,15 +76,28 @@ def test_the_saved_model_is_the_one_that_was_measured(
 @pytest.mark.parametrize("num_instances", [1, 2])
 def test_a_narrow_copy(num_instances, saved, original, texts, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("\n".join(texts))
-    options = ["--num_instances", str(num_instances), "--ffn_width", "0.25", "--max_steps", "3"]
+    options = ["--num_instances", str(num_instances), "--ffn_width", "0.25", "--attention_width", "0.5"]
     out = tmp_path / "out"
-    main(["convert", str(saved), "--text", str(tmp_path / "text.txt"), "--output_dir", str(out), *options])
+    main(
+        [
+            "convert",
+            str(saved),
+            "--text",
+            str(tmp_path / "text.txt"),
+            "--output_dir",
+            str(out),
+            *options,
+            "--max_steps",
+            "3",
+        ]
+    )
     assert "same labels" in capsys.readouterr().out
     loaded = AutoModelForSequenceClassification.from_pretrained(out)
     assert loaded.config.backbone_config.intermediate_size == 16
     assert {layer.output.dense.in_features for layer in loaded.model.bert.encoder.layer} == {16}
+    assert {layer.attention.self.query.out_features for layer in loaded.model.bert.encoder.layer} == {16}
     assert original.config.intermediate_size == 64
-    assert "25% of the feed-forward neurons" in (out / "README.md").read_text()
+    assert "25% of each layer's neurons; 50% of each layer's heads" in (out / "README.md").read_text()
 
 
 def test_it_learns_what_the_original_says(original, tokenizer, texts, tmp_path):

@@ -1,8 +1,9 @@
-"""Feed-forward layers with fewer neurons, held to least squares and to the whole model."""
+"""Layers with fewer neurons and heads, held to least squares and to the whole model."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import transformers
 from joined_models import HEADS, joined, plain
 from transformers import AutoModel
 
+import fastmux
 from fastmux import reference
 from fastmux.models.narrowing import narrowed
 from fastmux.testing import assert_agrees
@@ -75,7 +77,7 @@ def test_neurons_are_chosen_better_than_at_random():
 def test_all_neurons_are_the_model_itself(family, kind):
     model = plain(family, kind).double()
     before = copy.deepcopy(model.state_dict())
-    narrow = narrowed(model, 48, batches())
+    narrow = narrowed(model, 48, batches(), attention_heads=4)
     assert type(narrow) is type(model) and not narrow.training
     for batch in batches(1):
         real = batch["attention_mask"] == 1
@@ -97,11 +99,65 @@ def test_saved_and_loaded_without_fastmux(tmp_path, size):
 
 @pytest.mark.parametrize("join", ["positions", "rows", "pooled", "feed_forward"])
 def test_a_narrow_model_can_be_joined(tmp_path, join):
-    fast = joined(narrowed(plain(), 24, batches()), 2, join=join, joined_layers=[1, 3])
+    fast = joined(narrowed(plain(), 24, batches(), attention_heads=2), 2, join=join, joined_layers=[1, 3])
     fast.save_pretrained(tmp_path)
     loaded, inputs = HEADS["sequence"][0].from_pretrained(tmp_path), next(batches())
     assert {layer.intermediate.dense.out_features for layer in loaded.model.bert.encoder.layer} == {24}
     assert_agrees(loaded(**inputs).logits, fast(**inputs).logits)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_heads_give_the_nearest_output_that_they_can(heads, monkeypatch):
+    monkeypatch.setattr("fastmux.models.narrowing._RIDGE", 0.0)
+    model = plain(kind="none", layers=1).double()
+    attention, given, seen = model.encoder.layer[0].attention, list(batches(padded=False)), []
+    hook = attention.output.dense.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, 1)))
+    with torch.no_grad():
+        for batch in given:
+            model(**batch)
+    hook.remove()
+    a, dense = torch.cat(seen).detach(), attention.output.dense
+    narrow = narrowed(model, 48, given, attention_heads=heads).encoder.layer[0].attention
+    rows = attention.self.query.weight
+    kept = torch.tensor([int((rows == row).all(1).nonzero()) for row in narrow.self.query.weight])
+    assert kept.tolist() == [8 * head + k for head in (kept[::8] // 8).tolist() for k in range(8)]
+    weight, bias = reference.narrow_output(dense.weight, dense.bias, a, kept)
+    assert_agrees(narrow.output.dense.weight, weight)
+    assert_agrees(narrow.output.dense.bias, bias)
+
+    def error(kept):
+        weight, bias = reference.narrow_output(dense.weight, dense.bias, a, kept)
+        return float((a[:, kept] @ weight.T + bias - dense(a)).detach().square().mean())
+
+    others = [
+        torch.tensor([8 * head + k for head in chosen for k in range(8)])
+        for chosen in itertools.combinations(range(4), heads)
+    ]
+    assert error(kept) <= sorted(map(error, others))[len(others) // 2]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_fewer_heads_is_saved_and_loaded(tmp_path, family, kind, attention):
+    narrow = narrowed(plain(family, kind, attn_implementation=attention), 24, batches(), attention_heads=3)
+    fast, inputs = joined(narrow, 1), next(batches())
+    real = slice(None) if kind == "sequence" else inputs["attention_mask"] == 1
+    assert_agrees(fast(**inputs).logits[real], narrow(**inputs).logits[real])
+    fast.save_pretrained(tmp_path)
+    loaded = HEADS[kind][0].from_pretrained(tmp_path)
+    assert loaded.config.attention_heads == 3
+    assert {p.shape for name, p in loaded.named_parameters() if "query.weight" in name} == {(24, 32)}
+    assert_agrees(loaded(**inputs).logits, fast(**inputs).logits)
+
+
+@pytest.mark.parametrize("heads", [0, 5, 2.0, True])
+def test_numbers_of_heads_out_of_range_are_refused(heads):
+    message = f"attention_heads is {heads}, expected an integer from 1 to 4"
+    with pytest.raises(ValueError, match=message):
+        narrowed(plain(), 48, batches(), attention_heads=heads)
+    with pytest.raises(ValueError, match=message):
+        fastmux.JoinedConfig(backbone_config=plain().config, attention_heads=heads)
 
 
 @pytest.mark.parametrize("size", [0, 49, 2.0, True])

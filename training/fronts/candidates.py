@@ -11,7 +11,7 @@ from torch import nn
 from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
-from fastmux.distillation.settings import STRUCTURE, ConversionSettings
+from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.settings import check_fields, integer, number, one_of
 from training.models import head_class
 from training.settings import build, read_yaml, typed
@@ -37,7 +37,7 @@ class Candidate:
         start: The name of another candidate, of the same layers and another N, from whose weights this one goes on.
         masked_epochs: Passes over the rows as a masked-language model, joined as it is, before it is distilled.
         learning_rate, state_weight: See `ConversionSettings`; None for what the program is told.
-        ffn_width: The share of each feed-forward layer's neurons that it keeps.
+        ffn_width, attention_width: The share of each layer's neurons and heads that it keeps.
         hidden_size: The width of a narrower plain encoder, which starts from random weights; None for the original's.
         folder: A model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
         int8: It is measured a second time with its matrices quantised to 8 bits.
@@ -58,6 +58,7 @@ class Candidate:
     learning_rate: float | None = None
     state_weight: float | None = None
     ffn_width: float = number(1.0, 0, 1, above=True)
+    attention_width: float = number(1.0, 0, 1, above=True)
     hidden_size: int | None = integer(None, 1)
     folder: str | None = None
     int8: bool = False
@@ -141,7 +142,7 @@ def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> Co
     """What the candidate is distilled with."""
     own = {
         name: getattr(candidate, name)
-        for name in ("num_instances", "ffn_width", "learning_rate", "state_weight", *STRUCTURE)
+        for name in ("num_instances", "learning_rate", "state_weight", *STRUCTURE, *WIDTHS)
     }
     return replace(base, **{name: value for name, value in own.items() if value is not None}, seed=seed)
 

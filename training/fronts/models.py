@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from fastmux.distillation.distil import distil, distillation_arguments, precision
 from fastmux.distillation.narrow import narrowed_for
-from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
@@ -137,7 +137,8 @@ class FrontModels:
         folder = self._student_folder(candidate.name, seed)
         if not (folder / _SECONDS).is_file():
             set_seed(seed)
-            source = narrowed_for(self.original, candidate.ffn_width, self._model_rows, self.tokenizer)
+            widths = {name: getattr(candidate, name) for name in WIDTHS}
+            source = narrowed_for(self.original, self._model_rows, self.tokenizer, **widths)
             student = candidate.make(source, self.task.kind)
             if candidate.start is not None:
                 start = self._load("Joined", self._student_folder(candidate.start, seed) / "model").state_dict()
