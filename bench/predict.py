@@ -49,6 +49,7 @@ from bench.timing import turn_by_turn
 from bench.workload import TASKS, some, texts_of
 from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.devices import torch_placement
 from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens
@@ -69,7 +70,7 @@ class Contest:
         self.model, self.tokenizer, self.texts, self.args = model, tokenizer, texts, args
         self.words = args.task == "token"
         self.classifier = Classifier(model, tokenizer, self.words)
-        self.placement = Classifier.placement(str(args.device), None, args.batch_tokens, False)
+        self.placement = torch_placement(str(args.device), None, args.batch_tokens, False)
         self.encoder = self.classifier.row_tokenizer(args.max_length, True, "given" if self.words else None, False)
         self.encoder.start()
 
@@ -207,7 +208,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--clock", choices=["wall", "cpu"], default="wall", help=help)
     add("--repeats", type=positive, default=3, help="The turns.")
     args = parser.parse_args(argv)
-    args.batch_tokens = Classifier.placement(str(args.device), None, args.batch_tokens, False).batch_tokens
+    args.batch_tokens = torch_placement(str(args.device), None, args.batch_tokens, False).batch_tokens
     args.config = workload.config(parser, args, 512)
     args.output = args.output or results_folder(args.device) / "predict.json"
     return args

@@ -174,11 +174,5 @@ def copy_bandwidth(clock: str = "wall") -> float:
     source = torch.randn(2**28 if DEVICE.type == "cuda" else 2**25, device=DEVICE)
     target = torch.empty_like(source)
 
-    def seconds() -> float:
-        synchronize(DEVICE)
-        start = CLOCKS[clock]()
-        target.copy_(source)
-        synchronize(DEVICE)
-        return CLOCKS[clock]() - start
-
-    return 2 * source.nbytes / min(seconds() for _ in range(10))
+    times = in_turns({"copy": [lambda: target.copy_(source)]}, seconds=0.0, least=10, clock=clock)
+    return 2 * source.nbytes / min(times["copy"].wall)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from thoroughness import on_request
 
 from bench import predict, workload
 
@@ -34,6 +35,15 @@ def test_every_model_is_measured(data, capsys):
     assert rows[0]["x_plain"] == 1 and set(rows[0]["seconds"]) >= {"model", "waiting", "writing", "total"}
     assert json.loads((data / "out.json").read_text())["rows"] == json.loads(json.dumps(rows))
     assert "of the model alone" in capsys.readouterr().out
+
+
+@on_request
+def test_onnx_runtime_is_measured_beside_the_plain_encoder(data):
+    options = "--preset tiny --num_instances 2 --rows 6 --rows_a_slot 3 --repeats 1 --batch_sizes 2 --onnx"
+    where = ["--data_dir", str(data), "--num_workers", "0", "--device", "cpu", "--output", str(data / "out.json")]
+    rows = predict.main([*where, "--tasks", "sequence", *options.split()])
+    assert [row["model"] for row in rows] == ["plain", "HF pipeline", "ONNX int8", "unbind"]
+    assert rows[2]["rows_per_second"] > 0 and rows[2]["rows"] == 3
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(2, ["a", "c"]), (3, ["a", "b", "c"]), (5, ["a", "b", "c", "a", "b"])])
