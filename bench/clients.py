@@ -70,11 +70,11 @@ def ask_when_due(
     """Sends a request at each moment, over a connection of its own, and again where that is asked for.
 
     Args:
-        moments: seconds from now.
-        ask: draws a request.
-        again: takes a status and the seconds to stay away; returns the seconds after which the client asks once more
+        moments: Seconds from now.
+        ask: Draws a request.
+        again: Takes a status and the seconds to stay away; returns the seconds after which the client asks once more
             over the same connection, or None.
-        until: the second at which it ends, whatever is still open.
+        until: The second at which it ends, whatever is still open.
     """
     order = itertools.count()
     due: list[tuple[float, int, socket.socket | None]] = [(moment, next(order), None) for moment in moments]

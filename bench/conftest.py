@@ -1,4 +1,4 @@
-"""Options of ``pytest bench/ops``, the order of its cases, and the fixture `measure` with a JSON file for each op."""
+"""Options of ``pytest bench/ops``, which of its cases run, and the fixture `measure` with a JSON file for each op."""
 
 from __future__ import annotations
 

@@ -47,19 +47,19 @@ class Op:
     """An op, its specification, and what a call must move.
 
     Args:
-        name: a key of `fastmux.testing.OPS`, from which function, reference and inputs come if they are not given.
-        cpu, gpu: the shapes for either device, as sizes by the letters of the design (G, N, L, d, ...).
-        function: the op of `fastmux.functional`, called with the inputs by name.
-        reference: the specification, which takes the same inputs by the same names.
-        inputs: makes tensors of given sizes on the default device; floating ones are cast to the dtype of the case.
-        gathered: for ops that read rows of tables, the elements of floating tensors that forward must read and write.
+        name: A key of `fastmux.testing.OPS`, from which function, reference and inputs come if they are not given.
+        cpu, gpu: The shapes for either device, as sizes by the letters of the design (G, N, L, d, ...).
+        function: The op of `fastmux.functional`, called with the inputs by name.
+        reference: The specification, which takes the same inputs by the same names.
+        inputs: Makes tensors of given sizes on the default device; floating ones are cast to the dtype of the case.
+        gathered: For ops that read rows of tables, the elements of floating tensors that forward must read and write.
             By default each input and the output counts once. Backward adds the tables' gradients.
-        rereads: whether backward needs the inputs again.
-        index_bytes: the bytes of integer inputs that one direction reads; by default all of them, once.
-        products: the multiply-adds of the matrix products forward; backward has twice as many.
-        peers: code of others by name, called and checked as the op is. It raises NotImplementedError for sizes that it
+        rereads: Whether backward needs the inputs again.
+        index_bytes: The bytes of integer inputs that one direction reads; by default all of them, once.
+        products: The multiply-adds of the matrix products forward; backward has twice as many.
+        peers: Code of others by name, called and checked as the op is. It raises NotImplementedError for sizes that it
             does not take; these are left out.
-        layouts: for a peer, a function that lays the inputs out in memory as the peer wants them, before it is timed.
+        layouts: For a peer, a function that lays the inputs out in memory as the peer wants them, before it is timed.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Case:
     """`op` at one shape, dtype and direction, by all its implementations.
 
     Args:
-        rank: cases of all ops run in the order of their ranks; those below `FIRST_SHAPES` are a first pass.
+        rank: Cases of all ops run in the order of their ranks; those below `FIRST_SHAPES` are a first pass.
     """
 
     op: Op
@@ -140,8 +140,8 @@ class Case:
         """Checks every implementation against float64, then times those that are right, in turns.
 
         Args:
-            seconds: how long to time; at least five turns are taken.
-            clock: see `bench.timing.in_turns`.
+            seconds: How long to time; at least five turns are taken.
+            clock: See `bench.timing.in_turns`.
             timed: False to compile and check only.
         """
         torch.manual_seed(0)

@@ -45,8 +45,8 @@ def environment(without: Iterable[str] = (), folder: Path | None = None) -> dict
     """The environment of a command that imports this checkout and prints as it goes.
 
     Args:
-        without: packages that the command does not find, by the names under which they are imported.
-        folder: where the file that hides them is written; needed if there are any.
+        without: Packages that the command does not find, by the names under which they are imported.
+        folder: Where the file that hides them is written; needed if there are any.
     """
     path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     if packages := sorted(without):
@@ -99,7 +99,7 @@ def run(
     ``grace`` seconds later.
 
     Args:
-        meanwhile: is called every few seconds.
+        meanwhile: Is called every few seconds.
 
     Returns:
         The exit status (None: out of time) and the seconds taken.

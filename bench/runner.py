@@ -26,10 +26,10 @@ class Runner:
     """One model on batches of one size: forward passes, timed.
 
     Args:
-        model: takes ids (rows, length) and returns logits. No row is padded, so there is no mask: with one, a plain
+        model: Takes ids (rows, length) and returns logits. No row is padded, so there is no mask: with one, a plain
             encoder whose pass is captured would run masked attention, because nothing can look at a mask then.
-        rows: the instances that one pass serves.
-        encoder_rows: the sequences that the encoder sees in one pass.
+        rows: The instances that one pass serves.
+        encoder_rows: The sequences that the encoder sees in one pass.
         execution: "eager"; "graphed", a CUDA graph of the eager pass; "compiled", by `torch.compile`, and on a GPU a
             CUDA graph of that.
     """
@@ -110,7 +110,7 @@ def fastest(runners: Iterable[Runner], repeats: int, end: float = float("inf")) 
     """The runner with the least time for an instance. They take turns, and the best of ``repeats`` counts.
 
     Args:
-        end: a moment of `time.perf_counter`, after which no more runners are tried; the first always is.
+        end: A moment of `time.perf_counter`, after which no more runners are tried; the first always is.
     """
     best: dict[Runner, float] = {}
     for runner in runners:

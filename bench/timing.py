@@ -70,9 +70,9 @@ def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, c
     """Times implementations in turns, in an order that rotates: if the machine slows down, all of them slow down.
 
     Args:
-        calls: implementation -> the same call on several sets of inputs, used in rotation. Each call has run before.
-        seconds: how long the measurement lasts.
-        least: the smallest number of turns, however long they take.
+        calls: Implementation -> the same call on several sets of inputs, used in rotation. Each call has run before.
+        seconds: How long the measurement lasts.
+        least: The smallest number of turns, however long they take.
         clock: "wall", or "cpu" for this process's processor time, on a machine that others use too (one thread).
 
     Returns:

@@ -173,9 +173,9 @@ def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, b
     """Climbs from the launcher's default by halving and doubling one parameter at a time.
 
     Args:
-        seconds: times calls; `do_bench` on a GPU.
-        compiler: tries candidates before this process does.
-        budget: seconds after which no candidate is tried.
+        seconds: Times calls; `do_bench` on a GPU.
+        compiler: Tries candidates before this process does.
+        budget: Seconds after which no candidate is tried.
     """
     from fastmux.kernels.common import launch_table
 
@@ -257,9 +257,9 @@ def tune(
     """Launcher -> outcome.
 
     Args:
-        compiler: see `search`.
+        compiler: See `search`.
         budget: seconds, of which every launcher has its share of what is left.
-        keep: is told of each outcome as it is found.
+        keep: Is told of each outcome as it is found.
     """
     outcomes, end = {}, time.perf_counter() + budget
     for i, subject in enumerate(subjects):
