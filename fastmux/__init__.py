@@ -33,6 +33,8 @@ _MODULES = {
     "TMuxForTokenClassification": "fastmux.models",
     "Labeller": "fastmux.labelling.labeller",
     "LabellingSettings": "fastmux.labelling.settings",
+    "Found": "fastmux.searching.found",
+    "SearchSettings": "fastmux.searching.settings",
     "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",
     "calibrate": "fastmux.labelling.calibration",
@@ -40,6 +42,7 @@ _MODULES = {
     "export": "fastmux.exporting.export",
     "predict": "fastmux.labelling.predict",
     "read_texts": "fastmux.distillation.texts",
+    "search": "fastmux.searching.search",
 }
 _SUBMODULES = ("functional", "modules", "reference")
 

@@ -33,6 +33,7 @@ LAYERS = {
         "fastmux.cli",
         "fastmux.distillation",
         "fastmux.labelling",
+        "fastmux.searching",
         "fastmux.serving",
         "fastmux.testing",
         "fastmux.auto",
@@ -75,6 +76,7 @@ ALWAYS_LATE = {
     "fastmux.cli.convert": "`--help` answers without torch",
     "fastmux.cli.env": "`--help` answers without torch, and the command where packages are missing",
     "fastmux.cli.predict": "`--help` answers without torch",
+    "fastmux.cli.search": "`--help` answers without torch",
     "fastmux.labelling.loading": "an exported model is loaded without torch",
     "fastmux.cli.serve": "`--help` answers without torch, and without the extra `serve`",
 }

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 
 import fastmux
-from fastmux.cli import calibrate, convert, env, export, predict, serve
+from fastmux.cli import calibrate, convert, env, export, predict, search, serve
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
 from fastmux.distribution import MissingExtraError
 
 #: Name -> (a function that adds the command's arguments to a parser, a function that runs the command).
 COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callable[[argparse.Namespace], None]]] = {
+    "search": (search.add_parser, search.run),
     "convert": (convert.add_parser, convert.run),
     "calibrate": (calibrate.add_parser, calibrate.run),
     "export": (export.add_parser, export.run),
@@ -28,6 +29,7 @@ neighbouring positions of a row, share a pass of the transformer."""
 
 EPILOG = """\
 a first look:
+  fastmux search my-model --text reviews.txt --output_dir faster          # the fastest that answers as it does
   fastmux convert my-model --text reviews.txt --output_dir my-model-2x    # a faster copy, from text without labels
   fastmux predict my-model-2x reviews.csv --output labels.csv             # the rows of a file, with labels
   fastmux serve my-model-2x                                               # answers over HTTP

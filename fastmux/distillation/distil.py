@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from fastmux.distillation.settings import ConversionSettings
@@ -68,6 +75,7 @@ def distil(
     arguments: TrainingArguments,
     *,
     state_weight: float = 1.0,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[PreTrainedModel, TrainerState, float]:
     """Train a student on its original's outputs, from the last checkpoint in the output folder if there is one.
 
@@ -78,6 +86,7 @@ def distil(
         teacher: The original's outputs for these rows.
         arguments: The trainer's arguments, from `distillation_arguments`.
         state_weight: The weight of the states' error in `fastmux.distillation.trainer.distillation_loss`.
+        callbacks: Further callbacks of the trainer. With some, it prints no bar and no log: they say how it goes.
 
     Returns:
         The student in eval mode; the trainer's state; the seconds of training, including interrupted processes.
@@ -99,6 +108,10 @@ def distil(
         )
         clock = _Clock(Path(arguments.output_dir) / "seconds.json")
         trainer.add_callback(clock)
+        if callbacks:
+            trainer.remove_callback(PrinterCallback)
+        for callback in callbacks:
+            trainer.add_callback(callback)
         trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
     return trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.state, clock.seconds()
 

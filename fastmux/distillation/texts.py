@@ -45,26 +45,53 @@ def read_texts(
         >>> read_texts([path])
         ['fine film']
     """
+    return [row for row, _ in _read(files, column, pair_column, (), input_format)]
+
+
+def read_labelled(
+    files: Sequence[str | PathLike],
+    column: str | None,
+    pair_column: str | None,
+    label_columns: Sequence[str],
+    input_format: str | None = None,
+) -> tuple[list[Row], list[tuple]]:
+    """Read texts as `read_texts` does, and beside each the values of these columns, as they are."""
+    found = list(_read(files, column, pair_column, tuple(label_columns), input_format))
+    return [row for row, _ in found], [values for _, values in found]
+
+
+def _read(
+    files: Sequence[str | PathLike],
+    column: str | None,
+    pair_column: str | None,
+    label_columns: tuple[str, ...],
+    input_format: str | None,
+) -> Iterator[tuple[Row, tuple]]:
     if isinstance(files, (str, PathLike)):
         raise ValueError(f"files is {str(files)!r}, expected a list of files")
-    rows: list[Row] = []
     for path in map(Path, files):
         if not path.is_file():
             raise ValueError(f"{path} is not there")
-        before = len(rows)
-        rows += _texts(open_source(path, input_format), column, pair_column)
-        if len(rows) == before:
+        empty = True
+        for found in _texts(open_source(path, input_format), column, pair_column, label_columns):
+            empty = False
+            yield found
+        if empty:
             raise ValueError(f"{path} has no text in it")
-    return rows
 
 
-def _texts(source: Source, column: str | None, pair_column: str | None) -> Iterator[Row]:
+def _texts(
+    source: Source, column: str | None, pair_column: str | None, label_columns: tuple[str, ...]
+) -> Iterator[tuple[Row, tuple]]:
     names = choose_names(source, column, pair_column)
+    for label in label_columns:
+        choose_names(source, label, None)
     check_text_columns(source, names)
-    for number, values in values_of(source, names):
+    for number, values in values_of(source, (*names, *label_columns)):
         try:
             if isinstance(values, ValueError):
                 raise values
+            values, labels = values[: len(names)], values[len(names) :]
             if any(isinstance(value, ValueError) for value in values):
                 raise ValueError("is not UTF-8")
             if any(value is None or (isinstance(value, str) and not value.strip()) for value in values):
@@ -74,7 +101,7 @@ def _texts(source: Source, column: str | None, pair_column: str | None) -> Itera
             if str(error) == "empty":
                 continue
             raise ValueError(f"{source.name}: {source.unit} {number} cannot be read: {error}") from error
-        yield texts[0] if len(texts) == 1 else (texts[0], texts[1])
+        yield (texts[0] if len(texts) == 1 else (texts[0], texts[1])), tuple(labels)
 
 
 def check_texts(texts: Iterable) -> list[Row]:

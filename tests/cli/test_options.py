@@ -11,6 +11,7 @@ import pytest
 from fastmux.cli.main import build
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.labelling.settings import LabellingSettings
+from fastmux.searching.settings import SearchSettings
 from fastmux.serving.settings import ServingSettings
 from fastmux.settings import descriptions
 
@@ -18,6 +19,7 @@ TYPED = {
     "calibrate": ["model", "--fallback", "model", "--text", "rows.txt"],
     "convert": ["model", "--text", "rows.txt", "--output_dir", "out", "--row_layers", "0"],
     "predict": ["model", "rows.txt", "--output", "out.jsonl", "--num_workers", "0"],
+    "search": ["model", "--text", "rows.txt", "--output_dir", "out"],
     "serve": ["model", "--port", "0"],
 }
 #: For each option that takes a value: values that are refused, and what is said. Options of whose values nothing can be
@@ -53,7 +55,6 @@ WRONG = {
             ("x", "--first_layers is 'x'"),
             ("9", "--first_layers is 9, expected at most --last_layers, 1"),
         ],
-        "attention_width": [("1.5", "--attention_width is '1.5', expected a number above 0, up to 1"), ("x", "is 'x'")],
         "ffn_width": [
             ("0", "--ffn_width is '0', expected a number above 0, up to 1"),
             ("wide", "--ffn_width is 'wide'"),
@@ -98,6 +99,26 @@ WRONG = {
         "input_format": [("xml", "--input_format is 'xml', expected one of")],
         "dataset_name": [("x", "--dataset_name is 'x', but rows.txt is a file")],
         "split": [("test", "--split is 'test', but rows.txt is a file")],
+    },
+    "search": {
+        "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows which leaves 0 to report on")],
+        "column": [("nope", "has no column 'nope'")],
+        "pair_column": [("nope", "has no column 'nope'")],
+        "input_format": [("xml", "--input_format is 'xml', expected one of")],
+        "label_column": [("nope", "has no column 'nope'")],
+        "output_dir": [
+            ("rows.txt", "--output_dir is 'rows.txt', which is a file"),
+            ("used", "--output_dir 'used' is not"),
+        ],
+        "speedup": [("1", "--speedup is '1', expected a number above 1"), ("x", "--speedup is 'x'")],
+        "agreement": [("0.1", "--agreement is '0.1', expected a number from 0.5 to 1"), ("98", "--agreement is '98'")],
+        "minutes": [("0", "--minutes is '0', expected a number above 0")],
+        "max_length": [("0", "--max_length is '0', expected an integer of at least 1")],
+        "max_steps": [("1", "--max_steps is '1', expected an integer of at least 4")],
+        "learning_rate": [("-1", "--learning_rate is '-1', expected")],
+        "per_device_train_batch_size": [("0", "--per_device_train_batch_size is '0', expected")],
+        "clock": [("sun", "--clock is 'sun', expected one of 'wall', 'cpu'")],
+        "seed": [("-1", "--seed is '-1', expected an integer of at least 0")],
     },
     "serve": {
         "fallback": [("model", "--fallback is given without --min_confidence, and the model has no cascade.json")],
@@ -200,7 +221,12 @@ def test_what_only_the_model_or_the_rows_can_tell(arguments, said, typed, place)
 
 @pytest.mark.parametrize(
     ("command", "settings"),
-    [("convert", ConversionSettings), ("predict", LabellingSettings), ("serve", ServingSettings)],
+    [
+        ("convert", ConversionSettings),
+        ("predict", LabellingSettings),
+        ("search", SearchSettings),
+        ("serve", ServingSettings),
+    ],
 )
 def test_a_setting_is_described_once(command, settings, typed):
     """The docstring of the settings has a sentence for every field, and the help says it."""
@@ -212,7 +238,7 @@ def test_a_setting_is_described_once(command, settings, typed):
         assert re.sub("``(.+?)``", r"--\1", text) in shown
 
 
-@pytest.mark.parametrize("settings", [ConversionSettings, LabellingSettings, ServingSettings])
+@pytest.mark.parametrize("settings", [ConversionSettings, LabellingSettings, SearchSettings, ServingSettings])
 def test_what_the_command_line_refuses_python_refuses(settings):
     for field in fields(settings):
         if (allowed := field.metadata.get("allowed")) is None:

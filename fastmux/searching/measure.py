@@ -1,0 +1,199 @@
+"""Measure forms of models beside the original: labels on rows of their own, speed in turns, alone and with the original
+behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
+from fastmux.passes.engine import Answered, Engine
+from fastmux.passes.timer import rates
+from fastmux.passes.tokens import Tokens
+from fastmux.searching.forms import ORIGINAL, Form
+from fastmux.searching.need import Need
+from fastmux.searching.points import Point
+from fastmux.searching.shares import Share, rows_of_words, same_labels
+
+#: Random groupings over which a model is measured whose answers depend on the rows of a group.
+GROUPINGS = 3
+#: The original without the engine, among what is timed.
+_FORWARD = "forward"
+#: The turns of a first, rough measurement, and of the last one.
+_ROUGH, _TURNS = 2, 5
+#: What a model with the original behind it is measured at where the model alone meets the need: the usual promise.
+_USUAL = 0.99
+#: Of the rows that could go on at a speed that is asked for, the share that does: speed must hold on other rows, too.
+_SPARED = 0.9
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows, with the original's answers.
+
+    Attributes:
+        tokens: The rows.
+        original: The original's logits, as in `fastmux.passes.engine.Answered`.
+        problem_type: Of the original.
+        labels: The true labels, (rows), or (rows, C); None without.
+    """
+
+    tokens: Tokens
+    original: np.ndarray
+    problem_type: str
+    labels: np.ndarray | None = None
+
+    def share(self, answers: list[np.ndarray]) -> Share:
+        """The share of the rows or words with the original's label, over some groupings."""
+        same = [same_labels(logits, self.original, self.problem_type, self.tokens) for logits in answers]
+        return Share.of(np.mean(same, axis=0), rows_of_words(self.tokens))
+
+    def score(self, answers: list[np.ndarray]) -> float | None:
+        """Accuracy; of rows with several labels F1, over all of them (micro). None without labels."""
+        if self.labels is None:
+            return None
+        if self.problem_type == "multi_label_classification":
+            return float(np.mean([f1_score(self.labels, a > 0, average="micro", zero_division=0) for a in answers]))
+        return float(np.mean([accuracy_score(self.labels, a.argmax(-1)) for a in answers]))
+
+    def sure_and_same(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        """For each row a model's confidence, and whether it has the original's labels; None where words have labels."""
+        if self.tokens.words is not None:
+            return None, None
+        return confidence(logits, self.problem_type), agrees(logits, self.original, self.problem_type)
+
+
+@dataclass
+class Measure:
+    """Measures on one set of rows.
+
+    Attributes:
+        choosing: The rows that thresholds are found on, and models chosen.
+        reporting: The rows that figures are of.
+        timed: The rows on which speed is measured.
+        forward: Runs rows through the original as Hugging Face alone does.
+        clock: One of `fastmux.passes.timer.CLOCKS`.
+        seed: Draws groups.
+        on_work: Called with what is being done.
+    """
+
+    choosing: Part
+    reporting: Part
+    timed: Tokens
+    forward: Callable[[Tokens], object]
+    clock: str
+    seed: int
+    on_work: Callable[[str], None] = lambda words: None
+
+    def __call__(self, forms: Mapping[str, Form], need: Need) -> list[Point]:
+        """The points of all forms, the original's first, and of those with the original behind them.
+
+        Args:
+            forms: By name, with the original's own in PyTorch as "original".
+        """
+        original = forms[ORIGINAL].engine
+        chosen_on, engines = {}, {}
+        for name, form in forms.items():
+            self.on_work(f"{name}: labels of the rows that choose")
+            chosen_on[name] = [found.logits for found in self._run(form.engine, self.choosing)]
+            engines[name] = (form, form.engine, chosen_on[name])
+        rough = self._speeds({name: form.engine for name, form in forms.items()}, _ROUGH)
+        for name, form in forms.items():
+            if form.model == ORIGINAL or form.engine.runtime.per_token:
+                continue
+            for threshold in self._thresholds(chosen_on[name], rough[name] / rough[ORIGINAL], need):
+                both = replace(form.engine, fallback=original, min_confidence=threshold)
+                label = f"{name} + original" + (" (99 %)" if f"{name} + original" in engines else "")
+                engines[label] = (form, both, self._behind(chosen_on[name], threshold))
+        speeds = self._speeds({name: engine for name, (_, engine, _) in engines.items()}, _TURNS, forward=True)
+        points = []
+        for name, (form, engine, on_choosing) in engines.items():
+            self.on_work(f"{name}: labels of the rows that are reported on")
+            found = self._run(engine, self.reporting)
+            answers = [one.logits for one in found]
+            went_on = float(np.mean([len(one.went_on) for one in found])) / len(self.reporting.tokens.lengths)
+            points.append(
+                Point(
+                    name=name,
+                    form=form.name,
+                    model=form.model,
+                    words=form.words,
+                    runtime=form.runtime,
+                    precision=form.precision,
+                    multiplexed=form.multiplexed,
+                    cascade=engine.fallback is not None,
+                    choosing=self.choosing.share(on_choosing),
+                    agreement=self.reporting.share(answers),
+                    score=self.reporting.score(answers),
+                    rows_per_second=speeds[name],
+                    speed_up=speeds[name] / speeds[ORIGINAL],
+                    speed_up_forward=speeds[name] / speeds[_FORWARD],
+                    went_on=went_on if engine.fallback is not None else None,
+                    min_confidence=engine.min_confidence,
+                )
+            )
+        return points
+
+    def _run(self, engine: Engine, part: Part) -> list[Answered]:
+        """The answers in each of some groupings; in one, if answers do not depend on it."""
+        groupings = range(GROUPINGS if engine.runtime.num_instances > 1 else 1)
+        plans = [shuffled_plan(engine, part.tokens.lengths, self.seed, grouping) for grouping in groupings]
+        return [engine.run(part.tokens, plan) for plan in plans]
+
+    def _behind(self, answers: list[np.ndarray], threshold: float) -> list[np.ndarray]:
+        """What the choosing rows get with the original behind a model, without running it again."""
+        unsure = [confidence(logits, self.choosing.problem_type) < threshold for logits in answers]
+        pairs = zip(answers, unsure, strict=True)
+        return [np.where(goes[:, None], self.choosing.original, logits) for logits, goes in pairs]
+
+    def _thresholds(self, answers: list[np.ndarray], speed: float, need: Need) -> list[float]:
+        """The confidences below which rows go on to the original: as the need asks, and for the usual agreement."""
+        sure = np.concatenate([confidence(logits, self.choosing.problem_type) for logits in answers])
+        same = np.concatenate([agrees(a, self.choosing.original, self.choosing.problem_type) for a in answers])
+        alone = self.choosing.share(answers)
+        found: list[float] = []
+        if need.speedup is not None:
+            if speed > need.speedup:
+                going_on = _SPARED * (1 / need.speedup - 1 / speed)
+                found.append(float(np.quantile(sure, min(1.0, going_on))))
+            targets = [_USUAL]
+        elif alone.surely() < need.agreement:
+            targets = [need.agreement]
+        else:
+            targets = [max(_USUAL, (1 + need.agreement) / 2)]
+        for target in targets:
+            if alone.surely() < target and (threshold := _threshold(sure, same, target, alone.effective)) is not None:
+                found.append(threshold.min_confidence)
+        return found
+
+    def _speeds(self, engines: Mapping[str, Engine], turns: int, forward: bool = False) -> dict[str, float]:
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(engine.run, self.timed) for name, engine in engines.items()
+        }
+        if forward:
+            calls[_FORWARD] = partial(self.forward, self.timed)
+        self.on_work(f"speed of {len(calls)} in turns")
+        found = rates(calls, len(self.timed.lengths), repeats=turns, clock=self.clock)
+        return {name: rate.rows_per_second for name, rate in found.items()}
+
+
+def _threshold(sure: np.ndarray, same: np.ndarray, target: float, effective: float) -> CascadeThreshold | None:
+    """The threshold at which a target is surely reached, on other rows, too; None if there is none."""
+    low, high = target, 1.0
+    for _ in range(20):  # the least share whose interval begins at the target
+        middle = (low + high) / 2
+        low, high = (middle, high) if Share(middle, effective, len(sure)).surely() < target else (low, middle)
+    try:
+        return choose_min_confidence(sure, same, min(high, 1.0))
+    except ValueError:
+        return None
+
+
+def shuffled_plan(engine: Engine, lengths: np.ndarray, *seed: int) -> list[np.ndarray]:
+    """The engine's passes with other groups: of rows of like length, chance says which come together."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    return [order[batch] for batch in engine.plan(lengths[order])]

@@ -1,0 +1,44 @@
+"""A model as it was measured: a point of agreement and speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastmux.searching.shares import Share
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model as it was measured.
+
+    Attributes:
+        name: Its name.
+        form: The name of its form: without the original behind it.
+        model, words, runtime, precision, multiplexed: As of a `Form`.
+        cascade: Whether the original stands behind it.
+        choosing: The share with the original's label, on the rows that models are chosen on.
+        agreement: The same on the rows that decide nothing; this is what is reported.
+        score: The accuracy or F1 on the rows that decide nothing; None without labels.
+        rows_per_second: Through the engine, in turns with all others.
+        speed_up: How many times as fast as the original through the same engine.
+        speed_up_forward: How many times as fast as the original as Hugging Face runs it, in batches of 32.
+        went_on: The share of the rows that went on to the original; None without it.
+        min_confidence: The confidence below which they do.
+    """
+
+    name: str
+    form: str
+    model: str
+    words: str
+    runtime: str
+    precision: str
+    multiplexed: bool
+    cascade: bool
+    choosing: Share
+    agreement: Share
+    score: float | None
+    rows_per_second: float
+    speed_up: float
+    speed_up_forward: float
+    went_on: float | None = None
+    min_confidence: float | None = None

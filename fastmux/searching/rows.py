@@ -1,0 +1,125 @@
+"""The rows of a search: each text once, tokenised once, and in one of three parts: learning, choosing, reporting."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from fastmux.distillation.texts import Row
+from fastmux.labelling.classifier import Classifier
+from fastmux.passes.tokens import Tokens
+from fastmux.searching.shares import Share
+
+#: The share and the largest number of the rows that models are chosen on, and of those that figures are reported on.
+_APART, _MOST_APART = 0.2, 2000
+#: The fewest different rows, and the largest share of tokens that the tokenizer does not know.
+LEAST_ROWS, MOST_UNKNOWN = 500, 0.25
+
+
+@dataclass(frozen=True)
+class SearchRows:
+    """Texts that differ, as tokens, in three parts. No text is in two parts.
+
+    Attributes:
+        texts: The texts, or pairs.
+        tokens: Their tokens, as `fastmux.predict` would make them; of a model that labels words, with the words.
+        labels: The true label of each, (rows), or (rows, C) where several may hold; None without labels.
+        learning: The numbers of the rows that candidates learn from.
+        choosing: The numbers of the rows that decide which candidates go on, and which is chosen.
+        reporting: The numbers of the rows that figures are reported on. They decide nothing.
+        repeated: How many rows were left out because another row has the same tokens.
+        cut: How many rows were cut at ``max_length``.
+    """
+
+    texts: list[Row]
+    tokens: Tokens
+    labels: np.ndarray | None
+    learning: np.ndarray
+    choosing: np.ndarray
+    reporting: np.ndarray
+    repeated: int
+    cut: int
+
+    @classmethod
+    def of(
+        cls, texts: list[Row], labels: np.ndarray | None, classifier: Classifier, max_length: int, seed: int
+    ) -> SearchRows:
+        """Tokenise and split texts.
+
+        Raises:
+            ValueError: There are too few different texts, or the tokenizer knows too little of them.
+        """
+        _check_enough(len(texts), len(texts))
+        pairs = isinstance(texts[0], tuple)
+        words = "found" if classifier.per_token else None
+        row_tokenizer = classifier.row_tokenizer(max_length, True, words, pairs)
+        row_tokenizer.start()
+        tokens, cut = row_tokenizer.encode(texts)
+        _check_known(tokens, classifier)
+        first = _first_of_each(tokens)
+        _check_enough(len(first), len(texts))
+        order = np.random.default_rng(seed).permutation(first)
+        apart = min(_MOST_APART, int(_APART * len(order)))
+        return cls(
+            texts=texts,
+            tokens=tokens,
+            labels=labels,
+            learning=order[2 * apart :],
+            choosing=order[:apart],
+            reporting=order[apart : 2 * apart],
+            repeated=len(texts) - len(first),
+            cut=cut,
+        )
+
+    def dataset(self, rows: np.ndarray) -> Dataset:
+        """Rows as models and collators take them, with a column ``length``."""
+        some = self.tokens.select(rows)
+        ends = some.starts.tolist()
+        columns = {"input_ids": some.ids, "token_type_ids": some.types}
+        listed = {
+            name: [values[a:b].tolist() for a, b in itertools.pairwise(ends)]
+            for name, values in columns.items()
+            if values is not None
+        }
+        return Dataset.from_dict(listed | {"length": some.lengths.tolist()})
+
+
+def _first_of_each(tokens: Tokens) -> np.ndarray:
+    """The numbers of the rows that have tokens, and no row before them the same ones."""
+    seen: set[bytes] = set()
+    first = []
+    for row, (begin, end) in enumerate(zip(tokens.starts[:-1], tokens.starts[1:], strict=True)):
+        types = b"" if tokens.types is None else tokens.types[begin:end].tobytes()
+        key = tokens.ids[begin:end].tobytes() + types
+        worded = tokens.words is None or bool((tokens.words[row] >= 0).any())
+        if end > begin and worded and key not in seen:
+            seen.add(key)
+            first.append(row)
+    return np.array(first, np.int64)
+
+
+def _check_enough(different: int, rows: int) -> None:
+    if different >= LEAST_ROWS:
+        return
+    apart = int(_APART * different)
+    margin = Share(0.98, float(max(1, apart)), max(1, apart)).margin
+    counted = f"{rows:,} rows" if different == rows else f"{rows:,} rows, {different:,} of them different,"
+    raise ValueError(
+        f"texts has {counted} which leaves {apart:,} to report on: a share of 98 % would be known to within "
+        f"\u00b1 {100 * margin:.1f} points; give at least {LEAST_ROWS:,} different rows, better some thousands"
+    )
+
+
+def _check_known(tokens: Tokens, classifier: Classifier) -> None:
+    unknown = classifier.tokenizer.unk_token_id
+    special = [k for k in classifier.tokenizer.all_special_ids if k != unknown]
+    own = tokens.ids[~np.isin(tokens.ids, special)]
+    share = 0.0 if unknown is None or not len(own) else float((own == unknown).mean())
+    if share > MOST_UNKNOWN:
+        raise ValueError(
+            f"texts has {share:.0%} tokens that the tokenizer does not know, expected at most {MOST_UNKNOWN:.0%}: are "
+            "they in another language or script than the model's?"
+        )

@@ -1,0 +1,92 @@
+"""A share of rows or words, and the interval that a sample leaves open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import beta
+
+from fastmux.passes.cascade import agrees
+from fastmux.passes.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share that was counted on a sample.
+
+    Attributes:
+        mean: The share.
+        effective: The number of independent cases that the sample is worth: its rows; of words, fewer than there are,
+            as those of one row are right or wrong together.
+        count: The number of cases: rows, or words.
+    """
+
+    mean: float
+    effective: float
+    count: int
+
+    @classmethod
+    def of(cls, same: np.ndarray, rows: np.ndarray | None = None) -> Share:
+        """The share of a sample.
+
+        Args:
+            same: For each case whether it is the same, or in which share of several trials, (cases).
+            rows: The row of each case, where several may come from one row. The variance is then that of a ratio of
+                sums over rows.
+        """
+        mean, count = float(same.mean()), len(same)
+        if rows is None:
+            return cls(mean, float(count), count)
+        different = len(np.unique(rows))
+        spread = float((np.bincount(rows, weights=same - mean) ** 2).sum()) / count**2
+        return cls(mean, min(mean * (1 - mean) / spread, float(count)) if spread else float(different), count)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Jeffreys' interval (Brown, Cai and DasGupta, 2001, "Interval estimation for a binomial proportion").
+
+        Example:
+            >>> from fastmux.searching.shares import Share
+            >>> low, high = Share(0.98, 1000.0, 1000).interval()
+            >>> round(low, 3), round(high, 3)
+            (0.97, 0.987)
+        """
+        yes, no = self.mean * self.effective, (1 - self.mean) * self.effective
+        low, high = beta.ppf([(1 - level) / 2, (1 + level) / 2], yes + 0.5, no + 0.5)
+        return (0.0 if yes == 0 else float(low)), (1.0 if no == 0 else float(high))
+
+    @property
+    def margin(self) -> float:
+        """Half of the width of the 95 % interval."""
+        low, high = self.interval()
+        return (high - low) / 2
+
+    def surely(self) -> float:
+        """What the true share exceeds with a chance of nine in ten."""
+        return self.interval(0.8)[0]
+
+
+def same_labels(logits: np.ndarray, original: np.ndarray, problem_type: str, tokens: Tokens) -> np.ndarray:
+    """Whether two models give the same label to each case: to each row, or to each word if ``tokens`` have words.
+
+    Args:
+        logits, original: As in `fastmux.passes.engine.Answered`.
+        problem_type: As for `fastmux.passes.cascade.agrees`.
+        tokens: The rows.
+    """
+    same = agrees(logits, original, problem_type)
+    return same if tokens.words is None else same[word_places(tokens)]
+
+
+def word_places(tokens: Tokens) -> np.ndarray:
+    """The place of each word's first token among all tokens."""
+    return np.concatenate(
+        [start + words[words >= 0] for start, words in zip(tokens.starts, tokens.words, strict=False)]
+    )
+
+
+def rows_of_words(tokens: Tokens) -> np.ndarray | None:
+    """The row of each word; None if rows are labelled as a whole."""
+    if tokens.words is None:
+        return None
+    return np.repeat(np.arange(len(tokens.words)), [int((words >= 0).sum()) for words in tokens.words])

@@ -1,0 +1,77 @@
+"""A tiny classifier with a tokenizer, and text of its kind; nothing is exported unless a test asks for it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
+
+from fastmux.passes.timer import Rate
+from fastmux.searching import measure, run
+from fastmux.searching.levers import candidates_for
+
+WORDS = [f"w{i}" for i in range(40)]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL + WORDS)})
+
+
+@pytest.fixture(scope="session")
+def config(tokenizer):
+    # Large weights, so that labels differ from row to row.
+    return BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **SIZES)
+
+
+@pytest.fixture
+def original(config):
+    torch.manual_seed(0)
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def tagger(config):
+    torch.manual_seed(0)
+    return BertForTokenClassification(config).eval()
+
+
+@pytest.fixture(scope="session")
+def texts():
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(600)]
+
+
+@pytest.fixture
+def saved(original, tokenizer, tmp_path):
+    original.save_pretrained(tmp_path / "original")
+    tokenizer.save_pretrained(tmp_path / "original")
+    return tmp_path / "original"
+
+
+@pytest.fixture
+def in_torch_alone(monkeypatch):
+    """To export a model takes seconds."""
+    monkeypatch.setattr(run, "why_not_exported", lambda device, precision: "not in this test")
+
+
+@pytest.fixture
+def known_speeds(monkeypatch):
+    """The speed of so small a model is chance: here each is faster than the one before it."""
+
+    def rates(calls, rows, **options):
+        return {name: Rate(*[50.0 if name == "forward" else 100.0 + 100 * k] * 3) for k, name in enumerate(calls)}
+
+    monkeypatch.setattr(run, "rates", rates)
+    monkeypatch.setattr(measure, "rates", rates)
+
+
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    """Whose answers do not depend on the rows beside a row: what the search measures, a test can measure again."""
+    few = ("cut-2", "cut-1", "positions-2x1")
+    monkeypatch.setattr(run, "candidates_for", lambda original: [c for c in candidates_for(original) if c.name in few])
