@@ -55,6 +55,7 @@ WRONG = {
             ("x", "--first_layers is 'x'"),
             ("9", "--first_layers is 9, expected at most --last_layers, 1"),
         ],
+        "attention_width": [("1.5", "--attention_width is '1.5', expected a number above 0, up to 1"), ("x", "is 'x'")],
         "ffn_width": [
             ("0", "--ffn_width is '0', expected a number above 0, up to 1"),
             ("wide", "--ffn_width is 'wide'"),
@@ -158,7 +159,7 @@ CASES = [
 
 @pytest.mark.parametrize("command", list(WRONG))
 def test_no_option_is_left_out(command):
-    options = set(build()[1][command].options) - {"help", "texts"}
+    options = set(build()[1][command].options) - {"help", "texts", "labels"}
     assert {name for name in options if takes_value(command, name)} == WRONG[command].keys()
 
 
@@ -178,7 +179,7 @@ def test_a_wrong_value(command, name, value, said, typed, place):
 
 @pytest.mark.parametrize("command", list(WRONG))
 def test_values_that_are_missing_or_too_many(command, typed):
-    for name in set(build()[1][command].options) - {"help", "texts"}:
+    for name in set(build()[1][command].options) - {"help", "texts", "labels"}:
         if takes_value(command, name):
             code, _, err = typed(command, f"--{name}")
             assert (code, err) == (2, f"fastmux {command}: --{name} needs a value (--help says more)\n")
