@@ -88,6 +88,11 @@ class JoinedConfig(PreTrainedConfig):
         return self.num_instances > 1 and self.join == "rows"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether a plain Hugging Face model computes the same."""
+        return self.num_instances == 1 and self.first_layers == 1 and self.attention_heads is None
+
+    @property
     def hidden_size(self) -> int:
         return self.backbone_config.hidden_size
 

@@ -37,16 +37,19 @@ _COMPANIONS = """\
 """
 
 
-def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedModel, repository: str) -> ModelCard:
+def conversion_card(
+    conversion, student: PreTrainedModel, model: PreTrainedModel, original: PreTrainedModel, repository: str
+) -> ModelCard:
     """The card of a converted model.
 
     Args:
         conversion: A `fastmux.distillation.convert.Conversion`.
-        model: The converted model.
+        student: The converted model.
+        model: What was saved: the student, or the same as a plain Hugging Face model.
         original: The model that it was made from. The original's card, if there is one, says licence and languages.
         repository: The name or folder that the model is loaded from.
     """
-    config: JoinedConfig = model.config
+    config: JoinedConfig = student.config
     agreement, rates = conversion.agreement, conversion.rows_per_second
     figures = {
         **{f"{name}, the original's" if "same" in name else name: value for name, value in agreement.figures().items()},
@@ -59,8 +62,8 @@ def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedMode
     theirs = card_of(source)
     kept = {name: getattr(theirs, name, None) for name in ("license", "license_name", "license_link", "language")}
     data = ModelCardData(
-        library_name="fastmux",
-        pipeline_tag=PIPELINES.get(architecture),
+        library_name="fastmux" if model is student else "transformers",
+        pipeline_tag=PIPELINES.get(type(student).__name__),
         base_model=named(source) or getattr(theirs, "base_model", None),
         tags=["data-multiplexing", f"num-instances-{config.num_instances}"],
         **{name: value for name, value in kept.items() if value is not None},
@@ -76,7 +79,7 @@ def conversion_card(conversion, model: PreTrainedModel, original: PreTrainedMode
         structure=joined_in_words(config) + narrow,
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
-        loading=loading(architecture, repository),
+        loading=loading(architecture, repository, "fastmux" if model is student else "transformers"),
         max_length=conversion.settings["max_length"],
         cut=f", {conversion.cut_rows:,} of them" if conversion.cut_rows else "",
         companions=_COMPANIONS.format(n=config.num_instances) if config.joins_rows else "",

@@ -95,7 +95,8 @@ def convert(
         model: A Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
         texts: The rows: texts, or pairs of texts, of the kind that the model will be used on. They need no labels.
             `fastmux.read_texts` reads them from files.
-        output_dir: A new folder for the model, its tokenizer and ``conversion.json``.
+        output_dir: A new folder for the model, its tokenizer and ``conversion.json``. Where nothing is joined and all
+            heads are kept, it holds a model of the original's class, which runs without fastmux.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         settings: The settings; `ConversionSettings` lists them.
         trainer: Further arguments of `transformers.TrainingArguments`, for example ``max_steps`` or ``bf16``.
@@ -180,8 +181,9 @@ def convert(
     )
     if state.is_world_process_zero:
         tokenizer.save_pretrained(folder)
-        student.save_pretrained(folder)
-        conversion_card(conversion, student, original, str(output_dir)).save(folder / "README.md")
+        saved = student.plain() if student.config.is_plain else student
+        saved.save_pretrained(folder)
+        conversion_card(conversion, student, saved, original, str(output_dir)).save(folder / "README.md")
         write_json(folder / _RECORD, asdict(conversion))
         remove(work)
     return conversion

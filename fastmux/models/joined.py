@@ -171,6 +171,31 @@ class JoinedPreTrainedModel(WithCard):
             finish_replacing(Path(name, kwargs.get("subfolder", "")))
         return super().from_pretrained(name, *args, **kwargs)
 
+    def plain(self) -> PreTrainedModel:
+        """Copies a model that joins nothing to one of the class that it was made from, which runs without fastmux.
+
+        Raises:
+            ValueError: Hugging Face has no config for the model: states are joined, attention has fewer heads than its
+                width has room for, or more than the last layer runs at the first position alone.
+
+        Example:
+            >>> import fastmux
+            >>> from transformers import BertConfig, BertForSequenceClassification
+            >>> tiny = BertConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64)
+            >>> original = BertForSequenceClassification(tiny)
+            >>> cut = fastmux.JoinedForSequenceClassification.from_backbone(original, 1, joined_layers=[])
+            >>> type(cut.plain()).__name__, cut.plain().config.num_hidden_layers
+            ('BertForSequenceClassification', 2)
+        """
+        if not self.config.is_plain:
+            raise ValueError(
+                "the model has no form without fastmux: it joins states, has fewer heads, or runs several layers at the "
+                "first position alone"
+            )
+        model = self._auto.from_config(self.model.config).to(self.device, self.dtype)
+        model.load_state_dict(self.model.state_dict())
+        return model.train(self.training)
+
     def _own_card(self, repository: str) -> ModelCard:
         return joined_card(self.config, type(self).__name__, repository)
 

@@ -69,13 +69,13 @@ def title(repository: str) -> str:
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 
 
-def loading(architecture: str, repository: str) -> str:
+def loading(architecture: str, repository: str, library: str = "fastmux") -> str:
     """The code that loads a model, as Markdown."""
     return f"""\
 ```python
-import fastmux
+import {library}
 
-model = fastmux.{architecture}.from_pretrained("{repository}")
+model = {library}.{architecture}.from_pretrained("{repository}")
 ```"""
 
 

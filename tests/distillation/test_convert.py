@@ -100,6 +100,28 @@ def test_a_narrow_copy(num_instances, saved, original, texts, tmp_path, capsys):
     assert "25% of each layer's neurons; 50% of each layer's heads" in (out / "README.md").read_text()
 
 
+_WITHOUT = """
+import sys
+sys.modules["fastmux"] = None
+from transformers import AutoModelForSequenceClassification
+model, info = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not info["missing_keys"] and not info["unexpected_keys"]
+print(type(model).__name__, model.config.num_hidden_layers, model.config.intermediate_size)
+"""
+
+
+def test_where_nothing_is_joined_the_copy_needs_no_fastmux(original, tokenizer, texts, tmp_path):
+    settings = ConversionSettings(num_instances=1, joined_layers=(2,), ffn_width=0.5)
+    convert(original, texts, tmp_path / "out", tokenizer=tokenizer, settings=settings, **QUICK)
+    run = [sys.executable, "-c", _WITHOUT, str(tmp_path / "out")]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert said == "BertForSequenceClassification 3 32\n"
+    assert (
+        f'transformers.BertForSequenceClassification.from_pretrained("{tmp_path}/out")'
+        in (tmp_path / "out" / "README.md").read_text()
+    )
+
+
 def test_it_learns_what_the_original_says(original, tokenizer, texts, tmp_path):
     """More steps, nearer to the original; and nothing is joined with N = 1, where all layers are kept."""
     settings = ConversionSettings(num_instances=2, join="rows", seed=1)

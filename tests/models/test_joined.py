@@ -42,6 +42,24 @@ def test_one_instance_is_the_model_itself(family, kind, attention):
     assert_agrees(logits[real], expected[real])
 
 
+@pytest.mark.parametrize("kind", [*HEADS, "none"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cut_encoder_has_a_plain_form(family, kind, tmp_path):
+    original = plain(family, kind)
+    cut, inputs = joined(original, 1, joined_layers=[2]), batch()
+    cut.plain().save_pretrained(tmp_path)
+    loaded = type(original).from_pretrained(tmp_path)
+    assert not cut.plain().training and loaded.config.num_hidden_layers == 3
+    assert loaded.config.id2label == original.config.id2label
+    real = slice(None) if kind == "sequence" else inputs["attention_mask"] == 1
+    assert_agrees(loaded(**inputs)[0][real], cut(**inputs)[0][real])
+
+
+def test_a_joined_model_has_no_plain_form():
+    with pytest.raises(ValueError, match="the model has no form without fastmux"):
+        joined(plain(), 2).plain()
+
+
 @pytest.mark.parametrize("middle", [[], [2]])
 def test_one_instance_of_fewer_layers_is_a_cut_encoder(middle):
     model = plain()
