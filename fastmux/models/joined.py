@@ -189,8 +189,8 @@ class JoinedPreTrainedModel(WithCard):
         """
         if not self.config.is_plain:
             raise ValueError(
-                "the model has no form without fastmux: it joins states, has fewer heads, or runs several layers at the "
-                "first position alone"
+                "the model has no form without fastmux: it joins states, has fewer heads, or runs several layers at "
+                "the first position alone"
             )
         model = self._auto.from_config(self.model.config).to(self.device, self.dtype)
         model.load_state_dict(self.model.state_dict())
