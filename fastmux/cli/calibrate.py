@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 
 import fastmux
-from fastmux.cli.parser import Parser, integer, number
+from fastmux.cli.parser import Parser, Typed, integer, number
 from fastmux.cli.settings import MODEL_HELP, add_text
+from fastmux.labelling.settings import LabellingSettings
+from fastmux.settings import descriptions
 
 DESCRIPTION = """\
 Find out of which rows a fast model should not be trusted. Rows of which it is less sure than a threshold go through
@@ -18,11 +20,13 @@ Both models label the rows of --text, which need no labels and should be rows th
 EPILOG = """\
 examples:
   fastmux calibrate my-model-2x --fallback my-model --text reviews.csv --column body --agreement 0.99
+  fastmux calibrate my-model-2x --fallback my-model --text reviews.csv --runtime onnxruntime --precision int8
   fastmux predict my-model-2x rows.csv --fallback my-model --output labels.csv
   fastmux serve my-model-2x --fallback my-model"""
 
 #: The most rows that are read: enough for an interval of half a point.
 _ROWS = 10_000
+_PLACED = ("runtime", "precision", "device")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
@@ -52,7 +56,10 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         "--max_length", type=integer(1), help="The most tokens of a row. By default as many as the model has room for."
     )
     parser.add_argument("--truncation", action="store_true", help="Cut longer rows there; otherwise they are refused.")
-    parser.add_argument("--device", help="cpu, or cuda:1. By default the first GPU, if there is one.")
+    described, fields = descriptions(LabellingSettings), LabellingSettings.__dataclass_fields__
+    for name in _PLACED:  # where and how both models run, as predict says it
+        allowed = fields[name].metadata.get("allowed")
+        parser.add_argument(f"--{name}", type=Typed(allowed) if allowed else str, help=described[name])
     return parser
 
 
@@ -67,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
         copies=options.copies,
         max_length=options.max_length,
         truncation=options.truncation,
-        device=options.device,
+        **{name: getattr(options, name) for name in _PLACED},
     )
     low, high = found.agreement_interval
     speeds = found.rows_per_second

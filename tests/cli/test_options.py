@@ -35,6 +35,11 @@ WRONG = {
         "copies": [("0", "--copies is '0'"), ("5", "--copies is 5, expected 1: the model puts no rows together")],
         "max_length": [("999", "--max_length is 999, but the model has room for 32 tokens")],
         "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+        "runtime": [("jax", "--runtime is 'jax', expected one of")],
+        "precision": [
+            ("int4", "--precision is 'int4', expected one of"),
+            ("int8", "--precision is 'int8', which torch"),
+        ],
     },
     "convert": {
         "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows, expected at least 20")],
