@@ -34,7 +34,7 @@ _ALWAYS = (
 )
 _EXTRAS = {
     "serve": ("fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus-client"),
-    "other engines": ("onnxruntime", "onnx", "onnxscript", "ray", "peft"),
+    "other engines": ("onnxruntime", "onnx", "onnxscript", "ctranslate2", "ray", "peft"),
     "experiments": ("rdkit", "torch_geometric", "torch-pruning", "scikit-learn"),
     "peers": ("liger-kernel", "fast-hadamard-transform"),
 }
@@ -80,6 +80,7 @@ def facts() -> Iterator[tuple[str, str]]:
         yield f"for {purpose}", ", ".join(f"{name} {_version(name)}" for name in names)
     yield "processor", processor_name()
     yield "processor features", " ".join(processor_features()) or "unknown"
+    yield "runtimes on the CPU", _runtimes()
     with contextlib.suppress(ImportError):
         import torch
 
@@ -134,6 +135,15 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _runtimes() -> str:
+    """What `--runtime auto` may choose here, and why not the rest."""
+    from fastmux.labelling.fastest import candidates
+
+    found, left = candidates()
+    missing = [f"no {name}: it {why.splitlines()[0].partition('; ')[0]}" for name, why in left.items()]
+    return "; ".join([", ".join(found), *missing])
 
 
 def _processors() -> str:

@@ -34,6 +34,7 @@ examples:
   fastmux predict my-tagger news.jsonl --column tokens --output tags.jsonl
   fastmux predict my-fast-model rows.tsv --fallback my-model --output labels.tsv
   fastmux predict my-model reviews.txt --runtime onnxruntime --precision int8 --output labels.jsonl
+  fastmux predict my-model reviews.txt --runtime auto --output labels.jsonl    # the fastest on this machine
   fastmux predict my-model stanfordnlp/sst2 --split validation --prefix predicted_ --output labels.jsonl
   torchrun --nproc_per_node 4 --no-python fastmux predict my-model rows.jsonl --output labels.jsonl"""
 

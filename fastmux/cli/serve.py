@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
+import fastmux
 from fastmux.cli.parser import OneOf, Parser, Typed, integer
-from fastmux.cli.settings import MODEL_HELP, add_settings, given
+from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, given
 from fastmux.distribution import install_line
 from fastmux.serving.settings import ServingSettings
 from fastmux.settings import Number
@@ -29,12 +32,17 @@ examples:
   fastmux serve my-model
   fastmux serve my-model --host 0.0.0.0 --port 80 --truncation --max_wait_ms 5
   fastmux serve my-model --runtime onnxruntime --precision int8
+  fastmux serve my-model --runtime auto --text reviews.txt    # the fastest on this machine, for rows like these
   fastmux serve my-fast-model --fallback my-model
   curl localhost:8000/predict -d '{"inputs": "a fine film"}'
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
   curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
 
 needs the extra `serve`: """ + install_line("serve")
+
+
+#: Options that say how the files of --text are read.
+_OF_TEXTS = ("column", "pair_column", "input_format")
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
@@ -61,6 +69,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         help="The port to listen at; 0 for any free one. (default: 8000)",
     )
     add_settings(parser, ServingSettings)
+    add_text(parser, "Files with rows on which --runtime auto chooses. By default it makes rows up")
     parser.add_argument(
         "--shutdown_seconds",
         type=Typed(Number(False, 0)),
@@ -80,6 +89,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 def run(options: argparse.Namespace) -> None:
     """Load the model, and serve until told to end."""
     settings = given(options, ServingSettings)
+    _check_text(options)
     # Until the server handles SIGTERM itself: the first process of a container ignores it by default.
     before = signal.signal(signal.SIGTERM, _ended)
     try:
@@ -89,7 +99,8 @@ def run(options: argparse.Namespace) -> None:
         server.log_as_json(options.log_level)
         from fastmux.serving import app
 
-        served = app.create_app(options.model, settings=settings, fallback=options.fallback)
+        texts = None if options.text is None else _rows(options)
+        served = app.create_app(options.model, settings=settings, fallback=options.fallback, texts=texts)
         server.run(served, options.host, options.port, options.shutdown_seconds, bound)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("fastmux"):
@@ -97,6 +108,23 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{error.name} is not installed; {install_line('serve')} adds what serve needs") from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_text(options: argparse.Namespace) -> None:
+    """Raise ValueError for texts that are not there or mean nothing."""
+    if options.text is not None and options.runtime != "auto":
+        raise ValueError("texts is given; runtime is not 'auto', which alone looks at them")
+    if options.text is None and (name := next((n for n in _OF_TEXTS if getattr(options, n) is not None), None)):
+        raise ValueError(f"{name} is given; texts, of which it says something, is not")
+    for path in options.text or ():
+        if not Path(path).is_file():
+            raise ValueError(f"{path} is not there")
+
+
+def _rows(options: argparse.Namespace) -> Iterator[str | dict[str, str]]:
+    """The rows of --text, which are read when the first one is asked for: that needs torch."""
+    for row in fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format):
+        yield row if isinstance(row, str) else {"text": row[0], "text_pair": row[1]}
 
 
 def _ended(number: int, frame: FrameType | None) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 from tqdm.auto import tqdm
 
 from fastmux.labelling.columns import choose_column
+from fastmux.labelling.fastest import TIMED_ROWS, made_rows
 from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
 from fastmux.labelling.labels import Answers
 from fastmux.labelling.loading import Asked, Model, load, load_behind
@@ -23,7 +24,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
 from fastmux.labelling.settings import LabellingSettings
 from fastmux.labelling.shard_folder import ShardFolder
-from fastmux.labelling.shard_sizes import full_shard, growing
+from fastmux.labelling.shard_sizes import first_tokens, full_shard, growing
 from fastmux.labelling.sharing import Share
 from fastmux.labelling.threshold import Calibration
 from fastmux.passes.engine import Engine
@@ -81,20 +82,18 @@ class Job:
         if calibration is not None:
             calibration.check_copies(settings.copies)
             settings = replace(settings, min_confidence=calibration.min_confidence)
-        classifier = load(model, tokenizer, placement)
+        loaded = load(model, tokenizer, placement)
+        classifier = loaded.classifier
         column = choose_column(
             source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
         )
         words = column.words
         length = classifier.max_length(settings.max_length)
-        fingerprint = classifier.fingerprint()
-        second = None
+        behind = None
         if fallback is not None:
-            behind, placed = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
-            second = behind.engine(placed)
-            fingerprint["fallback"] = behind.fingerprint()["model"]
+            behind = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
             if calibration is not None:
-                calibration.check(behind)
+                calibration.check(behind.classifier)
         answers = classifier.answers(words, settings.all_scores, settings.prefix)
         answers.check()
         types = answers.columns()
@@ -108,6 +107,20 @@ class Job:
         preparation = Preparation(
             source.kind, source.columns, column.names, column.places, column.split, row_tokenizer, writer
         )
+        if loaded.undecided or (behind is not None and behind.undecided):
+            row_tokenizer.start()
+            tokens = first_tokens(source, preparation, TIMED_ROWS)
+            own = len(tokens.lengths) > 0
+            if not own:
+                tokens = made_rows(classifier.vocabulary(), length)
+            loaded = loaded.settled(tokens, own, settings.copies)
+            behind = None if behind is None else behind.settled(tokens, own)
+        classifier, placement = loaded.classifier, loaded.placement
+        fingerprint: dict[str, Any] = {**classifier.fingerprint()}
+        second = None
+        if behind is not None:
+            second = behind.classifier.engine(behind.placement)
+            fingerprint["fallback"] = behind.classifier.fingerprint()["model"]
         engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
         full = settings.rows_per_shard
         if full is None:

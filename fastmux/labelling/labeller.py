@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow
 
-from fastmux.labelling.loading import AnyClassifier, Asked, Model, load, load_behind
+from fastmux.labelling.fastest import TIMED_ROWS, made_rows
+from fastmux.labelling.loading import AnyClassifier, Asked, Loaded, Model, load, load_behind
 from fastmux.labelling.memory_rows import ROWS, Tokenised, parsed_row
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_runtime
@@ -40,6 +42,8 @@ class Labeller:
         min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it. If None, it is read from the
             model's folder, where `fastmux.calibrate` puts it.
         batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+        texts: Rows on which ``runtime="auto"`` chooses; made-up ones if None. They are looked at only if it has not
+            chosen before.
 
     Raises:
         ValueError: An option is out of range or contradicts another one, or the model is no classifier, cannot be
@@ -76,6 +80,7 @@ class Labeller:
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
+        texts: Iterable | None = None,
     ):
         self._calibration = stored_calibration(model, fallback, min_confidence)
         if self._calibration is not None:
@@ -84,9 +89,9 @@ class Labeller:
         self._asked = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile)
         self.placement = self._asked.placement(model)
         self._tokenizer = tokenizer
-        self._classifier = classifier = load(model, tokenizer, self.placement)
+        loaded = load(model, tokenizer, self.placement, own=texts is not None)
+        self._classifier = classifier = loaded.classifier
         self.name = _name(model)
-        self.model_class = classifier.model_class
         self.per_token, self.labels = classifier.per_token, classifier.names
         #: N, the number of inputs that share a pass of the model (see `instances_are`); 1 for a plain encoder.
         self.num_instances: int = classifier.num_instances
@@ -118,11 +123,14 @@ class Labeller:
         #: The name and the digest of the fallback.
         self.fallback_name = self.fallback_digest = None
         if fallback is not None:
-            behind, behind_it = self._behind(fallback)
+            behind, behind_it = self._behind(fallback, texts)
             self.fallback_name, self.fallback_digest = _name(fallback), fallback_digest(behind)
             if self._calibration is not None:
                 self._calibration.check(behind)
-        self.engine = classifier.engine(self.placement, 1, behind_it, min_confidence)
+        loaded = self._settled(loaded, texts)
+        self.placement, self._classifier = loaded.placement, loaded.classifier
+        self.model_class = self._classifier.model_class
+        self.engine = self._classifier.engine(self.placement, 1, behind_it, min_confidence)
 
     @property
     def instances_are(self) -> str | None:
@@ -204,7 +212,7 @@ class Labeller:
             >>> len(both(rows))
             4
         """
-        behind = self.engine.fallback if fallback is None else self._behind(fallback)[1]
+        behind = self.engine.fallback if fallback is None else self._behind(fallback, rows)[1]
         if behind is None:
             raise ValueError("fallback is None, and the labeller has none of its own; expected a model")
         engine = replace(self.engine, copies=copies, fallback=behind, min_confidence=0.0)
@@ -215,10 +223,20 @@ class Labeller:
         if self._calibration is not None:
             self._calibration.check_copies(copies)
 
-    def _behind(self, fallback: Model) -> tuple[AnyClassifier, Engine]:
-        """The fallback and its engine."""
-        behind, placement = load_behind(fallback, self._tokenizer, self._classifier, self.max_length, self._asked)
-        return behind, behind.engine(placement)
+    def _behind(self, fallback: Model, texts: Iterable | None) -> tuple[AnyClassifier, Engine]:
+        """The fallback and its engine; on ``texts`` its runtime is chosen, if it is to be."""
+        own = texts is not None
+        loaded = load_behind(fallback, self._tokenizer, self._classifier, self.max_length, self._asked, own)
+        loaded = self._settled(loaded, texts)
+        return loaded.classifier, loaded.classifier.engine(loaded.placement)
+
+    def _settled(self, loaded: Loaded, texts: Iterable | None) -> Loaded:
+        """The model for the runtime that is the fastest on texts, or on rows that are made up."""
+        if not loaded.undecided:
+            return loaded
+        if texts is None:
+            return loaded.settled(made_rows(self._classifier.vocabulary(), self.max_length), own=False)
+        return loaded.settled(self.tokens(itertools.islice(texts, TIMED_ROWS)), own=True)
 
     def tokens(self, rows: Iterable) -> Tokens:
         """The tokens of rows that must all be fit to be labelled.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastmux.files import remove
 from fastmux.labelling.exported import RUNTIMES, ExportedClassifier
+from fastmux.labelling.fastest import race, remember, remembered
 from fastmux.labelling.kept import Kept
 from fastmux.labelling.placement import Placement
+from fastmux.passes.engine import Engine
+from fastmux.passes.processor import has_gpu
 from fastmux.passes.runtimes.record import RuntimeRecord, is_exported
+from fastmux.passes.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,10 +59,25 @@ class Asked:
             return self._of_folder(Path(exported))
         if self.runtime in (None, "torch"):
             return self._in_torch()
+        if self.runtime == "auto":
+            return self._to_be_chosen()
         self._check_no_torch(f"runtime is {self.runtime!r}")
         precision = self.precision or "float32"
         RUNTIMES[self.runtime].check(precision)
         return Placement(dtype=precision, asked=self.batch_tokens, runtime=self.runtime)
+
+    def _to_be_chosen(self) -> Placement:
+        if self.dtype is not None or self.torch_compile:
+            raise ValueError(
+                "runtime is 'auto', which chooses the precision and compiles nothing: dtype and torch_compile are for "
+                "torch alone; precision says what it may choose"
+            )
+        on_cpu = str(self.device).partition(":")[0] == "cpu"
+        if not on_cpu and (self.device is not None or has_gpu()):
+            found = replace(self, runtime="torch")._in_torch()
+            if not found.on_cpu:  # which nothing on the CPU beats
+                return found
+        return Placement(dtype=self.precision or "any", asked=self.batch_tokens, runtime="auto")
 
     def _in_torch(self) -> Placement:
         from fastmux.labelling.devices import torch_placement
@@ -97,21 +117,114 @@ class Asked:
             raise ValueError(f"{why} and does not run in torch, but torch_compile is given")
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded for its runtime; in torch until `settled`, if that is to be chosen.
+
+    Args:
+        classifier: The model.
+        placement: What runs it.
+        given: What it was loaded from.
+        tokenizer: The tokenizer that was given with it.
+        what: What it is, for errors.
+    """
+
+    classifier: AnyClassifier
+    placement: Placement
+    given: Model
+    tokenizer: PreTrainedTokenizerBase | None
+    what: str
+
+    @property
+    def undecided(self) -> bool:
+        return self.placement.runtime == "auto"
+
+    def settled(self, tokens: Tokens, own: bool, copies: int = 1) -> Loaded:
+        """The model for the runtime that was the fastest on some rows, if it is undecided; the choice is kept.
+
+        Args:
+            tokens: The rows.
+            own: They are the user's, not made up.
+            copies: The slots of a multiplexed model that each row takes.
+
+        Raises:
+            ValueError: The model returns NaN, or nothing here runs the precision.
+        """
+        if not self.undecided:
+            return self
+        classifier: Any = self.classifier
+        kept = _kept(self.given, self.tokenizer) or Kept.of_fingerprint(classifier.fingerprint())
+        made: list[Path] = []
+
+        def loaded(placement: Placement) -> AnyClassifier:
+            if placement.runtime == "torch" and placement.dtype == "float32":
+                return classifier
+            if placement.runtime == "torch":
+                # A copy, as the other dtype must not change the one beside which it is timed.
+                return replace(classifier, model=copy.deepcopy(classifier.model))
+            name = _export_name(placement)
+            if kept.find(name) is None:
+                made.append(Path(name))
+            return _converted(classifier, kept, placement, self.what)
+
+        def engine_of(placement: Placement) -> Engine:
+            return loaded(placement).engine(replace(placement, asked=self.placement.asked), copies)
+
+        reference = classifier.engine(Placement(asked=self.placement.asked), copies)
+        log.info("timing what may run the %s here, once, on %d rows", self.what, len(tokens.lengths))
+        choice = race(reference, tokens, self.placement.dtype, engine_of)
+        placement = choice.placement(self.placement)
+        for name in made:  # of what is slower, nothing is kept
+            if str(name) != _export_name(placement) and (path := kept.find(str(name))) is not None:
+                remove(path)
+        remember(kept, self.placement.dtype, own, choice)
+        log.info("runtime auto: %s", choice.line())
+        return replace(self, classifier=loaded(placement), placement=placement)
+
+
 def load(
-    model: Model, tokenizer: PreTrainedTokenizerBase | None, placement: Placement, what: str = "model"
-) -> AnyClassifier:
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase | None,
+    placement: Placement,
+    what: str = "model",
+    own: bool = True,
+) -> Loaded:
     """Load a model for the runtime of its placement, which was asked for with that model.
 
     For another runtime than torch, a model of Hugging Face is exported the first time, and kept (`Kept`).
+
+    Args:
+        own: Of a runtime that is to be chosen: only a choice that was made on the user's own rows will do.
 
     Raises:
         ValueError: It is no classifier, cannot be loaded, or is not for that runtime.
     """
     if exported := _is_exported(model):
-        return ExportedClassifier.of(exported, tokenizer, what)
-    if placement.runtime == "torch":
-        return _in_torch(model, tokenizer, what)
-    return _converted(model, tokenizer, placement, what)
+        return Loaded(ExportedClassifier.of(exported, tokenizer, what), placement, model, tokenizer, what)
+    kept = None if placement.runtime == "torch" else _kept(model, tokenizer)
+    classifier: Any = None
+    if kept is None:
+        classifier = _in_torch(model, tokenizer, what)
+        if placement.runtime != "torch":
+            kept = _kept(model, tokenizer) or Kept.of_fingerprint(classifier.fingerprint())
+    if placement.runtime == "auto" and (choice := remembered(kept, placement.dtype, own)) is not None:
+        placement = choice.placement(placement)
+        log.info("runtime auto, as found before: %s", choice.line(brief=True))
+    if placement.runtime in ("torch", "auto"):
+        classifier = classifier or _in_torch(model, tokenizer, what)
+    else:
+        found = _intact(kept.find(_export_name(placement)))
+        classifier = found or _converted(classifier or _in_torch(model, tokenizer, what), kept, placement, what)
+    return Loaded(classifier, placement, model, tokenizer, what)
+
+
+def _kept(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Kept | None:
+    """What is kept of a model in files; None if it is in memory, or comes with a tokenizer, perhaps another one."""
+    return Kept.of_files(model) if isinstance(model, (str, PathLike)) and tokenizer is None else None
+
+
+def _export_name(placement: Placement) -> str:
+    return f"{placement.runtime}-{placement.dtype}"
 
 
 def _in_torch(model: Model, tokenizer: PreTrainedTokenizerBase | None, what: str) -> Classifier:
@@ -120,23 +233,10 @@ def _in_torch(model: Model, tokenizer: PreTrainedTokenizerBase | None, what: str
     return Classifier.of(model, tokenizer, what)
 
 
-def _converted(
-    model: Model, tokenizer: PreTrainedTokenizerBase | None, placement: Placement, what: str
-) -> ExportedClassifier:
+def _converted(classifier: Classifier, kept: Kept, placement: Placement, what: str) -> ExportedClassifier:
     """The model for another runtime, exported unless that was done before."""
-    name = f"{placement.runtime}-{placement.dtype}"
-    # A tokenizer that is given may be another one than lies beside the model.
-    kept = Kept.of_files(model) if isinstance(model, (str, PathLike)) and tokenizer is None else None
-    found = None if kept is None else _intact(kept.find(name))
-    if found is not None:
-        return found
-    classifier = _in_torch(model, tokenizer, what)
-    if kept is None and tokenizer is None:
-        kept = Kept.of_files(model)
-    kept = kept or Kept.of_fingerprint(classifier.fingerprint())
-    with kept.writing(name) as target:
-        found = _intact(target)  # as another process has left it
-        return found or _exported(classifier, target, placement, what)
+    with kept.writing(_export_name(placement)) as target:
+        return _intact(target) or _exported(classifier, target, placement, what)
 
 
 def _exported(classifier: Classifier, target: Path, placement: Placement, what: str) -> ExportedClassifier:
@@ -176,8 +276,9 @@ def load_behind(
     model: AnyClassifier,
     max_length: int,
     asked: Asked,
-) -> tuple[AnyClassifier, Placement]:
-    """Load the fallback of a model; returns it and its placement.
+    own: bool = True,
+) -> Loaded:
+    """Load the fallback of a model.
 
     Args:
         fallback: The fallback, or its name or folder.
@@ -185,17 +286,17 @@ def load_behind(
         model: The model before it.
         max_length: The most tokens of a row.
         asked: What was said of the model. It holds for the fallback as well, unless one of them alone is exported.
+        own: As for `load`.
 
     Raises:
         ValueError: It has other labels or another tokenizer than the model, too few positions, or cannot be loaded.
     """
     if _is_exported(fallback) or (asked.runtime is None and isinstance(model, ExportedClassifier)):
         asked = Asked()
-    placement = asked.placement(fallback)
-    behind = load(fallback, tokenizer, placement, "fallback")
-    check_same_labels(model, behind)
-    behind.max_length(max_length, "fallback")
-    return behind, placement
+    behind = load(fallback, tokenizer, asked.placement(fallback), "fallback", own)
+    check_same_labels(model, behind.classifier)
+    behind.classifier.max_length(max_length, "fallback")
+    return behind
 
 
 def check_same_labels(model: AnyClassifier, fallback: AnyClassifier) -> None:

@@ -19,7 +19,8 @@ class Placement:
         dtype: Of the weights, as torch names it; of an exported model its precision.
         asked: ``batch_tokens``, if it was given.
         torch_compile: Whether the model is compiled.
-        runtime: One of `fastmux.labelling.settings.RUNTIMES`.
+        runtime: One of `fastmux.labelling.settings.RUNTIMES`; "auto" until it is chosen, and then ``dtype`` is the
+            precision that it must have, or "any".
     """
 
     device: str = "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,14 @@ def predict(
             raise ValueError(f"output is {str(target)!r}, expected a name that ends in {', '.join(OUTPUT_FORMATS)}")
         share.once(lambda: check_output(target))
     source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
-    job = Job.of(model, tokenizer, fallback, calibration, source, target, settings, placed)
+    decided = partial(Job.of, model, tokenizer, fallback, calibration, source, target, settings, placed)
+    if placed.runtime == "auto" and share.world > 1:
+
+        def choose() -> None:
+            decided()
+
+        share.once(choose)  # the first process times, the others read what it kept
+    job = decided()
     report = LabellingReport()
     if target is None:
         found, rejects = job.run_in_memory(report, disable_tqdm)

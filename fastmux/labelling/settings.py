@@ -9,7 +9,7 @@ from fastmux.settings import OneOf, check_fields, integer, number, one_of
 from fastmux.tables.kinds import INPUT_FORMATS
 
 #: What may run a model.
-RUNTIMES = ("torch", *EXPORTED)
+RUNTIMES = ("torch", *EXPORTED, "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 #: What happens to rows that cannot be labelled.
 REJECTED = ("keep", "reason", "drop")
@@ -39,9 +39,10 @@ class LabellingSettings:
             many again. By default as many as take some ten seconds, fewer at first and never more than 32768 (65536 on
             a GPU). A shard also ends after 16 MiB of rows.
         num_workers: How many processes tokenise ahead of the model. With 0 a thread does.
-        runtime: What runs the model: torch; onnxruntime on a CPU; or ctranslate2 on a CPU, for plain encoders. By
-            default torch, or what an exported model was exported for.
-        precision: The precision of the matrices: float32, or int8 outside of torch. By default float32.
+        runtime: What runs the model: torch; onnxruntime on a CPU; ctranslate2 on a CPU, for plain encoders; or auto,
+            the fastest of them here that changes no more than 2 % of the labels. By default torch, or what an exported
+            model was exported for.
+        precision: The precision of the matrices: float32, or int8 outside of torch. By default float32; auto takes any.
         dtype: The dtype of the weights in torch: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16
             on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.

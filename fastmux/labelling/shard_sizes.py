@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from fastmux.labelling.preparing import Preparation
 from fastmux.passes.engine import Engine
+from fastmux.passes.tokens import Tokens
 from fastmux.tables.opening import Source
 
 #: The multiplications of a full shard on a CPU: about ten seconds of two cores.
@@ -36,12 +37,17 @@ def full_shard(engine: Engine, source: Source, preparation: Preparation, on_cpu:
     if not on_cpu:
         return _ROWS_ELSEWHERE
     layout = engine.layout
-    raw = next(source.shards(lambda index: _SAMPLE))
-    lengths = preparation(preparation.needed(raw)).tokens.lengths
+    lengths = first_tokens(source, preparation, _SAMPLE).lengths
     positions = max(layout.least, float(lengths.mean()) if len(lengths) else 1.0) + layout.prefix
     products = engine.runtime.weights * positions * layout.sequences / layout.rows
     rows = int(_PRODUCTS / max(1.0, products))
     return max(min(_MOST_ROWS, _LEAST_GROUPS * layout.rows), min(_MOST_ROWS, rows // layout.rows * layout.rows))
+
+
+def first_tokens(source: Source, preparation: Preparation, rows: int) -> Tokens:
+    """The tokens of the first rows of an input, of those that can be labelled. The tokenizer is started."""
+    raw = next(source.shards(lambda index: rows))
+    return preparation(preparation.needed(raw)).tokens
 
 
 def growing(full: int, together: int) -> Callable[[int], int]:

@@ -58,6 +58,11 @@ def multiplies_bfloat16() -> bool:
     return bool(_BFLOAT16.intersection(processor_features()))
 
 
+def has_gpu() -> bool:
+    """Whether the system has the files of a GPU that torch may run on; asked without importing torch."""
+    return Path("/dev/kfd").exists() or any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def threads() -> int:
     """As many as OMP_NUM_THREADS says, or as this process may use processors."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

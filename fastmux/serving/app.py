@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,7 @@ def create_app(
     settings: ServingSettings | None = None,
     *,
     fallback: Model | None = None,
+    texts: Iterable | None = None,
     **options,
 ) -> FastAPI:
     """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
@@ -77,6 +78,7 @@ def create_app(
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         settings: The settings; or give the fields of `ServingSettings` as ``options``.
         fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
+        texts: As for `fastmux.Labeller`.
 
     Returns:
         The app. It warms the model up when a server starts it, and answers 503 until that is done.
@@ -105,7 +107,9 @@ def create_app(
     settings = settings_of(ServingSettings, settings, options, "create_app")
     names = ["max_length", "truncation", "min_confidence", "batch_tokens"]
     names += ["runtime", "precision", "dtype", "device", "torch_compile"]
-    labeller = Labeller(model, tokenizer, fallback=fallback, **{name: getattr(settings, name) for name in names})
+    labeller = Labeller(
+        model, tokenizer, fallback=fallback, texts=texts, **{name: getattr(settings, name) for name in names}
+    )
     labeller.check_copies(settings.copies)
     service = Service(labeller, settings)
 

@@ -39,6 +39,18 @@ def test_what_is_here(typed, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES=..." in found["environment"] and "secret" not in out
 
 
+@pytest.mark.parametrize(
+    ("flags", "bfloat16", "int8"), [("avx2", False, False), ("avx512_vnni avx512_bf16", True, True)]
+)
+def test_what_auto_may_choose(flags, bfloat16, int8, typed, monkeypatch):
+    monkeypatch.setattr(processor, "_cpuinfo", lambda: f"model name\t: Some CPU\nflags\t\t: {flags}\n")
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    said = lines(typed("env")[1])["runtimes on the CPU"]
+    there = said.partition("; ")[0].split(", ")
+    assert ("torch bfloat16" in there, "onnxruntime int8" in there) == (bfloat16, int8)
+    assert "no ctranslate2 int8: it cannot run here: ctranslate2 is not installed" in said
+
+
 def test_nobody_is_named(typed, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", str(tmp_path))
     monkeypatch.setenv("FASTMUX_BACKEND", "torch")
