@@ -142,7 +142,7 @@ def _runtimes() -> str:
     from fastmux.labelling.fastest import candidates
 
     found, left = candidates()
-    missing = [f"no {name}: it {why.splitlines()[0].partition('; ')[0]}" for name, why in left.items()]
+    missing = [f"no {name}: {why}" for name, why in left.items()]
     return "; ".join([", ".join(found), *missing])
 
 

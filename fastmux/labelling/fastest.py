@@ -70,11 +70,12 @@ class Choice:
         beside = [(name, rate) for name, rate in self.rows_per_second.items() if name not in (self.name, _REFERENCE)]
         others = [f"{name} {rate / base:.2f} x" for name, rate in beside]
         said = f"{self.name}, {own / base:.2f} x {_REFERENCE} ({own:,.0f} rows a second)"
-        return (
-            said
-            if brief
-            else "; ".join([said, *others, *(f"not {name}, which {why}" for name, why in self.left_out.items())])
-        )
+        if brief:
+            return said
+        by_reason: dict[str, list[str]] = {}
+        for name, why in self.left_out.items():
+            by_reason.setdefault(why, []).append(name)
+        return "; ".join([said, *others, *(f"not {' and '.join(names)}: {why}" for why, names in by_reason.items())])
 
 
 def candidates(precision: str = "any") -> tuple[dict[str, Placement], dict[str, str]]:
@@ -92,7 +93,7 @@ def candidates(precision: str = "any") -> tuple[dict[str, Placement], dict[str, 
             try:
                 RUNTIMES[runtime].check(one)
             except (ValueError, ImportError) as error:
-                left[f"{runtime} {one}"] = f"cannot run here: {error}"
+                left[f"{runtime} {one}"] = f"it cannot run here: {_reason(error)}"
             else:
                 found[f"{runtime} {one}"] = Placement(dtype=one, runtime=runtime)
     if precision != "any":
@@ -124,7 +125,7 @@ def race(reference: Engine, tokens: Tokens, precision: str, engine_of: Callable[
             engine = engine_of(found[name])
             why = _wrong(engine, tokens, expected)
         except (ValueError, ImportError) as error:
-            why = f"cannot run it: {error}"
+            why = f"it cannot run the model: {_reason(error)}"
         if why is None:
             engines[name] = engine
         else:
@@ -149,6 +150,11 @@ def race(reference: Engine, tokens: Tokens, precision: str, engine_of: Callable[
     return Choice(found[best].runtime, found[best].dtype, by_name, left)
 
 
+def _reason(error: Exception) -> str:
+    """The last clause of an error's first part: what was wrong, without what was being done and what is allowed."""
+    return str(error).split("; ")[0].rpartition(": ")[2]
+
+
 def _wrong(engine: Engine, tokens: Tokens, expected: np.ndarray) -> str | None:
     """Why a candidate that runs is not taken; None if it may be."""
     answered = engine.run(tokens).logits
@@ -159,9 +165,9 @@ def _wrong(engine: Engine, tokens: Tokens, expected: np.ndarray) -> str | None:
     else:
         changed = float((~agrees(answered, expected, runtime.problem_type)).mean())
     if changed > _MOST_CHANGED:
-        return f"changes {changed:.1%} of the labels"
+        return f"it changes {changed:.1%} of the labels"
     moved = _leak(runtime, tokens) / spread
-    return f"lets the companions of a row move its answer by {moved:.1g} deviations" if moved > _LEAST_LEAK else None
+    return f"it lets the companions of a row move its answer by {moved:.1g} deviations" if moved > _LEAST_LEAK else None
 
 
 def _leak(runtime: Runtime, tokens: Tokens) -> float:
