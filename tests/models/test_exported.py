@@ -11,6 +11,7 @@ import torch
 from joined_models import joined, plain
 from thoroughness import ALL
 
+from fastmux.models.narrowing import narrowed
 from fastmux.testing import assert_agrees
 
 EXPORTS = [
@@ -19,6 +20,7 @@ EXPORTS = [
     ("sequence", 3, {"join": "pooled"}),
     ("none", 2, {"join": "pooled"}),
     ("token", 3, {"join": "feed_forward"}),
+    ("sequence", 1, {"heads": 3}),
     ("token", 2, {"join": "positions"}),
     ("sequence", 2, {"join": "rows", "last_layers": 2, "first_layers": 2}),
     ("none", 1, {}),
@@ -40,7 +42,10 @@ def rows(count: int, length: int, padded: bool) -> dict[str, torch.Tensor]:
 
 def arguments(kind: str, num_instances: int, options: dict, names=("input_ids", "attention_mask")):
     """A model, an example of two groups, and the shapes of docs/hugging-face.md."""
-    model = joined(plain("Bert", kind, layers=4), num_instances, **options)
+    original, structure = plain("Bert", kind, layers=4), {k: v for k, v in options.items() if k != "heads"}
+    if "heads" in options:
+        original = narrowed(original, 24, [rows(20, 9, padded=True)], attention_heads=options["heads"])
+    model = joined(original, num_instances, **structure)
     groups, length = torch.export.Dim("groups", min=1, max=64), torch.export.Dim("length", min=2, max=128)
     count = groups if num_instances == 1 else num_instances * groups
     example = {name: t for name, t in rows(2 * num_instances, 7, padded=True).items() if name in names}
