@@ -1,18 +1,20 @@
 """What makes a model faster: each lever is a function here that names candidates for a given original.
 
-A lever that is not here: write a function that takes the original and returns `Candidate`s, and put `@lever` on it.
-Nothing else has to know of it: the race trains what `Candidate.make` returns, and measures, exports and saves it.
+A lever that is not here: write a function that takes the original's config and returns `Candidate`s, and put `@lever`
+on it. Nothing else has to know of it: the race trains what `Candidate.make` returns, measures, exports and saves it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from transformers import PreTrainedModel
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fastmux.distillation.narrow import narrowed_for
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification
 
@@ -31,11 +33,33 @@ class Candidate:
 
     name: str
     words: str
-    make: Callable[[PreTrainedModel], PreTrainedModel]
+    make: Callable[[Source], PreTrainedModel]
     multiplexed: bool = False
 
 
-Lever = Callable[[PreTrainedModel], list[Candidate]]
+@dataclass
+class Source:
+    """What candidates are made of.
+
+    Attributes:
+        original: The original, which stays as it is.
+        rows: Rows that candidates learn from, with a column ``length``: they tell which neurons the text needs.
+        tokenizer: Pads the rows.
+    """
+
+    original: PreTrainedModel
+    rows: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    _narrowed: dict[float, PreTrainedModel] = field(default_factory=dict, init=False, repr=False)
+
+    def narrowed(self, ffn_width: float) -> PreTrainedModel:
+        """The original with this share of the neurons of its feed-forward layers; made once."""
+        if ffn_width not in self._narrowed:
+            self._narrowed[ffn_width] = narrowed_for(self.original, self.rows, self.tokenizer, ffn_width=ffn_width)
+        return self._narrowed[ffn_width]
+
+
+Lever = Callable[[PreTrainedConfig], list[Candidate]]
 #: Every lever in the default race.
 LEVERS: list[Lever] = []
 
@@ -46,22 +70,24 @@ def lever(function: Lever) -> Lever:
     return function
 
 
-def candidates_for(original: PreTrainedModel) -> list[Candidate]:
+def candidates_for(config: PreTrainedConfig) -> list[Candidate]:
     """The candidates of all levers."""
-    return [candidate for function in LEVERS for candidate in function(original)]
+    return [candidate for function in LEVERS for candidate in function(config)]
 
 
-def joined(original: PreTrainedModel, num_instances: int, **structure) -> PreTrainedModel:
-    """A joined model with the original's head; see `JoinedForSequenceClassification.from_backbone`."""
+def joined(source: Source, num_instances: int, ffn_width: float = 1.0, **structure) -> PreTrainedModel:
+    """A joined model with the original's head, perhaps with fewer neurons; see
+    `JoinedForSequenceClassification.from_backbone`."""
+    original = source.narrowed(ffn_width)
     tokens = type(original).__name__.endswith("ForTokenClassification")
     made = JoinedForTokenClassification if tokens else JoinedForSequenceClassification
     return made.from_backbone(original, num_instances, **structure)
 
 
 @lever
-def fewer_layers(original: PreTrainedModel) -> list[Candidate]:
+def fewer_layers(config: PreTrainedConfig) -> list[Candidate]:
     """The original with some of its layers, evenly chosen, the first and the last among them."""
-    total = _layers(original)
+    total = _layers(config)
     if total < 2:
         return []
     counts = {max(1, round(total * share)) for share in (2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6, 1 / 12)}
@@ -77,36 +103,62 @@ def fewer_layers(original: PreTrainedModel) -> list[Candidate]:
 
 
 @lever
-def joined_positions(original: PreTrainedModel) -> list[Candidate]:
-    """N neighbouring positions of a row share some layers between the first and the last."""
-    return _joined(original, "positions", "neighbouring positions", [(2, 1 / 3), (2, 1 / 6), (4, 1 / 3), (4, 1 / 6)])
+def fewer_neurons(config: PreTrainedConfig) -> list[Candidate]:
+    """Feed-forward layers keep the neurons that the text needs most, in all layers and in some."""
+    total = _layers(config)
+    found = []
+    for share, words in ((1 / 2, "half"), (1 / 4, "a quarter")) if total else ():
+        for count in sorted({total, max(2, round(total * 2 / 3)), max(2, round(total / 2))}, reverse=True):
+            kept = _spread(0, total - 1, count)[1:-1] if total > 1 else ()
+            structure = {"joined_layers": kept} if total > 1 else {"row_layers": 0, "joined_layers": ()}
+            make = partial(joined, num_instances=1, ffn_width=share, **structure)
+            layers = f"{count} of {total} layers" if count < total else "all layers"
+            found.append(Candidate(f"narrow-{share:g}-{count}", f"{layers}, {words} of the neurons", make))
+    return found
 
 
 @lever
-def joined_rows(original: PreTrainedModel) -> list[Candidate]:
+def joined_positions(config: PreTrainedConfig) -> list[Candidate]:
+    """N neighbouring positions of a row share some layers between the first and the last."""
+    return _joined(config, "positions", "neighbouring positions", [(2, 1 / 3), (2, 1 / 6), (4, 1 / 3), (4, 1 / 6)])
+
+
+@lever
+def pooled_positions(config: PreTrainedConfig) -> list[Candidate]:
+    """N neighbouring positions become one behind the first layer, and stay so; for heads that read one position."""
+    return _joined(config, "pooled", "positions become one and", [(2, 2 / 3), (2, 1 / 3), (4, 1 / 3)])
+
+
+@lever
+def joined_feed_forward(config: PreTrainedConfig) -> list[Candidate]:
+    """N neighbouring positions share the feed-forward layers; attention runs at each."""
+    return _joined(config, "feed_forward", "positions", [(2, 2 / 3), (4, 2 / 3), (4, 1 / 3)])
+
+
+@lever
+def joined_rows(config: PreTrainedConfig) -> list[Candidate]:
     """N rows share some layers between the first and the last."""
-    return _joined(original, "rows", "rows", [(2, 1 / 3), (4, 1 / 3)])
+    return _joined(config, "rows", "rows", [(2, 1 / 3), (4, 1 / 3)])
 
 
-def _joined(original: PreTrainedModel, join: str, what: str, kinds: list[tuple[int, float]]) -> list[Candidate]:
-    total = _layers(original)
+def _joined(config: PreTrainedConfig, join: str, what: str, kinds: list[tuple[int, float]]) -> list[Candidate]:
+    total = _layers(config)
     if total < 3:
         return []
     found: dict[str, Candidate] = {}
     for instances, share in kinds:
         count = max(1, round(total * share))
         kept = _spread(1, total - 2, count)
-        name = f"{join}-{instances}x{len(kept)}"
+        name = f"{join.replace('_', '-')}-{instances}x{len(kept)}"
         words = f"{instances} {what} share {len(kept)} of {len(kept) + 2} layers"
         make = partial(joined, num_instances=instances, join=join, row_layers=1, joined_layers=kept)
         found[name] = Candidate(name, words, make, multiplexed=True)
     return list(found.values())
 
 
-def _layers(original: PreTrainedModel) -> int:
+def _layers(config: PreTrainedConfig) -> int:
     """The number of layers of an encoder whose layers can be left out or joined; 0 of any other."""
-    known = original.config.model_type in BERT_LIKE
-    return original.config.num_hidden_layers if known else 0
+    return config.num_hidden_layers if config.model_type in BERT_LIKE else 0
 
 
 def _spread(first: int, last: int, count: int) -> tuple[int, ...]:

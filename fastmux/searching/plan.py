@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 from fastmux.distillation.teacher import TeacherOutputs
 from fastmux.distillation.trainer import ROW, TeacherCollator
 
-#: The fewest steps of the candidate that is trained longest: with fewer, none has learnt anything.
-LEAST_STEPS = 40
+#: The fewest steps of the candidate that is trained longest, and of those that are left out after the first round where
+#: there are several: with fewer, none has learnt anything.
+LEAST_STEPS, LEAST_FIRST_STEPS = 40, 20
 #: How many candidates the last rung has: one may not be as good in its last form as it looked.
 FINALISTS = 2
 
@@ -103,7 +104,9 @@ def make_plan(
         if max_steps is not None:
             return Plan(some, _rungs(count, max_steps), bf16, times)
         unit = Plan(some, _rungs(count, 2**16), bf16, times).seconds() / 2**16
-        if (steps := int(seconds / unit)) >= LEAST_STEPS:
+        steps = int(seconds / unit)
+        enough = LEAST_STEPS if count <= FINALISTS else max(LEAST_STEPS, LEAST_FIRST_STEPS << len(_rungs(count, 1)) - 1)
+        if steps >= enough:
             return Plan(some, _rungs(count, steps), bf16, times)
     least = min(step_seconds.values()) * LEAST_STEPS
     raise ValueError(

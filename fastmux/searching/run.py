@@ -23,7 +23,7 @@ from fastmux.labelling.classifier import Classifier
 from fastmux.passes.timer import rates
 from fastmux.searching.floor import Floor, measure_floor
 from fastmux.searching.forms import FLOAT32, INT8, ORIGINAL, Form, exported, in_torch, why_not_exported
-from fastmux.searching.levers import Candidate, candidates_for
+from fastmux.searching.levers import Candidate, Source, candidates_for
 from fastmux.searching.measure import Measure, Part
 from fastmux.searching.need import Need
 from fastmux.searching.plan import LEAST_STEPS, Plan, make_plan, step_seconds
@@ -70,12 +70,17 @@ class Run:
         self.engine = engine_of(self.original, self.tokenizer)
 
     @cached_property
+    def source(self) -> Source:
+        """What candidates are made of."""
+        return Source(self.original, self.rows.dataset(self.rows.learning[:512]), self.tokenizer)
+
+    @cached_property
     def candidates(self) -> dict[str, Candidate]:
         """The candidates that this original has, by name."""
         found = {}
-        for candidate in candidates_for(self.original):
+        for candidate in candidates_for(self.original.config):
             try:
-                candidate.make(self.original)
+                candidate.make(self.source)
             except ValueError as error:
                 self.left_out[candidate.name] = str(error)
             else:
@@ -84,7 +89,7 @@ class Run:
 
     def make(self, name: str) -> PreTrainedModel:
         """A candidate, before it learnt anything."""
-        return self.candidates[name].make(self.original).eval().to(self.original.device)
+        return self.candidates[name].make(self.source).eval().to(self.original.device)
 
     @cached_property
     def parts(self) -> tuple[Part, Part]:

@@ -74,4 +74,4 @@ def known_speeds(monkeypatch):
 def few_candidates(monkeypatch):
     """Whose answers do not depend on the rows beside a row: what the search measures, a test can measure again."""
     few = ("cut-2", "cut-1", "positions-2x1")
-    monkeypatch.setattr(run, "candidates_for", lambda original: [c for c in candidates_for(original) if c.name in few])
+    monkeypatch.setattr(run, "candidates_for", lambda config: [c for c in candidates_for(config) if c.name in few])

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from fastmux.distillation.distil import DistillationTrainer
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import compute_teacher_outputs
-from fastmux.searching.levers import candidates_for
+from fastmux.searching.levers import Source, candidates_for
 from fastmux.searching.plan import make_plan
 from fastmux.searching.racer import Race
 
@@ -30,7 +30,8 @@ def race_in(original, tokenizer, texts, tmp_path):
     rows = Dataset.from_dict({"input_ids": tokenizer(texts[:64])["input_ids"]})
     rows = rows.add_column("length", [len(ids) for ids in rows["input_ids"]])
     teacher = compute_teacher_outputs(original, tokenizer, rows, tmp_path / "teacher", fingerprint="", first_only=True)
-    made = {candidate.name: candidate for candidate in candidates_for(original)}
+    source = Source(original, rows, tokenizer)
+    made = {candidate.name: candidate for candidate in candidates_for(original.config)}
     settings = ConversionSettings(per_device_train_batch_size=16)
     plan = make_plan(NAMES, dict.fromkeys(NAMES, 1.0), 1.0, max_steps=8)
 
@@ -39,7 +40,7 @@ def race_in(original, tokenizer, texts, tmp_path):
             worth = worths[name].pop(0)
             return worth, worth
 
-        return Race(plan, lambda name: made[name].make(original), judge, tokenizer, rows, teacher, settings, folder)
+        return Race(plan, lambda name: made[name].make(source), judge, tokenizer, rows, teacher, settings, folder)
 
     return race
 
@@ -108,7 +109,7 @@ from fastmux.passes.timer import Rate
 from fastmux.searching import measure, run
 run.why_not_exported = lambda device, precision: "not in this test"
 every = run.candidates_for
-run.candidates_for = lambda original: [c for c in every(original) if c.name in ("cut-2", "cut-1", "positions-2x1")]
+run.candidates_for = lambda config: [c for c in every(config) if c.name in ("cut-2", "cut-1", "positions-2x1")]
 # Speeds of so small models are chance.
 run.rates = measure.rates = lambda calls, rows, **options: {
     name: Rate(*[50.0 if name == "forward" else 100.0 + 100 * k] * 3) for k, name in enumerate(calls)
