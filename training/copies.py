@@ -29,7 +29,6 @@ from training.drawing import Line, Panel, draw
 from training.features import encode_sequences
 from training.folders import RunFolder
 from training.formatting import for_terminal, markdown, measured
-from training.groupings import shuffled_plan
 from training.models import PLAIN
 from training.results import Score, environment
 from training.settings import run_program
@@ -65,7 +64,7 @@ def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str |
     speeds = {key: rate.rows_per_second for key, rate in rates(calls, len(labels), repeats=groupings).items()}
     records = []
     for (name, copies), engine in engines.items():
-        plans = [shuffled_plan(engine, tokens.lengths, seed) for seed in range(1 if name == PLAIN else groupings)]
+        plans = [engine.shuffled_plan(tokens.lengths, seed) for seed in range(1 if name == PLAIN else groupings)]
         score = Score.of([float((engine.run(tokens, plan).logits.argmax(-1) == labels).mean()) for plan in plans])
         record = {"variant": name, "copies": copies, "rows_per_group": 1 if name == PLAIN else n // copies}
         record |= {"accuracy": score.mean, "accuracy_std": score.std, "instances_per_second": speeds[name, copies]}

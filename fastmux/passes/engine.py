@@ -73,6 +73,12 @@ class Engine:
         """The rows of each pass, with rows of like length together."""
         return plan_passes(lengths, self.batch_tokens, self.layout, self.pass_tokens)
 
+    def shuffled_plan(self, lengths: np.ndarray, *seed: int) -> list[np.ndarray]:
+        """A plan with other groups, drawn at random among rows of similar length: for figures of models whose answers
+        depend on the rows of a group."""
+        order = np.random.default_rng(seed).permutation(len(lengths))
+        return [order[batch] for batch in self.plan(lengths[order])]
+
     def run(
         self,
         tokens: Tokens,

@@ -84,7 +84,7 @@ def exported(
     tokenizer: PreTrainedTokenizerBase,
     precision: str,
     folder: Path,
-    texts: Sequence[Row],
+    texts: Sequence[Row] | None = None,
 ) -> Form:
     """A form's model for ONNX Runtime; if the folder has it already, it is read.
 

@@ -97,9 +97,10 @@ class Measure:
         """
         original = forms[ORIGINAL].engine
         chosen_on, engines = {}, {}
+        in_groups = partial(answers_in_groups, groupings=GROUPINGS, seed=self.seed)
         for name, form in forms.items():
             self.on_work(f"{name}: labels of the rows that choose")
-            chosen_on[name] = [found.logits for found in self._run(form.engine, self.choosing)]
+            chosen_on[name] = [found.logits for found in in_groups(form.engine, self.choosing.tokens)]
             engines[name] = (form, form.engine, chosen_on[name])
         rough = self._speeds({name: form.engine for name, form in forms.items()}, _ROUGH)
         for name, form in forms.items():
@@ -108,12 +109,13 @@ class Measure:
             for threshold in self._thresholds(chosen_on[name], rough[name] / rough[ORIGINAL], need):
                 both = replace(form.engine, fallback=original, min_confidence=threshold)
                 label = f"{name} + original" + (" (99 %)" if f"{name} + original" in engines else "")
-                engines[label] = (form, both, self._behind(chosen_on[name], threshold))
+                answers = [self._behind(logits, threshold) for logits in chosen_on[name]]
+                engines[label] = (form, both, answers)
         speeds = self._speeds({name: engine for name, (_, engine, _) in engines.items()}, _TURNS, forward=True)
         points = []
         for name, (form, engine, on_choosing) in engines.items():
             self.on_work(f"{name}: labels of the rows that are reported on")
-            found = self._run(engine, self.reporting)
+            found = in_groups(engine, self.reporting.tokens)
             answers = [one.logits for one in found]
             went_on = float(np.mean([len(one.went_on) for one in found])) / len(self.reporting.tokens.lengths)
             points.append(
@@ -138,17 +140,10 @@ class Measure:
             )
         return points
 
-    def _run(self, engine: Engine, part: Part) -> list[Answered]:
-        """The answers in each of some groupings; in one, if answers do not depend on it."""
-        groupings = range(GROUPINGS if engine.runtime.num_instances > 1 else 1)
-        plans = [shuffled_plan(engine, part.tokens.lengths, self.seed, grouping) for grouping in groupings]
-        return [engine.run(part.tokens, plan) for plan in plans]
-
-    def _behind(self, answers: list[np.ndarray], threshold: float) -> list[np.ndarray]:
+    def _behind(self, logits: np.ndarray, threshold: float) -> np.ndarray:
         """What the choosing rows get with the original behind a model, without running it again."""
-        unsure = [confidence(logits, self.choosing.problem_type) < threshold for logits in answers]
-        pairs = zip(answers, unsure, strict=True)
-        return [np.where(goes[:, None], self.choosing.original, logits) for logits, goes in pairs]
+        unsure = confidence(logits, self.choosing.problem_type) < threshold
+        return np.where(unsure[:, None], self.choosing.original, logits)
 
     def _thresholds(self, answers: list[np.ndarray], speed: float, need: Need) -> list[float]:
         """The confidences below which rows go on to the original: as the need asks, and for the usual agreement."""
@@ -193,7 +188,7 @@ def _threshold(sure: np.ndarray, same: np.ndarray, target: float, effective: flo
         return None
 
 
-def shuffled_plan(engine: Engine, lengths: np.ndarray, *seed: int) -> list[np.ndarray]:
-    """The engine's passes with other groups: of rows of like length, chance says which come together."""
-    order = np.random.default_rng(seed).permutation(len(lengths))
-    return [order[batch] for batch in engine.plan(lengths[order])]
+def answers_in_groups(engine: Engine, tokens: Tokens, groupings: int, seed: int) -> list[Answered]:
+    """The answers in each of some random groupings; in one, if they do not depend on the rows of a group."""
+    several = range(groupings if engine.runtime.num_instances > 1 else 1)
+    return [engine.run(tokens, engine.shuffled_plan(tokens.lengths, seed, grouping)) for grouping in several]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastmux.searching.floor import Floor
@@ -41,10 +41,22 @@ def decide(points: Sequence[Point], need: Need) -> Verdict:
 
 def on_front(point: Point, others: Sequence[Point]) -> bool:
     """Whether no other is at least as good and as fast, and better in one of both."""
-    own = (point.agreement.mean, point.speed_up)
-    return not any(
-        (o.agreement.mean, o.speed_up) != own and o.agreement.mean >= own[0] and o.speed_up >= own[1] for o in others
-    )
+    return unbeaten(_place(point), map(_place, others))
+
+
+def _place(point: Point) -> tuple[float, float]:
+    return point.agreement.mean, point.speed_up
+
+
+def unbeaten(own: tuple[float, float], others: Iterable[tuple[float, float]]) -> bool:
+    """Whether no other pair is at least as large in both numbers, and larger in one.
+
+    Example:
+        >>> from fastmux.searching.verdict import unbeaten
+        >>> unbeaten((0.9, 2.0), [(1.0, 1.0), (0.9, 2.0), (0.8, 3.0)]), unbeaten((0.8, 2.0), [(0.8, 3.0)])
+        (True, False)
+    """
+    return not any(other != own and other[0] >= own[0] and other[1] >= own[1] for other in others)
 
 
 @dataclass(frozen=True)

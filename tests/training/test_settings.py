@@ -15,7 +15,6 @@ from fastmux.settings import check_fields, integer, number, one_of
 from training.arguments import RunOptions
 from training.formatting import for_terminal, markdown
 from training.front import FrontOptions
-from training.groupings import shuffled_plan
 from training.recipe import Recipe
 from training.settings import build, check, documented
 
@@ -128,6 +127,6 @@ def test_speed_without_the_engine_is_that_of_batches_in_file_order(monkeypatch):
     assert shapes == [(len(part), part.max()) for part in (lengths[:32], lengths[32:64], lengths[64:])]
     monkeypatch.undo()
     engine = engine_of(model, tokenizer)
-    plan = shuffled_plan(engine, lengths, 3)
+    plan = engine.shuffled_plan(lengths, 3)
     assert sorted(np.concatenate(plan)) == list(range(70))
     np.testing.assert_allclose(engine.run(tokens, plan).logits, torch.cat(logits).numpy(), atol=1e-5)

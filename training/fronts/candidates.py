@@ -6,9 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
-from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
@@ -40,7 +38,7 @@ class Candidate:
         ffn_width, attention_width: The share of each layer's neurons and heads that it keeps.
         hidden_size: The width of a narrower plain encoder, which starts from random weights; None for the original's.
         folder: A model that was made before, e.g. by ``fastmux convert``; nothing is trained then.
-        int8: It is measured a second time with its matrices quantised to 8 bits.
+        int8: It is measured a second time in 8 bits, as `fastmux.export` writes it.
         cascade: It is measured with the original behind it, too.
     """
 
@@ -145,21 +143,3 @@ def settings_of(candidate: Candidate, base: ConversionSettings, seed: int) -> Co
         for name in ("num_instances", "learning_rate", "state_weight", *STRUCTURE, *WIDTHS)
     }
     return replace(base, **{name: value for name, value in own.items() if value is not None}, seed=seed)
-
-
-def quantised(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy with int8 weights in the linear layers, activations quantised as they come (dynamic quantisation).
-
-    Where the last layer runs at one position, its attention stays as it is: folded, it costs less than in int8.
-    """
-    encoder = model.model.base_model.encoder if hasattr(model, "model") else model.base_model.encoder
-    kept: set[nn.Module] = set()
-    if getattr(encoder, "first_only", False):
-        kept = set(encoder.layer[-1].attention.self.modules())
-    chosen = {
-        name: default_dynamic_qconfig
-        for name, module in model.named_modules()
-        if type(module) is nn.Linear and module not in kept
-    }
-    with torch.no_grad():
-        return quantize_dynamic(copy.deepcopy(model), chosen, dtype=torch.qint8)

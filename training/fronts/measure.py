@@ -12,12 +12,12 @@ from transformers import EvalPrediction
 
 from fastmux.distillation.speed import tokens_of
 from fastmux.modules.retrieval import IGNORE_INDEX
-from fastmux.passes.cascade import agrees
+from fastmux.passes.cascade import agrees, choose_min_confidence, confidence
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
+from fastmux.searching.measure import answers_in_groups
 from training.fronts.candidates import ORIGINAL
-from training.groupings import shuffled_plan
 from training.results import Score
 
 #: The original without the engine, among what is timed.
@@ -32,7 +32,6 @@ class Contestant:
         engines: What runs it; several of the same structure, from several seeds. Speed and cascade are the first one's.
         parameters: Of the model.
         multiplexed: Rows or positions share a pass.
-        companions: A row's answer depends on the rows of its batch; it is scored on several groupings then.
         cascade: It is to be measured with the original behind it, too.
         seconds: Of its training, as far as this process knows.
     """
@@ -40,7 +39,6 @@ class Contestant:
     engines: list[Engine]
     parameters: int
     multiplexed: bool = False
-    companions: bool = False
     cascade: bool = False
     seconds: float | None = None
 
@@ -111,7 +109,7 @@ class Measurement:
         """The points of all contestants, the original's first, each cascade's after its model's.
 
         Args:
-            contestants: By name.
+            contestants: The models by name.
             forward: Runs rows through the original as Hugging Face alone does.
 
         Raises:
@@ -121,24 +119,27 @@ class Measurement:
         cascades = [name for name, contestant in contestants.items() if contestant.cascade]
         if cascades and original.runtime.problem_type == "regression":
             raise ValueError(f"{cascades[0]}: cascade is true, but the original is a regression, which is never unsure")
-        truth = self._answers(original, 0)
+        truth = original.run(self.tokens).logits
         calls: dict[str, Callable[[], object]] = {_FORWARD: partial(forward, self.timed)}
         found = {}
         for name, contestant in contestants.items():
-            orders = range(self.groupings if contestant.companions else 1)
-            print(f"== {name}: scores on {len(orders)} grouping{'s' * (len(orders) > 1)}", flush=True)
-            answers = [[self._answers(engine, grouping) for grouping in orders] for engine in contestant.engines]
+            print(f"== {name}: scores", flush=True)
+            answers = [
+                [one.logits for one in answers_in_groups(engine, self.tokens, self.groupings, self.seed)]
+                for engine in contestant.engines
+            ]
             found[name] = (contestant, answers, None)
             calls[name] = partial(contestant.engines[0].run, self.timed)
             if contestant.cascade:
                 try:
-                    together = [self._cascade(contestant.engines[0], original, grouping) for grouping in orders]
+                    together = [self._cascade(original, logits, truth) for logits in answers[0]]
                 except ValueError as error:
                     print(f"== {name}: no cascade: {error}", flush=True)
                     continue
                 behind_it, share = f"{name} + {ORIGINAL}", float(np.mean([sent for _, sent, _ in together]))
                 found[behind_it] = (contestant, [[logits for logits, *_ in together]], share)
-                calls[behind_it] = partial(together[0][2].run, self.timed)
+                both = replace(contestant.engines[0], fallback=original, min_confidence=together[0][2])
+                calls[behind_it] = partial(both.run, self.timed)
         print(f"== speed of {len(calls)} in turns", flush=True)
         speeds = {n: r.rows_per_second for n, r in rates(calls, len(self.timed.lengths), clock=self.clock).items()}
         points = []
@@ -161,30 +162,22 @@ class Measurement:
             )
         return points
 
-    def _answers(self, engine: Engine, grouping: int) -> np.ndarray:
-        """Logits as `fastmux.passes.engine.Answered` has them; the grouping draws the companions."""
-        return engine.run(self.tokens, shuffled_plan(engine, self.tokens.lengths, self.seed, grouping)).logits
-
-    def _cascade(self, engine: Engine, original: Engine, grouping: int) -> tuple[np.ndarray, float, Engine]:
-        """Answers with the original behind, the share of rows that went on to it, and what runs both.
+    def _cascade(self, original: Engine, logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Logits with the original behind the model, the share of the rows that went on, and a threshold. The threshold
+        is chosen on one half of the rows and applied to the other, both ways.
 
         Raises:
             ValueError: No threshold reaches the target.
         """
-        logits, sent = None, 0
+        lengths = self.tokens.lengths if original.runtime.per_token else None
+        problem = original.runtime.problem_type
+        sure, same = confidence(logits, problem, lengths), agrees(logits, truth, problem, lengths)
+        unsure = np.zeros(len(sure), bool)
         for choose, apply in self.halves:
-            chosen, applied = self.tokens.select(choose), self.tokens.select(apply)
-            plans = [shuffled_plan(engine, part.lengths, self.seed, grouping) for part in (chosen, applied)]
-            both = replace(engine, fallback=original, min_confidence=0.0)
-            threshold = both.calibrate(chosen, self.target_agreement, plans[0])
-            both = replace(both, min_confidence=threshold.min_confidence)
-            found = both.run(applied, plans[1])
-            if logits is None:
-                count = len(self.tokens.ids) if engine.runtime.per_token else len(self.rows)
-                logits = np.empty((count, found.logits.shape[1]), found.logits.dtype)
-            logits[self.tokens.flat(apply) if engine.runtime.per_token else apply] = found.logits
-            sent += len(found.went_on)
-        return logits, sent / len(self.rows), both
+            chosen = choose_min_confidence(sure[choose], same[choose], self.target_agreement).min_confidence
+            unsure[apply] = sure[apply] < chosen
+        goes_on = unsure if lengths is None else np.repeat(unsure, lengths)
+        return np.where(goes_on[:, None], truth, logits), float(unsure.mean()), chosen
 
     def _agreement(self, original: Engine, answers: list[np.ndarray], truth: np.ndarray) -> float | None:
         problem, lengths = original.runtime.problem_type, self.tokens.lengths if original.runtime.per_token else None

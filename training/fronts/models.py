@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.passes.engine import Engine
+from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
 from training.features import encode_sequences, encode_tokens
-from training.fronts.candidates import ORIGINAL, Candidate, quantised, settings_of
+from training.fronts.candidates import ORIGINAL, Candidate, settings_of
 from training.fronts.masked import learn_masked_words
 from training.fronts.measure import Contestant, Measurement, Point
 from training.metrics import scores_of
@@ -70,18 +73,28 @@ class FrontModels:
             config = models[0].config
             multiplexed = getattr(config, "num_instances", 1) > 1
             options = {"multiplexed": multiplexed, "cascade": candidate.cascade}
-            # Joined positions are a row's own. In int8, all rows of a batch share the scale of what is quantised.
-            companions = multiplexed and getattr(config, "join", "rows") == "rows"
             seconds = self._seconds(candidate.name)
-            found[candidate.name] = self._contestant(models, companions=companions, seconds=seconds, **options)
+            found[candidate.name] = self._contestant(models, seconds=seconds, **options)
             if candidate.int8:
-                small = [quantised(model) for model in models]
-                found[f"{candidate.name}, int8"] = self._contestant(small, companions=multiplexed, **options)
+                engines = [self._in_8_bits(candidate.name, k, model) for k, model in enumerate(models)]
+                found[f"{candidate.name}, int8"] = replace(found[candidate.name], engines=engines, seconds=None)
         return found
 
     def _contestant(self, models: list[PreTrainedModel], **more) -> Contestant:
         parameters = sum(p.numel() for p in models[0].parameters())
         return Contestant([engine_of(model, self.tokenizer) for model in models], parameters, **more)
+
+    def _in_8_bits(self, name: str, number: int, model: PreTrainedModel) -> Engine:
+        """What runs a model with matrices of 8 bits.
+
+        Raises:
+            ValueError: This machine has no 8 bits, or the model cannot be exported.
+        """
+        if (reason := why_not_exported("cpu")) is not None:
+            raise ValueError(f"{name}: int8 is true, but {reason}")
+        folder = self.folder / "int8" / f"{name}, {number}"
+        remove(folder)  # the model may have been trained anew
+        return exported(in_torch(name, name, model, self.tokenizer), model, self.tokenizer, INT8, folder).engine
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
         """See `training.fronts.measure.Measurement`."""

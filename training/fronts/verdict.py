@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.drawing import Line, Panel, draw
+from fastmux.searching.picture import Mark, draw
+from fastmux.searching.verdict import unbeaten
 from training.formatting import markdown, measured, number
 from training.fronts.measure import Point
 
 
 def on_front(point: Point, others: Sequence[Point]) -> bool:
     """Whether none of the others is at least as good and as fast, and better in one of both."""
-    score, rate = point.score.mean, point.rows_per_second
-    return not any(
-        (o.score.mean, o.rows_per_second) != (score, rate) and o.score.mean >= score and o.rows_per_second >= rate
-        for o in others
-    )
+    return unbeaten(_place(point), map(_place, others))
+
+
+def _place(point: Point) -> tuple[float, float]:
+    return point.score.mean, point.rows_per_second
 
 
 def margin(point: Point, plain: Sequence[Point]) -> tuple[float, Point | None]:
@@ -92,19 +93,12 @@ def section(result: dict) -> Iterator[str]:
 
 
 def plot(path: Path, points: Sequence[Point], title: str, metric: str) -> None:
-    """Score over speed, with the front of the plain models and that of all."""
-    plain, lines = [point for point in points if not point.multiplexed], []
-    for label, color, chosen in (("plain models", "0.5", plain), ("with T-MUX", "C3", points)):
-        front = sorted((p for p in chosen if on_front(p, chosen)), key=lambda p: p.speed_up)
-        style = {"color": color, "drawstyle": "steps-pre", "label": f"front, {label}", "marker": ""}
-        lines.append(Line([(p.speed_up, p.score.mean) for p in front], style=style))
+    """Score over speed. What is on the front has a name, and so has what is on that of the plain models."""
+    plain, marks = [point for point in points if not point.multiplexed], []
     for point in points:
-        # Names where they fit: of what is on one of the two fronts.
-        named = on_front(point, points) or (not point.multiplexed and on_front(point, plain))
-        style = {"color": "C3" if point.multiplexed else "0.3", "marker": "s" if point.cascade else "o", "ms": 5}
-        place, spread = [(point.speed_up, point.score.mean)], [point.score.std] if point.score.std else None
-        lines.append(Line(place, spread, [point.name] if named else [], style))
-    ticks = [1, 2, 3, 4, 6, 8, 12]
-    axis = {"xscale": "log", "xticks": ticks, "xticklabels": list(map(str, ticks)), "ylabel": metric}
-    axis |= {"xlabel": "instances a second, times the original's through the same engine"}
-    draw(path, f"{title}; squares: the original behind", [Panel(lines, axis)], (8.0, 5.0))
+        front, mean, std = on_front(point, points), point.score.mean, point.score.std
+        named = front or (not point.multiplexed and on_front(point, plain))
+        color, shape = "C3" if point.multiplexed else "0.35", "s" if point.cascade else "o"
+        name = point.name if named else ""
+        marks.append(Mark(point.speed_up, mean, mean - std, mean + std, name, color, shape, front))
+    draw(path, marks, f"{title}; red: T-MUX, squares: the original behind", metric)
