@@ -43,20 +43,23 @@ class Source:
 
     Attributes:
         original: The original, which stays as it is.
-        rows: Rows that candidates learn from, with a column ``length``: they tell which neurons the text needs.
+        rows: Rows that candidates learn from, with a column ``length``: they tell which neurons and heads the text
+            needs.
         tokenizer: Pads the rows.
     """
 
     original: PreTrainedModel
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
-    _narrowed: dict[float, PreTrainedModel] = field(default_factory=dict, init=False, repr=False)
+    _narrowed: dict[tuple[float, float], PreTrainedModel] = field(default_factory=dict, init=False, repr=False)
 
-    def narrowed(self, ffn_width: float) -> PreTrainedModel:
-        """The original with this share of the neurons of its feed-forward layers; made once."""
-        if ffn_width not in self._narrowed:
-            self._narrowed[ffn_width] = narrowed_for(self.original, self.rows, self.tokenizer, ffn_width=ffn_width)
-        return self._narrowed[ffn_width]
+    def narrowed(self, ffn_width: float, attention_width: float) -> PreTrainedModel:
+        """The original with these shares of each layer's neurons and heads; made once."""
+        widths = ffn_width, attention_width
+        if widths not in self._narrowed:
+            given = {"ffn_width": ffn_width, "attention_width": attention_width}
+            self._narrowed[widths] = narrowed_for(self.original, self.rows, self.tokenizer, **given)
+        return self._narrowed[widths]
 
 
 Lever = Callable[[PreTrainedConfig], list[Candidate]]
@@ -75,10 +78,12 @@ def candidates_for(config: PreTrainedConfig) -> list[Candidate]:
     return [candidate for function in LEVERS for candidate in function(config)]
 
 
-def joined(source: Source, num_instances: int, ffn_width: float = 1.0, **structure) -> PreTrainedModel:
-    """A joined model with the original's head, perhaps with fewer neurons; see
+def joined(
+    source: Source, num_instances: int, ffn_width: float = 1.0, attention_width: float = 1.0, **structure
+) -> PreTrainedModel:
+    """A joined model with the original's head, perhaps with fewer neurons and heads; see
     `JoinedForSequenceClassification.from_backbone`."""
-    original = source.narrowed(ffn_width)
+    original = source.narrowed(ffn_width, attention_width)
     tokens = type(original).__name__.endswith("ForTokenClassification")
     made = JoinedForTokenClassification if tokens else JoinedForSequenceClassification
     return made.from_backbone(original, num_instances, **structure)
@@ -114,6 +119,18 @@ def fewer_neurons(config: PreTrainedConfig) -> list[Candidate]:
             make = partial(joined, num_instances=1, ffn_width=share, **structure)
             layers = f"{count} of {total} layers" if count < total else "all layers"
             found.append(Candidate(f"narrow-{share:g}-{count}", f"{layers}, {words} of the neurons", make))
+    return found
+
+
+@lever
+def fewer_neurons_and_heads(config: PreTrainedConfig) -> list[Candidate]:
+    """All layers, with the neurons and the heads that the text needs most."""
+    total = _layers(config)
+    structure: dict = {"row_layers": 0, "joined_layers": ()} if total == 1 else {}
+    found = []
+    for share, words in ((1 / 2, "half"), (1 / 4, "a quarter")) if total else ():
+        make = partial(joined, num_instances=1, ffn_width=share, attention_width=share, **structure)
+        found.append(Candidate(f"narrow-both-{share:g}", f"all layers, {words} of the neurons and heads", make))
     return found
 
 
