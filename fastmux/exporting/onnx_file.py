@@ -8,15 +8,20 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 from transformers import PreTrainedModel
 
+from fastmux.exporting.slow_kernels import avoid_slow_kernels
 from fastmux.passes.plan import Layout
 
 #: Of the example that the graph is traced with; neither is in the graph.
 _GROUPS, _LENGTH = 2, 8
 _MOST_GROUPS = 2**16
+#: The first that quantises by blocks, which rows are.
+_OPSET = 21
 
 
 def write_onnx(model: PreTrainedModel, path: Path, layout: Layout, max_length: int, takes_types: bool) -> None:
@@ -37,7 +42,7 @@ def write_onnx(model: PreTrainedModel, path: Path, layout: Layout, max_length: i
     groups = torch.export.Dim("groups", min=1, max=_MOST_GROUPS)
     shape = {0: layout.rows * groups, 1: torch.export.Dim("length", min=2, max=max(max_length, _LENGTH))}
     try:
-        with _quietly(), torch.no_grad():
+        with _quietly(), _eager_attention(model), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 (),
@@ -45,12 +50,30 @@ def write_onnx(model: PreTrainedModel, path: Path, layout: Layout, max_length: i
                 dynamic_shapes=dict.fromkeys(inputs, shape),
                 input_names=list(inputs),
                 output_names=["logits"],
+                opset_version=_OPSET,
                 dynamo=True,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ValueError(f"a {type(model).__name__} cannot be written as ONNX: {error}") from error
-    program.save(path)
+    graph = program.model_proto
+    avoid_slow_kernels(graph)
+    onnx.save(graph, path)
+
+
+@contextlib.contextmanager
+def _eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention as its formula, of which ONNX Runtime multiplies by the transposed keys where they lie. Of torch's own
+    op the exporter transposes them first, and searches every probability for NaN."""
+    configs: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    for config, _ in before:
+        config._attn_implementation = "eager"
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -56,7 +58,9 @@ def forward_torch(operands: Operands, options: Options) -> Tensor:
     if folded:
         weight, bias = embedder.ln
         factors, shift = factors * weight, factors.sum(0) * bias
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_exporting():
+        y = functools.reduce(torch.add, embedder.summands(factors, affine=not folded))
+    elif torch.compiler.is_compiling():
         y = weighted_sum(embedder.embed(slice(None), slice(None), affine=not folded).kept(), factors)
     else:
         y = word.new_zeros((groups, length, width), dtype=embedder.dtype)
@@ -184,6 +188,21 @@ class _Embedder:
             keep = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.dropout
             state.keep = keep.to(self.dtype) / (1.0 - self.dropout)
         return state
+
+    def summands(self, factors: Tensor, affine: bool) -> Iterator[Tensor]:
+        """Each instance's share of the sum, (G, L, d): for a runtime without fusion across nodes, whose tensors fit the
+        cache if they hold one instance, and whose LayerNorm multiplies by a vector anyway."""
+        for i, factor in enumerate(factors):
+            x = F.embedding(self.ids[:, i], self.word).to(self.dtype)
+            for table, ids in self.own:
+                x = x + F.embedding(ids[:, i], table).to(self.dtype)
+            for rows in self.shared:
+                x = x + rows
+            if self.ln is None or affine:
+                x = x if self.ln is None else F.layer_norm(x, x.shape[-1:], *self.ln, self.eps)
+                yield x * factor
+            else:
+                yield F.layer_norm(x, x.shape[-1:], factor, None, self.eps)
 
 
 class _TableGradient:

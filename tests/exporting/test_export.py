@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -101,6 +103,18 @@ def test_what_is_told_of_an_export(models, tokenizer, texts, tmp_path):
 def test_options_out_of_range(options, message, models, tokenizer, tmp_path):
     with pytest.raises(ValueError, match=message):
         fastmux.export(models["plain"], tmp_path / "out", **{"tokenizer": tokenizer} | options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("where", ["embeddings.word_embeddings.weight", "encoder.layer.0.intermediate.dense.bias"])
+def test_nan_on_the_texts_is_refused_in_int8(where, models, tokenizer, tmp_path):
+    """A single NaN among a position's activations is lost when these are quantised: ReduceMax passes over it."""
+    model = copy.deepcopy(models["plain"])
+    with torch.no_grad():
+        damaged = model.bert.get_parameter(where)
+        damaged[(tokenizer.convert_tokens_to_ids("w1"), 3) if damaged.dim() > 1 else 3] = float("nan")
+    with pytest.raises(ValueError, match="the model returns NaN or infinity"):
+        fastmux.export(model, tmp_path / "out", tokenizer=tokenizer, precision="int8", texts=["w2", "w2 w1"])
     assert not list(tmp_path.iterdir())
 
 
