@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def write_ctranslate2(model: PreTrainedModel, folder: Path, precision: str) -> l
     """
     from ctranslate2.specs import common_spec, transformer_spec
 
+    model = copy.deepcopy(model)  # CTranslate2 quantises the tensors that it is given in place
     encoder: Any = model.base_model
     config: Any = model.config
     layers = encoder.encoder.layer

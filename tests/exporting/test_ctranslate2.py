@@ -9,6 +9,7 @@ import sys
 import ctranslate2
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
     DistilBertConfig,
@@ -68,6 +69,14 @@ def test_int8_is_near_and_small(models, tokenizer, exported):
     assert 0 < np.abs(found - expected).mean() < 0.1 * expected.std()
     sizes = [(folder / "ctranslate2" / "model.bin").stat().st_size for folder in (int8, float32)]
     assert sizes[0] < 0.4 * sizes[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("runtime", ["ctranslate2", "onnxruntime"])
+def test_an_export_leaves_the_model_as_it_is(runtime, precision, models, tokenizer, tmp_path):
+    before = {name: tensor.clone() for name, tensor in models["plain"].state_dict().items()}
+    fastmux.export(models["plain"], tmp_path / "out", tokenizer=tokenizer, runtime=runtime, precision=precision)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in models["plain"].state_dict().items())
 
 
 def test_a_model_is_converted_once_and_needs_no_torch_then(models, tokenizer, texts, tmp_path):
