@@ -53,6 +53,8 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Convert the model and print a summary."""
+    from fastmux.distillation.advice import advice
+
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
     trainer |= _placed(options.device)
@@ -72,6 +74,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"on {found.agreement.rows:,} rows that were kept apart, beside the original:")
     for name, value in lines.items():
         print(f"{name:<{max(map(len, lines))}}  {value}")
+    for sentence in advice(found.speed_up, found.log):
+        print(sentence)
     if found.cut_rows:
         print(f"{found.cut_rows:,} rows were cut at --max_length {options.max_length}")
     print(f"written: {options.output_dir}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +76,13 @@ def measure_agreement(
     rows: Dataset,
     num_instances: int,
     seed: int,
+    on_rows: Callable[[int], object] = lambda rows: None,
 ) -> Agreement:
-    """Compare two models in eval mode on ``rows``, in several random orders."""
+    """Compare two models in eval mode on ``rows``, in `groupings_of` random orders; ``on_rows`` is called with the
+    number of rows after each batch."""
     figures: dict[str, list[float]] = {"labels": [], "kl": [], "r2": [], "cosine": []}
     name = None
-    groupings = GROUPINGS if num_instances > 1 else 1
+    groupings = groupings_of(num_instances)
     for grouping in range(groupings):
         order = np.random.default_rng([seed, grouping]).permutation(len(rows))
         size = max(1, _BATCH_ROWS // num_instances) * num_instances
@@ -94,6 +97,7 @@ def measure_agreement(
             if logits is not None:
                 said.append(logits if logits.dim() == 2 else logits[real])
                 wanted.append(their_logits if their_logits.dim() == 2 else their_logits[real])
+            on_rows(len(real))
         figures["cosine"].append(torch.cat(cosines).mean().item())
         if said:
             name = problem_of(original)
@@ -112,6 +116,11 @@ def measure_agreement(
         groupings=groupings,
         rows=len(rows),
     )
+
+
+def groupings_of(num_instances: int) -> int:
+    """In how many orders a model is measured that joins so many rows."""
+    return GROUPINGS if num_instances > 1 else 1
 
 
 def _answers(model: PreTrainedModel, batch) -> tuple[Tensor, Tensor | None]:

@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from fastmux.distillation.agreement import Agreement, measure_agreement
+from fastmux.distillation.agreement import Agreement, groupings_of, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.narrow import narrowed_for
@@ -159,19 +159,23 @@ def convert(
     with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:
         found = measure_speed(student, original, tokenizer, held_out, bar.update)
     rates = {name: rate.rows_per_second for name, rate in found.items()}
-    conversion = Conversion(
-        settings=identity,
-        train_rows=len(train),
-        cut_rows=cut,
-        # With joined positions a row depends on no other, so that all groupings are equal.
-        agreement=measure_agreement(
+    # With joined positions a row depends on no other, so that all groupings are equal.
+    joined_rows = settings.num_instances if settings.join == "rows" else 1
+    with tqdm(total=groupings_of(joined_rows) * len(held_out), desc="agreement", unit="row") as bar:
+        agreement = measure_agreement(
             student,
             original,
             tokenizer,
             held_out,
-            num_instances=settings.num_instances if settings.join == "rows" else 1,
+            num_instances=joined_rows,
             seed=settings.seed,
-        ),
+            on_rows=bar.update,
+        )
+    conversion = Conversion(
+        settings=identity,
+        train_rows=len(train),
+        cut_rows=cut,
+        agreement=agreement,
         rows_per_second=rates,
         speed_up=rates[CONVERTED] / rates[ORIGINAL],
         speed_up_forward=rates[CONVERTED] / rates[FORWARD],

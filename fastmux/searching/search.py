@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from fastmux.distillation.texts import Row, check_texts
 from fastmux.files import remove, replacing_files, write_json
 from fastmux.labelling.threshold import CASCADE, Calibration
+from fastmux.models.joined import JoinedPreTrainedModel
 from fastmux.passes.runtimes.record import RECORD, RuntimeRecord
 from fastmux.searching import verdict as verdicts
 from fastmux.searching.card import search_card
@@ -209,7 +210,11 @@ def _write(
 ) -> None:
     """The chosen model, whole or not at all, and what is to be said of it."""
     with replacing_files(folder, lambda written, former: former) as staging:
-        model.to("cpu").save_pretrained(staging)
+        model = model.to("cpu")
+        alone = isinstance(model, JoinedPreTrainedModel) and model.config.is_plain
+        (model.plain() if alone else model).save_pretrained(
+            staging
+        )  # without fastmux, where Hugging Face has the class
         run.tokenizer.save_pretrained(staging)
         if form.folder is not None:
             for name in (*RuntimeRecord.read(form.folder).files, RECORD):

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from fastmux.cli.main import main
+from fastmux.distillation.advice import advice
 from fastmux.distillation.convert import convert
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.texts import read_texts
@@ -283,3 +284,19 @@ def test_nan_in_the_original_is_found_before_training(original, tokenizer, texts
     with pytest.raises(ValueError, match="NaN or infinity"):
         convert(original, texts, tmp_path / "out", tokenizer=tokenizer, **QUICK)
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "losses", "said"),
+    [
+        (0.9, [], ["It is slower than the original"]),
+        (1.05, [], ["It is hardly faster than the original"]),
+        (2.0, [1.0, 0.9], []),
+        (2.0, [1.0, 0.8, 0.4, 0.2], ["more steps should help"]),
+        (2.0, [1.0, 0.5, 0.49, 0.49], ["more steps would change little"]),
+        (2.0, [1.0, 0.5, 0.6, 0.7], ["The loss fell by 0 % in the second half"]),
+    ],
+)
+def test_it_says_what_the_figures_mean(speed_up, losses, said):
+    found = advice(speed_up, [*({"loss": loss} for loss in losses), {"train_runtime": 1.0}])
+    assert len(found) == len(said) and all(words in line for words, line in zip(said, found, strict=True))
