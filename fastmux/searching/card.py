@@ -78,7 +78,7 @@ def search_card(found: Found, original: PreTrainedModel, repository: str, form: 
         **{name: value for name, value in kept.items() if value is not None},
     )
     header, *lines = found.table
-    rule = ["---", "---", "---", *["---:"] * (len(header) - 3)]
+    rule = ["---", "---", *["---:"] * (len(header) - 3), "---"]
     need = Need(found.settings["speedup"], found.settings["agreement"])
     asked = "the usual agreement" if need.speedup is None and need.agreement is None else str(need)
     name = named(source)

@@ -86,7 +86,7 @@ def draw(path: Path, marks: Sequence[Mark], title: str, ylabel: str, level: tupl
     axis.legend(fontsize=8, loc="lower left")
     axis.set_title(title, fontsize=10)
     figure.canvas.draw()  # sizes are known from here on
-    _name(figure, axis, [mark for mark in marks if mark.name])
+    _name(figure, axis, marks)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
@@ -103,7 +103,7 @@ def _name(figure: Any, axis: Any, marks: Sequence[Mark]) -> list[Any]:
     if (legend := axis.get_legend()) is not None:
         taken.append(legend.get_window_extent())
     names = []
-    for mark in sorted(marks, key=lambda mark: -mark.y):
+    for mark in sorted((mark for mark in marks if mark.name), key=lambda mark: -mark.y):
         for dx, dy, align in _PLACES:
             text = axis.annotate(
                 mark.name,

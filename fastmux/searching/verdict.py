@@ -15,6 +15,9 @@ from fastmux.searching.points import Point
 LINES = 8
 #: More steps still help if the last doubling gained so much; text is scarce if it was read so often.
 _GAIN, _PASSES = 0.004, 4.0
+#: What is worth a word although it misses the need: a speed of this share of it, or an agreement so little below it at
+#: so many times the chosen model's speed.
+_NEAR_SPEED, _NEAR_SHARE, _MUCH_FASTER = 0.85, 0.01, 1.3
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,31 @@ class Verdict:
         chosen: The chosen point.
         met: Whether it meets the need.
         behind: The chosen model with the original behind it, where that is another point; None if there is none.
+        near: A model that narrowly misses the need and is much better in the other figure; None if there is none.
     """
 
     chosen: Point
     met: bool
     behind: Point | None
+    near: Point | None = None
 
 
 def decide(points: Sequence[Point], need: Need) -> Verdict:
     """Choose among measured points, by the rows that choose."""
     chosen, met = need.choose(points)
     behind = [p for p in points if p.cascade and not chosen.cascade and p.form == chosen.form]
-    return Verdict(chosen, met, max(behind, key=lambda p: p.choosing.mean, default=None))
+    return Verdict(chosen, met, max(behind, key=lambda p: p.choosing.mean, default=None), _near(points, chosen, need))
+
+
+def _near(points: Sequence[Point], chosen: Point, need: Need) -> Point | None:
+    alone = [p for p in points if not p.cascade and not need.met_by(p)]
+    if need.speedup is not None:  # half of the chosen model's errors or fewer, at nearly the speed
+        close = [p for p in alone if p.speed_up >= _NEAR_SPEED * need.speedup]
+        close = [p for p in close if 1 - p.choosing.mean <= (1 - chosen.choosing.mean) / 2]
+        return max(close, key=lambda p: p.choosing.mean, default=None)
+    close = [p for p in alone if p.choosing.mean >= need.agreement - _NEAR_SHARE]
+    close = [p for p in close if p.speed_up >= _MUCH_FASTER * chosen.speed_up]
+    return max(close, key=lambda p: p.speed_up, default=None)
 
 
 def on_front(point: Point, others: Sequence[Point]) -> bool:
@@ -108,6 +124,10 @@ def sentence(verdict: Verdict, original: Point, need: Need, told: Told, floor: F
             f"{_command(told)}"
         )
     out += "."
+    if verdict.near is not None:
+        near = verdict.near
+        figures = f"{percent(near.agreement.mean)} the same labels at {near.speed_up:.1f} x"
+        out += f" A near miss: {_described(near)} has {figures}."
     if not verdict.met or told.interrupted:
         out += " " + _would_help(told, need)
     if floor is not None and floor.agreement.mean >= chosen.agreement.mean - chosen.agreement.margin:
@@ -177,8 +197,8 @@ def shown(points: Sequence[Point], verdict: Verdict, most: int = LINES) -> list[
 def table(points: Sequence[Point], verdict: Verdict, floor: Floor | None) -> tuple[list[str], list[list[str]]]:
     """The header and the lines of the table: at most eight, words alone among them."""
     scored = points[0].score is not None
-    header = ["", "model", "what it is", "x faster", "x Hugging Face's", "same labels", "between"]
-    header += ["right"] if scored else []
+    header = ["", "model", "x faster", "x Hugging Face's", "same labels", "between", *(["right"] if scored else [])]
+    header.append("what it is")
     lines = []
     for point in shown(points, verdict, LINES - (floor is not None)):
         low, high = point.agreement.interval()
@@ -186,9 +206,9 @@ def table(points: Sequence[Point], verdict: Verdict, floor: Floor | None) -> tup
         what = point.words + (f"; {percent(point.went_on or 0.0)} go on" if point.cascade else "")
         figures = [f"{point.speed_up:.2f}", f"{point.speed_up_forward:.2f}", f"{point.agreement.mean:.4f}"]
         score = [f"{point.score:.4f}"] if scored else []
-        lines.append([mark, point.name, what, *figures, f"{low:.3f} to {high:.3f}", *score])
+        lines.append([mark, point.name, *figures, f"{low:.3f} to {high:.3f}", *score, what])
     if floor is not None:
         low, high = floor.agreement.interval()
         figures = ["", "", f"{floor.agreement.mean:.4f}", f"{low:.3f} to {high:.3f}"]
-        lines.append(["", "words alone", "TF-IDF, logistic regression", *figures, *([""] if scored else [])])
+        lines.append(["", "words alone", *figures, *([""] if scored else []), "TF-IDF, logistic regression"])
     return header, lines

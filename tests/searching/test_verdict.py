@@ -171,3 +171,15 @@ def test_names_in_the_picture_cover_no_name_and_no_point(tmp_path, monkeypatch):
     for k, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:k])
         assert not any(box.contains(x, y) for x, y in spots)
+
+
+def test_a_near_miss_is_named():
+    points = [ORIGINAL, point("cut-1", 0.88, 5.0), point("narrow", 0.945, 3.7), point("wide", 0.99, 2.0)]
+    verdict = decide(points, Need(4.0, None))
+    assert verdict.chosen == points[1] and verdict.near == points[2]
+    assert sentence(verdict, ORIGINAL, Need(4.0, None), TOLD).endswith(
+        "A near miss: narrow (3 of 6 layers) has 94.5 % the same labels at 3.7 x."
+    )
+    nearly = [ORIGINAL, point("safe", 0.99, 2.0), point("quick", 0.975, 4.0)]
+    assert decide(nearly, Need(None, 0.98)).near == nearly[2]
+    assert decide([ORIGINAL, point("safe", 0.99, 3.5), point("quick", 0.975, 4.0)], Need(None, 0.98)).near is None
