@@ -96,7 +96,7 @@ def make_plan(
         >>> from fastmux.searching.plan import make_plan
         >>> plan = make_plan(["a", "b", "c", "d"], dict.fromkeys("abcd", 0.5), seconds=400.0)
         >>> [(rung.candidates, rung.steps) for rung in plan.rungs]
-        [(4, 200), (2, 400)]
+        [(4, 133), (2, 266)]
     """
     for count in range(len(names), 0, -1):
         some = tuple(names[:count])

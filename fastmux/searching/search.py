@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from os import PathLike
@@ -227,7 +228,7 @@ def _write(
 
 
 def _say(words: str) -> None:
-    tqdm.write(f"fastmux search: {words}")
+    tqdm.write(f"fastmux search: {words}", file=sys.stderr)
 
 
 @contextlib.contextmanager
