@@ -86,7 +86,7 @@ TEST = [
     "pytest-xdist",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = [*SERVE, "psutil", "pytest>=8"]
+BENCH = [*SERVE, "psutil", "pytest>=8", "scikit-learn"]
 # What examples/ray_*.py import beside the extra serve.
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.
@@ -94,7 +94,7 @@ GRAPHS = ["rdkit", "torch_geometric>=2.5"]
 # What training/experiments/prumux.py imports.
 PRUNING = ["torch-pruning>=1.6"]
 # Others' code that bench/ times beside fastmux's, where it is there.
-PEERS = [*CTRANSLATE2, "fast-hadamard-transform", "liger-kernel", "onnxruntime"]
+PEERS = [*CTRANSLATE2, "fast-hadamard-transform", "liger-kernel", "onnxruntime", "openvino"]
 
 setup(
     name=NAME,

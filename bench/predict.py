@@ -109,7 +109,7 @@ class Contest:
 
     def onnx_int8(self, folder: Path) -> Run:
         """A function that tokenises and runs the encoder in ONNX Runtime, with ONNX Runtime's own 8 bits."""
-        from bench.runtimes import dynamic
+        from bench.runtime_peers import dynamic
 
         fastmux.export(self.model.float(), folder / "float32", tokenizer=self.tokenizer)
         engine = Engine(dynamic(folder / "float32", folder / "int8"), self.placement.batch_tokens)

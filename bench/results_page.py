@@ -41,6 +41,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),
         ({"encoder", "options", "rows"}, "Throughput", "bench.throughput:section"),
         ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", "bench.runtimes:section"),
+        ({"int8_labels"}, "Labels in 8 bits", "bench.int8_labels:section"),
         ({"encoder", "p99_ms", "rows"}, "Serving", "bench.serve:rates_section"),
         ({"encoder", "clients", "rounds"}, "A crowd of clients", "bench.serve:crowd_section"),
     ],

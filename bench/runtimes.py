@@ -1,4 +1,4 @@
-"""Runtimes on a CPU beside each other: torch, ONNX Runtime and CTranslate2, in float32 and in 8 bits.
+"""Runtimes on a CPU beside each other: torch, ONNX Runtime and others, in float32, bfloat16 and 8 bits.
 
 They run plain, joined and T-MUX models of one size. Measured are their speed, how near their logits are to the
 original's, and what the other rows of a batch change.
@@ -19,18 +19,19 @@ of each model:
 - ``leak``: how far a group's logits move, at most, in the same units, when the other groups of its batch change.
 
 ``int8 by row`` is what ``fastmux export --int8`` writes. ``dynamic int8`` is ONNX Runtime's own ``quantize_dynamic``,
-whose scale is the whole tensor's; CTranslate2 runs plain encoders alone, and needs ``pip install ctranslate2``.
+whose scale is the whole tensor's, of the file that ``fastmux export`` writes or of torch's; the latter is what optimum
+and sentence-transformers run. CTranslate2 and OpenVINO run the plain encoder, if they are installed.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
-import importlib.util
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if not __package__:
@@ -39,53 +40,32 @@ if not __package__:
 import numpy as np
 import torch
 import transformers
-from onnxruntime.quantization import quantize_dynamic
-from transformers import BertForSequenceClassification
+from transformers import AutoTokenizer, BertForSequenceClassification
 
 import fastmux
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import positive
+from bench.record import finish, positive, table
+from bench.runtime_peers import PEERS, WAYS, dynamic, floors, peers
+from bench.timing import turn_by_turn
 from bench.workload import stored_tokenizer
-from fastmux.files import write_json
 from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
 from fastmux.lines import read_lines
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes import Runtime
-from fastmux.passes.runtimes.ctranslate2 import CTranslate2Runtime
 from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
-from fastmux.passes.runtimes.record import MODEL, digest
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
-from training.formatting import markdown
 
-_DYNAMIC, _BY_ROW = "ONNX Runtime dynamic int8", "ONNX Runtime int8 by row"
-_PLAIN = "plain"
+_PLAIN, _BY_ROW = "plain", "ONNX Runtime int8 by row"
+#: Rows to measure, and rows to train on what is no encoder.
+_FILES, _TRAINED = ("dev.tsv", "train.tsv"), 20_000
 #: Groups whose companions are changed, and the companions of each.
 _TRIALS, _COMPANIONS = 20, 7
 
 
-def translated(model: BertForSequenceClassification, tokenizer, folder: Path) -> dict[str, Runtime]:
-    """CTranslate2's runtimes of a plain encoder."""
-    found: dict[str, Runtime] = {}
-    for precision in ("float32", "int8"):
-        path = folder / f"ctranslate2-{precision}"
-        fastmux.export(model, path, tokenizer=tokenizer, runtime="ctranslate2", precision=precision)
-        found[f"CTranslate2 {precision}"] = CTranslate2Runtime(path)
-    return found
-
-
-def dynamic(exported: Path, folder: Path) -> Runtime:
-    """ONNX Runtime's own 8 bits of a model that was exported in float32."""
-    record = OnnxRuntime(exported).record
-    folder.mkdir()
-    quantize_dynamic(exported / MODEL, folder / MODEL)
-    replace(record, files={MODEL: digest(folder / MODEL)}).save(folder)
-    return OnnxRuntime(folder)
-
-
-def runtimes(name: str, model, tokenizer, folder: Path, peers: bool) -> dict[str, Runtime]:
+def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool) -> dict[str, Runtime]:
     """Everything that runs a model here, torch first."""
     folder.mkdir()
     float32, int8 = folder / "float32", folder / "int8"
@@ -95,9 +75,12 @@ def runtimes(name: str, model, tokenizer, folder: Path, peers: bool) -> dict[str
     if name == _PLAIN:
         found["torch float32, last layer spared"] = Classifier.of(model, tokenizer).engine(Placement()).runtime
     found["ONNX Runtime float32"], found[_BY_ROW] = OnnxRuntime(float32), OnnxRuntime(int8)
-    found[_DYNAMIC] = dynamic(float32, folder / "dynamic")
-    if name == _PLAIN and peers:
-        found |= translated(model, tokenizer, folder)
+    found["ONNX Runtime dynamic int8"] = dynamic(float32, folder / "dynamic")
+    if name == _PLAIN:
+        found |= peers(model, tokenizer, float32, folder / "peers")
+        if compiled:
+            found["torch.compile float32"] = copy.copy(found["torch float32"])
+            found["torch.compile float32"].model = torch.compile(model, dynamic=True)
     return found
 
 
@@ -118,8 +101,7 @@ def leak(runtime: Runtime, tokens: Tokens, spread: float) -> float:
 
 def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int) -> list[dict]:
     """All runtimes of all models on the same rows, in turns."""
-    engines, rows = {}, []
-    placement = Placement()
+    calls, rows, placement = {}, [], Placement()
     for name, found in models.items():
         expected: np.ndarray | None = None
         for kind, runtime in found.items():
@@ -130,14 +112,13 @@ def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int)
             error = float(np.sqrt(np.mean((logits - expected) ** 2))) / spread
             row = {"model": name, "runtime": kind, "error": error, "leak": leak(runtime, tokens, spread)}
             rows.append(row | {"labels": float((logits.argmax(-1) == expected.argmax(-1)).mean())})
-            engines[name, kind] = (engine, engine.plan(tokens.lengths))
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in engines}
-    for _ in range(repeats):
-        for key, (engine, plan) in engines.items():
-            start = time.process_time()
-            engine.run(tokens, plan)
-            times[key].append(time.process_time() - start)
-    middle = {key: float(np.median(found)) for key, found in times.items()}
+            calls[name, kind] = partial(processor_seconds, engine, tokens, engine.plan(tokens.lengths))
+            if name == _PLAIN and kind in ("torch float32", _BY_ROW):
+                for way, batched in WAYS.items():
+                    other, plan = batched(runtime, tokens.lengths)
+                    rows.append({"model": name, "runtime": f"{kind}, {way}"})
+                    calls[name, f"{kind}, {way}"] = partial(processor_seconds, Engine(other, 1), tokens, plan)
+    middle = {key: float(np.median(found)) for key, found in turn_by_turn(calls, repeats).items()}
     plain = middle[_PLAIN, "torch float32"]
     int8 = min(took for (name, kind), took in middle.items() if name == _PLAIN and "int8" in kind)
     for row in rows:
@@ -146,59 +127,79 @@ def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int)
     return rows
 
 
+def processor_seconds(engine: Engine, tokens: Tokens, plan: list[np.ndarray]) -> float:
+    """What a run takes of the processor."""
+    start = time.process_time()
+    engine.run(tokens, plan)
+    return time.process_time() - start
+
+
 def section(result: dict) -> Iterator[str]:
     """The page's section on a file that this program wrote."""
-    encoder = result["encoder"]
+    encoder, floors = result["encoder"], result.get("floors", {})
     versions = ", ".join(f"{name} {version}" for name, version in result["runtime_versions"].items())
     yield (
         f"{encoder['num_hidden_layers']} layers, d = {encoder['hidden_size']}, {result['weights']} weights; "
         f"{result['measured_rows']} rows of SST-2 at their own lengths; processor time, medians of "
         f"{result['repeats']} in turns; {versions}. "
-        "`python bench/runtimes.py`."
+        + "".join(f"Without an encoder, rows a second: {name} {rate:,.0f}. " for name, rate in floors.items())
+        + "`python bench/runtimes.py`."
     )
-    rows = []
-    for r in result["runtimes"]:
-        cells = [r["model"], r["runtime"], f"{r['rows_per_second']:,.0f}", f"{r['x_torch']:.2f}", f"{r['x_int8']:.2f}"]
-        rows.append([*cells, f"{r['error']:.4f}", f"{r['labels']:.4f}", f"{r['leak']:.1e}" if r["leak"] else "0"])
-    yield markdown(["model", "runtime", "rows/s", "x torch", "x int8", "error", "same labels", "leak"], rows)
+    columns = {"model": "{model}", "runtime": "{runtime}", "rows/s": "{rows_per_second:,.0f}"}
+    columns |= {"x torch": "{x_torch:.2f}", "x int8": "{x_int8:.2f}", "error": "{error:.4f}"}
+    yield table(result["runtimes"], columns | {"same labels": "{labels:.4f}", "leak": _leak_cell})
+
+
+def _leak_cell(row: dict) -> str:
+    return "-" if row.get("leak") is None else f"{row['leak']:.1e}" if row["leak"] else "0"
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    parser = workload.parser(__doc__, preset="minilm", vocab_size=30522)
-    parser.add_argument("--data_dir", type=Path, required=True, help="folder with sst2 and tokenizer")
-    parser.add_argument("--model", type=Path, help="folder of a BERT whose sizes and weights are taken")
-    parser.add_argument("--num_instances", nargs="+", type=positive, default=[4, 10], metavar="N", help="of T-MUXes")
-    parser.add_argument("--rows", type=positive, default=872, help="(default: 872, all)")
-    parser.add_argument("--repeats", type=positive, default=5)
+    parser = workload.parser(__doc__, preset="minilm", vocab_size=30522, num_instances=[4, 10])
+    parser.add_argument("--data_dir", type=Path, required=True, help="The folder with sst2 and tokenizer.")
+    parser.add_argument("--model", type=Path, help="A folder of a BERT whose sizes, weights and tokenizer are taken.")
+    parser.add_argument("--rows", type=positive, default=872, help="Of the 872 validation rows, so many.")
+    parser.add_argument("--repeats", type=positive, default=5, help="Turns, whose medians count.")
+    parser.add_argument("--torch_compile", action="store_true", help="torch.compile is measured too: minutes.")
     args = parser.parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(args.seed)
-    tokenizer = stored_tokenizer(args.data_dir)
     if args.model is None:
+        tokenizer = stored_tokenizer(args.data_dir)
         plain = BertForSequenceClassification(workload.config(parser, args, 512, num_labels=2)).eval()
     else:
+        tokenizer = AutoTokenizer.from_pretrained(args.model)
         plain = BertForSequenceClassification.from_pretrained(args.model, num_labels=2).eval()
     config = plain.config
-    lines = list(read_lines(args.data_dir / "sst2" / "dev.tsv"))[1 : args.rows + 1]
-    tokens = Tokens.of_rows(tokenizer([line.split("\t")[0] for line in lines])["input_ids"])
+    texts, train = (
+        [tuple(line.split("\t")) for line in read_lines(args.data_dir / "sst2" / file)][1:] for file in _FILES
+    )
+    texts = [text for text, _ in texts[: args.rows]]
+    tokens = Tokens.of_rows(tokenizer(texts)["input_ids"])
     joined, tmux = fastmux.JoinedForSequenceClassification, fastmux.TMuxForSequenceClassification
     made = {_PLAIN: plain, "joined, N = 2": joined.from_backbone(plain, 2).eval()}
     for n in args.num_instances:
         made[f"T-MUX, N = {n}"] = tmux.from_backbone(plain, n, demultiplexer="unbind", num_labels=2).eval()
-    peers = importlib.util.find_spec("ctranslate2") is not None
     with tempfile.TemporaryDirectory() as folder:
         models = {
-            name: runtimes(name, model, tokenizer, Path(folder, str(number)), peers)
+            name: runtimes(name, model, tokenizer, Path(folder, str(number)), args.torch_compile)
             for number, (name, model) in enumerate(made.items())
         }
         rows = measure(models, tokens, args.repeats)
-    names = ["onnxruntime"] + ["ctranslate2"] * peers
+    found = {}
+    for name, call in floors(texts, train[:_TRAINED], tokenizer, plain):
+        call()
+        start = time.process_time()
+        call()
+        found[name] = len(texts) / (time.process_time() - start)
     result = {"machine": machine_info(torch.device("cpu")), "encoder": workload.sizes(config), "runtimes": rows}
-    result |= {"weights": "random" if args.model is None else "trained"}
-    result |= {"measured_rows": len(tokens.lengths), "repeats": args.repeats}
+    result |= {"weights": "random" if args.model is None else "trained", "floors": found}
+    result |= {"measured_rows": len(texts), "repeats": args.repeats}
+    names = ("onnxruntime", *PEERS)
     result |= {"runtime_versions": {name: importlib.metadata.version(name) for name in names}}
-    write_json(args.output or results_folder(torch.device("cpu")) / f"runtimes_{args.preset}.json", result)
-    print("\n\n".join(section(result)))
+    preset = args.preset if args.model is None else args.model.name
+    output = args.output or results_folder(torch.device("cpu")) / f"runtimes_{preset}.json"
+    finish(result, section, output)
     return rows
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from thoroughness import on_request
 
-from bench import runtimes
+from bench import runtime_peers, runtimes
+from fastmux.passes.engine import Engine
 from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 
@@ -37,12 +39,34 @@ def test_a_leak_is_what_other_groups_change(leak):
 
 def test_the_section_says_every_runtime():
     row = {"model": "plain", "runtime": "torch float32", "rows_per_second": 1234.5, "x_torch": 1.0, "x_int8": 0.4}
+    way = row | {"runtime": "torch float32, one row at a time"}
     row |= {"error": 0.0, "labels": 1.0, "leak": 0.0}
-    result = {"encoder": {"num_hidden_layers": 6, "hidden_size": 384}, "weights": "random", "runtimes": [row]}
+    result = {"encoder": {"num_hidden_layers": 6, "hidden_size": 384}, "weights": "random", "runtimes": [row, way]}
     result |= {"measured_rows": 872, "repeats": 5, "runtime_versions": {"onnxruntime": "1.32.0"}}
-    said = "\n".join(runtimes.section(result))
-    assert "872 rows of SST-2" in said and "onnxruntime 1.32.0" in said
+    said = "\n".join(runtimes.section(result | {"floors": {"tokenising": 9876.5}}))
+    assert "872 rows of SST-2" in said and "onnxruntime 1.32.0" in said and "tokenising 9,876" in said
     assert "| plain | torch float32 | 1,234 | 1.00 | 0.40 | 0.0000 | 1.0000 | 0 |" in said
+    assert "| plain | torch float32, one row at a time | 1,234 | 1.00 | 0.40 | - | - | - |" in said
+
+
+@pytest.mark.parametrize(("way", "widths"), [("one row at a time", [3, 50, 7]), ("unsorted, padded to 128", [128])])
+def test_ways_to_batch_rows(way, widths):
+    seen = []
+
+    class Seen(OfGroups):
+        num_instances, layout = 1, Layout()
+
+        def start(self, inputs):
+            seen.append(inputs["input_ids"].shape[1])
+            return lambda: np.zeros((len(inputs["input_ids"]), 2), np.float32)
+
+        def ready(self):
+            return contextlib.nullcontext()
+
+    tokens = Tokens.of_rows([[1] * length for length in (3, 50, 7)])
+    runtime, plan = runtime_peers.WAYS[way](Seen(0), tokens.lengths)
+    Engine(runtime, 1).run(tokens, plan)
+    assert seen == widths
 
 
 @on_request
@@ -52,5 +76,6 @@ def test_a_small_run(data_dir, tmp_path):
     rows = runtimes.main(["--data_dir", str(data_dir), "--output", str(output), *options])
     found = {(row["model"], row["runtime"]): row for row in rows}
     assert json.loads(output.read_text())["runtimes"] == rows
+    assert found["plain", "ONNX Runtime float32, exported by torch"]["error"] < 1e-3
     for model in ("plain", "joined, N = 2", "T-MUX, N = 4"):
         assert found[model, "ONNX Runtime int8 by row"]["leak"] == 0 < found[model, "ONNX Runtime dynamic int8"]["leak"]
