@@ -8,7 +8,7 @@ VENV ?= .venv
 # Without an NVIDIA GPU the CPU build of torch comes first and pinned: left to the dependencies of fastmux, pip may
 # pick a newer CUDA build, gigabytes of it.
 TORCH ?= 2.13.0
-# More arguments of the program that is run: make demo ARGS="--max_steps 4", make test ARGS=tests/test_backends.py
+# More arguments of the program that is run: make demo ARGS="--agreement 0.98", make test ARGS=tests/test_backends.py
 ARGS ?=
 WORKERS ?= 2
 
@@ -30,9 +30,9 @@ help: ## what there is to make
 
 setup: $(VENV)/installed ## a virtual environment with fastmux and all that its tests need
 
-demo: setup ## the main job: plain and multiplexed models trained on text that every Python carries, and their table
-	@echo "== main job: training/train.py $(ARGS); its files go to runs/"
-	$(BIN)/python training/train.py $(ARGS)
+demo: setup ## the main job: train, search for a faster model and label, on text that every Python carries
+	@echo "== main job: training/demo.py $(ARGS); its files go to runs/"
+	$(BIN)/python training/demo.py $(ARGS)
 
 test: setup ## the tests, on two processes
 	@echo "== tests, on $(WORKERS) processes"

@@ -115,8 +115,7 @@ class ModelFactory:
             "num_instances": self.recipe.num_instances,
             "multiplexer": self.recipe.multiplexer,
             "demultiplexer": demultiplexer,
-            # What is trained from scratch here has no [CLS] yet that would have learnt to gather anything.
-            "sequence_summary": "first" if self.encoder is not None else "mean",
+            "sequence_summary": "first" if self.encoder is not None else self.recipe.sequence_summary,
         }
 
     def _backbone(self, dropout: float) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import fastmux
+from fastmux.configuration import SEQUENCE_SUMMARIES
 from fastmux.settings import integer, number, one_of
 from training.settings import build, check, check_keys, documented, read_yaml, typed
 
@@ -41,6 +42,9 @@ class Recipe:
         dropout: The dropout of the plain encoder and its head.
         mux_dropout: The dropout of the multiplexed models' encoder and head in the task stage. The warm-up has none.
         multiplexer: How N rows become one: one of {multiplexers}.
+        sequence_summary: What the heads of the multiplexed models read of a row: first, the state at its first
+            position; or mean, that of all positions, which are then all demultiplexed. A pretrained encoder
+            (--encoder) is read at the first position.
         retrieval_rows: The number of rows in a step of the warm-up, on each device. It must be a multiple of N.
         retrieval_steps: The number of steps of the retrieval warm-up. 0 leaves it out.
         unbind_retrieval_steps: The number of these steps for the demultiplexer unbind, which needs fewer.
@@ -78,6 +82,7 @@ class Recipe:
     dropout: float | None = number(None, 0, 1, below=True)
     mux_dropout: float | None = number(None, 0, 1, below=True)
     multiplexer: str | None = one_of(None, tuple(fastmux.MULTIPLEXERS))
+    sequence_summary: str | None = one_of(None, SEQUENCE_SUMMARIES)
     retrieval_rows: int | None = integer(None, 1)
     retrieval_steps: int | None = integer(None, 0)
     unbind_retrieval_steps: int | None = integer(None, 0)
