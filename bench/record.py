@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fastmux.files import write_json
-from training.formatting import markdown
+from fastmux.training.formatting import markdown
 
 #: A cell of a table: a format string for the values of a row, or a function that writes the cell.
 Cell = str | Callable[[dict], str]

@@ -34,8 +34,8 @@ has not been measured. A ± is the standard deviation over random groupings of t
 #: that asks for most of what it has. The functions are named, because some of their modules need packages of others.
 SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     "Accuracy against speed": [
-        ({"task", "entries", "sentence"}, "Models of one task", "training.fronts.verdict:section"),
-        ({"records"}, "One checkpoint, several speeds", "training.copies:section"),
+        ({"task", "entries", "sentence"}, "Models of one task", "fastmux.training.fronts.verdict:section"),
+        ({"records"}, "One checkpoint, several speeds", "fastmux.training.copies:section"),
     ],
     "Speed of whole models": [
         ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),
@@ -52,11 +52,11 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"imports", "loading"}, "Start-up", "bench.loading:section"),
     ],
     "Training on text": [
-        ({"task", "variants"}, "Training run", "training.report:section"),
-        ({"environment", "tasks"}, "Training runs beside each other", "training.report:comparison_section"),
+        ({"task", "variants"}, "Training run", "fastmux.training.report:section"),
+        ({"environment", "tasks"}, "Training runs beside each other", "fastmux.training.report:comparison_section"),
     ],
     "Experiments of the papers": [
-        ({"experiment", "cells", "table"}, "Experiment", "training.tables.table:section"),
+        ({"experiment", "cells", "table"}, "Experiment", "fastmux.training.tables.table:section"),
     ],
     "Ops and kernels": [
         ({"to_compiled", "clock"}, "Ops beside the compiled reference", "bench.ops.__main__:section"),

@@ -257,8 +257,8 @@ OPTIONAL = {
     "fastmux.passes.runtimes.ctranslate2": {"ctranslate2"},
     "fastmux.passes.runtimes.onnxruntime": {"onnx", "export"},
     "fastmux.serving": {"serve", "test"},
-    "training.experiments.molecules": {"graphs"},
-    "training.experiments.prumux": {"pruning"},
+    "fastmux.training.experiments.molecules": {"graphs"},
+    "fastmux.training.experiments.prumux": {"pruning"},
 }
 
 
@@ -270,8 +270,8 @@ OPTIONAL = {
         (("fastmux.passes",), ("onnx",)),
         (("fastmux.passes.runtimes.ctranslate2", "fastmux.exporting.ctranslate2_file"), ("ctranslate2",)),
         (("fastmux.serving",), ("serve",)),
-        (("training.experiments.molecules",), ("graphs",)),
-        (("training.experiments.prumux",), ("pruning",)),
+        (("fastmux.training.experiments.molecules",), ("graphs",)),
+        (("fastmux.training.experiments.prumux",), ("pruning",)),
         (("bench",), ("bench", "peers")),
         (("tests",), ("test",)),
         (("bench", "tests"), ("dev", "peers")),

@@ -40,13 +40,13 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 import fastmux
 from fastmux.models.loading import read_pretrained
 from fastmux.settings import integer, number, one_of
-from training.entities import SCHEMES
-from training.models import ALONE, RIVALS, config_path
-from training.recipe import Recipe, read_recipe
-from training.settings import DECIDED, check, documented
-from training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
-from training.tasks.conll import CONLL_FORMATS
-from training.tasks.own_files import PROBLEMS
+from fastmux.training.entities import SCHEMES
+from fastmux.training.models import ALONE, RIVALS, config_path
+from fastmux.training.recipe import Recipe, read_recipe
+from fastmux.training.settings import DECIDED, check, documented
+from fastmux.training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
+from fastmux.training.tasks.conll import CONLL_FORMATS
+from fastmux.training.tasks.own_files import PROBLEMS
 
 #: Trainer arguments that this program decides, or that would leave the multiplexed models' own loss out.
 REFUSED = {

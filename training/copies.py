@@ -25,14 +25,14 @@ import fastmux
 from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json, write_json
 from fastmux.passes.timer import rates
-from training.drawing import Line, Panel, draw
-from training.features import encode_sequences
-from training.folders import RunFolder
-from training.formatting import for_terminal, markdown, measured
-from training.models import PLAIN
-from training.results import Score, environment
-from training.settings import run_program
-from training.tasks import make_task
+from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.features import encode_sequences
+from fastmux.training.folders import RunFolder
+from fastmux.training.formatting import for_terminal, markdown, measured
+from fastmux.training.models import PLAIN
+from fastmux.training.run_result import Score, environment
+from fastmux.training.settings import run_program
+from fastmux.training.tasks import make_task
 
 #: The plain encoder without the engine, among what is timed.
 _FORWARD = ("forward", 1)

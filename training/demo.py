@@ -27,15 +27,15 @@ if not __package__:
 import fastmux
 from fastmux.files import write_json
 from fastmux.passes.timer import rates
-from training import train
-from training.drawing import Line, Panel, draw
-from training.folders import RunFolder
-from training.formatting import for_terminal, markdown
-from training.models import PLAIN
-from training.results import environment
-from training.run import say
-from training.settings import run_program
-from training.tasks.stdlib import StdlibTask
+from fastmux.training import train
+from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.folders import RunFolder
+from fastmux.training.formatting import for_terminal, markdown
+from fastmux.training.models import PLAIN
+from fastmux.training.run import say
+from fastmux.training.run_result import environment
+from fastmux.training.settings import run_program
+from fastmux.training.tasks.stdlib import StdlibTask
 
 #: The T-MUX, and what search found, in table and picture.
 MUX, FOUND = "unbind", "found"

@@ -31,7 +31,7 @@ def seqeval_tags(names: Sequence[str], scheme: str = "entities") -> list[str]:
         ValueError: Tags do not fit the scheme. The message names them.
 
     Example:
-        >>> from training.entities import seqeval_tags
+        >>> from fastmux.training.entities import seqeval_tags
         >>> seqeval_tags(["O", "B-PER", "L-PER"]), seqeval_tags(["O", "PER"], "types")
         (['O', 'B-PER', 'E-PER'], ['O', 'I-PER'])
     """

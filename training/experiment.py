@@ -33,13 +33,13 @@ import transformers
 import yaml
 
 from fastmux.files import changes, write_json
-from training.folders import SETTINGS, check_folder
-from training.formatting import for_terminal, number
-from training.results import environment
-from training.settings import run_program
-from training.tables import cell as cells
-from training.tables.recipe import RECIPES, TableRecipe, read_recipe
-from training.tables.table import TableRow, plot, section, table_rows
+from fastmux.training.folders import SETTINGS, check_folder
+from fastmux.training.formatting import for_terminal, number
+from fastmux.training.run_result import environment
+from fastmux.training.settings import run_program
+from fastmux.training.tables import cell as cells
+from fastmux.training.tables.recipe import RECIPES, TableRecipe, read_recipe
+from fastmux.training.tables.table import TableRow, plot, section, table_rows
 
 
 def make_parser() -> argparse.ArgumentParser:

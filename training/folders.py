@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastmux.files import changes, read_json, remove
-from training.arguments import Settings
+from fastmux.training.arguments import Settings
 
 #: The file with the settings with which a folder's content was made.
 SETTINGS = "settings.json"

@@ -16,7 +16,7 @@ def measured(mean: float, std: float) -> str:
 
 
 def score(found: dict | None) -> str:
-    """A `training.results.Score`, as JSON has it."""
+    """A `fastmux.training.run_result.Score`, as JSON has it."""
     return "-" if found is None else measured(found["mean"], found["std"])
 
 

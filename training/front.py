@@ -40,14 +40,14 @@ from fastmux.files import write_json
 from fastmux.models.loading import read_pretrained
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import integer, number, one_of
-from training.folders import SETTINGS, check_folder
-from training.formatting import for_terminal
-from training.fronts.candidates import has_candidates, read_candidates
-from training.fronts.models import FrontModels
-from training.fronts.verdict import plot, sentence, table
-from training.results import environment
-from training.settings import check, documented, run_program
-from training.tasks import TASKS
+from fastmux.training.folders import SETTINGS, check_folder
+from fastmux.training.formatting import for_terminal
+from fastmux.training.fronts.candidates import has_candidates, read_candidates
+from fastmux.training.fronts.models import FrontModels
+from fastmux.training.fronts.verdict import plot, sentence, table
+from fastmux.training.run_result import environment
+from fastmux.training.settings import check, documented, run_program
+from fastmux.training.tasks import TASKS
 
 
 @documented()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.arguments import Settings
-from training.features import encode_sequences, encode_tokens, pack_rows
-from training.tasks import make_task
-from training.tasks.base import Task, texts_of
-from training.tokenization import train_tokenizer
+from fastmux.training.arguments import Settings
+from fastmux.training.features import encode_sequences, encode_tokens, pack_rows
+from fastmux.training.tasks import make_task
+from fastmux.training.tasks.base import Task, texts_of
+from fastmux.training.tokenization import train_tokenizer
 
 #: Packed rows of held-out text on which retrieval accuracy is measured, at most.
 RETRIEVAL_ROWS = 256
@@ -25,7 +25,7 @@ class Inputs:
         task: The task.
         labels: The names of the labels by id.
         tokenizer: The pretrained encoder's tokenizer, or one that is trained on the task's text.
-        train, evaluation: The rows, the latter by split; see `training.features`.
+        train, evaluation: The rows, the latter by split; see `fastmux.training.features`.
         text, held_out_text: The packed rows for the retrieval warm-up, and others to measure it.
     """
 

@@ -1,7 +1,7 @@
 """Scores of predictions.
 
 Every score here follows from counts that add up over rows, so that one `Measure` gives it of all rows, of those that
-had one slot of their groups, and of rows drawn anew (`training.scoring`).
+had one slot of their groups, and of rows drawn anew (`fastmux.training.scoring`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import precision_recall_curve
 from transformers import EvalPrediction
 
-import training.regression
+import fastmux.training.regression
 from fastmux.modules.retrieval import IGNORE_INDEX
-from training.entities import seqeval_tags
+from fastmux.training.entities import seqeval_tags
 
 
 def to_ids(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def entity_f1(names: list[str], scheme: str = "entities") -> Measure:
     the one that the cut goes through, are missed, and its words are wrong.
 
     Raises:
-        ValueError: The tags do not fit the ``scheme``, see `training.entities`.
+        ValueError: The tags do not fit the ``scheme``, see `fastmux.training.entities`.
     """
     read = seqeval_tags(names, scheme)
 
@@ -180,8 +180,8 @@ def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     return thresholds
 
 
-#: Of numbers, see `training.regression`.
-regression = Measure(training.regression.sums, training.regression.scores)
+#: Of numbers, see `fastmux.training.regression`.
+regression = Measure(fastmux.training.regression.sums, fastmux.training.regression.scores)
 
 
 def scores_of(kind: str, metric: str, names: list[str], scheme: str = "entities") -> Measure:
@@ -191,7 +191,7 @@ def scores_of(kind: str, metric: str, names: list[str], scheme: str = "entities"
         kind: The kind of head: "sequence", "multi_label", "regression" or "token".
         metric: The score that the report shows.
         names: The names of the labels.
-        scheme: What tags say, see `training.entities`.
+        scheme: What tags say, see `fastmux.training.entities`.
     """
     if kind == "token":
         return entity_f1(names, scheme) if metric == "f1" else token_accuracy

@@ -16,12 +16,12 @@ from transformers import (
 )
 
 import fastmux
-import training.custom_encoders
-from training.recipe import Recipe
-from training.starts import start_from_averages, start_from_neighbours
+import fastmux.training.custom_encoders
+from fastmux.training.recipe import Recipe
+from fastmux.training.starts import start_from_averages, start_from_neighbours
 
 #: Configs that have a name.
-CONFIGS = Path(training.custom_encoders.__file__).parent
+CONFIGS = Path(fastmux.training.custom_encoders.__file__).parent
 PLAIN = "plain"
 #: Variants that learn from the task's labels alone, without a warm-up and without a teacher: the encoder that is
 #: multiplexed, what one would use in place of a T-MUX (it with fewer layers, or with less width), and it with all but
@@ -162,7 +162,7 @@ class ModelFactory:
 
 
 def config_path(name: str) -> str:
-    """What to read a config from: a file of `training.custom_encoders` by its name, or what the name is itself."""
+    """What to read a config from: a file of `custom_encoders` by its name, or the name itself."""
     own = CONFIGS / f"{name}.json"
     return str(own) if own.is_file() else name
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import fastmux
 from fastmux.configuration import SEQUENCE_SUMMARIES
 from fastmux.settings import integer, number, one_of
-from training.settings import build, check, check_keys, documented, read_yaml, typed
+from fastmux.training.settings import build, check, check_keys, documented, read_yaml, typed
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent / "recipes"

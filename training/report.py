@@ -20,12 +20,12 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from fastmux.files import read_json, replacing, write_json
-from training.drawing import Line, Panel, draw
-from training.folders import SETTINGS, RunFolder
-from training.formatting import for_terminal, interval, markdown, number
-from training.models import ALONE, PLAIN, SMALLER
-from training.results import RunResult, Score, VariantResult, of_json
-from training.settings import run_program
+from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.folders import SETTINGS, RunFolder
+from fastmux.training.formatting import for_terminal, interval, markdown, number
+from fastmux.training.models import ALONE, PLAIN, SMALLER
+from fastmux.training.run_result import RunResult, Score, VariantResult, of_json
+from fastmux.training.settings import run_program
 
 #: What the table's columns are.
 _COLUMNS = (

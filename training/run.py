@@ -16,16 +16,24 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 import fastmux
 from fastmux.distillation.speed import engine_of, tokens_of
 from fastmux.passes.timer import rates
-from training.arguments import Settings
-from training.distillation import Distillation, with_teacher
-from training.folders import RunFolder
-from training.inputs import Inputs
-from training.metrics import accuracy, best_thresholds, multi_label, scores_of
-from training.models import ALONE, PLAIN, RIVALS, ModelFactory
-from training.report import what_it_bought
-from training.results import Difference, RunResult, Score, StageResult, Throughput, VariantResult, environment
-from training.scoring import SplitScores, difference, score_split
-from training.stages import Stage
+from fastmux.training.arguments import Settings
+from fastmux.training.distillation import Distillation, with_teacher
+from fastmux.training.folders import RunFolder
+from fastmux.training.inputs import Inputs
+from fastmux.training.metrics import accuracy, best_thresholds, multi_label, scores_of
+from fastmux.training.models import ALONE, PLAIN, RIVALS, ModelFactory
+from fastmux.training.report import what_it_bought
+from fastmux.training.run_result import (
+    Difference,
+    RunResult,
+    Score,
+    StageResult,
+    Throughput,
+    VariantResult,
+    environment,
+)
+from fastmux.training.scoring import SplitScores, difference, score_split
+from fastmux.training.stages import Stage
 
 
 class Run:

@@ -9,8 +9,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from training.metrics import Measure
-from training.results import Difference, Score
+from fastmux.training.metrics import Measure
+from fastmux.training.run_result import Difference, Score
 
 #: Sets of rows that are drawn for an interval.
 RESAMPLES = 2000

@@ -29,10 +29,10 @@ from transformers import (
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.models.losses import share_of_labels, token_loss
 from fastmux.models.problems import PROBLEMS, problem_of
-from training.distillation import TEACHER, Distillation, LogitsCollator
-from training.metrics import Measure, to_ids
-from training.results import StageResult
-from training.scoring import Predicted
+from fastmux.training.distillation import TEACHER, Distillation, LogitsCollator
+from fastmux.training.metrics import Measure, to_ids
+from fastmux.training.run_result import StageResult
+from fastmux.training.scoring import Predicted
 
 #: Evaluations during a stage, which make its learning curve, and checkpoints, from which it can be resumed.
 EVALUATIONS = 6

@@ -16,15 +16,15 @@ import transformers
 from accelerate import PartialState
 
 from fastmux.files import write_json
-from training.arguments import parse
-from training.folders import choose_folder
-from training.inputs import prepare
-from training.regression import spread
-from training.report import write_report
-from training.results import RunResult
-from training.run import Run, device_arguments, say
-from training.settings import run_program
-from training.threads import choose_threads
+from fastmux.training.arguments import parse
+from fastmux.training.folders import choose_folder
+from fastmux.training.inputs import prepare
+from fastmux.training.regression import spread
+from fastmux.training.report import write_report
+from fastmux.training.run import Run, device_arguments, say
+from fastmux.training.run_result import RunResult
+from fastmux.training.settings import run_program
+from fastmux.training.threads import choose_threads
 
 
 def main(argv: list[str] | None = None) -> RunResult | None:

@@ -10,7 +10,7 @@ from thoroughness import on_request
 from torch import nn
 
 from bench import memory, timing
-from training.recipe import read_recipe
+from fastmux.training.recipe import read_recipe
 
 
 def test_a_hand_computed_step():

@@ -18,8 +18,8 @@ from killing import in_child, killed_after
 from transformers import AutoModel, AutoTokenizer
 
 import fastmux
-from training.stages import last_checkpoint
-from training.train import main
+from fastmux.training.stages import last_checkpoint
+from fastmux.training.train import main
 
 
 def check(folder: Path) -> None:

@@ -17,8 +17,8 @@ from transformers import (
 
 import fastmux
 from fastmux.testing import relative_error
-from training.distillation import TEACHER, Distillation
-from training.stages import MuxTrainer
+from fastmux.training.distillation import TEACHER, Distillation
+from fastmux.training.stages import MuxTrainer
 
 STILL = copy.deepcopy(BERT)
 STILL.hidden_dropout_prob = STILL.attention_probs_dropout_prob = 0.0

@@ -8,10 +8,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
 
 import fastmux
 from fastmux.testing import assert_agrees
-from training.arguments import parse
-from training.custom_encoders.lstm_experts import ExpertTagger, LstmExpertsConfig
-from training.models import config_path
-from training.train import main
+from fastmux.training.arguments import parse
+from fastmux.training.custom_encoders.lstm_experts import ExpertTagger, LstmExpertsConfig
+from fastmux.training.models import config_path
+from fastmux.training.train import main
 
 SIZES = {"vocab_size": 40, "pad_token_id": 0, "embedding_size": 12, "hidden_size": 12, "lstm_size": 5}
 

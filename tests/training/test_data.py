@@ -15,11 +15,11 @@ import pytest
 from datasets import Dataset
 from transformers import BertTokenizerFast, EvalPrediction
 
-from training import features
-from training.features import encode_sequences, encode_tokens, pack_rows
-from training.metrics import accuracy, classification, entity_f1
-from training.tasks import TASKS, Conll2003Task, Sst2Task
-from training.tasks.stdlib import (
+from fastmux.training import features
+from fastmux.training.features import encode_sequences, encode_tokens, pack_rows
+from fastmux.training.metrics import accuracy, classification, entity_f1
+from fastmux.training.tasks import TASKS, Conll2003Task, Sst2Task
+from fastmux.training.tasks.stdlib import (
     GENERATED_PACKAGES,
     SHINGLE_WORDS,
     build_stdlib_corpus,
@@ -28,7 +28,7 @@ from training.tasks.stdlib import (
     stdlib_root,
     words_of,
 )
-from training.tokenization import SPECIAL_TOKENS, train_tokenizer
+from fastmux.training.tokenization import SPECIAL_TOKENS, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("FASTMUX_DATA")
@@ -78,8 +78,8 @@ def test_corpus_and_tokenizer_are_the_same_in_another_process(tmp_path):
     code = (
         "import hashlib, json, sys\n"
         "from pathlib import Path\n"
-        "from training.tasks.stdlib import build_stdlib_corpus\n"
-        "from training.tokenization import train_tokenizer\n"
+        "from fastmux.training.tasks.stdlib import build_stdlib_corpus\n"
+        "from fastmux.training.tokenization import train_tokenizer\n"
         "c = build_stdlib_corpus(root=Path(sys.argv[1]))\n"
         "t = train_tokenizer((text for text, _ in c.train), vocab_size=1000, max_length=48)\n"
         "print(hashlib.sha256(json.dumps([c.labels, c.train, c.validation, c.text]).encode()).hexdigest())\n"

@@ -12,8 +12,8 @@ from transformers import TrainingArguments
 
 import fastmux
 from fastmux.testing import assert_agrees
-from training.distillation import TEACHER, Distillation, LogitsCollator, with_teacher
-from training.stages import MuxTrainer
+from fastmux.training.distillation import TEACHER, Distillation, LogitsCollator, with_teacher
+from fastmux.training.stages import MuxTrainer
 
 
 def test_loss_is_the_divergence_of_the_softened_predictions():

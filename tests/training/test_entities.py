@@ -11,8 +11,8 @@ from seqeval.metrics import f1_score
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2, Entities
 from transformers import EvalPrediction
 
-from training.entities import seqeval_tags
-from training.metrics import entity_f1
+from fastmux.training.entities import seqeval_tags
+from fastmux.training.metrics import entity_f1
 
 
 def f1(names: list[str], gold: list[list[str]], said: list[list[str]], scheme: str = "entities") -> float:

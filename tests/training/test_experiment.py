@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from training import experiment
-from training.experiments import EXPERIMENTS, Experiment, Metric
-from training.experiments.mnist import read_mnist
-from training.experiments.pruning import Pruning
-from training.results import Score
-from training.tables import recipe as recipes
-from training.tables.cell import CellResult
-from training.tables.table import compare, table_rows
+from fastmux.training import experiment
+from fastmux.training.experiments import EXPERIMENTS, Experiment, Metric
+from fastmux.training.experiments.mnist import read_mnist
+from fastmux.training.experiments.pruning import Pruning
+from fastmux.training.run_result import Score
+from fastmux.training.tables import recipe as recipes
+from fastmux.training.tables.cell import CellResult
+from fastmux.training.tables.table import compare, table_rows
 
 RECIPE = """
 experiment: mnist

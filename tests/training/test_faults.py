@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification
 
-from training.stages import last_checkpoint, write_errors
-from training.train import main
+from fastmux.training.stages import last_checkpoint, write_errors
+from fastmux.training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = "--hidden_size 16 --num_heads 2 --num_layers 1 --intermediate_size 16 --max_length 8 --vocab_size 300"

@@ -16,12 +16,12 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, B
 
 from fastmux.passes.engine import Engine
 from fastmux.passes.plan import Layout
-from training import front
-from training.fronts.candidates import Candidate, read_candidates
-from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Measurement, Point
-from training.fronts.verdict import margin, on_front, sentence
-from training.results import Score
+from fastmux.training import front
+from fastmux.training.fronts.candidates import Candidate, read_candidates
+from fastmux.training.fronts.masked import learn_masked_words
+from fastmux.training.fronts.measure import Contestant, Measurement, Point
+from fastmux.training.fronts.verdict import margin, on_front, sentence
+from fastmux.training.run_result import Score
 
 WORDS = [f"w{i}" for i in range(30)]
 CANDIDATES = """

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import experiment
-from training.experiments import Multiplexing
-from training.experiments.houses import SEES, Houses, prepare, read_houses
+from fastmux.training import experiment
+from fastmux.training.experiments import Multiplexing
+from fastmux.training.experiments.houses import SEES, Houses, prepare, read_houses
 
 
 def houses(number: int = 24) -> dict[str, np.ndarray]:

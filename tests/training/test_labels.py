@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.tasks.labels import Classes, written
-from training.tasks.own_files import OwnFiles
+from fastmux.training.tasks.labels import Classes, written
+from fastmux.training.tasks.own_files import OwnFiles
 
 NAN = float("nan")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fastmux.testing import assert_agrees
-from training import experiment
-from training.experiments import Multiplexing
-from training.experiments.molecules import DELANEY, PAD, SMILES, TARGET, Molecules, read_molecules
+from fastmux.training import experiment
+from fastmux.training.experiments import Multiplexing
+from fastmux.training.experiments.molecules import DELANEY, PAD, SMILES, TARGET, Molecules, read_molecules
 
 pytest.importorskip("torch_geometric")
 pytest.importorskip("rdkit")

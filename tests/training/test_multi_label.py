@@ -13,12 +13,12 @@ from transformers import AutoModelForSequenceClassification, EvalPrediction
 
 import fastmux
 from fastmux.testing import assert_agrees
-from training.arguments import parse
-from training.distillation import Distillation
-from training.inputs import prepare
-from training.metrics import best_thresholds, multi_label, probabilities
-from training.tasks import TASKS
-from training.train import main
+from fastmux.training.arguments import parse
+from fastmux.training.distillation import Distillation
+from fastmux.training.inputs import prepare
+from fastmux.training.metrics import best_thresholds, multi_label, probabilities
+from fastmux.training.tasks import TASKS
+from fastmux.training.train import main
 
 TOPICS = ["news", "sport"]
 ROWS = [(f"row {row} speaks of {('all', 'ball', 'call')[row % 3]}", row % 3 > 0, row % 2) for row in range(30)]
@@ -40,7 +40,7 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 
 def test_columns_of_ones_own_files(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.report.plot", lambda *_: None)
+    monkeypatch.setattr("fastmux.training.report.plot", lambda *_: None)
     folder = tmp_path / "run"
     more = ("--test_file", str(files / "dev.jsonl"), "--output_dir", str(folder), "--variants", "plain", "unbind")
     result = main(arguments(files, *more, "--max_steps", "3", "--learning_rate", "0.01"))
@@ -64,7 +64,7 @@ def test_columns_of_ones_own_files(files, tmp_path, monkeypatch):
 
 
 def test_one_split_has_no_thresholds_of_its_own(files, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.report.plot", lambda *_: None)
+    monkeypatch.setattr("fastmux.training.report.plot", lambda *_: None)
     more = ("--output_dir", str(tmp_path / "run"), "--variants", "plain", "--max_steps", "1")
     assert main(arguments(files, *more)).variants["plain"].thresholds is None
 

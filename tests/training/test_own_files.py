@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from training.arguments import parse
-from training.features import encode_sequences
-from training.inputs import prepare
-from training.tasks import TASKS, make_task
-from training.tokenization import train_tokenizer
-from training.train import main
+from fastmux.training.arguments import parse
+from fastmux.training.features import encode_sequences
+from fastmux.training.inputs import prepare
+from fastmux.training.tasks import TASKS, make_task
+from fastmux.training.tokenization import train_tokenizer
+from fastmux.training.train import main
 
 ROWS = [
     (f"is film {row} any good, says one who saw it", f"it is {('bad', 'so so', 'good')[row % 3]}", str(row % 3 - 1))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import fastmux
-from training.arguments import parse
-from training.train import main
+from fastmux.training.arguments import parse
+from fastmux.training.train import main
 
 SMALL = "--hidden_size 16 --num_heads 2 --num_layers 2 --intermediate_size 16 --max_length 24 --vocab_size 300"
 SMALL += " --task_rows 4 --retrieval_rows 4 --groupings 1 --throughput_seconds 0.01 --use_cpu --disable_tqdm true"
@@ -20,7 +20,7 @@ TOPICS = ("art", "law", "sport")
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr("training.report.plot", lambda *_: None)
+    monkeypatch.setattr("fastmux.training.report.plot", lambda *_: None)
 
 
 def write(path: Path, rows: list[dict]) -> str:

@@ -9,10 +9,10 @@ import datasets
 import pytest
 from transformers import BertTokenizerFast
 
-from training.features import encode_tokens
-from training.tasks import make_task
-from training.tasks.own_tokens import OwnTokens
-from training.tokenization import train_tokenizer
+from fastmux.training.features import encode_tokens
+from fastmux.training.tasks import make_task
+from fastmux.training.tasks.own_tokens import OwnTokens
+from fastmux.training.tokenization import train_tokenizer
 
 ROWS = [(["New York", "is", "big"], ["B-LOC", "O", "O"]), (["Ann"], ["B-PER"]), (["it"], ["O"])]
 CONLL = "-DOCSTART-\tO\n\nNew York\tB-LOC\nis\tO\nbig\tO\n\n\nAnn\tB-PER\n\nit\tO\n"

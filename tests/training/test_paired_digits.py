@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastmux.testing import assert_agrees
-from training.experiments import Multiplexing
-from training.experiments.paired_digits import PairedDigits, moved
+from fastmux.training.experiments import Multiplexing
+from fastmux.training.experiments.paired_digits import PairedDigits, moved
 
 SMALL = {"channels": 4, "hidden_size": 8, "pairs": 6}
 
@@ -21,7 +21,7 @@ def images(monkeypatch):
         return {"image": image, "label": torch.randint(10, (count,), generator=draw)}
 
     parts = rows(30), rows(20)
-    monkeypatch.setattr("training.experiments.paired_digits.read_mnist", lambda data_dir: parts)
+    monkeypatch.setattr("fastmux.training.experiments.paired_digits.read_mnist", lambda data_dir: parts)
     return parts
 
 

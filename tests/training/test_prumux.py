@@ -11,9 +11,9 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 import fastmux
 from fastmux.testing import assert_agrees
-from training import experiment
-from training.experiments import Multiplexing
-from training.experiments.prumux import Prumux, WithStates, asked, layer_weights, prune, read_reviews
+from fastmux.training import experiment
+from fastmux.training.experiments import Multiplexing
+from fastmux.training.experiments.prumux import Prumux, WithStates, asked, layer_weights, prune, read_reviews
 
 WORDS = [f"w{i}" for i in range(30)]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 35}

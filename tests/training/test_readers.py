@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.tasks import Conll2003Task
-from training.tasks.conll import read_conll
-from training.tasks.conll2003 import rows_of
-from training.tasks.labels import Classes, one_label
-from training.tasks.readers import Table, read_table
+from fastmux.training.tasks import Conll2003Task
+from fastmux.training.tasks.conll import read_conll
+from fastmux.training.tasks.conll2003 import rows_of
+from fastmux.training.tasks.labels import Classes, one_label
+from fastmux.training.tasks.readers import Table, read_table
 
 SEPARATORS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\u00a0\u3000\ufeff \"',"
 LABELS = Conll2003Task.labels

@@ -10,10 +10,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_squared_error, r2_score
 from transformers import EvalPrediction
 
-from training.distillation import Distillation
-from training.metrics import regression
-from training.regression import spread
-from training.scoring import Predicted, difference, score_split
+from fastmux.training.distillation import Distillation
+from fastmux.training.metrics import regression
+from fastmux.training.regression import spread
+from fastmux.training.scoring import Predicted, difference, score_split
 
 ROWS = Dataset.from_dict({"row": list(range(40))})
 

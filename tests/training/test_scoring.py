@@ -12,12 +12,12 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from sklearn.metrics import f1_score as word_f1
 from transformers import EvalPrediction
 
-from training.metrics import accuracy, entity_f1
-from training.report import main as write_report
-from training.report import read_runs
-from training.results import Difference, RunResult, Score, StageResult, Throughput, VariantResult, of_json
-from training.scoring import Predicted, difference, score_split
-from training.tasks import Conll2003Task
+from fastmux.training.metrics import accuracy, entity_f1
+from fastmux.training.report import main as write_report
+from fastmux.training.report import read_runs
+from fastmux.training.run_result import Difference, RunResult, Score, StageResult, Throughput, VariantResult, of_json
+from fastmux.training.scoring import Predicted, difference, score_split
+from fastmux.training.tasks import Conll2003Task
 
 ROWS = Dataset.from_dict({"row": list(range(10))})
 

@@ -12,11 +12,11 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.passes.tokens import Tokens
 from fastmux.settings import check_fields, integer, number, one_of
-from training.arguments import RunOptions
-from training.formatting import for_terminal, markdown
-from training.front import FrontOptions
-from training.recipe import Recipe
-from training.settings import build, check, documented
+from fastmux.training.arguments import RunOptions
+from fastmux.training.formatting import for_terminal, markdown
+from fastmux.training.front import FrontOptions
+from fastmux.training.recipe import Recipe
+from fastmux.training.settings import build, check, documented
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from thoroughness import on_request
 from transformers import AutoModelForTokenClassification, EvalPrediction
 
 import fastmux
-from training.arguments import parse
-from training.features import encode_tokens
-from training.metrics import token_accuracy
-from training.models import ModelFactory
-from training.recipe import Recipe, read_recipe
-from training.report import what_it_bought
-from training.results import Score, Throughput, VariantResult
-from training.tasks.statements import CHARACTERS, KINDS, NO_LABEL, StatementsTask, labelled_characters, passages
-from training.tokenization import train_tokenizer
-from training.train import main
+from fastmux.training.arguments import parse
+from fastmux.training.features import encode_tokens
+from fastmux.training.metrics import token_accuracy
+from fastmux.training.models import ModelFactory
+from fastmux.training.recipe import Recipe, read_recipe
+from fastmux.training.report import what_it_bought
+from fastmux.training.run_result import Score, Throughput, VariantResult
+from fastmux.training.tasks.statements import CHARACTERS, KINDS, NO_LABEL, StatementsTask, labelled_characters, passages
+from fastmux.training.tokenization import train_tokenizer
+from fastmux.training.train import main
 
 #: A line of source, and the kinds of its characters in their order.
 LINES = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from training.tasks.base import Task, TaskData
+from fastmux.training.tasks.base import Task, TaskData
 
 SEQUENCE = {"text": ["good", "bad"], "label": [1, 0]}
 MULTI_LABEL = {"text": ["good", "bad"], "label": [[1, 1], [0, 0]]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.threads import CHOSEN, choose_threads
+from fastmux.training.threads import CHOSEN, choose_threads
 
 
 @pytest.fixture(autouse=True)

@@ -27,15 +27,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
 from fastmux.files import replacing, write_json
-from training.arguments import make_parser, parse
-from training.copies import main as measure_copies
-from training.models import ModelFactory
-from training.recipe import RECIPES, Recipe, read_recipe
-from training.stages import last_checkpoint
-from training.tasks import TASKS
-from training.tasks.stdlib import stdlib_root
-from training.tokenization import train_tokenizer
-from training.train import main
+from fastmux.training.arguments import make_parser, parse
+from fastmux.training.copies import main as measure_copies
+from fastmux.training.models import ModelFactory
+from fastmux.training.recipe import RECIPES, Recipe, read_recipe
+from fastmux.training.stages import last_checkpoint
+from fastmux.training.tasks import TASKS
+from fastmux.training.tasks.stdlib import stdlib_root
+from fastmux.training.tokenization import train_tokenizer
+from fastmux.training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -130,7 +130,7 @@ def finished(data_dir, tmp_path_factory) -> tuple[Path, str]:
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """Only `finished` draws: it takes a third of so short a run."""
-    monkeypatch.setattr("training.report.plot", lambda *_: None)
+    monkeypatch.setattr("fastmux.training.report.plot", lambda *_: None)
 
 
 def test_end_to_end(data_dir, finished):

@@ -1,3 +1,3 @@
 """Encoders that are no transformer, known to the Auto classes by importing this; the JSON files are their configs."""
 
-from training.custom_encoders import lstm_experts as lstm_experts
+from fastmux.training.custom_encoders import lstm_experts as lstm_experts

@@ -1,7 +1,7 @@
 """A bidirectional LSTM with a mixture of experts behind it: a tagger of the time before transformers.
 
 It is a `fastmux.ModuleEncoder` with a config, so that the Auto classes build it and a saved model, multiplexed or not,
-loads by its folder alone once `training.custom_encoders` is imported.
+loads by its folder alone once `fastmux.training.custom_encoders` is imported.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastmux import Multiplexed
 from fastmux.settings import check_fields
-from training.results import Score
+from fastmux.training.run_result import Score
 
 #: Columns of rows by name: tensors with as many rows each.
 Rows = dict[str, Tensor]

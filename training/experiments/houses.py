@@ -13,8 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.settings import one_of
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, draw_split, scales, select
-from training.tasks.readers import find_files
+from fastmux.training.experiments.base import (
+    Experiment,
+    Metric,
+    Multiplexing,
+    Rows,
+    convolution,
+    draw_split,
+    scales,
+    select,
+)
+from fastmux.training.tasks.readers import find_files
 
 PHOTOS, SIDE = 4, 64
 #: Photographs are averaged over squares of so many pixels: with some hundred houses, detail is noise.

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fastmux.modules import IMAGE_MULTIPLEXERS
 from fastmux.settings import one_of
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
-from training.tasks.readers import find_files
+from fastmux.training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
+from fastmux.training.tasks.readers import find_files
 
 SIDE = 28
 CLASSES = 10

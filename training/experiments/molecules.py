@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fastmux.distribution import install_line
 from fastmux.modules.groups import group
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, scales, select
-from training.tasks.labels import measurement
-from training.tasks.readers import find_files, read_table
+from fastmux.training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, scales, select
+from fastmux.training.tasks.labels import measurement
+from fastmux.training.tasks.readers import find_files, read_table
 
 SMILES, TARGET = "smiles", "measured.log.solubility.in.mols.per.litre"
 #: Delaney's own linear model, fitted to these molecules: a figure to compare with.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.settings import integer, number, one_of
-from training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
-from training.experiments.mnist import CLASSES, read_mnist
+from fastmux.training.experiments.base import Experiment, Metric, Multiplexing, Rows, convolution, right
+from fastmux.training.experiments.mnist import CLASSES, read_mnist
 
 SIDE = 14
 

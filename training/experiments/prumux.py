@@ -27,9 +27,9 @@ from fastmux.models.problems import SingleLabel
 from fastmux.passes.timer import CLOCKS, rates
 from fastmux.passes.tokens import Tokens
 from fastmux.settings import integer, number, one_of
-from training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right, select
-from training.features import encode_sequences
-from training.tasks.glue import Sst2Task
+from fastmux.training.experiments.base import Experiment, Fit, Metric, Multiplexing, Rows, right, select
+from fastmux.training.features import encode_sequences
+from fastmux.training.tasks.glue import Sst2Task
 
 #: Rows of a pass while the original is asked, and while gradients are summed up.
 PASS_ROWS = 64

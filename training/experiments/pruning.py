@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from fastmux.settings import one_of
-from training.drawing import Line, Panel, draw
-from training.experiments.base import Fit, Multiplexing, convolution
-from training.experiments.mnist import CLASSES, SIDE, Mnist
+from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.experiments.base import Fit, Multiplexing, convolution
+from fastmux.training.experiments.mnist import CLASSES, SIDE, Mnist
 
 
 @dataclass(frozen=True)

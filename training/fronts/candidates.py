@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.settings import check_fields, integer, number, one_of
-from training.models import head_class
-from training.settings import build, read_yaml, typed
+from fastmux.training.models import head_class
+from fastmux.training.settings import build, read_yaml, typed
 
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent

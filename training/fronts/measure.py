@@ -17,8 +17,8 @@ from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.measure import answers_in_groups
-from training.fronts.candidates import ORIGINAL
-from training.results import Score
+from fastmux.training.fronts.candidates import ORIGINAL
+from fastmux.training.run_result import Score
 
 #: The original without the engine, among what is timed.
 _FORWARD = "forward"
@@ -81,7 +81,7 @@ class Measurement:
 
     Attributes:
         rows: ``input_ids``, perhaps ``token_type_ids``, ``labels`` and what the metric reads.
-        metric: One of `training.metrics`; it gives the score ``name``.
+        metric: One of `fastmux.training.metrics`; it gives the score ``name``.
         groupings: Random orders, hence groups; a score's mean and spread are over them.
         rate_rows: Rows on which speed is measured, at most, drawn from ``rows``.
         target_agreement: The share of rows to which a cascade gives the original's label. Its threshold is chosen on

@@ -20,14 +20,14 @@ from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.passes.engine import Engine
 from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
-from training.features import encode_sequences, encode_tokens
-from training.fronts.candidates import ORIGINAL, Candidate, settings_of
-from training.fronts.masked import learn_masked_words
-from training.fronts.measure import Contestant, Measurement, Point
-from training.metrics import scores_of
-from training.models import head_class, label_options
-from training.stages import Stage
-from training.tasks.base import Task
+from fastmux.training.features import encode_sequences, encode_tokens
+from fastmux.training.fronts.candidates import ORIGINAL, Candidate, settings_of
+from fastmux.training.fronts.masked import learn_masked_words
+from fastmux.training.fronts.measure import Contestant, Measurement, Point
+from fastmux.training.metrics import scores_of
+from fastmux.training.models import head_class, label_options
+from fastmux.training.stages import Stage
+from fastmux.training.tasks.base import Task
 
 _SECONDS = "seconds.json"
 
@@ -36,7 +36,7 @@ class FrontModels:
     """Trains what is not there yet, and measures.
 
     Args:
-        options: The program's arguments, see `training.front.FrontOptions`.
+        options: The program's arguments, see `fastmux.training.front.FrontOptions`.
         task: The task to train on and to score.
         folder: It gets a subfolder for each model.
         settings: How candidates are distilled.
@@ -97,7 +97,7 @@ class FrontModels:
         return exported(in_torch(name, name, model, self.tokenizer), model, self.tokenizer, INT8, folder).engine
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
-        """See `training.fronts.measure.Measurement`."""
+        """See `fastmux.training.fronts.measure.Measurement`."""
         options = self.options
         measure = Measurement(
             self.evaluation,

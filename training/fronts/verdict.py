@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fastmux.searching.picture import Mark, draw
 from fastmux.searching.verdict import unbeaten
-from training.formatting import markdown, measured, number
-from training.fronts.measure import Point
+from fastmux.training.formatting import markdown, measured, number
+from fastmux.training.fronts.measure import Point
 
 
 def on_front(point: Point, others: Sequence[Point]) -> bool:

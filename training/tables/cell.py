@@ -18,11 +18,11 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from fastmux.files import read_json, replacing, write_json
-from training.experiments import Experiment, Rows
-from training.experiments.base import select
-from training.results import Score, of_json
-from training.stages import write_errors
-from training.tables.recipe import Cell
+from fastmux.training.experiments import Experiment, Rows
+from fastmux.training.experiments.base import select
+from fastmux.training.run_result import Score, of_json
+from fastmux.training.stages import write_errors
+from fastmux.training.tables.recipe import Cell
 
 GROUP_BY_LENGTH = "group_by_length"
 _RESULT, _ROWS, _MODEL = "cell.json", "rows.npz", "model.safetensors"
@@ -184,7 +184,7 @@ def random_order(rows: Rows, grouping: int) -> Tensor:
 
 @dataclass
 class Training:
-    """A cell's `training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
+    """A cell's `fastmux.training.experiments.Fit`: what `Experiment.train` calls, and what came of it.
 
     Attributes:
         trainer: The Trainer of the last call, or one that has not trained yet.

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from fastmux.settings import check_fields, integer, one_of
-from training.experiments import EXPERIMENTS, Experiment, Multiplexing
-from training.settings import DECIDED, build, check_keys, read_yaml, typed, types_of
+from fastmux.training.experiments import EXPERIMENTS, Experiment, Multiplexing
+from fastmux.training.settings import DECIDED, build, check_keys, read_yaml, typed, types_of
 
 #: The recipes that have a name.
 RECIPES = Path(__file__).resolve().parent.parent / "experiments"

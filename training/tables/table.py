@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from training.drawing import Line, Panel, draw
-from training.experiments import Metric
-from training.formatting import interval, markdown, number, score
-from training.models import PLAIN
-from training.results import Score
-from training.scoring import difference
-from training.tables.cell import CellResult
+from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.experiments import Metric
+from fastmux.training.formatting import interval, markdown, number, score
+from fastmux.training.models import PLAIN
+from fastmux.training.run_result import Score
+from fastmux.training.scoring import difference
+from fastmux.training.tables.cell import CellResult
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TableRow:
             not share passes.
         against: The network that this one is compared with: the same variant at N = 1, else the variant "plain".
         difference: The score by the first metric less the other network's, and the ends of its interval, see
-            `training.scoring.difference`.
+            `fastmux.training.scoring.difference`.
         published: What others have reported of the first metric.
         parameters, multiply_adds: The network's parameters, and the multiply-adds of a forward pass for each row.
         cpu_seconds: The processor's time of training, the mean over the seeds.

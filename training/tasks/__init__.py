@@ -3,14 +3,14 @@
 One's own files need none.
 """
 
-from training.tasks.base import Task
-from training.tasks.conll2003 import Conll2003Task
-from training.tasks.glue import MnliTask, QnliTask, QqpTask, Sst2Task
-from training.tasks.own_files import OwnFiles
-from training.tasks.own_tokens import OwnTokens, is_conll
-from training.tasks.research_articles import ResearchArticlesTask
-from training.tasks.statements import StatementsTask
-from training.tasks.stdlib import StdlibTask
+from fastmux.training.tasks.base import Task
+from fastmux.training.tasks.conll2003 import Conll2003Task
+from fastmux.training.tasks.glue import MnliTask, QnliTask, QqpTask, Sst2Task
+from fastmux.training.tasks.own_files import OwnFiles
+from fastmux.training.tasks.own_tokens import OwnTokens, is_conll
+from fastmux.training.tasks.research_articles import ResearchArticlesTask
+from fastmux.training.tasks.statements import StatementsTask
+from fastmux.training.tasks.stdlib import StdlibTask
 
 #: Every task by name.
 TASKS: dict[str, type[Task]] = {
@@ -25,7 +25,7 @@ def labels_tokens(options: dict[str, object]) -> bool:
 
 
 def make_task(options: dict[str, object]) -> Task:
-    """The task that the program's arguments (`training.arguments.RunOptions`, as a dict) name or describe."""
+    """The task that the program's arguments (`fastmux.training.arguments.RunOptions`, as a dict) name or describe."""
     if options["train_file"]:
         kind = OwnTokens if labels_tokens(options) else OwnFiles
         return kind(**{name: options[name] for name in kind.__dataclass_fields__})

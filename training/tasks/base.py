@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset
 
 from fastmux.modules.retrieval import IGNORE_INDEX
-from training.entities import seqeval_tags
+from fastmux.training.entities import seqeval_tags
 
 #: Kind of head -> the columns of its rows, and the metrics that a report can show.
 KINDS = {
@@ -50,7 +50,7 @@ class Task(ABC):
         kind: The kind of head: "sequence", "multi_label", "regression" or "token".
         metric: The score that the report shows.
         tag_scheme: What the tags say of a token task whose metric is f1: "entities" or "types", see
-            `training.entities`.
+            `fastmux.training.entities`.
         variants: The variants that are trained by default.
     """
 

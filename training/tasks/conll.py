@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastmux.lines import read_lines
-from training.tasks.readers import Table
+from fastmux.training.tasks.readers import Table
 
 #: Endings of files that are read so; all may have .gz after them.
 CONLL_FORMATS = (".txt", ".conll", ".bio", ".iob", ".iob2")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datasets import Dataset, load_dataset
 
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.conll import read_conll
-from training.tasks.labels import Classes
-from training.tasks.readers import Table, find_files
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.conll import read_conll
+from fastmux.training.tasks.labels import Classes
+from fastmux.training.tasks.readers import Table, find_files
 
 
 class Conll2003Task(Task):

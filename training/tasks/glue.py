@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datasets import load_dataset
 
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.readers import find_files, read_table
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.readers import find_files, read_table
 
 
 class GlueTask(Task):

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.labels import Classes, check_few, measurement, one_label, several_labels
-from training.tasks.readers import Table, read_table
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.labels import Classes, check_few, measurement, one_label, several_labels
+from fastmux.training.tasks.readers import Table, read_table
 
 #: Hugging Face's ``problem_type`` -> the kind of task.
 PROBLEMS = {

@@ -8,12 +8,12 @@ from pathlib import Path
 from datasets import Dataset
 
 from fastmux.modules.retrieval import IGNORE_INDEX
-from training.entities import seqeval_tags
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.conll import CONLL_FORMATS, read_conll
-from training.tasks.labels import Classes, Value, scalar
-from training.tasks.own_files import split_files
-from training.tasks.readers import Table, read_table
+from fastmux.training.entities import seqeval_tags
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.conll import CONLL_FORMATS, read_conll
+from fastmux.training.tasks.labels import Classes, Value, scalar
+from fastmux.training.tasks.own_files import split_files
+from fastmux.training.tasks.readers import Table, read_table
 
 
 def is_conll(file: str) -> bool:
@@ -26,9 +26,9 @@ class OwnTokens(Task):
     """Rows of tokens and their tags, from JSON lines, Parquet or CoNLL columns.
 
     Attributes:
-        train_file, validation_file, test_file: See `training.tasks.own_files.OwnFiles`.
+        train_file, validation_file, test_file: See `fastmux.training.tasks.own_files.OwnFiles`.
         tokens_column, tags_column: The names of a table's columns; CoNLL columns have the token first and its tag last.
-        tag_scheme: What tags say, one of `training.entities.SCHEMES`.
+        tag_scheme: What tags say, one of `fastmux.training.entities.SCHEMES`.
     """
 
     train_file: list[str]

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features
 from fastmux.modules.retrieval import IGNORE_INDEX
 from fastmux.tables.opening import Source, open_source
 from fastmux.tables.values import check_columns, values_of
-from training.tasks.labels import Classes, yes_or_no
+from fastmux.training.tasks.labels import Classes, yes_or_no
 
 #: The class id with which `datasets` says that a row has none.
 NO_CLASS = -1
@@ -73,7 +73,7 @@ class Table:
         )
 
     def read(self, column: str, convert: Callable[[object, bool], T]) -> list[T]:
-        """Calls a function of `training.tasks.labels`, or one like them, on each value of a column.
+        """Calls a function of `fastmux.training.tasks.labels`, or one like them, on each value of a column.
 
         Raises:
             ValueError: The function raises one. The message then begins with the file, the row and the column.

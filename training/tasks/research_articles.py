@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset
 
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.readers import find_files, read_table
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.readers import find_files, read_table
 
 
 class ResearchArticlesTask(Task):

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from training.tasks.base import Task, TaskData, texts_of
-from training.tasks.stdlib import GENERATED_PACKAGES, read_packages, stdlib_root
+from fastmux.training.tasks.base import Task, TaskData, texts_of
+from fastmux.training.tasks.stdlib import GENERATED_PACKAGES, read_packages, stdlib_root
 
 _STATEMENTS: dict[str, tuple[type[ast.stmt], ...]] = {
     "definition": (ast.FunctionDef, ast.AsyncFunctionDef),

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
-from training.tasks.base import Task, TaskData
+from fastmux.training.tasks.base import Task, TaskData
 
 #: Folders that are no part of the library's own text: installed packages, test suites (larger than the rest of the
 #: library together, and full of copies of it), compiled files.

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import fastmux
-from training.formatting import measured
+from fastmux.training.formatting import measured
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Difference:
 
     Attributes:
         mean: The difference. A multiplexed model's score is the mean over its groupings.
-        low, high: The ends of its 95 % interval, see `training.scoring.difference`.
+        low, high: The ends of its 95 % interval, see `fastmux.training.scoring.difference`.
     """
 
     mean: float
