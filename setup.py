@@ -20,13 +20,15 @@ def constant(file: str, name: str) -> str:
 NAME = constant("distribution.py", "NAME")
 
 
-# The kernels live in kernels/ and are imported as fastmux.kernels, through the link fastmux/kernels. They are
-# never a top-level package: `kernels` is Hugging Face's, and transformers imports it when it is installed.
-if not (ROOT / "fastmux" / "kernels").is_dir():
-    raise RuntimeError(
-        "fastmux/kernels is not a directory, expected a symbolic link to ../kernels; "
-        "clone again with `git clone -c core.symlinks=true`"
-    )
+# Kernels and training programs live in kernels/ and training/ and are imported as fastmux.kernels and fastmux.training,
+# through links. They are never top-level packages: `kernels` is Hugging Face's, and transformers imports it when it is
+# installed; `training` may be anybody's.
+for linked in ("kernels", "training"):
+    if not (ROOT / "fastmux" / linked).is_dir():
+        raise RuntimeError(
+            f"fastmux/{linked} is not a directory, expected a symbolic link to ../{linked}; "
+            "clone again with `git clone -c core.symlinks=true`"
+        )
 
 LIBRARY = [
     "torch>=2.11",
@@ -112,12 +114,14 @@ setup(
     },
     python_requires=">=3.10",
     # find_packages does not see the folders of fastmux.kernels, which have no __init__.py: with one, kernels/ in the
-    # repository root would hide Hugging Face's package from everything that runs there.
+    # repository root would hide Hugging Face's package from everything that runs there. It follows the link to
+    # training/.
     packages=[*find_packages(include=["fastmux", "fastmux.*"]), "fastmux.kernels", "fastmux.kernels.common"],
     package_data={
         "fastmux": ["py.typed", "serving/page.html"],
-        "fastmux.kernels": ["tuned/*.json"],
-    },  # found by bench/tune.py
+        "fastmux.kernels": ["tuned/*.json"],  # found by bench/tune.py
+        "fastmux.training": ["*/*.yaml", "*/*/*.yaml", "*/*.json"],
+    },
     install_requires=[*LIBRARY, *TRAIN],
     entry_points={"console_scripts": ["fastmux = fastmux.cli.main:main"]},
     extras_require={

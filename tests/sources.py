@@ -8,16 +8,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("kernels", "fastmux", "training", "bench", "tests")
+#: Folders that are imported as packages of fastmux, through links.
+LINKED = ("kernels", "training")
 
 
 def python_files() -> Iterator[tuple[str, Path]]:
-    """(dotted name, file) of every Python file in the repository; those of kernels/ are fastmux.kernels."""
+    """(dotted name, file) of every Python file in the repository; those of kernels/ and training/ are fastmux's."""
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
-            if parts[:2] == ("fastmux", "kernels"):  # the link: seen as kernels/ already
+            if parts[0] == "fastmux" and parts[1] in LINKED:  # the link: seen under its own name already
                 continue
-            parts = ("fastmux", *parts) if folder == "kernels" else parts
+            parts = ("fastmux", *parts) if folder in LINKED else parts
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), file
 
 

@@ -19,7 +19,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from sources import FOLDERS, ROOT, imports, python_files, within
+from sources import FOLDERS, LINKED, ROOT, imports, python_files, within
 from thoroughness import on_request
 from transformers import BertConfig
 from transformers.utils import import_utils
@@ -142,12 +142,25 @@ def test_wheel_ships_fastmux_and_nothing_else(wheel: Path) -> None:
     assert shipped_modules == library
 
 
-def test_wheel_holds_the_kernels_as_files(wheel: Path) -> None:
-    kernels = sorted((ROOT / "kernels").rglob("*.py"))
-    assert kernels
+@pytest.mark.parametrize(("folder", "endings"), [("kernels", {".py"}), ("training", {".py", ".yaml", ".json"})])
+def test_wheel_holds_what_is_linked_as_files(folder: str, endings: set[str], wheel: Path) -> None:
+    files = [file for file in (ROOT / folder).rglob("*") if file.suffix in endings]
+    assert files
     with zipfile.ZipFile(wheel) as archive:
-        for file in kernels:
-            assert archive.read(f"fastmux/kernels/{file.relative_to(ROOT / 'kernels')}") == file.read_bytes()
+        for file in files:
+            assert archive.read(f"fastmux/{file.relative_to(ROOT)}") == file.read_bytes()
+
+
+def test_a_model_is_trained_where_there_is_only_the_wheel(wheel: Path, metadata: object, tmp_path: Path) -> None:
+    code = (
+        "from fastmux.cli.main import main\n"
+        "main(['train', '--max_steps', '1', '--groupings', '1', '--variants', 'plain', '--output_dir', 'run'])\n"
+        "import fastmux.training.train as train\n"
+        "result = train.__file__"
+    )
+    file = python(code, cwd=tmp_path, path=(wheel.parent / "installed",))
+    assert Path(file).is_relative_to(wheel.parent / "installed")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["variants"]["plain"]
 
 
 def test_tuned_tables_are_in_wheel_and_source_archive(wheel: Path) -> None:
@@ -181,10 +194,11 @@ def test_wheel_imports_outside_the_repository(wheel: Path, metadata: object, tmp
         assert Path(file).is_relative_to(site)
 
 
-def test_the_link_is_relative_and_kernels_is_no_package() -> None:
-    link = ROOT / "fastmux" / "kernels"
-    assert link.is_symlink()
-    assert os.readlink(link) == "../kernels"
+def test_the_links_are_relative_and_kernels_is_no_package() -> None:
+    for name in LINKED:
+        link = ROOT / "fastmux" / name
+        assert link.is_symlink()
+        assert os.readlink(link) == f"../{name}"
     # With an __init__.py, the folder in the repository root would hide Hugging Face's package.
     assert not list((ROOT / "kernels").rglob("__init__.py"))
 
@@ -265,7 +279,7 @@ OPTIONAL = {
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("fastmux", "training"), ()),  # a plain install runs `python training/train.py`
+        (("fastmux",), ()),  # a plain install runs `fastmux train`
         (("fastmux.exporting",), ("export",)),
         (("fastmux.passes",), ("onnx",)),
         (("fastmux.passes.runtimes.ctranslate2", "fastmux.exporting.ctranslate2_file"), ("ctranslate2",)),

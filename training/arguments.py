@@ -17,6 +17,8 @@ Below are this program's own arguments; then the values of a recipe, of which ea
 training/recipes/TASK.yaml; then the arguments of the Hugging Face Trainer, which hold for every stage if they are
 given: --bf16, --gradient_accumulation_steps 4, --max_steps 20.
 
+`python training/train.py` in a clone and `fastmux train` where the package is installed are the same program.
+
 examples:
   python training/train.py
   python training/train.py --task sst2 --data-dir DIR --variants plain unbind
@@ -33,7 +35,9 @@ examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
@@ -168,7 +172,7 @@ def make_parser() -> HfArgumentParser:
     """The parser, whose ``--help`` explains the program first."""
     parser = HfArgumentParser(
         (RunOptions, Recipe, TrainerArguments),
-        usage="train.py [--task TASK] [--output_dir DIR] [--resume] [argument ...]",
+        usage=f"{Path(sys.argv[0]).name} [--task TASK] [--output_dir DIR] [--resume] [argument ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

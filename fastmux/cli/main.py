@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import fastmux
-from fastmux.cli import calibrate, convert, env, export, predict, search, serve
+from fastmux.cli import calibrate, convert, env, export, predict, search, serve, train
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
 from fastmux.distribution import MissingExtraError
@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callab
     "export": (export.add_parser, export.run),
     "predict": (predict.add_parser, predict.run),
     "serve": (serve.add_parser, serve.run),
+    "train": (train.add_parser, train.run),
     "env": (env.add_parser, env.run),
 }
 
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(
                 f"there is no command {typed[0]!r}, expected one of {', '.join(commands)}{near(typed[0], commands)}"
             )
+        if typed[0] == "train":  # a program of its own, with a parser of its own
+            return train.run(argparse.Namespace(arguments=typed[1:]))
         commands[typed[0]].check_known(typed[1:])
     else:
         parser.check_known(typed[:1])

@@ -36,7 +36,11 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, None])
+#: `train` is a program with a parser of its own, whose help lists the arguments of transformers.
+OWN = [command for command in COMMANDS if command != "train"]
+
+
+@pytest.mark.parametrize("command", [*OWN, None])
 def test_help_answers_without_torch(command):
     arguments = ["--help"] if command is None else [command, "--help"]
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, timeout=60)
@@ -45,14 +49,14 @@ def test_help_answers_without_torch(command):
 
 
 EXAMPLE = "for example: fastmux predict my-model reviews.txt --output labels.jsonl"
-COMMAND = "expected one of convert, calibrate, export, predict, serve, env"
+COMMAND = "expected one of search, convert, calibrate, export, predict, serve, train, env"
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ("predcit", f"fastmux: there is no command 'predcit', {COMMAND}; did you mean predict?"),
-        ("train", f"fastmux: there is no command 'train', {COMMAND}"),
+        ("label", f"fastmux: there is no command 'label', {COMMAND}"),
         ("--verson", "fastmux: there is no option --verson; did you mean --version?"),
         ("predict", f"fastmux predict: MODEL, INPUT and --output are missing; {EXAMPLE}"),
         ("predict m t.txt", f"fastmux predict: --output is missing; {EXAMPLE}"),
@@ -92,7 +96,7 @@ def test_values_are_no_options(typed, place):
     )
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", OWN)
 def test_examples_of_the_help_parse(command):
     parser, commands = build()
     lines = [line.split("   #")[0].split() for line in (commands[command].epilog or "").splitlines()]
@@ -102,6 +106,13 @@ def test_examples_of_the_help_parse(command):
     for line in shown:
         commands[command].check_known(line)
         assert parser.parse_args(line).command == command
+
+
+def test_train_is_the_program_of_that_name(typed, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fastmux"])
+    assert "fastmux train: error: argument --task: invalid choice: 'nothing'" in typed("train", "--task", "nothing")[2]
+    assert typed("train", "--resume", "--task", "sst2")[2].startswith("fastmux train: --resume: runs/sst2 holds no run")
+    assert typed("train", "--help")[1].startswith("usage: fastmux train [--task TASK]")
 
 
 def test_interrupted_it_says_so():
