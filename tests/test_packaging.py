@@ -152,12 +152,8 @@ def test_wheel_holds_what_is_linked_as_files(folder: str, endings: set[str], whe
 
 
 def test_a_model_is_trained_where_there_is_only_the_wheel(wheel: Path, metadata: object, tmp_path: Path) -> None:
-    code = (
-        "from fastmux.cli.main import main\n"
-        "main(['train', '--max_steps', '1', '--groupings', '1', '--variants', 'plain', '--output_dir', 'run'])\n"
-        "import fastmux.training.train as train\n"
-        "result = train.__file__"
-    )
+    few = ["train", "--max_steps", "1", "--groupings", "1", "--variants", "plain", "--output_dir", "run"]
+    code = f"from fastmux.cli.main import main, train\nmain({few})\nresult = train.__file__"
     file = python(code, cwd=tmp_path, path=(wheel.parent / "installed",))
     assert Path(file).is_relative_to(wheel.parent / "installed")
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["variants"]["plain"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import fastmux
-from fastmux.cli.parser import Parser, Typed, integer, number
-from fastmux.cli.settings import MODEL_HELP, add_text
+from fastmux.cli.parser import Parser, integer, number
+from fastmux.cli.settings import MODEL_HELP, add_settings, add_text
 from fastmux.labelling.settings import LabellingSettings
-from fastmux.settings import descriptions
 
 DESCRIPTION = """\
 Find out of which rows a fast model should not be trusted. Rows of which it is less sure than a threshold go through
@@ -26,6 +25,7 @@ examples:
 
 #: The most rows that are read: enough for an interval of half a point.
 _ROWS = 10_000
+#: Settings of `fastmux predict` that say where and how both models run.
 _PLACED = ("runtime", "precision", "device")
 
 
@@ -56,10 +56,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
         "--max_length", type=integer(1), help="The most tokens of a row. By default as many as the model has room for."
     )
     parser.add_argument("--truncation", action="store_true", help="Cut longer rows there; otherwise they are refused.")
-    described, fields = descriptions(LabellingSettings), LabellingSettings.__dataclass_fields__
-    for name in _PLACED:  # where and how both models run, as predict says it
-        allowed = fields[name].metadata.get("allowed")
-        parser.add_argument(f"--{name}", type=Typed(allowed) if allowed else str, help=described[name])
+    add_settings(parser, LabellingSettings, _PLACED)
     return parser
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -37,10 +38,13 @@ def add_text(parser: Parser, what: str, required: bool = False) -> None:
     parser.also["texts"] = "--text"
 
 
-def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Add an option for each field of a dataclass. A field that is False by default becomes a switch."""
+def add_settings(parser: argparse.ArgumentParser, settings: type, names: Collection[str] | None = None) -> None:
+    """Add an option for each field of a dataclass, or for those of some names. A field that is False by default becomes
+    a switch."""
     described = descriptions(settings)
     for setting in fields(settings):
+        if names is not None and setting.name not in names:
+            continue
         text = re.sub("``(.+?)``", r"--\1", described.get(setting.name, "")).replace("%", "%%")
         options: dict[str, Any] = {"action": "store_true"}
         if setting.default is not False:
