@@ -59,6 +59,8 @@ LATE = {
     "accelerate": "offloaded weights alone need it",
     "onnxruntime": "an extra, `onnx`",
     "ctranslate2": "an extra, `ctranslate2`",
+    "openvino": "a peer, which is measured where it is installed",
+    "bench.runtime_peers": "needs what the extra `export` brings",
     "fastmux.exporting.row_int8": "needs onnx, of the extra `export`",
     "datasets": "takes torch's time to import, and files need nothing of it",
     "torch.distributed": "processes that share work alone need it, and have it",
