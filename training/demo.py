@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> dict:
     resume = ["--resume"] if run.settings.is_file() else []
     task = ["--task", StdlibTask.name, "--variants", PLAIN, MUX, "--output_dir", str(run.path)]
     # It starts from the plain encoder, whose head reads the first position: its own does, too, which is the fastest.
-    task += ["--sequence_summary", "first", "--mux_task_epochs", "5"]
+    task += ["--sequence_summary", "first", "--mux_task_epochs", "5", "--groupings", "3"]
     trained = train.main([*task, *resume, *others])
 
     say("2. search: a faster model that answers as the plain one does, from text without labels")
@@ -87,14 +87,15 @@ def main(argv: list[str] | None = None) -> dict:
 
     say("3. label passages that were kept apart")
     apart = data.evaluation["validation"]
-    labelled = fastmux.predict(folder, apart.select_columns("text"), num_workers=0, disable_tqdm=True).dataset["label"]
+    as_trained = {"truncation": True, "num_workers": 0, "disable_tqdm": True}
+    labelled = fastmux.predict(folder, apart.select_columns("text"), **as_trained).dataset["label"]
     right = [data.labels[true] == said for true, said in zip(apart["label"], labelled, strict=True)]
     accuracies = {name: found.scores["validation"][trained.metric].mean for name, found in trained.variants.items()}
     accuracies[FOUND] = sum(right) / len(right)
     folders = {PLAIN: run.model(PLAIN), MUX: run.model(MUX), FOUND: folder}
     speeds = _speeds(folders, apart["text"])
     instances = trained.settings["recipe"]["num_instances"]
-    what = {PLAIN: "the plain encoder", MUX: f"a T-MUX: {instances} rows in one pass"}
+    what = {PLAIN: "the plain encoder", MUX: f"a T-MUX, {instances} rows in one pass"}
     what[FOUND] = f"found by search: {searched.chosen.words}, {searched.chosen.precision}"
     result = {
         "environment": environment(),
@@ -131,8 +132,8 @@ def sentence(result: dict) -> str:
 
     return (
         f"On {result['rows']:,} passages that were kept apart the plain encoder has an accuracy of "
-        f"{plain['accuracy']:.3f}; {mux['what']}, has {beside(mux)}; what search found from text without labels "
-        f"({found['what'].partition(': ')[2]}) has {beside(found)}."
+        f"{plain['accuracy']:.3f}; {mux['what']}, has {beside(mux)}; what search found from text without labels, "
+        f"{found['what'].partition(': ')[2]}, has {beside(found)}."
     )
 
 
