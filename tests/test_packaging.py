@@ -151,6 +151,7 @@ def test_wheel_holds_what_is_linked_as_files(folder: str, endings: set[str], whe
             assert archive.read(f"fastmux/{file.relative_to(ROOT)}") == file.read_bytes()
 
 
+@on_request
 def test_a_model_is_trained_where_there_is_only_the_wheel(wheel: Path, metadata: object, tmp_path: Path) -> None:
     few = ["train", "--max_steps", "1", "--groupings", "1", "--variants", "plain", "--output_dir", "run"]
     code = f"from fastmux.cli.main import main, train\nmain({few})\nresult = train.__file__"

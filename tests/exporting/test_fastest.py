@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from huggingface_hub.utils import _cache_assets
+from thoroughness import on_request
 
 import fastmux
 from fastmux.labelling import fastest, loading
@@ -146,7 +147,7 @@ def test_without_a_package_it_is_no_candidate(monkeypatch):
     assert "ctranslate2 is not installed" in left["ctranslate2 int8"]
 
 
-@pytest.mark.parametrize("kind", ["plain", "unbind"])
+@pytest.mark.parametrize("kind", ["plain", pytest.param("unbind", marks=on_request)])
 def test_it_is_timed_once(kind, folder, texts, monkeypatch, caplog):
     model = folder(kind)
     caplog.set_level("INFO", "fastmux")
@@ -194,6 +195,7 @@ def test_it_is_timed_again_where_something_is_other(change, folder, models, text
     assert raced[3:] == ["float32"]
 
 
+@on_request
 def test_a_fallback_is_chosen_too(folder, texts, monkeypatch):
     raced = []
 

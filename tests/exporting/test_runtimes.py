@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub.utils import _cache_assets
+from thoroughness import on_request
 from transformers import BertForSequenceClassification
 
 import fastmux
@@ -97,7 +98,9 @@ def test_other_weights_and_another_tokenizer_are_exported_anew(folder, models, t
     assert len(list((model / ".fastmux").glob("onnx*"))) == 1, "what is kept of former weights"
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "former version"])
+@pytest.mark.parametrize(
+    "damage", ["cut", *(pytest.param(how, marks=on_request) for how in ("gone", "former version"))]
+)
 def test_what_is_damaged_is_made_again(damage, folder, texts, exports):
     model = folder("plain")
     expected = fastmux.Labeller(model, **ONNX)(texts)
@@ -131,6 +134,7 @@ def test_neither_it_nor_the_cache(folder, cache, monkeypatch):
         fastmux.Labeller(model, **ONNX)
 
 
+@on_request
 def test_a_model_of_the_hub(folder, texts, exports, cache, tmp_path, monkeypatch):
     """In Hugging Face's cache, as it was loaded before."""
     hub = tmp_path / "hub" / "models--someone--reviews"
@@ -159,6 +163,7 @@ def test_a_model_in_memory(models, tokenizer, texts, exports, cache):
     assert len(exports) == 1 and cache in exports[0].parents
 
 
+@on_request
 def test_a_tokenizer_that_is_given_counts(folder, tokenizer, texts, exports):
     model = folder("plain")
     fastmux.Labeller(model, **ONNX)

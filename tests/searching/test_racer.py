@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from datasets import Dataset
+from thoroughness import on_request
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -129,6 +130,7 @@ fastmux.search(model, fastmux.read_texts([text]), output_dir, speedup=1.5, max_s
 """
 
 
+@on_request
 def test_a_killed_search_makes_the_same_choice(saved, texts, tmp_path):
     (tmp_path / "text.txt").write_text("\n".join(texts))
 

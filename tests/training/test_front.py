@@ -12,6 +12,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from thoroughness import on_request
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast, TrainingArguments
 
 from fastmux.passes.engine import Engine
@@ -68,7 +69,7 @@ def arguments(files, task: str, output, *more: str) -> list[str]:
     return [word for name, value in given.items() for word in (f"--{name}", str(value))] + list(more)
 
 
-@pytest.mark.parametrize("task", ["sst2", "conll2003"])
+@pytest.mark.parametrize("task", [pytest.param("sst2", marks=on_request), "conll2003"])
 def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path):
     out = tmp_path / "out"
     result = front.main(arguments(files, task, out))
