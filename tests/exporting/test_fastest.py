@@ -225,6 +225,7 @@ def test_the_second_start_needs_no_torch_where_torch_does_not_win(folder, texts,
     assert (ended.stdout, ended.stderr) == ("[]\n", "")
 
 
+@on_request
 def test_rows_that_cannot_be_labelled_decide_nothing(folder):
     model = folder("plain")
     found = fastmux.predict(model, ["", " "], num_workers=0, disable_tqdm=True, **AUTO)

@@ -84,6 +84,7 @@ def test_it_is_exported_once_in_each_precision(folder, texts, exports):
     assert [name.rpartition("-")[0] for name in there] == ["", "onnxruntime-float32", "onnxruntime-int8"]
 
 
+@on_request
 def test_other_weights_and_another_tokenizer_are_exported_anew(folder, models, tokenizer, texts, exports):
     model = folder("plain")
     fastmux.Labeller(model, **ONNX)
@@ -185,6 +186,7 @@ def test_longer_rows_than_usual_may_be_asked_for(folder, tokenizer):
         fastmux.Labeller(model, **ONNX, max_length=33)
 
 
+@on_request
 def test_a_cascade_runs_in_it_as_a_whole(folder, texts, exports):
     fast, good = folder("unbind"), folder("plain")
     both = {"fallback": good, "min_confidence": 0.9}
