@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from thoroughness import on_request
 
 import bench.ops.__main__ as ops
 from bench import everything, machine, processes
@@ -130,6 +131,7 @@ def test_tests_go_on_past_files_that_cannot_be_collected(tmp_path):
     assert "No module named 'tqdm'" in missing.text
 
 
+@on_request
 def test_tests_that_are_interrupted_leave_their_outcomes(tmp_path):
     tests = "import time\n\n\ndef test_one():\n    pass\n\n\ndef test_two():\n    time.sleep(60)\n"
     (tmp_path / "test_slow.py").write_text(tests)

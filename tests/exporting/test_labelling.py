@@ -9,6 +9,7 @@ import sys
 import classifiers
 import pytest
 from fastapi.testclient import TestClient
+from thoroughness import on_request
 
 import fastmux
 from fastmux.serving.app import create_app
@@ -153,6 +154,7 @@ def test_without_torch(program, precision, exported, rows_file, tmp_path):
     assert ended.stdout.splitlines()[-1].startswith("[] ")
 
 
+@on_request
 def test_the_command(models, tokenizer, texts, tmp_path):
     models["plain"].save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
