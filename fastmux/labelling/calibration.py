@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from fastmux.files import write_json
 from fastmux.labelling.labeller import Labeller
-from fastmux.labelling.threshold import CASCADE, Calibration
+from fastmux.labelling.threshold import CASCADE, Calibration, fallback_digest
 from fastmux.passes.cascade import beside_unseen, interval
 from fastmux.passes.timer import rates
 from fastmux.settings import Number
@@ -116,7 +116,7 @@ def calibrate(
         fallback_share=found.fallback,
         rows=found.rows,
         copies=copies,
-        fallback=labeller.fallback_digest,
+        fallback=fallback_digest(labeller.fallback),
         rows_per_second={name: rate.rows_per_second for name, rate in speeds.items()},
     )
     write_json(folder / CASCADE, asdict(calibration))

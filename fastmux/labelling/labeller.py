@@ -16,7 +16,7 @@ from fastmux.labelling.loading import AnyClassifier, Asked, Loaded, Model, load,
 from fastmux.labelling.memory_rows import ROWS, Tokenised, parsed_row
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_runtime
-from fastmux.labelling.threshold import fallback_digest, stored_calibration
+from fastmux.labelling.threshold import stored_calibration
 from fastmux.passes.cascade import CascadeThreshold
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens, concatenate
@@ -120,13 +120,14 @@ class Labeller:
             for every in (False, True)
         }
         behind_it: Engine | None = None
-        #: The name and the digest of the fallback.
-        self.fallback_name = self.fallback_digest = None
+        #: The fallback and its name.
+        self.fallback: AnyClassifier | None = None
+        self.fallback_name = None
         if fallback is not None:
-            behind, behind_it = self._behind(fallback, texts)
-            self.fallback_name, self.fallback_digest = _name(fallback), fallback_digest(behind)
+            self.fallback, behind_it = self._behind(fallback, texts)
+            self.fallback_name = _name(fallback)
             if self._calibration is not None:
-                self._calibration.check(behind)
+                self._calibration.check(self.fallback)
         loaded = self._settled(loaded, texts)
         self.placement, self._classifier = loaded.placement, loaded.classifier
         self.model_class = self._classifier.model_class

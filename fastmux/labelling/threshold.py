@@ -67,7 +67,7 @@ class Calibration:
         return found
 
     def check(self, fallback: AnyClassifier) -> None:
-        """Raise ValueError for another fallback than it was found with."""
+        """Raise ValueError for another fallback than it was found with. This reads all of the fallback's weights."""
         if fallback_digest(fallback) != self.fallback:
             raise ValueError(
                 f"the fallback is another model than the one that {CASCADE} was made with; give min_confidence, or run "
