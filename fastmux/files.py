@@ -7,6 +7,7 @@ name is in the result's own folder, since that may be a link or another file sys
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -160,3 +161,28 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_output_dir(folder: Path, record: Path, identity: dict, what: str) -> None:
+    """Raise ValueError for a folder that has other content than unfinished work with the same settings.
+
+    Args:
+        folder: The folder. That it is missing or empty is fine.
+        record: The file in it that says of unfinished work which settings it has.
+        identity: The settings, as JSON can hold them.
+        what: The work, for the message: "conversion".
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"output_dir is {str(folder)!r}, which is a file; expected a folder")
+    if record.is_file():
+        if changed := changes(read_json(record), json.loads(json.dumps(identity))):
+            raise ValueError(f"output_dir {str(folder)!r} holds an unfinished {what} with other settings: {changed}")
+    elif any(folder.iterdir()):
+        raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
+
+
+def digest_of(value: object) -> str:
+    """A digest of what JSON can hold; of anything else, of how it prints."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

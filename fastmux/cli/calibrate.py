@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import fastmux
 from fastmux.cli.parser import Parser, integer, number
-from fastmux.cli.settings import MODEL_HELP, add_settings, add_text
+from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, text_rows
 from fastmux.labelling.settings import LabellingSettings
 
 DESCRIPTION = """\
@@ -62,10 +63,9 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Calibrate, and print what came of it."""
-    rows = fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format)[:_ROWS]
     found = fastmux.calibrate(
         options.model,
-        [row if isinstance(row, str) else {"text": row[0], "text_pair": row[1]} for row in rows],
+        list(itertools.islice(text_rows(options), _ROWS)),
         fallback=options.fallback,
         agreement=options.agreement,
         copies=options.copies,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import fastmux
 from fastmux.cli.parser import OneOf, Parser, Typed, integer
-from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, given
+from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, given, text_rows
 from fastmux.distribution import install_line
 from fastmux.serving.settings import ServingSettings
 from fastmux.settings import Number
@@ -99,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
         server.log_as_json(options.log_level)
         from fastmux.serving import app
 
-        texts = None if options.text is None else _rows(options)
+        texts = None if options.text is None else text_rows(options)
         served = app.create_app(options.model, settings=settings, fallback=options.fallback, texts=texts)
         server.run(served, options.host, options.port, options.shutdown_seconds, bound)
     except ModuleNotFoundError as error:
@@ -119,12 +117,6 @@ def _check_text(options: argparse.Namespace) -> None:
     for path in options.text or ():
         if not Path(path).is_file():
             raise ValueError(f"{path} is not there")
-
-
-def _rows(options: argparse.Namespace) -> Iterator[str | dict[str, str]]:
-    """The rows of --text, which are read when the first one is asked for: that needs torch."""
-    for row in fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format):
-        yield row if isinstance(row, str) else {"text": row[0], "text_pair": row[1]}
 
 
 def _ended(number: int, frame: FrameType | None) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from typing import Any
 
+import fastmux
 from fastmux.cli.parser import OneOf, Parser, Typed
 from fastmux.settings import descriptions
 from fastmux.tables.kinds import INPUT_FORMATS
@@ -36,6 +37,13 @@ def add_text(parser: Parser, what: str, required: bool = False) -> None:
         help="The format of all FILEs. By default the endings of their names tell it.",
     )
     parser.also["texts"] = "--text"
+
+
+def text_rows(options: argparse.Namespace) -> Iterator[str | dict[str, str]]:
+    """The rows of ``--text`` as a `fastmux.Labeller` takes them; read when the first one is asked for, as that needs
+    torch."""
+    for row in fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format):
+        yield row if isinstance(row, str) else {"text": row[0], "text_pair": row[1]}
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type, names: Collection[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -32,7 +31,7 @@ from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize
-from fastmux.files import changes, read_json, remove, write_json
+from fastmux.files import check_output_dir, digest_of, remove, write_json
 from fastmux.labelling.classifier import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
@@ -125,9 +124,9 @@ def convert(
     if len(texts) < least:
         raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept apart to measure on")
     folder, work = Path(output_dir), Path(output_dir) / _WORK
-    identity = {**asdict(settings), "trainer": trainer, "texts": _digest(texts), "model": _weights_digest(original)}
+    identity = {**asdict(settings), "trainer": trainer, "texts": digest_of(texts), "model": _weights_digest(original)}
     identity = json.loads(json.dumps(identity, default=str))
-    _check_folder(folder, identity)
+    check_output_dir(folder, work / _SETTINGS, identity, "conversion")
 
     set_seed(settings.seed)
     rows = tokenize(texts, tokenizer, settings.max_length)
@@ -150,7 +149,7 @@ def convert(
     work.mkdir(parents=True, exist_ok=True)
     write_json(work / _SETTINGS, identity)
     teacher = compute_teacher_outputs(
-        original, tokenizer, train, work / "teacher", fingerprint=_digest(identity), first_only=first_only
+        original, tokenizer, train, work / "teacher", fingerprint=digest_of(identity), first_only=first_only
     )
     widths = {name: getattr(settings, name) for name in WIDTHS}
     narrow = narrowed_for(original, train, tokenizer, **widths)
@@ -225,30 +224,10 @@ def _check_alone() -> None:
         )
 
 
-def _check_folder(folder: Path, identity: dict) -> None:
-    """Raise ValueError for a folder that has other content than an unfinished conversion with the same settings."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"output_dir is {str(folder)!r}, which is a file; expected a folder")
-    record = folder / _WORK / _SETTINGS
-    if record.is_file():
-        if changed := changes(read_json(record), identity):
-            raise ValueError(
-                f"output_dir {str(folder)!r} holds an unfinished conversion with other settings: {changed}"
-            )
-    elif any(folder.iterdir()):
-        raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def _weights_digest(model: PreTrainedModel) -> str:
     """A digest of the shapes and a few values of all weights, to tell models apart."""
     sample = {
         name: [list(t.shape), t.flatten()[:: max(1, t.numel() // 16)].float().tolist()]
         for name, t in model.state_dict().items()
     }
-    return _digest(sample)
+    return digest_of(sample)

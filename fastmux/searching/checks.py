@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import shutil
 from os import PathLike
 from pathlib import Path
@@ -13,7 +11,6 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.teacher import teacher_bytes
-from fastmux.files import changes, read_json
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
 from fastmux.searching.measure import Part
@@ -43,19 +40,6 @@ def checked_classifier(
             "made from"
         )
     return classifier
-
-
-def check_folder(folder: Path, record: Path, identity: dict) -> None:
-    """Raise ValueError for a folder that has other content than a search with the same settings that did not finish."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"output_dir is {str(folder)!r}, which is a file; expected a folder")
-    if record.is_file():
-        if changed := changes(read_json(record), json.loads(json.dumps(identity))):
-            raise ValueError(f"output_dir {str(folder)!r} holds an unfinished search with other settings: {changed}")
-    elif any(folder.iterdir()):
-        raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
 
 
 def check_disk(folder: Path, rows: SearchRows, classifier: Classifier) -> None:
@@ -96,8 +80,3 @@ def check_labels(part: Part, names: list[str]) -> float:
             f"apart one label, {said}: agreement with it means nothing; give text of all kinds that it tells apart"
         )
     return share
-
-
-def digest_of(value: object) -> str:
-    """A digest of what JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

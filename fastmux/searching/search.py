@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.texts import Row, check_texts
-from fastmux.files import remove, replacing_files, write_json
+from fastmux.files import check_output_dir, digest_of, remove, replacing_files, write_json
 from fastmux.labelling.threshold import CASCADE, Calibration
 from fastmux.models.joined import JoinedPreTrainedModel
 from fastmux.passes.runtimes.record import RECORD, RuntimeRecord
 from fastmux.searching import verdict as verdicts
 from fastmux.searching.card import search_card
-from fastmux.searching.checks import check_disk, check_folder, check_labels, checked_classifier, digest_of
+from fastmux.searching.checks import check_disk, check_labels, checked_classifier
 from fastmux.searching.forms import Form
 from fastmux.searching.found import Found
 from fastmux.searching.labels import read_labels
@@ -107,7 +107,7 @@ def search(
         truth = read_labels(labels, classifier.names, classifier.problem_type)
     folder, record = Path(output_dir), Path(output_dir) / _WORK / _SETTINGS
     identity = {**asdict(settings), "texts": digest_of(texts), "labels": digest_of(labels), **classifier.fingerprint()}
-    check_folder(folder, record, identity)
+    check_output_dir(folder, record, identity, "search")
     length = min(settings.max_length, classifier.max_length(None))
     rows = SearchRows.of(texts, truth, classifier, length, settings.seed)
     check_disk(folder, rows, classifier)

@@ -49,6 +49,18 @@ def models(tokenizer):
     return {name: model.eval() for name, model in found.items()}
 
 
+@pytest.fixture
+def folder(models, tokenizer, tmp_path):
+    """``folder("plain")`` is a Hugging Face folder of a model, of this test alone."""
+
+    def stored(kind: str) -> Path:
+        models[kind].save_pretrained(tmp_path / kind)
+        tokenizer.save_pretrained(tmp_path / kind)
+        return tmp_path / kind
+
+    return stored
+
+
 @pytest.fixture(scope="session")
 def exported(models, tokenizer, texts, tmp_path_factory):
     """``exported("rows", "int8")`` is the folder of an exported model."""

@@ -29,16 +29,6 @@ def few_rows(monkeypatch, tmp_path):
     monkeypatch.setattr(_cache_assets, "HF_ASSETS_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def folder(models, tokenizer, tmp_path):
-    def stored(kind):
-        models[kind].save_pretrained(tmp_path / kind)
-        tokenizer.save_pretrained(tmp_path / kind)
-        return tmp_path / kind
-
-    return stored
-
-
 class Fake:
     """Answers a row with its first token's place among three labels, as changed by ``change``; never quickly."""
 

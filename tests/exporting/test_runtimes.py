@@ -22,18 +22,6 @@ from fastmux.labelling.classifier import Classifier
 ONNX = {"runtime": "onnxruntime"}
 
 
-@pytest.fixture
-def folder(models, tokenizer, tmp_path):
-    """``folder("plain")`` is a Hugging Face folder of a model."""
-
-    def stored(kind):
-        models[kind].save_pretrained(tmp_path / kind)
-        tokenizer.save_pretrained(tmp_path / kind)
-        return tmp_path / kind
-
-    return stored
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """Where models are kept that cannot be kept beside themselves."""

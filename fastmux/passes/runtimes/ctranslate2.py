@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import safe_open
 
 from fastmux.distribution import of_extra
 from fastmux.passes.processor import threads
-from fastmux.passes.runtimes.record import RuntimeRecord
+from fastmux.passes.runtimes.exported import ExportedRuntime
 
 #: Of an exported folder: the folder of CTranslate2's files, and the file of the head.
 MODEL_FOLDER, HEAD = "ctranslate2", "head.safetensors"
@@ -28,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class CTranslate2Runtime:
+class CTranslate2Runtime(ExportedRuntime):
     """An exported encoder; see `fastmux.passes.runtimes.Runtime`.
 
     Args:
@@ -41,8 +40,7 @@ class CTranslate2Runtime:
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None):
-        self.record = RuntimeRecord.load(folder)
-        self.check(self.record.precision)
+        super().__init__(folder)
         import ctranslate2
 
         self._view = ctranslate2.StorageView.from_array
@@ -56,19 +54,10 @@ class CTranslate2Runtime:
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"CTranslate2 does not take {self.record.file}: {error}") from error
         self._head = _layers(folder / HEAD)
-        self.layout, self.per_token = self.record.layout, self.record.per_token
-        self.num_instances, self.num_labels = self.layout.rows, len(self.record.labels)
-        self.weights = self.record.weights
-        self.problem_type, self.pad_token_id = self.record.problem_type, self.record.pad_token_id
 
     @staticmethod
     def check(precision: str) -> None:
-        """Whether it runs here, in that precision.
-
-        Raises:
-            ValueError: This processor cannot run the precision.
-            ImportError: ctranslate2 is not installed.
-        """
+        """See `ExportedRuntime`."""
         with of_extra("ctranslate2", "a model in CTranslate2"):
             ctranslate2 = importlib.import_module("ctranslate2")
         there = ctranslate2.get_supported_compute_types("cpu")
@@ -88,10 +77,6 @@ class CTranslate2Runtime:
         for weight, bias, activation in self._head:
             states = ACTIVATIONS[activation](_product(states, weight) + bias)
         return lambda: states
-
-    def ready(self) -> contextlib.AbstractContextManager[None]:
-        """See `Runtime`."""
-        return contextlib.nullcontext()
 
 
 def _product(x: np.ndarray, weight: np.ndarray) -> np.ndarray:

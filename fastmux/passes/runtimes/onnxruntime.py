@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ import numpy as np
 
 from fastmux.distribution import of_extra
 from fastmux.passes.processor import check_bytes, threads
-from fastmux.passes.runtimes.record import RuntimeRecord
+from fastmux.passes.runtimes.exported import ExportedRuntime
 
 
-class OnnxRuntime:
+class OnnxRuntime(ExportedRuntime):
     """An exported model; see `fastmux.passes.runtimes.Runtime`.
 
     Args:
@@ -27,8 +26,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None):
-        self.record = RuntimeRecord.load(folder)
-        self.check(self.record.precision)
+        super().__init__(folder)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -43,19 +41,10 @@ class OnnxRuntime:
         except Exception as error:  # of a library that raises classes of its own
             raise ValueError(f"ONNX Runtime does not take {self.record.file}: {error}") from error
         self._names = [given.name for given in self._session.get_inputs()]
-        self.layout, self.per_token = self.record.layout, self.record.per_token
-        self.num_instances, self.num_labels = self.layout.rows, len(self.record.labels)
-        self.weights = self.record.weights
-        self.problem_type, self.pad_token_id = self.record.problem_type, self.record.pad_token_id
 
     @staticmethod
     def check(precision: str) -> None:
-        """Whether it runs here, in that precision.
-
-        Raises:
-            ValueError: This processor cannot run the precision.
-            ImportError: onnxruntime is not installed.
-        """
+        """See `ExportedRuntime`."""
         with of_extra("onnx", "a model in ONNX Runtime"):
             importlib.import_module("onnxruntime")
         if precision == "int8":
@@ -66,7 +55,3 @@ class OnnxRuntime:
         given = {name: inputs[name] if name in inputs else np.zeros_like(inputs["input_ids"]) for name in self._names}
         (logits,) = self._session.run(None, given)
         return lambda: logits
-
-    def ready(self) -> contextlib.AbstractContextManager[None]:
-        """See `Runtime`."""
-        return contextlib.nullcontext()
