@@ -86,6 +86,7 @@ TEST = [
     "psutil",
     "pytest>=8",
     "pytest-xdist",
+    "sentence-transformers>=5",
     "setuptools>=77",  # the tests build a wheel
 ]
 BENCH = [*SERVE, "psutil", "pytest>=8", "scikit-learn"]

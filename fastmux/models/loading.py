@@ -50,16 +50,16 @@ def _missing(name: str | PathLike) -> str | None:
     return None
 
 
-def read_tokenizer(name: str | PathLike) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer that is stored with a model.
+def read_tokenizer(name: str | PathLike, **hub) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer that is stored with a model; ``hub`` may have its ``subfolder``.
 
     Raises:
         ValueError: There is none.
     """
-    tokenizer = read_pretrained(AutoTokenizer, name, "tokenizer")
+    tokenizer = read_pretrained(AutoTokenizer, name, "tokenizer", **hub)
     # Without a tokenizer's files, transformers builds an empty one of the model's kind.
     files = tokenizer.vocab_files_names.values()
-    if not any(cached_file(name, f, _raise_exceptions_for_missing_entries=False) for f in files):
+    if not any(cached_file(name, f, _raise_exceptions_for_missing_entries=False, **hub) for f in files):
         raise ValueError(f"model {str(name)!r} has no tokenizer beside it, expected one of {', '.join(files)}")
     return tokenizer
 
