@@ -15,12 +15,14 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import importlib.util
 import zlib
 from pathlib import Path
 
 import pytest
 
 import fastmux
+from fastmux.testing import quick_interpreter
 
 _empty, _empty_like, _new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
 
@@ -36,6 +38,8 @@ def _poison(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def pytest_configure(config):
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        quick_interpreter()
     if os.environ.get("FASTMUX_HF_TESTS"):  # see test_hugging_face_common.py, whose marks are not ours
         marks = (
             "accelerate_tests",

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from models import BERT, batch
 from peft import LoraConfig, get_peft_model
-from thoroughness import ALL
+from thoroughness import ALL, on_request
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 
@@ -137,6 +137,7 @@ def test_onnx(head, demux, tmp_path):
         assert_agrees(torch.from_numpy(logits), model(**rows).logits.detach())
 
 
+@on_request
 def test_two_processes_take_the_step_of_one():
     """DDP and FSDP, with and without a prefix."""
     tests = Path(__file__).parent

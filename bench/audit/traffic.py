@@ -21,6 +21,7 @@ import torch
 from triton.runtime.interpreter import InterpreterBuilder
 
 from bench.audit.launches import calls
+from fastmux.testing import quick_interpreter
 
 # Small enough to interpret. Many groups for embedding_mux, whose partial sums are one row a chunk of groups, and long
 # rows of positions for pair_norm, whose partial sums are one row a group: in both, as in real batches. No more of
@@ -57,6 +58,7 @@ class Counter:
 
 def install(counter: Counter) -> None:
     """Count what the interpreter's builder moves."""
+    quick_interpreter()
 
     def wrap(name, before):
         original = getattr(InterpreterBuilder, name)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 import classifiers
 import pytest
 import torch
+from filelock import FileLock
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
 
 import fastmux
@@ -64,12 +66,18 @@ def folder(models, tokenizer, tmp_path):
 @pytest.fixture(scope="session")
 def exported(models, tokenizer, texts, tmp_path_factory):
     """``exported("rows", "int8")`` is the folder of an exported model."""
-    base = tmp_path_factory.mktemp("exported")
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all workers' models have the same weights: one of them exports
+        base = base.parent
 
     @functools.cache
     def written(name: str, precision: str, runtime: str) -> Path:
-        path = base / f"{name}-{precision}-{runtime}"
-        fastmux.export(models[name], path, tokenizer=tokenizer, runtime=runtime, precision=precision, texts=texts)
+        path = base / f"exported-{name}-{precision}-{runtime}"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                fastmux.export(
+                    models[name], path, tokenizer=tokenizer, runtime=runtime, precision=precision, texts=texts
+                )
         return path
 
     return lambda name, precision="float32", runtime="onnxruntime": written(name, precision, runtime)

@@ -201,6 +201,7 @@ def test_a_fallback_is_chosen_too(folder, texts, monkeypatch):
     assert [row["label"] for row in found(texts)] == [row["label"] for row in expected]
 
 
+@on_request
 def test_the_second_start_needs_no_torch_where_torch_does_not_win(folder, texts, tmp_path, monkeypatch):
     won = Choice("onnxruntime", "int8", {"torch float32": 1.0, "onnxruntime int8": 2.0}, {})
     monkeypatch.setattr(loading, "race", lambda *given: won)

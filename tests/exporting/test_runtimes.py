@@ -47,7 +47,7 @@ def near(one, other):
     assert all(abs(a["score"] - b["score"]) < 1e-3 for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["plain", "rows", "positions", "unbind"])
+@pytest.mark.parametrize("kind", ["plain", "rows", pytest.param("positions", marks=on_request), "unbind"])
 def test_it_answers_as_torch_does(kind, folder, texts, exports):
     model = folder(kind)
     near(fastmux.Labeller(model, **ONNX)(texts), fastmux.Labeller(model)(texts))
@@ -191,6 +191,7 @@ print([name for name in ("torch", "transformers", "datasets") if name in sys.mod
 """
 
 
+@on_request
 def test_two_at_once_export_once_and_the_next_needs_no_torch(folder, texts, tmp_path):
     model, rows = folder("plain"), tmp_path / "rows.txt"
     rows.write_text("\n".join(texts) + "\n")

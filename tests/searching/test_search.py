@@ -8,6 +8,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from thoroughness import on_request
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -90,6 +91,7 @@ def test_models_that_label_words(tagger, tokenizer, texts, tmp_path, in_torch_al
         search(tagger, texts, tmp_path / "other", tokenizer=tokenizer, labels=[0] * len(texts), **QUICK)
 
 
+@on_request
 def test_rows_with_several_labels(config, tokenizer, texts, tmp_path, in_torch_alone, known_speeds):
     torch.manual_seed(0)
     several = BertForSequenceClassification(

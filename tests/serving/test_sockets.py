@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from thoroughness import on_request
 
 from fastmux.cli.main import main
 from fastmux.serving.sockets import bind, problem
@@ -65,6 +66,7 @@ def test_every_address_of_a_host_has_the_same_port():
         one.close()
 
 
+@on_request
 @pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_an_address_of_ipv6(folders):
     try:

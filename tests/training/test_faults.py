@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from killing import file_size_limit
-from thoroughness import ALL
+from thoroughness import on_request
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification
@@ -25,7 +25,7 @@ SMALL = "--hidden_size 16 --num_heads 2 --num_layers 1 --intermediate_size 16 --
 SMALL += " --task_rows 4 --retrieval_rows 4 --groupings 1 --throughput_seconds 0.01 --use_cpu --disable_tqdm true"
 SMALL += " --max_steps 6 --variants plain unbind"
 #: ``FASTMUX_KILLS=20`` kills more often than the tests do by themselves.
-KILLS = os.environ.get("FASTMUX_KILLS", "5" if ALL else "3")
+KILLS = os.environ.get("FASTMUX_KILLS", "5")
 
 
 @pytest.fixture
@@ -44,7 +44,8 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith((".", "checkpoint-"))]
 
 
-@pytest.mark.parametrize("seed", [0])
+@on_request
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_that_is_killed_again_and_again_ends_as_it_would_have(arguments, tmp_path, seed):
     folder = tmp_path / "killed"
     done = subprocess.run(
