@@ -88,7 +88,9 @@ class CascadeThreshold:
     rows: int
 
 
-def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agreement: float) -> CascadeThreshold:
+def choose_min_confidence(
+    confidence: np.ndarray, agrees: np.ndarray, target_agreement: float, behind_agrees: np.ndarray | None = None
+) -> CascadeThreshold:
     """The lowest confidence at which the cascade's labels agree with the original's as often as asked.
 
     Choose on rows that nothing was trained on, and report figures on other rows: the agreement on these was chosen.
@@ -97,6 +99,8 @@ def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agr
         confidence: The fast model's confidence of each row, (B).
         agrees: Whether its label is the original's, (B).
         target_agreement: The share of the rows that is to have the original's label, in (0, 1].
+        behind_agrees: Whether what stands behind the fast model gives each row the original's label, (B): of the
+            original in 8 bits, say. If None, the original itself stands there.
 
     Raises:
         ValueError: There are no rows, the target is out of range, or it is reached only if all rows go through the
@@ -116,15 +120,18 @@ def choose_min_confidence(confidence: np.ndarray, agrees: np.ndarray, target_agr
         raise ValueError(f"target_agreement is {target_agreement}, expected a number above 0, up to 1")
     # Each threshold is the confidence of a row, and keeps all rows with that confidence.
     levels, level = np.unique(np.asarray(confidence, np.float64), return_inverse=True)
-    wrong = np.bincount(level, weights=~np.asarray(agrees, bool), minlength=len(levels))
+    behind = np.ones(rows, bool) if behind_agrees is None else np.asarray(behind_agrees, bool)
+    # What keeping the rows at a level changes, in wrong labels; at this level and above.
+    more_wrong = np.bincount(level, weights=behind.astype(int) - np.asarray(agrees, bool), minlength=len(levels))
     kept = np.bincount(level, minlength=len(levels))
-    wrong, kept = (values[::-1].cumsum()[::-1] for values in (wrong, kept))  # at this level and above
-    agreement = 1.0 - wrong / rows
+    more_wrong, kept = (values[::-1].cumsum()[::-1] for values in (more_wrong, kept))
+    agreement = 1.0 - ((~behind).sum() + more_wrong) / rows
     enough = np.flatnonzero(agreement >= target_agreement)
     if len(enough) == 0:
+        best = int(agreement.argmax())
         raise ValueError(
             f"target_agreement is {target_agreement}, which no threshold reaches on these {rows} rows: the best, "
-            f"keeping the {int(kept[-1])} most certain, is {agreement[-1]:.4f}"
+            f"keeping the {int(kept[best])} most certain, is {agreement[best]:.4f}"
         )
     first = int(enough[0])
     return CascadeThreshold(

@@ -20,6 +20,8 @@ from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
 
 ORIGINAL = "original"
 FLOAT32, INT8 = "float32", "int8"
+#: The name of the original in 8 bits.
+SMALL_ORIGINAL = f"{ORIGINAL}, 8 bits"
 
 
 @dataclass(frozen=True)

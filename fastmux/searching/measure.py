@@ -14,7 +14,7 @@ from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confiden
 from fastmux.passes.engine import Answered, Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
-from fastmux.searching.forms import ORIGINAL, Form
+from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL, Form
 from fastmux.searching.need import Need
 from fastmux.searching.points import Point
 from fastmux.searching.shares import Share, rows_of_words, same_labels
@@ -95,8 +95,7 @@ class Measure:
         Args:
             forms: By name, with the original's own in PyTorch as "original".
         """
-        original = forms[ORIGINAL].engine
-        chosen_on, engines = {}, {}
+        chosen_on, engines, behind = {}, {}, {}
         in_groups = partial(answers_in_groups, groupings=GROUPINGS, seed=self.seed)
         for name, form in forms.items():
             self.on_work(f"{name}: labels of the rows that choose")
@@ -106,11 +105,19 @@ class Measure:
         for name, form in forms.items():
             if form.model == ORIGINAL or form.engine.runtime.per_token:
                 continue
-            for threshold in self._thresholds(chosen_on[name], rough[name] / rough[ORIGINAL], need):
-                both = replace(form.engine, fallback=original, min_confidence=threshold)
-                label = f"{name} + original" + (" (99 %)" if f"{name} + original" in engines else "")
-                answers = [self._behind(logits, threshold) for logits in chosen_on[name]]
-                engines[label] = (form, both, answers)
+            # In 8 bits both models are: what `predict --precision int8` does.
+            originals = [SMALL_ORIGINAL, ORIGINAL] if form.precision == INT8 and SMALL_ORIGINAL in forms else [ORIGINAL]
+            for second in originals:
+                said = self.choosing.original if second == ORIGINAL else chosen_on[second][0]
+                own, behind_it = (rough[one] / rough[ORIGINAL] for one in (name, second))
+                thresholds = self._thresholds(chosen_on[name], said, own, behind_it, need)
+                for threshold in thresholds:
+                    both = replace(form.engine, fallback=forms[second].engine, min_confidence=threshold)
+                    label = f"{name} + {second}" + (" (99 %)" if f"{name} + {second}" in engines else "")
+                    engines[label] = (form, both, [self._behind(logits, said, threshold) for logits in chosen_on[name]])
+                    behind[label] = second
+                if thresholds:
+                    break  # the faster original does
         speeds = self._speeds({name: engine for name, (_, engine, _) in engines.items()}, _TURNS, forward=True)
         points = []
         for name, (form, engine, on_choosing) in engines.items():
@@ -127,7 +134,6 @@ class Measure:
                     runtime=form.runtime,
                     precision=form.precision,
                     multiplexed=form.multiplexed,
-                    cascade=engine.fallback is not None,
                     choosing=self.choosing.share(on_choosing),
                     agreement=self.reporting.share(answers),
                     score=self.reporting.score(answers),
@@ -136,24 +142,36 @@ class Measure:
                     speed_up_forward=speeds[name] / speeds[_FORWARD],
                     went_on=went_on if engine.fallback is not None else None,
                     min_confidence=engine.min_confidence,
+                    behind=behind.get(name),
                 )
             )
         return points
 
-    def _behind(self, logits: np.ndarray, threshold: float) -> np.ndarray:
-        """What the choosing rows get with the original behind a model, without running it again."""
+    def _behind(self, logits: np.ndarray, second: np.ndarray, threshold: float) -> np.ndarray:
+        """What the choosing rows get from a model and one behind it, without running them again."""
         unsure = confidence(logits, self.choosing.problem_type) < threshold
-        return np.where(unsure[:, None], self.choosing.original, logits)
+        return np.where(unsure[:, None], second, logits)
 
-    def _thresholds(self, answers: list[np.ndarray], speed: float, need: Need) -> list[float]:
-        """The confidences below which rows go on to the original: as the need asks, and for the usual agreement."""
+    def _thresholds(
+        self, answers: list[np.ndarray], second: np.ndarray, speed: float, second_speed: float, need: Need
+    ) -> list[float]:
+        """The confidences below which rows go on: as the need asks, and for the usual agreement.
+
+        Args:
+            answers: The model's logits, in each grouping.
+            second: Those of the form of the original that stands behind it.
+            speed, second_speed: The speed of both, in that of the original.
+        """
         sure = np.concatenate([confidence(logits, self.choosing.problem_type) for logits in answers])
-        same = np.concatenate([agrees(a, self.choosing.original, self.choosing.problem_type) for a in answers])
+        same, behind = (
+            np.concatenate([agrees(a, self.choosing.original, self.choosing.problem_type) for a in some])
+            for some in (answers, [second] * len(answers))
+        )
         alone = self.choosing.share(answers)
         found: list[float] = []
         if need.speedup is not None:
             if speed > need.speedup:
-                going_on = _SPARED * (1 / need.speedup - 1 / speed)
+                going_on = _SPARED * (1 / need.speedup - 1 / speed) * second_speed
                 found.append(float(np.quantile(sure, min(1.0, going_on))))
             targets = [_USUAL]
         elif alone.surely() < need.agreement:
@@ -161,8 +179,9 @@ class Measure:
         else:
             targets = [max(_USUAL, (1 + need.agreement) / 2)]
         for target in targets:
-            if alone.surely() < target and (threshold := _threshold(sure, same, target, alone.effective)) is not None:
-                found.append(threshold.min_confidence)
+            if alone.surely() < target:
+                threshold = _threshold(sure, same, behind, target, alone.effective)
+                found += [] if threshold is None else [threshold.min_confidence]
         return found
 
     def _speeds(self, engines: Mapping[str, Engine], turns: int, forward: bool = False) -> dict[str, float]:
@@ -176,14 +195,16 @@ class Measure:
         return {name: rate.rows_per_second for name, rate in found.items()}
 
 
-def _threshold(sure: np.ndarray, same: np.ndarray, target: float, effective: float) -> CascadeThreshold | None:
+def _threshold(
+    sure: np.ndarray, same: np.ndarray, behind: np.ndarray, target: float, effective: float
+) -> CascadeThreshold | None:
     """The threshold at which a target is surely reached, on other rows, too; None if there is none."""
     low, high = target, 1.0
     for _ in range(20):  # the least share whose interval begins at the target
         middle = (low + high) / 2
         low, high = (middle, high) if Share(middle, effective, len(sure)).surely() < target else (low, middle)
     try:
-        return choose_min_confidence(sure, same, min(high, 1.0))
+        return choose_min_confidence(sure, same, min(high, 1.0), behind)
     except ValueError:
         return None
 

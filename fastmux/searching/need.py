@@ -51,7 +51,14 @@ class Need:
         enough = [name for name, speed in speeds.items() if speed >= least]
         return enough or sorted(speeds, key=speeds.__getitem__)[-3:]
 
-    def worth(self, speed: float, agreement: float, sure: np.ndarray | None, same: np.ndarray | None) -> float:
+    def worth(
+        self,
+        speed: float,
+        agreement: float,
+        sure: np.ndarray | None,
+        same: np.ndarray | None,
+        second_speed: float = 1.0,
+    ) -> float:
         """How good a candidate that is still learning is; more is better.
 
         For an agreement it is the speed that the candidate would have with the original behind it, such that both
@@ -63,6 +70,7 @@ class Need:
             agreement: The share of the choosing rows with the original's label.
             sure, same: For each choosing row the candidate's confidence, and whether it has the original's labels; None
                 of a model that labels words.
+            second_speed: The speed of the fastest form of the original, which may stand behind the candidate.
         """
         if self.agreement is None:
             return agreement
@@ -72,7 +80,7 @@ class Need:
             gone_on = choose_min_confidence(sure, same, self.agreement).fallback
         except ValueError:
             gone_on = 1.0
-        return 1 / (1 / speed + gone_on)
+        return 1 / (1 / speed + gone_on / second_speed)
 
     def met_by(self, point: Point) -> bool:
         """Whether a model does what is asked for, by its speed or by the rows that choose; of an agreement, with a

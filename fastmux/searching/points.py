@@ -15,7 +15,6 @@ class Point:
         name: Its name.
         form: The name of its form: without the original behind it.
         model, words, runtime, precision, multiplexed: As of a `Form`.
-        cascade: Whether the original stands behind it.
         choosing: The share with the original's label, on the rows that models are chosen on.
         agreement: The same on the rows that decide nothing; this is what is reported.
         score: The accuracy or F1 on the rows that decide nothing; None without labels.
@@ -24,6 +23,7 @@ class Point:
         speed_up_forward: How many times as fast as the original as Hugging Face runs it, in batches of 32.
         went_on: The share of the rows that went on to the original; None without it.
         min_confidence: The confidence below which they do.
+        behind: The name of the form of the original that stands behind it; None without.
     """
 
     name: str
@@ -33,7 +33,6 @@ class Point:
     runtime: str
     precision: str
     multiplexed: bool
-    cascade: bool
     choosing: Share
     agreement: Share
     score: float | None
@@ -42,3 +41,9 @@ class Point:
     speed_up_forward: float
     went_on: float | None = None
     min_confidence: float | None = None
+    behind: str | None = None
+
+    @property
+    def cascade(self) -> bool:
+        """Whether the original stands behind it."""
+        return self.behind is not None

@@ -185,17 +185,17 @@ class Run:
         path = self.folder / _PLAN
         if path.is_file():
             stored = read_json(path)
-            self.speeds = stored["speeds"]
+            self.speeds, self.fastest = stored["speeds"], stored["fastest"]
             return None if stored["plan"] is None else Plan.from_dict(stored["plan"])
-        self.speeds, untrained = self._expected_speeds()
-        names = self.need.fast_enough(self.speeds, untrained) if self.speeds else []
+        self.speeds, self.fastest = self._expected_speeds()
+        names = self.need.fast_enough(self.speeds, self.fastest) if self.speeds else []
         exact = any(form.precision == FLOAT32 for form in self.untrained.values() if form.folder is not None)
-        if exact and self.need.speedup is not None and untrained >= self.need.speedup:
+        if exact and self.need.speedup is not None and self.fastest >= self.need.speedup:
             names = []  # nothing answers more like the original than its own export, which is fast enough
         for name in set(self.speeds) - set(names):
             self.left_out[name] = f"expected to be {self.speeds[name]:.1f} x as fast, too slow for {self.need}"
         plan = self._timed_plan(names) if names else None
-        write_json(path, {"speeds": self.speeds, "plan": plan and plan.as_dict()})
+        write_json(path, {"speeds": self.speeds, "fastest": self.fastest, "plan": plan and plan.as_dict()})
         return plan
 
     def _expected_speeds(self) -> tuple[dict[str, float], float]:
@@ -264,7 +264,7 @@ class Run:
         part = self.parts[0]
         logits = engine_of(model.to(self.original.device), self.tokenizer).run(part.tokens).logits
         share = part.share([logits]).mean
-        return share, self.need.worth(self.speeds[name], share, *part.sure_and_same(logits))
+        return share, self.need.worth(self.speeds[name], share, *part.sure_and_same(logits), self.fastest)
 
     def finish(
         self, race: Race | None, finalists: int

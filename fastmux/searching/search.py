@@ -194,7 +194,7 @@ def _calibration(points: list[Point], both: Point, run: Run) -> Calibration:
         fallback=run.classifier.fingerprint()["model"],
         rows_per_second={
             "model": alone.rows_per_second,
-            "fallback": points[0].rows_per_second,
+            "fallback": next(p.rows_per_second for p in points if p.name == both.behind),
             "cascade": both.rows_per_second,
         },
     )

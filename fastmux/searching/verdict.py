@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fastmux.searching.floor import Floor
-from fastmux.searching.forms import INT8, ORIGINAL
+from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL
 from fastmux.searching.need import Need, percent
 from fastmux.searching.points import Point
 
@@ -116,12 +116,12 @@ def sentence(verdict: Verdict, original: Point, need: Need, told: Told, floor: F
     parts.append(f"is {_figures(chosen, told.words)}{_scores(chosen, original)}")
     out = " ".join(parts)
     if chosen.cascade:
-        out += f"; {percent(chosen.went_on or 0.0)} of the rows go on to your model: {_command(told)}"
+        out += f"; {percent(chosen.went_on or 0.0)} of the rows go on to your model: {_command(told, chosen)}"
     elif verdict.behind is not None and verdict.behind.speed_up > 1:
         both = verdict.behind
         out += (
             f"; rows of doubt can go to the original: {percent(both.agreement.mean)} at {both.speed_up:.1f} x: "
-            f"{_command(told)}"
+            f"{_command(told, both)}"
         )
     out += "."
     if verdict.near is not None:
@@ -142,7 +142,9 @@ def _described(point: Point) -> str:
     """A point in words: "2 of 6 layers in 8 bits, with the original behind them"."""
     form = " in 8 bits" if point.precision == INT8 else f" in {point.runtime}" if point.runtime != "PyTorch" else ""
     words = "your model" if point.model == ORIGINAL else f"{point.model} ({point.words})"
-    return words + form + (" with your model behind it" if point.cascade else "")
+    if not point.cascade:
+        return words + form
+    return f"{words}{form} with your model {'in 8 bits ' if point.behind == SMALL_ORIGINAL else ''}behind it"
 
 
 def _figures(point: Point, words: bool) -> str:
@@ -160,8 +162,10 @@ def _scores(point: Point, original: Point) -> str:
     return f"; by the true labels it has {point.score:.4f}, your model {original.score:.4f}"
 
 
-def _command(told: Told) -> str:
-    return f"`fastmux predict {shlex.quote(told.output_dir)} ROWS --output LABELS --fallback {shlex.quote(told.model)}`"
+def _command(told: Told, point: Point) -> str:
+    both = " --runtime onnxruntime --precision int8" if point.behind == SMALL_ORIGINAL else ""
+    where, behind = shlex.quote(told.output_dir), shlex.quote(told.model)
+    return f"`fastmux predict {where} ROWS --output LABELS --fallback {behind}{both}`"
 
 
 def _would_help(told: Told, need: Need) -> str:

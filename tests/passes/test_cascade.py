@@ -54,23 +54,27 @@ def test_a_regression_has_no_confidence():
         confidence(numbers(2, 1), "regression")
 
 
-rows_of = st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.7, 0.8, 0.9]), st.booleans()), min_size=1, max_size=30)
+rows_of = st.lists(
+    st.tuples(st.sampled_from([0.5, 0.6, 0.7, 0.8, 0.9]), st.booleans(), st.booleans()), min_size=1, max_size=30
+)
 
 
-@given(rows_of, st.floats(0.05, 1.0))
-def test_threshold_is_the_lowest_that_reaches_the_target(rows, target):
-    sure = np.array([c for c, _ in rows])
-    same = np.array([s for _, s in rows])
+@given(rows_of, st.booleans(), st.floats(0.05, 1.0))
+def test_threshold_is_the_lowest_that_reaches_the_target(rows, exact, target):
+    """With the original behind the model, or with what is nearly the original."""
+    sure, same, behind = (np.array(values) for values in zip(*rows, strict=True))
+    behind_agrees = None if exact else behind
+    behind |= exact
 
     def agreement(threshold):
-        return (same | (sure < threshold)).mean()
+        return np.where(sure < threshold, behind, same).mean()
 
     reached = [t for t in sorted(set(sure.tolist())) if agreement(t) >= target]
     if not reached:
         with pytest.raises(ValueError, match="no threshold reaches"):
-            choose_min_confidence(sure, same, target)
+            choose_min_confidence(sure, same, target, behind_agrees)
         return
-    found = choose_min_confidence(sure, same, target)
+    found = choose_min_confidence(sure, same, target, behind_agrees)
     assert found.min_confidence == reached[0]
     assert found.agreement == pytest.approx(agreement(reached[0]))
     assert found.fallback == pytest.approx((sure < reached[0]).mean())

@@ -16,26 +16,26 @@ from fastmux.searching.verdict import LINES, Told, decide, on_front, sentence, s
 TOLD = Told("my-model", "out", candidates=6, still_rising=False, passes=1.0, minutes=20)
 
 
-def point(model: str, agreement: float, speed: float, precision="float32", cascade=False, choosing=None, rows=2000):
+def point(model: str, agreement: float, speed: float, precision="float32", behind=None, choosing=None, rows=2000):
     runtime = "ONNX Runtime" if precision == "int8" else "PyTorch"
     form = f"{model}, 8 bits" if precision == "int8" else model
     return Point(
-        name=f"{form} + original" if cascade else form,
+        name=f"{form} + {behind}" if behind else form,
         form=form,
         model=model,
         words="your model" if model == "original" else "3 of 6 layers",
         runtime=runtime,
         precision=precision,
         multiplexed=False,
-        cascade=cascade,
         choosing=Share(agreement if choosing is None else choosing, rows, rows),
         agreement=Share(agreement, rows, rows),
         score=None,
         rows_per_second=100 * speed,
         speed_up=speed,
         speed_up_forward=2 * speed,
-        went_on=0.2 if cascade else None,
-        min_confidence=0.9 if cascade else None,
+        went_on=0.2 if behind else None,
+        min_confidence=0.9 if behind else None,
+        behind=behind,
     )
 
 
@@ -47,7 +47,7 @@ def test_the_fastest_that_agrees_is_chosen_and_said():
         ORIGINAL,
         point("original", 0.99, 2.5, "int8"),
         point("cut-3", 0.99, 4.1, "int8"),
-        point("cut-3", 0.995, 2.6, "int8", cascade=True),
+        point("cut-3", 0.995, 2.6, "int8", behind="original"),
         point("cut-1", 0.9, 9.0, "int8"),
     ]
     verdict = decide(points, Need(None, 0.98))
@@ -71,11 +71,15 @@ def test_the_best_at_a_speed_is_chosen():
     points = [ORIGINAL, point("cut-3", 0.97, 4.1), point("cut-2", 0.95, 6.0), point("cut-4", 0.99, 3.9)]
     verdict = decide(points, Need(4.0, None))
     assert verdict.chosen == points[1] and verdict.met
-    both = point("cut-2", 0.985, 4.05, cascade=True)
+    both = point("cut-2", 0.985, 4.05, behind="original")
     assert decide([*points, both], Need(4.0, None)).chosen == both
     said = sentence(decide([*points, both], Need(4.0, None)), ORIGINAL, Need(4.0, None), TOLD)
     assert "with your model behind it is 4.0 x" in said or "with your model behind it is 4.1 x" in said
     assert "20 % of the rows go on to your model: `fastmux predict out" in said
+    both = point("cut-2", 0.985, 4.05, "int8", behind="original, 8 bits")
+    said = sentence(decide([*points, both], Need(4.0, None)), ORIGINAL, Need(4.0, None), TOLD)
+    assert "in 8 bits with your model in 8 bits behind it is 4.0 x" in said
+    assert said.endswith("--output LABELS --fallback my-model --runtime onnxruntime --precision int8`.")
 
 
 @pytest.mark.parametrize(
