@@ -9,7 +9,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -111,7 +111,8 @@ def settings_of(kind: type[T], settings: T | None, options: Mapping[str, object]
 
 
 def descriptions(kind: type) -> dict[str, str]:
-    """The description of each field in the docstring of a dataclass, on one line; none if Python strips docstrings.
+    """The description of each field in the docstrings of a dataclass and those that it extends, on one line; none if
+    Python strips docstrings.
 
     Example:
         >>> from fastmux.labelling.settings import LabellingSettings
@@ -119,6 +120,8 @@ def descriptions(kind: type) -> dict[str, str]:
         >>> descriptions(LabellingSettings)["pair_column"]
         'The column of the second text, for a model of pairs.'
     """
+    inherited = [descriptions(base) for base in kind.__bases__ if is_dataclass(base)]
     _, _, listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
     entries = re.findall(r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", listed, re.MULTILINE)
-    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    own = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    return {name: text for known in (*inherited, own) for name, text in known.items()}

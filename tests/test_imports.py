@@ -77,9 +77,10 @@ ALWAYS_LATE = {
     "fastmux.auto": "follows transformers' Auto classes, whenever they are imported",
     "fastmux.cli.convert": "`--help` answers without torch",
     "fastmux.cli.env": "`--help` answers without torch, and the command where packages are missing",
-    "fastmux.cli.predict": "`--help` answers without torch",
+    "fastmux.cli.rows": "`--help` answers without torch",
     "fastmux.cli.search": "`--help` answers without torch",
     "fastmux.labelling.loading": "an exported model is loaded without torch",
+    "fastmux.embedding.loading": "an exported model is loaded without torch",
     "fastmux.cli.serve": "`--help` answers without torch, and without the extra `serve`",
     "fastmux.cli.train": "the other commands answer without torch",
 }

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import fastmux
-from fastmux.cli import calibrate, convert, env, export, predict, search, serve, train
+from fastmux.cli import calibrate, convert, embed, env, export, predict, search, serve, train
 from fastmux.cli.parser import Parser
 from fastmux.cli.wording import near, with_dashes
 from fastmux.distribution import MissingExtraError
@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse._SubParsersAction], Parser], Callab
     "calibrate": (calibrate.add_parser, calibrate.run),
     "export": (export.add_parser, export.run),
     "predict": (predict.add_parser, predict.run),
+    "embed": (embed.add_parser, embed.run),
     "serve": (serve.add_parser, serve.run),
     "train": (train.add_parser, train.run),
     "env": (env.add_parser, env.run),
@@ -33,6 +34,7 @@ a first look:
   fastmux search my-model --text reviews.txt --output_dir faster          # the fastest that answers as it does
   fastmux convert my-model --text reviews.txt --output_dir my-model-2x    # a faster copy, from text without labels
   fastmux predict my-model-2x reviews.csv --output labels.csv             # the rows of a file, with labels
+  fastmux embed my-embedder reviews.csv --output vectors.parquet          # a vector for each row
   fastmux serve my-model-2x                                               # answers over HTTP
 
 `fastmux COMMAND --help` says more, with examples. my-model is a name on the Hugging Face hub, or a folder."""

@@ -32,7 +32,7 @@ from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, me
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize
 from fastmux.files import check_output_dir, digest_of, remove, write_json
-from fastmux.labelling.classifier import room_of
+from fastmux.labelling.tokenized_model import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
 

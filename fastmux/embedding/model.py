@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -22,10 +21,10 @@ from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
 from fastmux.embedding.config import DenseLayer, EmbeddingConfig
 from fastmux.embedding.folder import read_embedding_config, write_embedding_config
 from fastmux.files import finish_replacing
-from fastmux.labelling.classifier import room_of
+from fastmux.labelling.tokenized_model import check_tokenizer, room_of
 from fastmux.models.encoders import drop_pooler
 from fastmux.models.exporting import any_groups
-from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
+from fastmux.models.loading import read_pretrained, read_tokenizer
 
 
 class EmbeddingModel(nn.Module):
@@ -74,6 +73,8 @@ class EmbeddingModel(nn.Module):
         self.activations = nn.ModuleList(getattr(nn, one.activation)() for one in given)
         #: D.
         self.vector_size: int = width
+        #: So many first tokens of each row are a prompt's, where a call does not say otherwise.
+        self.prompt_length = 0
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -96,18 +97,19 @@ class EmbeddingModel(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         *,
-        prompt_length: int = 0,
+        prompt_length: int | None = None,
     ) -> Tensor:
         """The vectors (B, D) of rows.
 
         Args:
             input_ids, attention_mask, token_type_ids: The rows, (B, L), padded on either side.
-            prompt_length: So many first tokens of each row are a prompt's. They are left out of the pooling where the
-                config does not include them.
+            prompt_length: So many first tokens of each row are a prompt's; the model's ``prompt_length`` if None. They
+                are left out of the pooling where the config does not include them.
         """
         given = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         states = self.encoder(input_ids, **{name: t for name, t in given.items() if t is not None}, return_dict=True)
-        return self.vectors(states.last_hidden_state, attention_mask, prompt_length)
+        length = self.prompt_length if prompt_length is None else prompt_length
+        return self.vectors(states.last_hidden_state, attention_mask, length)
 
     def vectors(self, states: Tensor, attention_mask: Tensor | None = None, prompt_length: int = 0) -> Tensor:
         """The vectors (B, D) of the encoder's last hidden states (B, L, d)."""
@@ -134,14 +136,6 @@ class EmbeddingModel(nn.Module):
         for path, linear in zip(found.dense, self.dense, strict=True):
             tensors = {f"linear.{name}": t.detach().cpu().contiguous() for name, t in linear.state_dict().items()}
             save_file(tensors, Path(folder) / path / SAFE_WEIGHTS_NAME)
-
-    def fingerprint(self) -> str:
-        """A digest of all weights and of the configs."""
-        digest = hashlib.sha256(f"{self.config.to_json_string()} {self.embedding_config}".encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:32]
 
 
 def _innermost(encoder: PreTrainedModel) -> PreTrainedModel:
@@ -226,9 +220,7 @@ def load_embedding_model(
         raise ValueError(f"{what} {str(name)!r} lacks {len(missing)} tensors, e.g. {', '.join(missing[:3])}")
     dense = [_linear(name, path, one, what) for path, one in zip(found.dense, config.dense, strict=True)]
     tokenizer = read_tokenizer(name, **inside)
-    check_vocabulary(encoder, tokenizer)
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"the tokenizer of the {what} has no pad token, which batches need")
+    check_tokenizer(encoder, tokenizer, what)
     if config.do_lower_case:
         _lower_case(tokenizer)
     tokenizer.model_max_length = _cut_at(encoder, config, tokenizer)

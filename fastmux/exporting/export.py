@@ -19,9 +19,10 @@ from fastmux.exporting.ctranslate2_file import check_ctranslate2, write_ctransla
 from fastmux.exporting.exported import Export
 from fastmux.exporting.onnx_file import write_onnx
 from fastmux.files import replacing
-from fastmux.labelling.classifier import Classifier, room_of
+from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.exported import RUNTIMES
 from fastmux.labelling.placement import Placement
+from fastmux.labelling.tokenized_model import room_of
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes.ctranslate2 import LEAST_WIDTH

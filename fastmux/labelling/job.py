@@ -1,4 +1,4 @@
-"""A run of `fastmux.predict`: first all decisions, then one shard after the other."""
+"""A run of `fastmux.predict` or `fastmux.embed`, once all is decided: one shard after the other."""
 
 from __future__ import annotations
 
@@ -7,41 +7,38 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pyarrow
 from tqdm.auto import tqdm
 
-from fastmux.labelling.columns import choose_column
-from fastmux.labelling.fastest import TIMED_ROWS, made_rows
 from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
-from fastmux.labelling.labels import Answers
-from fastmux.labelling.loading import Asked, Model, load, load_behind
-from fastmux.labelling.placement import Placement
 from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
-from fastmux.labelling.settings import LabellingSettings
+from fastmux.labelling.settings import RowSettings
 from fastmux.labelling.shard_folder import ShardFolder
-from fastmux.labelling.shard_sizes import first_tokens, full_shard, growing
 from fastmux.labelling.sharing import Share
-from fastmux.labelling.threshold import Calibration
 from fastmux.passes.engine import Engine
-from fastmux.tables.capacity import settled_schema
+from fastmux.passes.tokens import Tokens
 from fastmux.tables.opening import Source
 from fastmux.tables.parsing import whole_row
 from fastmux.tables.shard import RawShard, Sizes
-from fastmux.tables.writers import WRITERS, Heads, Parquet, Writer, with_columns
+from fastmux.tables.writers import Heads, Writer, with_columns
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import PreTrainedTokenizerBase
 
-#: Settings that do not change the output: they say where rows come from or how fast they are labelled.
-_NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device", "precision"}
 #: The name of the column that says why a row has no label.
-_REASON = "error"
+REASON = "error"
+
+
+class Answering(Protocol):
+    """Turns what a model returns into the new columns."""
+
+    def of(self, logits: np.ndarray, tokens: Tokens) -> dict[str, Any]:
+        """The values of the new columns, by name: a list, or an array of Arrow."""
 
 
 @dataclass
@@ -52,87 +49,15 @@ class Job:
         types: The types of the new columns, by name.
     """
 
-    settings: LabellingSettings
+    settings: RowSettings
     source: Source
     writer: Writer
     engine: Engine
-    answers: Answers
+    answers: Answering
     types: dict[str, pyarrow.DataType]
     preparation: Preparation
     sizes: Sizes
     fingerprint: dict
-
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        tokenizer: PreTrainedTokenizerBase | None,
-        fallback: Model | None,
-        calibration: Calibration | None,
-        source: Source,
-        output: Path | None,
-        settings: LabellingSettings,
-        placement: Placement,
-    ) -> Job:
-        """Load the models, and settle what is to be done with the rows.
-
-        Args:
-            calibration: What the model's folder says of the cascade, if the settings say nothing.
-        """
-        if calibration is not None:
-            calibration.check_copies(settings.copies)
-            settings = replace(settings, min_confidence=calibration.min_confidence)
-        loaded = load(model, tokenizer, placement)
-        classifier = loaded.classifier
-        column = choose_column(
-            source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
-        )
-        words = column.words
-        length = classifier.max_length(settings.max_length)
-        behind = None
-        if fallback is not None:
-            behind = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
-            if calibration is not None:
-                calibration.check(behind.classifier)
-        answers = classifier.answers(words, settings.all_scores, settings.prefix)
-        answers.check()
-        types = answers.columns()
-        if settings.rejected == "reason":
-            types[settings.prefix + _REASON] = pyarrow.string()
-        ending = None if output is None else output.suffix
-        schema = settled_schema(source, ending, tuple(types))
-        kind = Parquet if ending is None else WRITERS[ending]
-        writer = kind(source.kind, schema, tuple(types), source.header)
-        row_tokenizer = classifier.row_tokenizer(length, settings.truncation, words, settings.pair_column is not None)
-        preparation = Preparation(
-            source.kind, source.columns, column.names, column.places, column.split, row_tokenizer, writer
-        )
-        if loaded.undecided or (behind is not None and behind.undecided):
-            row_tokenizer.start()
-            tokens = first_tokens(source, preparation, TIMED_ROWS)
-            own = len(tokens.lengths) > 0
-            if not own:
-                tokens = made_rows(classifier.vocabulary(), length)
-            loaded = loaded.settled(tokens, own, settings.copies)
-            behind = None if behind is None else behind.settled(tokens, own)
-        classifier, placement = loaded.classifier, loaded.placement
-        fingerprint: dict[str, Any] = {**classifier.fingerprint()}
-        second = None
-        if behind is not None:
-            second = behind.classifier.engine(behind.placement)
-            fingerprint["fallback"] = behind.classifier.fingerprint()["model"]
-        engine = classifier.engine(placement, settings.copies, second, settings.min_confidence)
-        full = settings.rows_per_shard
-        if full is None:
-            row_tokenizer.start()
-            full = full_shard(engine, source, preparation, placement.on_cpu)
-        options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
-        options |= {"column": column.names[0], "max_length": length, "batch_tokens": placement.batch_tokens}
-        options |= {"rows_per_shard": full, "dtype": placement.dtype, "runtime": placement.runtime}
-        options |= {"device": placement.device.partition(":")[0]}
-        fingerprint |= options
-        sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full
-        return cls(settings, source, writer, engine, answers, types, preparation, sizes, fingerprint)
 
     def run(self, folder: ShardFolder, report: LabellingReport, share: Share, disable_tqdm: bool) -> None:
         """Label what is not labelled yet, and put all shards together."""
@@ -193,15 +118,19 @@ class Job:
         parts = [heads.slice(a + 1, b - a - 1) for a, b in itertools.pairwise(ends)]
         return pyarrow.concat_tables(parts)
 
-    def _values(self, raw: RawShard, shard: PreparedShard, answers: dict[str, list]) -> dict[str, list]:
+    def _values(self, raw: RawShard, shard: PreparedShard, answers: dict[str, Any]) -> dict[str, Any]:
         """The new columns of the rows that come out. A rejected row has null there, and perhaps the reason."""
         rows, kept = len(raw.rows), self.settings.rejected
         if shard.problems and kept != "drop":
+            numbers = itertools.count()
+            places = [None if place in shard.problems else next(numbers) for place in range(rows)]
             for name, values in answers.items():
-                left = iter(values)
-                answers[name] = [None if place in shard.problems else next(left) for place in range(rows)]
+                if isinstance(values, pyarrow.Array):
+                    answers[name] = values.take(pyarrow.array(places, pyarrow.int64()))
+                else:
+                    answers[name] = [None if place is None else values[place] for place in places]
         if kept == "reason":
-            answers[self.settings.prefix + _REASON] = [shard.problems.get(place) for place in range(rows)]
+            answers[self.settings.prefix + REASON] = [shard.problems.get(place) for place in range(rows)]
         return answers
 
     def _labelled(

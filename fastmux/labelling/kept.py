@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _LOCK = ".lock"
 _WEIGHTS = (".safetensors", ".bin")
 #: Of files on which a model's answers depend: weights, config, tokenizer, code. A folder has other JSON files, too.
 _ENDINGS = (*_WEIGHTS, ".txt", ".model", ".py")
-_JSON = ("added_tokens", "bpe", "config", "special_tokens", "tokenizer", "vocab")
+_JSON = ("added_tokens", "bpe", "config", "modules", "sentence_", "special_tokens", "tokenizer", "vocab")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,15 @@ class Kept:
         if folder is None:
             return None
         finish_replacing(folder)
-        files = [path for path in sorted(folder.iterdir()) if _counts(path) and path.is_file()]
+        # In folders of its own, sentence-transformers keeps what comes behind the encoder.
+        below = [path for path in folder.iterdir() if path.is_dir() and path.name[:1].isdigit()]
+        entries = sorted(itertools.chain(folder.iterdir(), *(path.iterdir() for path in below)))
+        files = [path for path in entries if _counts(path) and path.is_file()]
         if not any(path.suffix in _WEIGHTS for path in files):
             return None
         key = hashlib.sha256(f"{VERSION}".encode())
         for path in files:
-            key.update(f" {path.name} {digest(path)}".encode())
+            key.update(f" {path.relative_to(folder)} {digest(path)}".encode())
         return cls(key.hexdigest()[:32], folder / FOLDER if Path(model).is_dir() else None)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a run of `predict` did, and where its time went."""
+"""What a run of `predict` or `embed` did, and where its time went."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class LabellingReport:
 
     Attributes:
         rows: The rows of the input.
-        labelled: The rows that have a label.
+        labelled: The rows that have a label, or a vector.
         rejected: The rows that have none.
         cut: The rows that were cut to ``max_length``.
         fallback: The rows that the fallback answered.
@@ -108,6 +108,7 @@ class LabellingReport:
         rejects: The file that lists the rejected rows; None if there is none.
         times: Where the time went.
         cascade: What rows cost in the model and in its fallback.
+        done: What was done with rows, in a word.
     """
 
     rows: int = 0
@@ -120,6 +121,7 @@ class LabellingReport:
     rejects: str | None = None
     times: Times = field(default_factory=Times)
     cascade: CascadeCost = field(default_factory=CascadeCost)
+    done: str = "labelled"
 
     def add(self, record: dict) -> None:
         """Count a shard."""
@@ -134,11 +136,11 @@ class LabellingReport:
     def lines(self) -> list[str]:
         """The report as lines of text."""
         times = self.times
-        out = [f"rows             {self.rows:,}: {self.labelled:,} labelled, {self.rejected:,} rejected"]
+        out = [f"rows             {self.rows:,}: {self.labelled:,} {self.done}, {self.rejected:,} rejected"]
         if self.resumed:
             out.append(f"done before      {self.resumed:,}")
         if self.cut:
-            out.append(f"cut              {self.cut:,}")
+            out.append(f"cut              {self.cut:,}, which were longer than the model takes")
         if self.fallback:
             out.append(f"through fallback {self.fallback:,} ({self.fallback / max(1, self.labelled):.0%})")
         if slower := self.cascade.warning():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -118,6 +119,27 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Form:
+    """How models of a kind are loaded and exported. What is loaded has the methods of `Classifier`.
+
+    Args:
+        in_torch: Loads a model, or takes one in memory with its tokenizer; the last argument says which, for errors.
+        exported: Loads the folder that ``export`` wrote.
+        export: Writes what is loaded into a folder, for a runtime and a precision.
+        name: What an export depends on beside the model's files, for its name.
+    """
+
+    in_torch: Callable[[Any, PreTrainedTokenizerBase | None, str], Any]
+    exported: Callable[[str | PathLike, PreTrainedTokenizerBase | None, str], Any]
+    export: Callable[[Any, Path, str, str], object]
+    name: str = ""
+
+    def export_name(self, placement: Placement) -> str:
+        """The name under which an export is kept."""
+        return f"{placement.runtime}-{placement.dtype}{self.name}"
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A model that is loaded for its runtime; in torch until `settled`, if that is to be chosen.
 
@@ -127,13 +149,15 @@ class Loaded:
         given: What it was loaded from.
         tokenizer: The tokenizer that was given with it.
         what: What it is, for errors.
+        form: How it was loaded.
     """
 
-    classifier: AnyClassifier
+    classifier: Any
     placement: Placement
     given: Model
     tokenizer: PreTrainedTokenizerBase | None
     what: str
+    form: Form
 
     @property
     def undecided(self) -> bool:
@@ -152,20 +176,20 @@ class Loaded:
         """
         if not self.undecided:
             return self
-        classifier: Any = self.classifier
+        classifier, form = self.classifier, self.form
         kept = _kept(self.given, self.tokenizer) or Kept.of_fingerprint(classifier.fingerprint())
         made: list[Path] = []
 
-        def loaded(placement: Placement) -> AnyClassifier:
+        def loaded(placement: Placement) -> Any:
             if placement.runtime == "torch" and placement.dtype == "float32":
                 return classifier
             if placement.runtime == "torch":
                 # A copy, as the other dtype must not change the one beside which it is timed.
                 return replace(classifier, model=copy.deepcopy(classifier.model))
-            name = _export_name(placement)
+            name = form.export_name(placement)
             if kept.find(name) is None:
                 made.append(Path(name))
-            return _converted(classifier, kept, placement, self.what)
+            return _converted(classifier, kept, placement, self.what, form)
 
         def engine_of(placement: Placement) -> Engine:
             return loaded(placement).engine(replace(placement, asked=self.placement.asked), copies)
@@ -175,7 +199,7 @@ class Loaded:
         choice = race(reference, tokens, self.placement.dtype, engine_of)
         placement = choice.placement(self.placement)
         for name in made:  # of what is slower, nothing is kept
-            if str(name) != _export_name(placement) and (path := kept.find(str(name))) is not None:
+            if str(name) != form.export_name(placement) and (path := kept.find(str(name))) is not None:
                 remove(path)
         remember(kept, self.placement.dtype, own, choice)
         log.info("runtime auto: %s", choice.line())
@@ -188,6 +212,7 @@ def load(
     placement: Placement,
     what: str = "model",
     own: bool = True,
+    form: Form | None = None,
 ) -> Loaded:
     """Load a model for the runtime of its placement, which was asked for with that model.
 
@@ -195,27 +220,31 @@ def load(
 
     Args:
         own: Of a runtime that is to be chosen: only a choice that was made on the user's own rows will do.
+        form: How it is loaded; as a classifier if None.
 
     Raises:
         ValueError: It is no classifier, cannot be loaded, or is not for that runtime.
     """
+    form = form or CLASSIFIERS
     if exported := _is_exported(model):
-        return Loaded(ExportedClassifier.of(exported, tokenizer, what), placement, model, tokenizer, what)
+        return Loaded(form.exported(exported, tokenizer, what), placement, model, tokenizer, what, form)
     kept = None if placement.runtime == "torch" else _kept(model, tokenizer)
     classifier: Any = None
     if kept is None:
-        classifier = _in_torch(model, tokenizer, what)
+        classifier = form.in_torch(model, tokenizer, what)
         if placement.runtime != "torch":
             kept = _kept(model, tokenizer) or Kept.of_fingerprint(classifier.fingerprint())
     if placement.runtime == "auto" and (choice := remembered(kept, placement.dtype, own)) is not None:
         placement = choice.placement(placement)
         log.info("runtime auto, as found before: %s", choice.line(brief=True))
     if placement.runtime in ("torch", "auto"):
-        classifier = classifier or _in_torch(model, tokenizer, what)
+        classifier = classifier or form.in_torch(model, tokenizer, what)
     else:
-        found = _intact(kept.find(_export_name(placement)))
-        classifier = found or _converted(classifier or _in_torch(model, tokenizer, what), kept, placement, what)
-    return Loaded(classifier, placement, model, tokenizer, what)
+        found = _intact(kept.find(form.export_name(placement)), form)
+        if found is None:
+            found = _converted(classifier or form.in_torch(model, tokenizer, what), kept, placement, what, form)
+        classifier = found
+    return Loaded(classifier, placement, model, tokenizer, what, form)
 
 
 def _kept(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Kept | None:
@@ -223,44 +252,39 @@ def _kept(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Kept | Non
     return Kept.of_files(model) if isinstance(model, (str, PathLike)) and tokenizer is None else None
 
 
-def _export_name(placement: Placement) -> str:
-    return f"{placement.runtime}-{placement.dtype}"
-
-
-def _in_torch(model: Model, tokenizer: PreTrainedTokenizerBase | None, what: str) -> Classifier:
+def _classifier_in_torch(model: Model, tokenizer: PreTrainedTokenizerBase | None, what: str) -> Classifier:
     from fastmux.labelling.classifier import Classifier
 
     return Classifier.of(model, tokenizer, what)
 
 
-def _converted(classifier: Classifier, kept: Kept, placement: Placement, what: str) -> ExportedClassifier:
-    """The model for another runtime, exported unless that was done before."""
-    with kept.writing(_export_name(placement)) as target:
-        return _intact(target) or _exported(classifier, target, placement, what)
-
-
-def _exported(classifier: Classifier, target: Path, placement: Placement, what: str) -> ExportedClassifier:
+def _export_classifier(classifier: Classifier, target: Path, runtime: str, precision: str) -> None:
     from fastmux.exporting.export import export
 
-    log.info("exporting the %s for %s in %s, once: %s", what, placement.runtime, placement.dtype, target)
-    remove(target)
-    try:
-        export(
-            classifier.model,
-            target,
-            tokenizer=classifier.tokenizer,
-            runtime=placement.runtime,
-            precision=placement.dtype,
-        )
-    except ValueError as error:
-        raise ValueError(f"{what} cannot run in {placement.runtime}: {error}") from error
-    return ExportedClassifier.of(target, None, what)
+    export(classifier.model, target, tokenizer=classifier.tokenizer, runtime=runtime, precision=precision)
 
 
-def _intact(folder: Path | None) -> ExportedClassifier | None:
+CLASSIFIERS = Form(_classifier_in_torch, ExportedClassifier.of, _export_classifier)
+
+
+def _converted(classifier: Any, kept: Kept, placement: Placement, what: str, form: Form) -> Any:
+    """The model for another runtime, exported unless that was done before."""
+    with kept.writing(form.export_name(placement)) as target:
+        if (found := _intact(target, form)) is not None:
+            return found
+        log.info("exporting the %s for %s in %s, once: %s", what, placement.runtime, placement.dtype, target)
+        remove(target)
+        try:
+            form.export(classifier, target, placement.runtime, placement.dtype)
+        except ValueError as error:
+            raise ValueError(f"{what} cannot run in {placement.runtime}: {error}") from error
+        return form.exported(target, None, what)
+
+
+def _intact(folder: Path | None, form: Form) -> Any:
     """What is kept there; None if it is damaged, of another version, or not there."""
     try:
-        return None if folder is None else ExportedClassifier.of(folder)
+        return None if folder is None else form.exported(folder, None, "model")
     except ValueError:
         return None
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastmux.labelling.columns import choose_column
+from fastmux.labelling.deciding import Deciding, run
 from fastmux.labelling.job import Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
-from fastmux.labelling.loading import Asked, Model
+from fastmux.labelling.loading import Asked, Model, load, load_behind
+from fastmux.labelling.placement import Placement
 from fastmux.labelling.settings import LabellingSettings
-from fastmux.labelling.shard_folder import ShardFolder, check_output
-from fastmux.labelling.sharing import Share
-from fastmux.labelling.threshold import stored_calibration
+from fastmux.labelling.threshold import Calibration, stored_calibration
 from fastmux.settings import settings_of
 from fastmux.tables.kinds import OUTPUT_FORMATS
-from fastmux.tables.opening import open_source
+from fastmux.tables.opening import Source
 
 if TYPE_CHECKING:
     import datasets
@@ -102,26 +103,52 @@ def predict(
     settings = settings_of(LabellingSettings, settings, options, "predict")
     calibration = stored_calibration(model, fallback, settings.min_confidence)
     placed = Asked.of(settings).placement(model)
-    if output is None and process_group is not None:
-        raise ValueError("process_group is given without an output, into which its processes put their shards")
-    target, share = None if output is None else Path(output), Share.of(process_group)
-    if target is not None:
-        if target.suffix not in OUTPUT_FORMATS:
-            raise ValueError(f"output is {str(target)!r}, expected a name that ends in {', '.join(OUTPUT_FORMATS)}")
-        share.once(lambda: check_output(target))
-    source = open_source(dataset, settings.input_format, settings.dataset_name, settings.split)
-    decided = partial(Job.of, model, tokenizer, fallback, calibration, source, target, settings, placed)
-    if placed.runtime == "auto" and share.world > 1:
+    report, target = LabellingReport(), None if output is None else Path(output)
+    formats = tuple(OUTPUT_FORMATS)
+    decide = partial(_decided, model, tokenizer, fallback, calibration, settings, placed)
+    found, rejects = run(decide, dataset, target, formats, settings, placed, report, process_group, disable_tqdm)
+    return Predictions(found, rejects, report)
 
-        def choose() -> None:
-            decided()
 
-        share.once(choose)  # the first process times, the others read what it kept
-    job = decided()
-    report = LabellingReport()
-    if target is None:
-        found, rejects = job.run_in_memory(report, disable_tqdm)
-        return Predictions(found, rejects, report)
-    with ShardFolder(target, job.writer, job.fingerprint, source.unit).open(share) as folder:
-        job.run(folder, report, share, disable_tqdm)
-    return Predictions(None, [], report)
+def _decided(
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase | None,
+    fallback: Model | None,
+    calibration: Calibration | None,
+    settings: LabellingSettings,
+    placement: Placement,
+    source: Source,
+    output: Path | None,
+) -> Job:
+    """Load the models, and settle what is to be done with the rows.
+
+    Args:
+        calibration: What the model's folder says of the cascade, if the settings say nothing.
+    """
+    if calibration is not None:
+        calibration.check_copies(settings.copies)
+        settings = replace(settings, min_confidence=calibration.min_confidence)
+    loaded = load(model, tokenizer, placement)
+    classifier = loaded.classifier
+    column = choose_column(
+        source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
+    )
+    length = classifier.max_length(settings.max_length)
+    behind = None
+    if fallback is not None:
+        behind = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
+        if calibration is not None:
+            calibration.check(behind.classifier)
+    answers = classifier.answers(column.words, settings.all_scores, settings.prefix)
+    answers.check()
+    pairs = settings.pair_column is not None
+    row_tokenizer = classifier.row_tokenizer(length, settings.truncation, column.words, pairs)
+    deciding = Deciding(settings, source, output, column, answers.columns(), row_tokenizer)
+    loaded, behind = deciding.settled(loaded, behind, copies=settings.copies)
+    fingerprint: dict[str, Any] = {**loaded.classifier.fingerprint()}
+    second = None
+    if behind is not None:
+        second = behind.classifier.engine(behind.placement)
+        fingerprint["fallback"] = behind.classifier.fingerprint()["model"]
+    engine = loaded.classifier.engine(loaded.placement, settings.copies, second, settings.min_confidence)
+    return deciding.job(engine, answers, loaded.placement, fingerprint)

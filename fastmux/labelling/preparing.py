@@ -216,7 +216,7 @@ def prepared(
             yield raw, future.result()
     except BrokenExecutor as error:
         raise RuntimeError(
-            "a process that tokenises was killed, perhaps because memory ran out; what is labelled is kept, and the "
+            "a process that tokenises was killed, perhaps because memory ran out; what is done is kept, and the "
             "same command goes on from there (num_workers=0 starts no process, a smaller rows_per_shard takes less "
             "memory)"
         ) from error

@@ -30,6 +30,8 @@ class RowTokenizer:
         truncation: Cut longer rows there. Otherwise they keep their length, and the caller rejects them.
         words: Say where the words are: "given" for lists of words, "found" for texts, None for neither.
         types: Say for each token which text of a pair it belongs to.
+        side: The side on which longer rows are cut: "right" or "left".
+        prompt: Put before each text, where rows are texts.
     """
 
     tokenizer: Any
@@ -37,6 +39,8 @@ class RowTokenizer:
     truncation: bool
     words: str | None
     types: bool
+    side: str = "right"
+    prompt: str = ""
     _rust: Tokenizer | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:
@@ -46,7 +50,7 @@ class RowTokenizer:
             rust.no_padding()
             rust.no_truncation()
             if self.truncation:
-                rust.enable_truncation(self.max_length)
+                rust.enable_truncation(self.max_length, direction=self.side)
             self._rust = rust
 
     def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
@@ -58,6 +62,8 @@ class RowTokenizer:
         if len(inputs) > _TOGETHER and not self.words:
             parts = [self.encode(inputs[at : at + _TOGETHER]) for at in range(0, len(inputs), _TOGETHER)]
             return concatenate([tokens for tokens, _ in parts]), sum(cut for _, cut in parts)
+        if self.prompt:
+            inputs = [f"{self.prompt}{text}" for text in inputs]
         found: list[Encoding] = run(inputs, is_pretokenized=self.words == "given")
         cut = sum(bool(encoding.overflowing) for encoding in found) if self.truncation else 0
         types = np.fromiter(_flat(e.type_ids for e in found), np.int8) if self.types else None
@@ -80,6 +86,8 @@ class RowTokenizer:
         return None if length else "has no token"
 
     def _encode_slowly(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
+        if self.prompt:
+            inputs = [f"{self.prompt}{text}" for text in inputs]
         pairs = bool(inputs) and isinstance(inputs[0], tuple)
         texts = [[row[0] for row in inputs], [row[1] for row in inputs]] if pairs else [list(inputs)]
         full = self.tokenizer(*texts, truncation=False, return_token_type_ids=self.types, verbose=False)

@@ -16,23 +16,15 @@ REJECTED = ("keep", "reason", "drop")
 
 
 @dataclass(frozen=True)
-class LabellingSettings:
-    """How rows are labelled.
+class RowSettings:
+    """How the rows of an input go through a model, whatever it makes of them.
 
     Attributes:
-        column: The column that is labelled. It holds text, or lists of words for a model that labels tokens. By
-            default it is text, sentence, tokens, words or the only column.
-        pair_column: The column of the second text, for a model of pairs.
-        is_split_into_words: Split text at single spaces into words, each of which gets a tag.
+        column: The column of text. By default it is text, sentence or the only column.
         prefix: Put this before the names of the new columns, for inputs that have columns of these names.
-        rejected: What happens to rows that cannot be labelled. "keep" leaves them in their place without a label;
+        rejected: What happens to rows that the model cannot take. "keep" leaves them in their place without an answer;
             "reason" also says why in a new column, error; "drop" leaves them out.
-        all_scores: Write the scores of all labels, not only of the best one.
-        truncation: Cut rows that are longer than ``max_length``; without it they are rejected.
         max_length: The most tokens of a row. By default as many as the model has room for.
-        copies: How many slots of a multiplexed model each row takes. More are slower and more accurate.
-        min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
-            ``calibrate`` has put into the model's folder.
         batch_tokens: The most positions of one pass of the encoder, padding included. By default 1024 on a CPU and
             65536 on a GPU.
         rows_per_shard: How many rows are sorted by length and written together; a run that was killed does at most so
@@ -40,7 +32,7 @@ class LabellingSettings:
             a GPU). A shard also ends after 16 MiB of rows.
         num_workers: How many processes tokenise ahead of the model. With 0 a thread does.
         runtime: What runs the model: torch; onnxruntime on a CPU; ctranslate2 on a CPU, for plain encoders; or auto,
-            the fastest of them here that changes no more than 2 % of the labels. By default torch, or what an exported
+            the fastest of them here that changes no more than 2 % of the answers. By default torch, or what an exported
             model was exported for.
         precision: The precision of the matrices: float32, or int8 outside of torch. By default float32; auto takes any.
         dtype: The dtype of the weights in torch: float32, bfloat16 or float16. By default float32 on a CPU, bfloat16
@@ -53,15 +45,9 @@ class LabellingSettings:
     """
 
     column: str | None = None
-    pair_column: str | None = None
-    is_split_into_words: bool = False
     prefix: str = ""
     rejected: str = one_of("keep", REJECTED)
-    all_scores: bool = False
-    truncation: bool = False
     max_length: int | None = integer(None, 1)
-    copies: int = integer(1, 1)
-    min_confidence: float | None = number(None, 0, 1)
     batch_tokens: int | None = integer(None, 1)
     rows_per_shard: int | None = integer(None, 1)
     num_workers: int = integer(1, 0)
@@ -76,6 +62,30 @@ class LabellingSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class LabellingSettings(RowSettings):
+    """How rows are labelled: what `RowSettings` has, and what is about labels.
+
+    Attributes:
+        column: The column that is labelled. It holds text, or lists of words for a model that labels tokens. By
+            default it is text, sentence, tokens, words or the only column.
+        pair_column: The column of the second text, for a model of pairs.
+        is_split_into_words: Split text at single spaces into words, each of which gets a tag.
+        all_scores: Write the scores of all labels, not only of the best one.
+        truncation: Cut rows that are longer than ``max_length``; without it they are rejected.
+        copies: How many slots of a multiplexed model each row takes. More are slower and more accurate.
+        min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
+            ``calibrate`` has put into the model's folder.
+    """
+
+    pair_column: str | None = None
+    is_split_into_words: bool = False
+    all_scores: bool = False
+    truncation: bool = False
+    copies: int = integer(1, 1)
+    min_confidence: float | None = number(None, 0, 1)
 
 
 def check_runtime(runtime: str | None, precision: str | None) -> None:

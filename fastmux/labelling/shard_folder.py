@@ -1,4 +1,4 @@
-"""The shards of labelled rows on disk, while a run goes on; each shard is there whole or not at all.
+"""The shards of answered rows on disk, while a run goes on; each shard is there whole or not at all.
 
 They are in a folder beside the output, ``OUTPUT.parts``. Of each shard it has the rejected rows, the labelled rows and
 a record. Each of these is written under another name, synced and renamed; a shard counts once its record is there. A
@@ -20,7 +20,7 @@ from pathlib import Path
 from fastmux.files import changes, read_json, remove, replacing, write_json
 from fastmux.labelling.labelling_report import Reject
 from fastmux.labelling.sharing import Share
-from fastmux.tables.writers import Writer, concatenate_files
+from fastmux.tables.writers import WRITERS, Writer, concatenate_files
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
 #: A mark that all shards have been put together, set before the output has its name.
@@ -120,8 +120,12 @@ class ShardFolder:
             if rejects:
                 with replacing(self.rejects, durable=True, within=self.folder) as path:
                     concatenate_files(path, rejects)
+            parts = [self._path(index, "rows") for index in range(shards)]
+            for second in files_beside(self.output):
+                with replacing(second, durable=True, within=self.folder) as path:
+                    self.writer.assemble_beside(path, parts)
             with replacing(self.output, durable=True, within=self.folder) as path:
-                self.writer.assemble(path, [self._path(index, "rows") for index in range(shards)])
+                self.writer.assemble(path, parts)
                 (self.folder / _ASSEMBLED).touch()
             gone = _obsolete_folder(self.output)
             self.folder.replace(gone)  # in one step, as a part of the folder would look like an unfinished run
@@ -150,6 +154,12 @@ def rejects_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.rejects.jsonl")
 
 
+def files_beside(output: Path) -> list[Path]:
+    """The second file of an output in a format that has one."""
+    ending = WRITERS[output.suffix].beside
+    return [] if ending is None else [output.with_name(f"{output.name}{ending}")]
+
+
 def check_output(output: Path) -> None:
     """Raise ValueError for an output that exists, unless a process was killed while it removed its folder."""
     if output.is_dir():
@@ -164,7 +174,7 @@ def check_output(output: Path) -> None:
             (gone / _ASSEMBLED).touch()
             gone.replace(parts)
         remove(gone)
-    for path in (output, rejects_file(output)):
+    for path in (output, rejects_file(output), *files_beside(output)):
         # The list of rejected rows is written first, then the mark, then the output; a kill may come in between.
         marks = (_ASSEMBLED,) if path == output else (_ASSEMBLED, _MANIFEST)
         if path.exists() and not any((parts / mark).is_file() for mark in marks):
@@ -179,6 +189,6 @@ def write_errors(output: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise OSError(
-            f"writing {output} failed: {error}. {'The disk is full. ' if full else ''}What is labelled is kept in "
+            f"writing {output} failed: {error}. {'The disk is full. ' if full else ''}What is done is kept in "
             f"{parts_folder(output)}; the same command goes on from there"
         ) from error

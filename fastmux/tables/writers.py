@@ -1,4 +1,4 @@
-"""Write rows with new columns to a file: JSON lines, CSV, TSV or Parquet.
+"""Write rows with new columns to a file: JSON lines, CSV, TSV, Parquet, Arrow or NumPy.
 
 A row is written in two parts. Its head is the input's columns, then the new columns follow. Where input and output have
 the same format, the head is what was read: the bytes of the line, or the Arrow slice. Otherwise it is made from the
@@ -12,10 +12,12 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+import orjson
 import pyarrow
 import pyarrow.parquet
 
@@ -40,6 +42,8 @@ class Writer:
     ending: str
     #: The kind of source whose rows are written as they were read.
     same: str
+    #: What follows the output's name in the name of a second file, if there is one.
+    beside: str | None = None
 
     def __init__(self, kind: str, schema: pyarrow.Schema, new: Sequence[str], header: bytes = b""):
         self.kind, self.schema, self.new, self.header = kind, schema, new, header
@@ -78,6 +82,10 @@ class Writer:
     def assemble(self, path: Path, parts: Sequence[Path]) -> None:
         """Write the output from the parts that `write` wrote."""
         concatenate_files(path, parts)
+
+    def assemble_beside(self, path: Path, parts: Sequence[Path]) -> None:
+        """Write the second file, if there is one."""
+        raise NotImplementedError
 
 
 def concatenate_files(path: Path, parts: Sequence[Path], begin: bytes = b"") -> None:
@@ -123,7 +131,10 @@ def _opened(line: bytes) -> bytes:
     return b"{" if line == b"{}" else line[:-1] + b", "
 
 
-def _json_texts(values: list) -> Iterable[str]:
+def _json_texts(values: list | pyarrow.Array) -> Iterable[str]:
+    if isinstance(values, pyarrow.FixedSizeListArray):
+        return _json_of_vectors(values)
+    values = values.to_pylist() if isinstance(values, pyarrow.Array) else values
     kinds = set(map(type, values))
     if kinds == {float}:
         return map(repr, values)
@@ -131,6 +142,22 @@ def _json_texts(values: list) -> Iterable[str]:
         known = {value: _ENCODER.encode(value) for value in set(values)}
         return map(known.__getitem__, values)
     return map(_ENCODER.encode, values)
+
+
+def _json_of_vectors(column: pyarrow.FixedSizeListArray) -> Iterator[str]:
+    """A list of numbers for each vector, each with as many digits as its type needs."""
+    vectors, there = vectors_of(column)
+    for vector, known in zip(vectors, there, strict=True):
+        yield orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY).decode() if known else "null"
+
+
+def vectors_of(column: pyarrow.FixedSizeListArray) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors (rows, D) of a column, and whether there is one (rows); where not, NaN, or 0 of an integer type."""
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    vectors = np.full((len(column), column.type.list_size), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    vectors[there] = values.reshape(-1, column.type.list_size)
+    return vectors, there
 
 
 class Delimited(Writer):
@@ -214,23 +241,69 @@ class Parquet(Writer):
             stream.write_table(table)
 
     def assemble(self, path, parts):
-        writer = None
-        try:
-            for part in parts:
-                with pyarrow.ipc.open_stream(part) as stream:
-                    table = stream.read_all()
-                writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
+        _write_parquet(path, _tables(parts))
 
 
-def with_columns(table: pyarrow.Table, types: dict[str, pyarrow.DataType], new: dict[str, list]) -> pyarrow.Table:
+class Arrow(Parquet):
+    """A table in Arrow's own format, as a file that is mapped into memory."""
+
+    ending = ".arrow"
+
+    def assemble(self, path, parts):
+        tables = _tables(parts)
+        first = next(tables)
+        with pyarrow.ipc.new_file(path, first.schema) as file:
+            for table in itertools.chain([first], tables):
+                file.write_table(table)
+
+
+class Npy(Parquet):
+    """The vectors alone as an array (rows, D) of NumPy; the other columns, row by row, in a table beside it.
+
+    The first new column has the vectors.
+    """
+
+    ending, beside = ".npy", ".rows.parquet"
+
+    def assemble(self, path, parts):
+        with open(path, "wb") as file:
+            rows = sum(table.num_rows for table in _tables(parts))
+            for number, table in enumerate(_tables(parts)):
+                vectors = np.concatenate([vectors_of(chunk)[0] for chunk in table.column(self.new[0]).chunks])
+                if not number:
+                    header = np.lib.format.header_data_from_array_1_0(vectors) | {"shape": (rows, vectors.shape[1])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(vectors).data)
+
+    def assemble_beside(self, path, parts):
+        _write_parquet(path, (table.drop_columns(self.new[0]) for table in _tables(parts)))
+
+
+def _write_parquet(path: Path, tables: Iterable[pyarrow.Table]) -> None:
+    writer = None
+    try:
+        for table in tables:
+            writer = writer or pyarrow.parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _tables(parts: Sequence[Path]) -> Iterator[pyarrow.Table]:
+    for part in parts:
+        with pyarrow.ipc.open_stream(part) as stream:
+            yield stream.read_all()
+
+
+def with_columns(table: pyarrow.Table, types: dict[str, pyarrow.DataType], new: dict[str, Any]) -> pyarrow.Table:
     """A table with further columns by name."""
     for name, kind in types.items():
-        table = table.append_column(name, pyarrow.array(new[name], kind))
+        values = new[name]
+        table = table.append_column(name, values if isinstance(values, pyarrow.Array) else pyarrow.array(values, kind))
     return table
 
 
-WRITERS: dict[str, type[Writer]] = {form.ending: form for form in (JsonLines, Delimited, TabSeparated, Parquet)}
+WRITERS: dict[str, type[Writer]] = {
+    form.ending: form for form in (JsonLines, Delimited, TabSeparated, Parquet, Arrow, Npy)
+}

@@ -49,7 +49,7 @@ def test_help_answers_without_torch(command):
 
 
 EXAMPLE = "for example: fastmux predict my-model reviews.txt --output labels.jsonl"
-COMMAND = "expected one of search, convert, calibrate, export, predict, serve, train, env"
+COMMAND = "expected one of search, convert, calibrate, export, predict, embed, serve, train, env"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from fastmux.cli.main import build
 from fastmux.distillation.settings import ConversionSettings
+from fastmux.embedding.settings import EmbeddingSettings
 from fastmux.labelling.settings import LabellingSettings
 from fastmux.searching.settings import SearchSettings
 from fastmux.serving.settings import ServingSettings
@@ -18,6 +19,7 @@ from fastmux.settings import descriptions
 TYPED = {
     "calibrate": ["model", "--fallback", "model", "--text", "rows.txt"],
     "convert": ["model", "--text", "rows.txt", "--output_dir", "out", "--row_layers", "0"],
+    "embed": ["model", "rows.txt", "--output", "out.jsonl", "--num_workers", "0", "--pooling", "mean"],
     "predict": ["model", "rows.txt", "--output", "out.jsonl", "--num_workers", "0"],
     "search": ["model", "--text", "rows.txt", "--output_dir", "out"],
     "serve": ["model", "--port", "0"],
@@ -105,6 +107,37 @@ WRONG = {
         "input_format": [("xml", "--input_format is 'xml', expected one of")],
         "dataset_name": [("x", "--dataset_name is 'x', but rows.txt is a file")],
         "split": [("test", "--split is 'test', but rows.txt is a file")],
+    },
+    "embed": {
+        "output": [
+            ("out.csv", "--output is 'out.csv', expected a name that ends in .parquet, .arrow, .jsonl, .npy"),
+            ("used", "--output is 'used', expected a name that ends in"),
+        ],
+        "column": [("nope", "has no column 'nope'")],
+        "prefix": [],
+        "rejected": [("no", "--rejected is 'no', expected one of 'keep', 'reason', 'drop'")],
+        "max_length": [
+            ("0", "--max_length is '0'"),
+            ("99", "--max_length is 99, but the model has room for 32 tokens"),
+        ],
+        "batch_tokens": [("0", "--batch_tokens is '0'")],
+        "rows_per_shard": [("0", "--rows_per_shard is '0'")],
+        "num_workers": [("-1", "--num_workers is '-1', expected an integer of at least 0")],
+        "runtime": [("jax", "--runtime is 'jax', expected one of")],
+        "precision": [("int4", "--precision is 'int4'"), ("int8", "--precision is 'int8', which torch does not run")],
+        "dtype": [("int8", "--dtype is 'int8', expected one of 'float32', 'bfloat16', 'float16'")],
+        "device": [("cuda:99", "--device is 'cuda:99'"), ("gpu", "--device is 'gpu', expected 'cpu'")],
+        "input_format": [("xml", "--input_format is 'xml', expected one of")],
+        "dataset_name": [("x", "--dataset_name is 'x', but rows.txt is a file")],
+        "split": [("test", "--split is 'test', but rows.txt is a file")],
+        "prompt_name": [("query", "--prompt_name is 'query', but the model has the prompts: none")],
+        "prompt": [],
+        "truncate_dim": [
+            ("0", "--truncate_dim is '0'"),
+            ("99", "--truncate_dim is 99, but the model's vectors have 32"),
+        ],
+        "stored_as": [("int4", "--stored_as is 'int4', expected one of 'float32', 'float16', 'int8'")],
+        "pooling": [("max", "--pooling is 'max', expected one of 'mean', 'cls', 'lasttoken'")],
     },
     "search": {
         "text": [("nowhere.txt", "nowhere.txt"), ("few.txt", "--text has 1 rows which leaves 0 to report on")],
@@ -233,6 +266,7 @@ def test_what_only_the_model_or_the_rows_can_tell(arguments, said, typed, place)
     ("command", "settings"),
     [
         ("convert", ConversionSettings),
+        ("embed", EmbeddingSettings),
         ("predict", LabellingSettings),
         ("search", SearchSettings),
         ("serve", ServingSettings),
@@ -248,7 +282,9 @@ def test_a_setting_is_described_once(command, settings, typed):
         assert re.sub("``(.+?)``", r"--\1", text) in shown
 
 
-@pytest.mark.parametrize("settings", [ConversionSettings, LabellingSettings, SearchSettings, ServingSettings])
+@pytest.mark.parametrize(
+    "settings", [ConversionSettings, EmbeddingSettings, LabellingSettings, SearchSettings, ServingSettings]
+)
 def test_what_the_command_line_refuses_python_refuses(settings):
     for field in fields(settings):
         if (allowed := field.metadata.get("allowed")) is None:

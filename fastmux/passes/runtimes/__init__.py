@@ -17,9 +17,9 @@ class Runtime(Protocol):
     Attributes:
         num_instances: N, the slots of a group; 1 of a model whose rows share nothing.
         layout: How it lays out groups that hold N different rows.
-        num_labels: C.
+        num_labels: C; D of a model that embeds.
         per_token: Whether its logits are of tokens, not of rows.
-        problem_type: As in a Hugging Face config.
+        problem_type: As in a Hugging Face config; "embedding" if the answers are vectors, not logits.
         pad_token_id: The token that pads rows.
         weights: About how many weights each position is multiplied by: the parameters of the matrices.
     """

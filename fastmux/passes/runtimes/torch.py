@@ -14,6 +14,8 @@ from fastmux.functional import fixed_weights
 from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 
+#: The problem type of a model whose answers are vectors, not logits.
+EMBEDDING = "embedding"
 #: The rows of a batch of `TorchRuntime.plain_forward`: a usual batch size of pipelines.
 _FORWARD_ROWS = 32
 
@@ -21,7 +23,8 @@ _FORWARD_ROWS = 32
 class TorchRuntime:
     """A Hugging Face model, multiplexed or not; see `fastmux.passes.runtimes.Runtime`.
 
-    A model without a head answers with its last hidden states, d of them for each token, in place of logits.
+    A model without a head answers with its last hidden states, d of them for each token, in place of logits; one that
+    embeds (it has a ``vector_size``) with a vector for each row.
 
     Args:
         model: On its device. A T-MUX or a joined model says in its config how it lays out rows.
@@ -34,10 +37,14 @@ class TorchRuntime:
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
         kind = type(model).__name__
         config: Any = model.config
-        headless = not kind.endswith("Classification")
+        embeds = hasattr(model, "vector_size")
+        headless = not embeds and not kind.endswith("Classification")
         self.per_token = headless or kind.endswith("ForTokenClassification")
-        self.num_labels: int = config.hidden_size if headless else config.num_labels
-        self.problem_type = "single_label_classification" if self.per_token else problem_of(config)
+        size: Any = model.vector_size if embeds else config.hidden_size if headless else config.num_labels
+        self.num_labels: int = size
+        self.problem_type = (
+            EMBEDDING if embeds else "single_label_classification" if self.per_token else problem_of(config)
+        )
         self.layout = layout_of(model, least_width)
         self.num_instances = self.layout.rows
         looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
@@ -84,6 +91,8 @@ class TorchRuntime:
 
 
 def _answers(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
     return output.logits if "logits" in output else output.last_hidden_state
 
 
