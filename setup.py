@@ -89,7 +89,7 @@ TEST = [
     "sentence-transformers>=5",
     "setuptools>=77",  # the tests build a wheel
 ]
-BENCH = [*SERVE, "psutil", "pytest>=8", "scikit-learn"]
+BENCH = [*SERVE, "psutil", "pytest>=8", "scikit-learn", "sentence-transformers>=5"]
 # What examples/ray_*.py import beside the extra serve.
 RAY = ["pandas", "ray[data,serve]>=2.55"]
 # What training/experiments/molecules.py imports.

@@ -94,3 +94,13 @@ class EmbeddingConfig:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise ValueError(f"prompt_name is {name!r}, but the model has the prompts: {known}")
         return self.prompts[name] or ""
+
+    def prompt_of(self, name: str | None, prompt: str | None) -> str:
+        """The prompt that is asked for by its name or its text; the default one if nothing is said.
+
+        Raises:
+            ValueError: There is none of that name, or both are given.
+        """
+        if prompt is not None and name is not None:
+            raise ValueError(f"prompt is {prompt!r} and prompt_name {name!r}; give one of them")
+        return self.prompt(name) if prompt is None else prompt

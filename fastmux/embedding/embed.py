@@ -132,5 +132,4 @@ def _decided(
     (loaded,) = deciding.settled(loaded)
     engine = loaded.classifier.engine(loaded.placement)
     fingerprint: dict[str, Any] = {"dimension": answers.dimension, **loaded.classifier.fingerprint()}
-    fingerprint["embedding_config"] = str(vectorizer.config)
     return deciding.job(engine, answers, loaded.placement, fingerprint | {"prompt_text": vectorizer.prompt})

@@ -78,6 +78,11 @@ def read_embedding_config(name: str | PathLike, pooling: str | None = None, what
         raise ValueError(f"{what} {str(name)!r} {error}") from error
 
 
+def says_pooling(name: str | PathLike) -> bool:
+    """Whether a folder, or a model of the hub, is one of sentence-transformers."""
+    return _json(name, MODULES) is not None
+
+
 class _Unusable(ValueError):
     """A reason why a folder cannot be used; it follows the folder's name."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.labelling.tokenized_model import TokenizedModel, check_tokenizer
 from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.runtimes.torch import TorchRuntime
 
 
@@ -56,13 +58,17 @@ class Vectorizer(TokenizedModel):
                     )
                 model = EmbeddingModel(copy.deepcopy(model), EmbeddingConfig(pooling))
             check_tokenizer(model, tokenizer, what)
-        said = prompt_of(model.embedding_config, prompt_name, prompt)
+        said = model.embedding_config.prompt_of(prompt_name, prompt)
         found = cls(model, tokenizer, said)
         if said and not model.embedding_config.include_prompt:
             # A copy, as the prompt is of this use of the model.
             found.model = copy.copy(model)
             found.model.prompt_length = found.prompt_length()
         return found
+
+    per_token: ClassVar[bool] = False
+    problem_type: ClassVar[str] = EMBEDDING
+    names: ClassVar[list[str]] = []
 
     @property
     def model_class(self) -> str:
@@ -88,6 +94,12 @@ class Vectorizer(TokenizedModel):
         ids = self.tokenizer(self.prompt)["input_ids"]
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
 
+    def fingerprint(self) -> dict[str, str]:
+        """The digests of all weights, with what comes behind the encoder, and of the tokenizer."""
+        found = super().fingerprint()
+        own = f"{found['model']} {self.config}"
+        return found | {"model": hashlib.sha256(own.encode()).hexdigest()[:32]}
+
     def rows_tokenizer(self, max_length: int) -> RowTokenizer:
         """A tokenizer of texts, for any process, that puts the prompt before them and cuts them."""
         return replace(self.row_tokenizer(max_length, True, None, False), prompt=self.prompt)
@@ -99,14 +111,3 @@ class Vectorizer(TokenizedModel):
             model.compile(dynamic=True)
         runtime = TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=self.takes_types())
         return Engine(runtime, placement.batch_tokens, copies, placement.pass_tokens)
-
-
-def prompt_of(config: EmbeddingConfig, prompt_name: str | None, prompt: str | None) -> str:
-    """The prompt that is asked for; the model's default if nothing is said.
-
-    Raises:
-        ValueError: There is none of that name, or both are given.
-    """
-    if prompt is not None and prompt_name is not None:
-        raise ValueError(f"prompt is {prompt!r} and prompt_name {prompt_name!r}; give one of them")
-    return config.prompt(prompt_name) if prompt is None else prompt

@@ -20,11 +20,22 @@ A {made_from} for {runtime}, in {precision}, written by fastmux (package `{distr
 ```python
 import fastmux
 
-labeller = fastmux.Labeller("{title}")
+{call}
 ```
 
-`fastmux predict {title} ROWS --output LABELS` and `fastmux serve {title}` take it as well.{alone}{groups}
+{commands}{alone}{groups}
 """
+#: What calls it, and the commands that take it, for models that label and for those that embed.
+_USES = {
+    False: (
+        'labeller = fastmux.Labeller("{title}")',
+        "`fastmux predict {title} ROWS --output LABELS` and `fastmux serve {title}` take it as well.",
+    ),
+    True: (
+        'found = fastmux.embed("{title}", ["a text"])',
+        "`fastmux embed {title} ROWS --output vectors.parquet` takes it as well.",
+    ),
+}
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "ctranslate2": "CTranslate2"}
 _ONNX = " Plain ONNX Runtime loads `model.onnx`: `input_ids` and `attention_mask`{types} (B, L), int64, to `logits`."
 _GROUPS = (
@@ -37,10 +48,12 @@ _ALONE = " A row's answer depends on nothing else of the batch."
 def export_card(found: Export, title: str) -> ModelCard:
     """The card of an exported model in a folder of that name."""
     record, instances = found.record, found.record.layout.rows
-    figures = [f"| largest difference of logits, in their standard deviation | {found.largest_difference:.1e} |"]
+    figures = [f"| largest difference of answers, in their standard deviation | {found.largest_difference:.1e} |"]
     if found.same is not None:
         figures.insert(0, f"| the original's labels | {found.same:.4f} |")
-    kind = "token-classification" if record.per_token else "text-classification"
+    embeds = record.embedding is not None
+    kind = "token-classification" if record.per_token else "sentence-similarity" if embeds else "text-classification"
+    call, commands = (said.format(title=title) for said in _USES[embeds])
     tags = ["onnx"] if record.runtime == "onnxruntime" else []
     data = ModelCardData(
         library_name=record.runtime,
@@ -49,6 +62,8 @@ def export_card(found: Export, title: str) -> ModelCard:
     )
     text = _TEXT.format(
         title=title,
+        call=call,
+        commands=commands,
         made_from=f"`{record.made_from['class']}`",
         precision=record.precision if record.precision == "float32" else "float32 with matrices of 8 bits",
         distribution=distribution.NAME,

@@ -30,6 +30,8 @@ def check_ctranslate2(model: PreTrainedModel) -> None:
     """Raise ValueError for a model that `write_ctranslate2` cannot write."""
     config: Any = model.config
     kind = type(model)
+    if hasattr(model, "vector_size"):
+        raise ValueError("runtime is 'ctranslate2', which runs models that label, not those that embed")
     known = config.model_type in BERT_LIKE and kind.__module__.startswith("transformers.models.")
     if not known or getattr(config, "is_decoder", False) or getattr(config, "num_instances", 1) > 1:
         raise ValueError(

@@ -14,6 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.texts import Row, check_texts
 from fastmux.distribution import of_extra
+from fastmux.embedding.folder import says_pooling
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.exporting.card import export_card
 from fastmux.exporting.ctranslate2_file import check_ctranslate2, write_ctranslate2
 from fastmux.exporting.exported import Export
@@ -25,6 +28,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.labelling.tokenized_model import room_of
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.runtimes.ctranslate2 import LEAST_WIDTH
 from fastmux.passes.runtimes.record import EXPORTED, MODEL, PRECISIONS, TOKENIZER, RuntimeRecord, digest, is_exported
 from fastmux.passes.runtimes.torch import TorchRuntime
@@ -37,7 +41,7 @@ _TOLERANCE = 1e-3
 
 
 def export(
-    model: str | os.PathLike | PreTrainedModel,
+    model: str | os.PathLike | PreTrainedModel | EmbeddingModel,
     output_dir: str | os.PathLike,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -54,7 +58,8 @@ def export(
     CTranslate2, which runs plain encoders alone, has such scales of its own.
 
     Args:
-        model: A T-MUX, a joined model or a plain encoder that labels rows or tokens; or its name or folder.
+        model: A T-MUX, a joined model or a plain encoder that labels rows or tokens; or its name or folder; or one of
+            sentence-transformers, which `fastmux.embed` takes then.
         output_dir: A new folder. It gets the model, ``runtime.json``, the tokenizer, the config and a card.
         tokenizer: The model's; comes with ``model`` if that is a name or a folder.
         runtime: "onnxruntime" or "ctranslate2".
@@ -102,7 +107,20 @@ def export(
             for package in ("onnx", "onnxruntime", "onnxscript"):
                 importlib.import_module(package)
     RUNTIMES[runtime].check(precision)
-    classifier = Classifier.of(model, tokenizer)
+    embeds = isinstance(model, EmbeddingModel) or (isinstance(model, (str, os.PathLike)) and says_pooling(model))
+    loaded = Vectorizer.of(model, tokenizer) if embeds else Classifier.of(model, tokenizer)
+    return write(loaded, folder, runtime, precision, rows, max_length)
+
+
+def write(
+    classifier: Classifier | Vectorizer,
+    folder: Path,
+    runtime: str,
+    precision: str,
+    rows: Sequence[Row] | None = None,
+    max_length: int | None = None,
+) -> Export:
+    """Write a loaded model, in `export`'s way; the arguments are checked."""
     if runtime == "ctranslate2":
         check_ctranslate2(classifier.model)
     length = classifier.max_length(max_length)
@@ -134,8 +152,15 @@ def export(
     return found
 
 
+def _embedding(vectorizer: Vectorizer) -> dict[str, Any]:
+    """What the record says of a model that embeds."""
+    kept = ("pooling", "include_prompt", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+    config = {name: getattr(vectorizer.config, name) for name in kept}
+    return {"size": vectorizer.vector_size, "prompt": vectorizer.prompt, "config": config}
+
+
 def _describe(
-    classifier: Classifier,
+    classifier: Classifier | Vectorizer,
     in_torch: TorchRuntime,
     folder: Path,
     runtime: str,
@@ -177,10 +202,12 @@ def _describe(
         types_alone=alone.types,
         refuses_words=refuses_words,
         made_from={"class": classifier.model_class, **classifier.fingerprint()},
+        side=classifier.tokenizer.truncation_side,
+        embedding=_embedding(classifier) if isinstance(classifier, Vectorizer) else None,
     ).save(folder)
 
 
-def _tokens(classifier: Classifier, texts: Sequence[Row] | None, length: int) -> Tokens:
+def _tokens(classifier: Classifier | Vectorizer, texts: Sequence[Row] | None, length: int) -> Tokens:
     """Rows to compare on."""
     if texts is not None:
         pairs = isinstance(texts[0], tuple)
@@ -205,7 +232,7 @@ def _compared(record: RuntimeRecord, expected: np.ndarray, answered: np.ndarray,
     if record.precision == "float32" and difference > _TOLERANCE:
         raise ValueError(f"the exported model answers otherwise than the original: logits differ by {difference:.1e}")
     same = None
-    if record.problem_type != "regression":
+    if record.problem_type not in ("regression", EMBEDDING):
         lengths = tokens.lengths if record.per_token else None
         same = float(agrees(answered, expected, record.problem_type, lengths).mean())
     return Export(record, len(tokens.lengths), same, difference, size / 2**20)

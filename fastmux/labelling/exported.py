@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tokenizers import Tokenizer
 
@@ -19,6 +19,7 @@ from fastmux.passes.runtimes.record import TOKENIZER, RuntimeRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 
 #: What runs an exported model, by the name in its record.
@@ -40,11 +41,12 @@ class ExportedClassifier:
     runtime: OnnxRuntime | CTranslate2Runtime
     tokenizer_json: str
 
+    #: Whether models of this class embed; others label.
+    embeds: ClassVar[bool] = False
+
     @classmethod
-    def of(
-        cls, model: str | PathLike, tokenizer: PreTrainedTokenizerBase | None = None, what: str = "model"
-    ) -> ExportedClassifier:
-        """The classifier in a folder.
+    def of(cls, model: str | PathLike, tokenizer: PreTrainedTokenizerBase | None = None, what: str = "model") -> Self:
+        """The model in a folder.
 
         Raises:
             ValueError: The folder is damaged or of another version; this processor cannot run it; ``tokenizer`` is
@@ -52,7 +54,10 @@ class ExportedClassifier:
             ImportError: What runs it is not installed.
         """
         try:
-            runtime = RUNTIMES[RuntimeRecord.read(Path(model)).runtime](Path(model))
+            record = RuntimeRecord.read(Path(model))
+            if (record.embedding is not None) != cls.embeds:
+                raise ValueError("it labels rows, and has no vectors" if cls.embeds else "it embeds, and has no labels")
+            runtime = RUNTIMES[record.runtime](Path(model))
             found = cls(runtime, (Path(model) / TOKENIZER).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{what} {str(model)!r} cannot be loaded: {error}") from error
@@ -115,7 +120,7 @@ class ExportedClassifier:
         if words == "given" and self.record.refuses_words is not None:
             raise ValueError(self.record.refuses_words)
         types = self.takes_types() and (pairs or self.record.types_alone)
-        return RowTokenizer(self.tokenizer_json, max_length, truncation, words, types)
+        return RowTokenizer(self.tokenizer_json, max_length, truncation, words, types, self.record.side)
 
     def answers(self, words: str | None, all_scores: bool, prefix: str = "") -> Answers:
         """What turns its logits into answers; ``words`` is that of the `RowTokenizer` that tokenised."""

@@ -21,7 +21,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
 from fastmux.passes.processor import multiplies_bfloat16, processor_features, processor_name, threads
-from fastmux.passes.runtimes import Runtime
+from fastmux.passes.runtimes import EMBEDDING, Runtime
 from fastmux.passes.runtimes.record import EXPORTED, PRECISIONS
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
@@ -34,6 +34,8 @@ _SECONDS, _REPEATS = 0.5, 3
 #: The largest share of the rows whose label a candidate may change. A number counts as changed if it moves by more than
 #: a tenth of the answers' standard deviation.
 _MOST_CHANGED, _FAR = 0.02, 0.1
+#: A vector counts as changed if its cosine with the original's is less.
+_LEAST_COSINE = 0.99
 #: How far a row's logits may move when others take the places of its companions, in standard deviations: by rounding.
 _LEAST_LEAK = 1e-3
 _FILE = "fastest.json"
@@ -160,12 +162,16 @@ def _wrong(engine: Engine, tokens: Tokens, expected: np.ndarray) -> str | None:
     answered = engine.run(tokens).logits
     runtime = engine.runtime
     spread = max(float(expected.std()), float(np.finfo(np.float32).tiny))
-    if runtime.problem_type == "regression":
+    if runtime.problem_type == EMBEDDING:
+        lengths = np.linalg.norm(answered, axis=-1) * np.linalg.norm(expected, axis=-1)
+        changed = float(((answered * expected).sum(-1) < _LEAST_COSINE * lengths).mean())
+    elif runtime.problem_type == "regression":
         changed = float((np.abs(answered - expected).max(-1) > _FAR * spread).mean())
     else:
         changed = float((~agrees(answered, expected, runtime.problem_type)).mean())
     if changed > _MOST_CHANGED:
-        return f"it changes {changed:.1%} of the labels"
+        what = "vectors" if runtime.problem_type == EMBEDDING else "labels"
+        return f"it changes {changed:.1%} of the {what}"
     moved = _leak(runtime, tokens) / spread
     return f"it lets the companions of a row move its answer by {moved:.1g} deviations" if moved > _LEAST_LEAK else None
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from fastmux.passes.plan import Layout
 
+#: The problem type of a model whose answers are vectors, not logits.
+EMBEDDING = "embedding"
+
 
 class Runtime(Protocol):
     """A loaded model that takes padded batches of tokens.

@@ -22,7 +22,8 @@ class ExportedRuntime:
         self.record = record = RuntimeRecord.load(folder)
         self.check(record.precision)
         self.layout, self.per_token = record.layout, record.per_token
-        self.num_instances, self.num_labels = record.layout.rows, len(record.labels)
+        self.num_instances = record.layout.rows
+        self.num_labels: int = len(record.labels) if record.embedding is None else record.embedding["size"]
         self.weights = record.weights
         self.problem_type, self.pad_token_id = record.problem_type, record.pad_token_id
 

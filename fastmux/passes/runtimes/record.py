@@ -13,7 +13,7 @@ from fastmux.passes.plan import Layout
 
 RECORD, MODEL, TOKENIZER = "runtime.json", "model.onnx", "tokenizer.json"
 #: Raised when a folder of an earlier fastmux can no longer be read.
-VERSION = 2
+VERSION = 3
 PRECISIONS = ("float32", "int8")
 #: The runtimes that run such a folder.
 EXPORTED = ("onnxruntime", "ctranslate2")
@@ -41,6 +41,9 @@ class RuntimeRecord:
         types_alone: Of a text that is no pair some of them are not 0.
         refuses_words: Why the tokenizer takes no lists of words; None if it does.
         made_from: The class and the digest of the model that was exported, by name.
+        side: The side on which rows are cut: "right" or "left".
+        embedding: Of a model that embeds: ``size``, D; ``prompt``, which it was exported for; and ``config``, the
+            fields of its config but for layers. None of one that labels.
     """
 
     runtime: str
@@ -60,6 +63,8 @@ class RuntimeRecord:
     types_alone: bool
     refuses_words: str | None
     made_from: dict[str, str]
+    side: str = "right"
+    embedding: dict[str, Any] | None = None
 
     def save(self, folder: Path) -> None:
         """Write it into a folder."""

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from fastmux.functional import fixed_weights
 from fastmux.passes.plan import Layout
+from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.tokens import Tokens
 
-#: The problem type of a model whose answers are vectors, not logits.
-EMBEDDING = "embedding"
 #: The rows of a batch of `TorchRuntime.plain_forward`: a usual batch size of pipelines.
 _FORWARD_ROWS = 32
 
