@@ -97,7 +97,7 @@ GRAPHS = ["rdkit", "torch_geometric>=2.5"]
 # What training/experiments/prumux.py imports.
 PRUNING = ["torch-pruning>=1.6"]
 # Others' code that bench/ times beside fastmux's, where it is there.
-PEERS = [*CTRANSLATE2, "fast-hadamard-transform", "liger-kernel", "onnxruntime", "openvino"]
+PEERS = [*CTRANSLATE2, "fast-hadamard-transform", "liger-kernel", "model2vec", "onnxruntime", "openvino"]
 
 setup(
     name=NAME,

@@ -2,7 +2,7 @@
 
 Each runtime is a `fastmux.passes.runtimes.Runtime`, and is left out where its package is not installed. What
 optimum and the ONNX backend of sentence-transformers run is ONNX Runtime with a file that torch exports, and is
-measured as that, without either.
+measured as that: torch's present exporter here, and files of theirs where they are given.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +62,18 @@ class OpenVinoRuntime:
 
 
 def peers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, exported: Path, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    exported: Path,
+    folder: Path,
+    files: dict[str, Path],
 ) -> dict[str, Runtime]:
     """Runtimes of a plain encoder by name.
 
     Args:
         exported: What ``fastmux export`` wrote of it in float32.
         folder: A new folder for files.
+        files: ONNX files of it by name.
     """
     folder.mkdir()
     found: dict[str, Runtime] = {"torch bfloat16": TorchRuntime(copy.deepcopy(model).bfloat16(), 0)}
@@ -76,11 +82,15 @@ def peers(
     shapes = {name: {0: rows, 1: length} for name in inputs}
     options = {"input_names": list(inputs), "output_names": ["logits"], "verbose": False}
     program = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes=shapes, **options)
-    (folder / "torch").mkdir()
-    program.save(folder / "torch" / MODEL)
+    program.save(folder / MODEL)
     record = OnnxRuntime(exported).record
-    replace(record, files={MODEL: digest(folder / "torch" / MODEL)}).save(folder / "torch")
-    found["ONNX Runtime float32, exported by torch"] = OnnxRuntime(folder / "torch")
+    torchs = "ONNX Runtime float32, exported by torch"
+    for number, (name, file) in enumerate({torchs: folder / MODEL, **files}.items()):
+        path = folder / (str(number) if number else "torch")
+        path.mkdir()
+        shutil.copy(file, path / MODEL)
+        replace(record, files={MODEL: digest(path / MODEL)}).save(path)
+        found[name] = OnnxRuntime(path)
     found["ONNX Runtime dynamic int8, exported by torch"] = dynamic(folder / "torch", folder / "dynamic")
     if "openvino" in PEERS:
         for name, precision in (("float32", "f32"), ("bfloat16", "bf16")):
@@ -133,3 +143,9 @@ def floors(
     yield "tokenising", lambda: tokenizer(texts)
     yield "TF-IDF and logistic regression", lambda: bag.predict(texts)
     yield "static embeddings", static
+    if importlib.util.find_spec("model2vec"):
+        from model2vec import StaticModel
+
+        rust = tokenizer.backend_tokenizer
+        embedder = StaticModel(table[: rust.get_vocab_size()], rust)
+        yield "model2vec", lambda: embedder.encode(texts) @ head.T

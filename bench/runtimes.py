@@ -20,7 +20,8 @@ of each model:
 
 ``int8 by row`` is what ``fastmux export --int8`` writes. ``dynamic int8`` is ONNX Runtime's own ``quantize_dynamic``,
 whose scale is the whole tensor's, of the file that ``fastmux export`` writes or of torch's; the latter is what optimum
-and sentence-transformers run. CTranslate2 and OpenVINO run the plain encoder, if they are installed.
+and sentence-transformers run; ``--onnx`` takes files that they wrote, as optimum may want another transformers.
+CTranslate2 and OpenVINO run the plain encoder, if they are installed.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ _FILES, _TRAINED = ("dev.tsv", "train.tsv"), 20_000
 _TRIALS, _COMPANIONS = 20, 7
 
 
-def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool) -> dict[str, Runtime]:
-    """Everything that runs a model here, torch first."""
+def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool, files: dict[str, Path]) -> dict[str, Runtime]:
+    """Everything that runs a model here, torch first; ``files`` are ONNX files of the plain encoder by name."""
     folder.mkdir()
     float32, int8 = folder / "float32", folder / "int8"
     fastmux.export(model, float32, tokenizer=tokenizer)
@@ -77,7 +78,7 @@ def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool) -> dict[
     found["ONNX Runtime float32"], found[_BY_ROW] = OnnxRuntime(float32), OnnxRuntime(int8)
     found["ONNX Runtime dynamic int8"] = dynamic(float32, folder / "dynamic")
     if name == _PLAIN:
-        found |= peers(model, tokenizer, float32, folder / "peers")
+        found |= peers(model, tokenizer, float32, folder / "peers", files)
         if compiled:
             found["torch.compile float32"] = copy.copy(found["torch float32"])
             found["torch.compile float32"].model = torch.compile(model, dynamic=True)
@@ -161,7 +162,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--rows", type=positive, default=872, help="Of the 872 validation rows, so many.")
     parser.add_argument("--repeats", type=positive, default=5, help="Turns, whose medians count.")
     parser.add_argument("--torch_compile", action="store_true", help="torch.compile is measured too: minutes.")
+    parser.add_argument(
+        "--onnx", nargs="+", default=[], metavar="NAME=FILE", help="ONNX files of --model's that others wrote."
+    )
     args = parser.parse_args(argv)
+    files = {name: Path(file) for name, _, file in (pair.partition("=") for pair in args.onnx)}
+    if missing := [name for name, file in files.items() if not file.is_file()]:
+        parser.error(f"argument --onnx: {missing[0]!r} has no file {str(files[missing[0]])!r}; expected NAME=FILE")
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(args.seed)
     if args.model is None:
@@ -182,7 +189,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         made[f"T-MUX, N = {n}"] = tmux.from_backbone(plain, n, demultiplexer="unbind", num_labels=2).eval()
     with tempfile.TemporaryDirectory() as folder:
         models = {
-            name: runtimes(name, model, tokenizer, Path(folder, str(number)), args.torch_compile)
+            name: runtimes(name, model, tokenizer, Path(folder, str(number)), args.torch_compile, files)
             for number, (name, model) in enumerate(made.items())
         }
         rows = measure(models, tokens, args.repeats)

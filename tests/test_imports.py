@@ -60,6 +60,7 @@ LATE = {
     "onnxruntime": "an extra, `onnx`",
     "ctranslate2": "an extra, `ctranslate2`",
     "openvino": "a peer, which is measured where it is installed",
+    "model2vec": "a peer, which is measured where it is installed",
     "bench.runtime_peers": "needs what the extra `export` brings",
     "fastmux.exporting.row_int8": "needs onnx, of the extra `export`",
     "datasets": "takes torch's time to import, and files need nothing of it",

@@ -69,6 +69,14 @@ def test_ways_to_batch_rows(way, widths):
     assert seen == widths
 
 
+@pytest.mark.parametrize("given", ["optimum", "optimum=", "optimum=nowhere/model.onnx"])
+def test_a_file_of_another_exporter_that_is_not_there(given, capsys):
+    with pytest.raises(SystemExit):
+        runtimes.main(["--data_dir", "nowhere", "--onnx", given])
+    said = capsys.readouterr().err
+    assert "argument --onnx: 'optimum' has no file" in said and "expected NAME=FILE" in said
+
+
 @on_request
 def test_a_small_run(data_dir, tmp_path):
     output = tmp_path / "out.json"

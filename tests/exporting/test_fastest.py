@@ -185,6 +185,26 @@ def test_it_is_timed_again_where_something_is_other(change, folder, models, text
     assert raced[3:] == ["float32"]
 
 
+def test_a_folder_that_unlike_processors_share(folder, monkeypatch):
+    """Each decides for itself, keeps the other's answer, and never takes what it cannot run."""
+    model, raced = folder("plain"), []
+    flags = {"new": "fpu avx512_vnni", "old": "fpu avx2"}
+
+    def on(name):
+        monkeypatch.setattr(processor, "_cpuinfo", lambda: f"model name\t: {name}\nflags\t\t: {flags[name]}\n")
+        return fastmux.Labeller(model, **AUTO).placement
+
+    def chosen(reference, tokens, precision, engine_of):
+        raced.append(processor.processor_name())
+        precision = "int8" if "onnxruntime int8" in candidates()[0] else "float32"
+        return Choice("onnxruntime", precision, {"torch float32": 1.0, f"onnxruntime {precision}": 2.0}, {})
+
+    monkeypatch.setattr(loading, "race", chosen)
+    found = [on(name) for name in ("new", "old", "new", "old")]
+    assert raced == ["new", "old"]
+    assert [placed.dtype for placed in found] == ["int8", "float32"] * 2
+
+
 @on_request
 def test_a_fallback_is_chosen_too(folder, texts, monkeypatch):
     raced = []
