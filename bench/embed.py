@@ -51,7 +51,9 @@ TEXTS = {"snli": "test.tsv.gz", "qqp": "dev.tsv.gz"}
 def texts_of(name: str, folder: Path, rows: int) -> list[str]:
     """So many different sentences of a data set."""
     found: dict[str, None] = {}
-    for line in fastmux.read_texts([folder / name / TEXTS[name]], "sentence1", "sentence2"):
+    path = folder / name / TEXTS[name]
+    path = path if path.exists() else path.with_suffix("")
+    for line in fastmux.read_texts([path], "sentence1", "sentence2"):
         found |= dict.fromkeys(text for text in line if text.strip())
         if len(found) >= rows:
             break

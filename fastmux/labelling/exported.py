@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -19,8 +19,9 @@ from fastmux.passes.runtimes.record import TOKENIZER, RuntimeRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-    from typing_extensions import Self
 
+
+Exported = TypeVar("Exported", bound="ExportedClassifier")
 
 #: What runs an exported model, by the name in its record.
 RUNTIMES: dict[str, type[OnnxRuntime] | type[CTranslate2Runtime]] = {
@@ -45,7 +46,12 @@ class ExportedClassifier:
     embeds: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, model: str | PathLike, tokenizer: PreTrainedTokenizerBase | None = None, what: str = "model") -> Self:
+    def of(
+        cls: type[Exported],
+        model: str | PathLike,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        what: str = "model",
+    ) -> Exported:
         """The model in a folder.
 
         Raises:
