@@ -10,9 +10,9 @@ from fastmux.cli.settings import MODEL_HELP, add_settings, add_text, given
 from fastmux.distillation.settings import ConversionSettings
 
 DESCRIPTION = """\
-Make a faster copy of a trained encoder, or of one with a sequence or token classification head. The deeper layers of
-the copy process N states in one pass; it learns the original's outputs. It needs text of the kind that the model is
-used on, without labels.
+Make a faster copy of a trained encoder, of one with a sequence or token classification head, or of a model of
+sentence-transformers. The deeper layers of the copy process N states in one pass; it learns the original's outputs. It
+needs text of the kind that the model is used on, without labels.
 
 At the end it measures the agreement with the original and the speed of both, on rows that were kept apart. After an
 interruption, start it again with the same arguments: it goes on from its last checkpoint."""
@@ -24,7 +24,8 @@ examples:
   fastmux convert my-model --text a.txt b.txt.gz --num_instances 4 --row_layers 1 --joined_layers 2 4 --output_dir out
   fastmux convert my-model --text pairs.tsv --column question --pair_column answer --output_dir out
   fastmux convert my-model --text reviews.txt --num_instances 1 --joined_layers 2 --output_dir out   # no joining
-  fastmux convert my-model --text reviews.txt --num_instances 2 --join pooled --ffn_width 0.5 --output_dir out"""
+  fastmux convert my-model --text reviews.txt --num_instances 2 --join pooled --ffn_width 0.5 --output_dir out
+  fastmux convert my-embedder --text texts.txt --num_instances 1 --joined_layers 2 --output_dir out   # its vectors"""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.distillation.teacher import captured_states, padded
-from fastmux.models.problems import PROBLEMS, Regression, SingleLabel, TokenLabels, problem_of
+from fastmux.distillation.teacher import captured_states, logits_of, padded
+from fastmux.models.problems import PROBLEMS, Regression, SingleLabel, TokenLabels, Vectors, problem_of
 from fastmux.passes.cascade import agrees
 
 #: Figures are averaged over so many random groupings, as a row's result can depend on the rows of its group.
@@ -35,6 +36,9 @@ class Agreement:
             several labels a row it is the sum over them. None without labels.
         r2: For a regression, the share of the variance of the original's outputs that the converted model's explain.
         r2_std: The standard deviation of ``r2`` over the groupings; None for one grouping.
+        vectors: For a model that embeds, the mean cosine of its vectors with the original's.
+        similarities: For a model that embeds, the Spearman correlation of the cosines between rows, all pairs of them,
+            with those between the original's.
         cosine: The mean cosine of the hidden states with the original's, at the positions that the head reads.
         groupings: The number of groupings.
         rows: The number of rows.
@@ -46,6 +50,8 @@ class Agreement:
     kl: float | None
     r2: float | None
     r2_std: float | None
+    vectors: float | None
+    similarities: float | None
     cosine: float
     groupings: int
     rows: int
@@ -61,6 +67,9 @@ class Agreement:
                 found[kind.divergence_name] = f"{self.kl:.4f}"
             if self.r2 is not None:
                 found["R\u00b2 of the outputs"] = _measured(self.r2, self.r2_std)
+            if self.vectors is not None:
+                found["cosine of vectors"] = f"{self.vectors:.4f}"
+                found["rank correlation of similarities"] = f"{self.similarities:.4f}"
         return found | {"cosine of states": f"{self.cosine:.4f}"}
 
 
@@ -80,7 +89,7 @@ def measure_agreement(
 ) -> Agreement:
     """Compare two models in eval mode on ``rows``, in `groupings_of` random orders; ``on_rows`` is called with the
     number of rows after each batch."""
-    figures: dict[str, list[float]] = {"labels": [], "kl": [], "r2": [], "cosine": []}
+    figures: dict[str, list[float]] = {name: [] for name in ("labels", "kl", "r2", "vectors", "similarities", "cosine")}
     name = None
     groupings = groupings_of(num_instances)
     for grouping in range(groupings):
@@ -112,6 +121,8 @@ def measure_agreement(
         kl=mean["kl"],
         r2=mean["r2"],
         r2_std=std["r2"],
+        vectors=mean["vectors"],
+        similarities=mean["similarities"],
         cosine=mean["cosine"],
         groupings=groupings,
         rows=len(rows),
@@ -125,7 +136,7 @@ def groupings_of(num_instances: int) -> int:
 
 def _answers(model: PreTrainedModel, batch) -> tuple[Tensor, Tensor | None]:
     with captured_states(model) as states:
-        logits = getattr(model(**batch), "logits", None)
+        logits = logits_of(model(**batch))
     return states[-1], logits
 
 
@@ -134,6 +145,11 @@ def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
     problem, said, wanted = PROBLEMS[name], said.double(), wanted.double()
     if isinstance(problem, Regression):
         return {"r2": problem.r2(said, wanted)}
+    if isinstance(problem, Vectors):
+        pairs = torch.triu_indices(len(said), len(said), 1, device=said.device)
+        ours, theirs = ((F.normalize(t) @ F.normalize(t).T)[pairs[0], pairs[1]].cpu().numpy() for t in (said, wanted))
+        similar = float(spearmanr(ours, theirs).statistic)
+        return {"vectors": F.cosine_similarity(said, wanted).mean().item(), "similarities": similar}
     kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
     same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
     # No divergence is below 0, but its rounded sum may be.

@@ -6,6 +6,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from fastmux import distribution
+from fastmux.embedding.model import EmbeddingModel
 from fastmux.joined_configuration import JoinedConfig
 from fastmux.models.model_card import PIPELINES, card_of, joined_in_words, loading, named, title
 
@@ -37,8 +38,26 @@ _COMPANIONS = """\
 """
 
 
+_ENCODING = """\
+```python
+{needed}from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{repository}")
+```"""
+
+
+def _encoding(repository: str, ours: bool) -> str:
+    """The code that loads a model of sentence-transformers, as Markdown."""
+    needed = "import fastmux  # which knows its layers\n" if ours else ""
+    return _ENCODING.format(needed=needed, repository=repository)
+
+
 def conversion_card(
-    conversion, student: PreTrainedModel, model: PreTrainedModel, original: PreTrainedModel, repository: str
+    conversion,
+    student: PreTrainedModel | EmbeddingModel,
+    model: PreTrainedModel | EmbeddingModel,
+    original: PreTrainedModel | EmbeddingModel,
+    repository: str,
 ) -> ModelCard:
     """The card of a converted model.
 
@@ -57,15 +76,20 @@ def conversion_card(
         "times as fast as the original, both through `fastmux.predict`": f"{conversion.speed_up:.2f}",
         "times as fast as the original, as Hugging Face runs it (batches of 32)": f"{conversion.speed_up_forward:.2f}",
     }
-    architecture = type(model).__name__
-    source = getattr(original, "name_or_path", "") or ""
+    embeds = isinstance(model, EmbeddingModel)
+    ours = (model.encoder if embeds else model) is (student.encoder if embeds else student)
+    library = "sentence-transformers" if embeds else "fastmux" if ours else "transformers"
+    source = getattr(original.encoder if embeds else original, "name_or_path", "") or ""
     theirs = card_of(source)
     kept = {name: getattr(theirs, name, None) for name in ("license", "license_name", "license_link", "language")}
     data = ModelCardData(
-        library_name="fastmux" if model is student else "transformers",
-        pipeline_tag=PIPELINES.get(type(student).__name__),
+        library_name=library,
+        pipeline_tag="sentence-similarity" if embeds else PIPELINES.get(type(student).__name__),
         base_model=named(source) or getattr(theirs, "base_model", None),
-        tags=["data-multiplexing", f"num-instances-{config.num_instances}"],
+        tags=[
+            *(["sentence-transformers", "feature-extraction"] if embeds else []),
+            *(["data-multiplexing", f"num-instances-{config.num_instances}"] if config.num_instances > 1 else []),
+        ],
         **{name: value for name, value in kept.items() if value is not None},
     )
     name = named(source)
@@ -79,7 +103,7 @@ def conversion_card(
         structure=joined_in_words(config) + narrow,
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
-        loading=loading(architecture, repository, "fastmux" if model is student else "transformers"),
+        loading=_encoding(repository, ours) if embeds else loading(type(model).__name__, repository, library),
         max_length=conversion.settings["max_length"],
         cut=f", {conversion.cut_rows:,} of them" if conversion.cut_rows else "",
         companions=_COMPANIONS.format(n=config.num_instances) if config.joins_rows else "",

@@ -26,11 +26,15 @@ from transformers import (
 from fastmux.distillation.agreement import Agreement, groupings_of, measure_agreement
 from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.embedding_student import EmbeddingStudent
 from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
-from fastmux.distillation.texts import Row, check_texts, tokenize
+from fastmux.distillation.texts import Row, check_texts, tokenize, with_prompt
+from fastmux.embedding.folder import MODULES
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import check_output_dir, digest_of, remove, write_json
 from fastmux.labelling.tokenized_model import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
@@ -75,7 +79,7 @@ class Conversion:
 
 
 def convert(
-    model: str | PathLike | PreTrainedModel,
+    model: str | PathLike | PreTrainedModel | EmbeddingModel,
     texts: Sequence[Row],
     output_dir: str | PathLike,
     *,
@@ -87,11 +91,14 @@ def convert(
 
     The copy starts from the original's weights, head included. It learns the original's last hidden states and logits
     for ``texts`` (`fastmux.distillation.trainer.distillation_loss`). Its loss depends on the kind of labels, which
-    ``problem_type`` says: one label, several, a number, or a label for each token (`fastmux.models.problems`). Call
-    `convert` again with the same arguments after an interruption: it goes on from its last checkpoint.
+    ``problem_type`` says: one label, several, a number, or a label for each token (`fastmux.models.problems`). The copy
+    of a model of sentence-transformers learns its vectors, and is written as one that sentence-transformers loads where
+    fastmux is imported. Call `convert` again with the same arguments after an interruption: it goes on from its last
+    checkpoint.
 
     Args:
-        model: A Hugging Face encoder, or one with a sequence or token classification head; or its name or folder.
+        model: A Hugging Face encoder, or one with a sequence or token classification head; or its name or folder; or
+            that of a model of sentence-transformers, which gives texts its default prompt.
         texts: The rows: texts, or pairs of texts, of the kind that the model will be used on. They need no labels.
             `fastmux.read_texts` reads them from files.
         output_dir: A new folder for the model, its tokenizer and ``conversion.json``. Where nothing is joined and all
@@ -112,9 +119,11 @@ def convert(
     _check_alone()
     settings = settings or ConversionSettings()
     texts = check_texts(texts)
-    original, tokenizer, student_class = _load(model, tokenizer)
+    original, tokenizer, student_class, prompt = _load(model, tokenizer)
     structure = {name: getattr(settings, name) for name in STRUCTURE}
     student_class.from_backbone(original, settings.num_instances, **structure)  # raises what is wrong with it
+    if prompt is not None:
+        texts = with_prompt(texts, prompt)
     if settings.state_weight == 0 and student_class is JoinedModel:
         raise ValueError(
             f"state_weight is {settings.state_weight}, expected a number above 0: the model has no head whose labels "
@@ -141,7 +150,9 @@ def convert(
     kept = max(settings.num_instances, kept // settings.num_instances * settings.num_instances)
     held_out, train = rows.select(order[:kept]), rows.select(order[kept:])
     cut = int(np.sum(np.asarray(rows["length"]) >= settings.max_length))
+    # Of other positions nothing is learnt: a head does not read them, or their error has no weight.
     first_only = student_class is JoinedForSequenceClassification
+    first_only |= student_class is EmbeddingStudent and settings.state_weight == 0
     size = teacher_bytes(np.asarray(train["length"]), original.config.hidden_size, first_only) / 2**20
     arguments = distillation_arguments(work, settings, trainer)
     original = original.eval().to(arguments.device)
@@ -183,9 +194,12 @@ def convert(
         log=state.log_history,
     )
     if state.is_world_process_zero:
-        tokenizer.save_pretrained(folder)
         saved = student.plain() if student.config.is_plain else student
-        saved.save_pretrained(folder)
+        if isinstance(saved, EmbeddingModel):
+            saved.save_pretrained(folder, tokenizer)
+        else:
+            tokenizer.save_pretrained(folder)
+            saved.save_pretrained(folder)
         conversion_card(conversion, student, saved, original, str(output_dir)).save(folder / "README.md")
         write_json(folder / _RECORD, asdict(conversion))
         remove(work)
@@ -193,9 +207,12 @@ def convert(
 
 
 def _load(
-    model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Any]:
-    """The original, its tokenizer, and the class of the converted model."""
+    model: str | PathLike | PreTrainedModel | EmbeddingModel, tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[Any, PreTrainedTokenizerBase, Any, str | None]:
+    """The original, its tokenizer, the class of the converted model, and the prompt of a model that embeds."""
+    if isinstance(model, EmbeddingModel) or (not isinstance(model, PreTrainedModel) and Path(model, MODULES).is_file()):
+        found = Vectorizer.of(model, tokenizer)
+        return found.model, found.tokenizer, EmbeddingStudent, found.prompt
     if isinstance(model, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("tokenizer is None, expected the tokenizer of the model")
@@ -211,7 +228,7 @@ def _load(
     check_vocabulary(model, tokenizer)
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which batches need")
-    return model, tokenizer, _STUDENTS[kind][1]
+    return model, tokenizer, _STUDENTS[kind][1], None
 
 
 def _check_alone() -> None:

@@ -8,6 +8,8 @@ from functools import partial
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
@@ -49,6 +51,8 @@ def measure_speed(
 def engine_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, copies: int = 1) -> Engine:
     """What runs a model in `fastmux.predict`, in float32 and on the model's device; an encoder without a head, too."""
     name, placement = type(model).__name__, Placement(str(model.device))
+    if isinstance(model, EmbeddingModel):
+        return Vectorizer(model, tokenizer).engine(placement, copies)
     if not name.endswith("Classification"):
         return Engine(_runtime(model, tokenizer), placement.batch_tokens, copies, placement.pass_tokens)
     return Classifier(model, tokenizer, name.endswith("ForTokenClassification")).engine(placement, copies)
@@ -65,5 +69,6 @@ def plain_forward(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, to
 
 
 def _runtime(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TorchRuntime:
-    types = Classifier(model, tokenizer, False).takes_types()
+    embeds = isinstance(model, EmbeddingModel)
+    types = (Vectorizer(model, tokenizer) if embeds else Classifier(model, tokenizer, False)).takes_types()
     return TorchRuntime(model, tokenizer.pad_token_id, takes_types=types)

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,11 @@ def captured_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+def logits_of(output: Any) -> Tensor | None:
+    """What a model says beside its states: logits, or the vectors of one that embeds; None of an encoder."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", None)
+
+
 def teacher_bytes(lengths: np.ndarray, hidden_size: int, first_only: bool) -> int:
     """How many bytes the states of rows of these lengths take on disk."""
     return 2 * hidden_size * (len(lengths) if first_only else int(lengths.sum()))
@@ -118,7 +124,7 @@ def compute_teacher_outputs(
         shape = (int(starts[-1]), model.config.hidden_size)
         states = np.lib.format.open_memmap(temporary / _STATES, mode="w+", dtype=np.float16, shape=shape)
         for batch in plan_passes(lengths, BATCH_TOKENS):
-            said = getattr(model(**padded(rows, batch, tokenizer).to(model.device)), "logits", None)
+            said = logits_of(model(**padded(rows, batch, tokenizer).to(model.device)))
             state = captured.pop()
             if logits is None and said is not None:
                 logits = np.empty((len(rows) if said.dim() == 2 else shape[0], said.shape[-1]), np.float32)

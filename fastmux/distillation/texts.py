@@ -130,6 +130,18 @@ def check_texts(texts: Iterable) -> list[Row]:
     return rows
 
 
+def with_prompt(rows: Iterable[Row], prompt: str) -> list[Row]:
+    """Texts behind the prompt of a model that embeds.
+
+    Raises:
+        ValueError: Rows are pairs of texts.
+    """
+    rows = list(rows)
+    if any(isinstance(row, tuple) for row in rows):
+        raise ValueError("texts has pairs of texts, expected texts: the model embeds each by itself")
+    return [f"{prompt}{row}" for row in rows]
+
+
 def tokenize(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Tokenise rows, cut at ``max_length``. The column ``length`` has the number of tokens."""
     rows = list(rows)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from fastmux.distillation.teacher import TeacherOutputs, captured_states, pad_rows
+from fastmux.distillation.teacher import TeacherOutputs, captured_states, logits_of, pad_rows
 from fastmux.models.problems import Problem
 
 #: The data set's column with the number of each row in the teacher's outputs.
@@ -54,9 +55,10 @@ def distillation_loss(
         state_weight: The weight w of the second term.
     """
     kept = attention_mask != 0 if attention_mask is not None and states.shape[1] > 1 else None
-    ours, theirs = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
-    # With weight 0, states may have another width.
-    loss = state_weight * F.mse_loss(ours, theirs) / state_variance if state_weight else ours.new_zeros(())
+    loss = states.new_zeros((), dtype=torch.float32)
+    if state_weight:  # without, states may have another width, and be of the first position alone
+        same = (states.float(), teacher_states) if kept is None else (states[kept].float(), teacher_states[kept])
+        loss = state_weight * F.mse_loss(*same) / state_variance
     if logits is not None and teacher_logits is not None:
         if logits.dim() == 3 and kept is not None:
             logits, teacher_logits = logits[kept], teacher_logits[kept]
@@ -92,7 +94,7 @@ class DistillationTrainer(Trainer):
         loss = distillation_loss(
             states[-1],
             teacher_states,
-            getattr(outputs, "logits", None),
+            logits_of(outputs),
             teacher_logits,
             inputs.get("attention_mask"),
             **self.terms,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -124,6 +125,21 @@ class EmbeddingModel(nn.Module):
             else:
                 pooled = nn.functional.normalize(pooled, dim=-1)
         return pooled
+
+    def with_encoder(self, encoder: PreTrainedModel) -> EmbeddingModel:
+        """The same pooling and copies of the same dense layers behind another encoder of the same width."""
+        dense: Any = copy.deepcopy(self.dense)
+        made = EmbeddingModel(encoder, self.embedding_config, dense)
+        made.prompt_length = self.prompt_length
+        return made.train(self.training)
+
+    def plain(self) -> EmbeddingModel:
+        """A copy without fastmux's classes; see `fastmux.JoinedModel.plain`."""
+        return self.with_encoder(self.encoder.plain())
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's word embeddings."""
+        return self.encoder.get_input_embeddings()
 
     def save_pretrained(self, folder: str | PathLike, tokenizer: PreTrainedTokenizerBase) -> None:
         """Write a folder that `load_embedding_model` and sentence-transformers load. (The latter knows models of

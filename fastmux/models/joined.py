@@ -27,6 +27,7 @@ from fastmux.files import finish_replacing
 from fastmux.joined_configuration import JoinedConfig
 from fastmux.joins import JOINS
 from fastmux.models.alignment import from_first_token
+from fastmux.models.encoders import drop_pooler
 from fastmux.models.exporting import any_groups
 from fastmux.models.joined_encoder import JoinedEncoder
 from fastmux.models.losses import token_loss
@@ -193,6 +194,8 @@ class JoinedPreTrainedModel(WithCard):
                 "the first position alone"
             )
         model = self._auto.from_config(self.model.config).to(self.device, self.dtype)
+        if getattr(self.model, "pooler", None) is None:
+            drop_pooler(model)
         model.load_state_dict(self.model.state_dict())
         return model.train(self.training)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fastmux.passes.runtimes.torch import EMBEDDING
 from fastmux.passes.runtimes.torch import problem_of as of_config
 
 
@@ -39,12 +40,14 @@ class Problem:
             temperature: Divides both models' logits. The result is multiplied with its square, which keeps the size of
                 the gradient (Hinton, Vinyals and Dean, 2015, "Distilling the knowledge in a neural network", section
                 2). A regression ignores it.
-            variance: The variance (C) of a regression's outputs, by which squared errors are divided.
+            variance: The variance (C) of a regression's outputs, or the whole variance of vectors, by which squared
+                errors are divided.
         """
         raise NotImplementedError
 
     def variance(self, logits: Tensor) -> Tensor | None:
-        """The ``variance`` for `divergence`, from the logits (R, C) of all rows: (C) for a regression, else None."""
+        """The ``variance`` for `divergence`, from the logits (R, C) of all rows: (C) for a regression, a scalar for
+        vectors, else None."""
         return None
 
 
@@ -106,7 +109,30 @@ class TokenLabels(SingleLabel):
     same = "same labels of tokens"
 
 
-PROBLEMS: dict[str, Problem] = {p.name: p for p in (SingleLabel(), MultiLabel(), Regression(), TokenLabels())}
+class Vectors(Problem):
+    """A vector for each row, which is compared with other rows' by its direction."""
+
+    name = EMBEDDING
+    same = None
+    divergence_name = None
+
+    def divergence(self, said, wanted, temperature=1.0, *, variance=None):
+        """The squared error of the vectors, and that of the cosines between the rows of the batch (relational
+        distillation, Park et al., CVPR 2019, section 3.2), each over its variance; the temperature is ignored."""
+        ours, theirs = _precise(said), _precise(wanted)
+        error = (ours - theirs).square().sum(-1).mean() / (1.0 if variance is None else variance.to(theirs))
+        ours, theirs = (F.normalize(t, dim=-1) @ F.normalize(t, dim=-1).T for t in (ours, theirs))
+        spread = theirs.var(correction=0).clamp(min=1e-4)
+        return error + (ours - theirs).square().mean() / spread
+
+    def variance(self, logits):
+        spread = _precise(logits).var(0, correction=0).sum()
+        return torch.where(spread > 0, spread, 1.0)
+
+
+PROBLEMS: dict[str, Problem] = {
+    p.name: p for p in (SingleLabel(), MultiLabel(), Regression(), TokenLabels(), Vectors())
+}
 
 
 def problem_of(model: PreTrainedModel) -> str:
@@ -125,6 +151,8 @@ def problem_of(model: PreTrainedModel) -> str:
     """
     if type(model).__name__.endswith("ForTokenClassification"):
         return TokenLabels.name
+    if hasattr(model, "vector_size"):
+        return Vectors.name
     return of_config(model.config)
 
 

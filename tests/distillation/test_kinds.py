@@ -184,7 +184,8 @@ def test_a_spread_is_said_where_there_are_several_groupings(join, groupings, mak
 
 
 def test_figures_are_named_by_what_they_are():
-    none = {"problem": None, "labels": None, "labels_std": None, "kl": None, "r2": None, "r2_std": None}
+    names = ("problem", "labels", "labels_std", "kl", "r2", "r2_std", "vectors", "similarities")
+    none = dict.fromkeys(names)
     assert Agreement(**none, cosine=0.5, groupings=1, rows=4).figures() == {"cosine of states": "0.5000"}
     several = {**none, "problem": "multi_label_classification", "labels": 0.66, "labels_std": 0.01, "kl": 0.2}
     assert Agreement(**several, cosine=1.0, groupings=3, rows=4).figures() == {
@@ -192,6 +193,12 @@ def test_figures_are_named_by_what_they_are():
         "KL divergence of the labels' sigmoids, nats a row": "0.2000",
         "cosine of states": "1.0000",
     }
+    embeds = {**none, "problem": "embedding", "vectors": 0.9, "similarities": 0.8}
+    assert list(Agreement(**embeds, cosine=1.0, groupings=1, rows=4).figures()) == [
+        "cosine of vectors",
+        "rank correlation of similarities",
+        "cosine of states",
+    ]
 
 
 # Refused before any work
