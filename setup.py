@@ -80,6 +80,7 @@ TEST = [
     "hypothesis",
     "mkdocs>=1.6",
     "mkdocstrings[python]",
+    "openai>=1.60",
     "pandas",
     "peft>=0.18",
     "polars",

@@ -83,6 +83,12 @@ def says_pooling(name: str | PathLike) -> bool:
     return _json(name, MODULES) is not None
 
 
+def is_cross_encoder(name: str | PathLike) -> bool:
+    """Whether a folder of sentence-transformers, or a model of the hub, gives a score to pairs, and no vectors."""
+    found = _json(name, MODEL_CONFIG)
+    return isinstance(found, dict) and found.get("model_type") == "CrossEncoder"
+
+
 class _Unusable(ValueError):
     """A reason why a folder cannot be used; it follows the folder's name."""
 

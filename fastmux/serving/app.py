@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fastapi_offline
 from fastapi import FastAPI, Request
@@ -17,8 +17,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import fastmux
+from fastmux.embedding.embedder import Embedder, embeds
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.loading import Model
+from fastmux.serving.embedding_requests import EmbeddingEndpoint
+from fastmux.serving.openai_routes import OPENAI_ROUTES, add_embeddings, add_models
+from fastmux.serving.predicting import PredictEndpoint
 from fastmux.serving.requests import PredictRequest, Problem
 from fastmux.serving.service import Service
 from fastmux.serving.settings import ServingSettings
@@ -53,10 +57,11 @@ class _App(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST"
-        if not asked or scope["path"].removeprefix(scope.get("root_path", "")) != _PREDICT:
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if asked else None
+        if path not in (_PREDICT, *OPENAI_ROUTES):
             return await super().__call__(scope, receive, send)
         service: Service = self.state.service
-        if (refusal := service.refusal()) is not None:
+        if (refusal := service.refusal(path in OPENAI_ROUTES)) is not None:
             return await refusal(scope, receive, send)
         async with service.place():
             await super().__call__(scope, receive, send)
@@ -71,10 +76,12 @@ def create_app(
     texts: Iterable | None = None,
     **options,
 ) -> FastAPI:
-    """An app that serves a model: ``/predict``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
+    """An app that serves a model: ``/predict``, or ``/v1/embeddings`` of one that embeds; ``/v1/models``,
+    ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
 
     Args:
-        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or its name or folder.
+        model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or a model
+            that embeds; or its name or folder.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         settings: The settings; or give the fields of `ServingSettings` as ``options``.
         fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
@@ -107,9 +114,12 @@ def create_app(
     settings = settings_of(ServingSettings, settings, options, "create_app")
     names = ["max_length", "truncation", "min_confidence", "batch_tokens"]
     names += ["runtime", "precision", "dtype", "device", "torch_compile"]
-    labeller = Labeller(
-        model, tokenizer, fallback=fallback, texts=texts, **{name: getattr(settings, name) for name in names}
-    )
+    options = {name: getattr(settings, name) for name in names}
+    labeller: Labeller | Embedder
+    if embeds(model):
+        labeller = _embedder(model, tokenizer, fallback, texts, options)
+    else:
+        labeller = Labeller(model, tokenizer, fallback=fallback, texts=texts, **options)
     labeller.check_copies(settings.copies)
     service = Service(labeller, settings)
 
@@ -129,33 +139,11 @@ def create_app(
     )
     app.state.service = service
 
-    @app.post(
-        _PREDICT,
-        summary="Labels of a row, or of every row of a list",
-        response_model=None,
-        responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": PredictRequest.model_json_schema()}},
-            },
-            "parameters": [
-                {
-                    "name": "X-Tenant",
-                    "in": "header",
-                    "schema": {"type": "string"},
-                    "description": "Rows with another value never share a group with these.",
-                }
-            ],
-        },
-    )
-    async def predict(request: Request) -> Response:
-        """One row gets one object; a list of rows gets a list of answers in the same order.
-
-        A row that cannot be labelled gets an `error` in its place and stops no other row. The status is a failure only
-        if no row has an answer.
-        """
-        return await service.predict(request)
+    if isinstance(labeller, Labeller):
+        _add_predict(app, service, PredictEndpoint(labeller))
+    else:
+        add_embeddings(app, service, EmbeddingEndpoint(labeller))
+    add_models(app, labeller.name)
 
     @app.get("/health", responses={503: {"model": Problem}})
     async def health() -> Response:
@@ -189,9 +177,49 @@ def create_app(
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
-        return HTMLResponse(_PAGE.read_text(encoding="utf-8"))
+        # The page labels rows; of a model that embeds, the interface's own page takes its place.
+        return HTMLResponse(_PAGE.read_text(encoding="utf-8")) if isinstance(labeller, Labeller) else await docs()
 
     return app
+
+
+def _add_predict(app: FastAPI, service: Service, endpoint: PredictEndpoint) -> None:
+    @app.post(
+        _PREDICT,
+        summary="Labels of a row, or of every row of a list",
+        response_model=None,
+        responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": PredictRequest.model_json_schema()}},
+            },
+            "parameters": [
+                {
+                    "name": "X-Tenant",
+                    "in": "header",
+                    "schema": {"type": "string"},
+                    "description": "Rows with another value never share a group with these.",
+                }
+            ],
+        },
+    )
+    async def predict(request: Request) -> Response:
+        """One row gets one object; a list of rows gets a list of answers in the same order.
+
+        A row that cannot be labelled gets an `error` in its place and stops no other row. The status is a failure only
+        if no row has an answer.
+        """
+        return await service.respond(request, endpoint)
+
+
+def _embedder(model: Any, tokenizer: Any, fallback: Any, texts: Any, options: dict[str, Any]) -> Embedder:
+    """The model that embeds, of which nothing is asked that only classifiers do."""
+    given = {"fallback": fallback, "min_confidence": options["min_confidence"], "texts": texts}
+    if wrong := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{wrong} is given, but the model embeds; it is for classifiers alone")
+    own = {name: value for name, value in options.items() if name not in ("min_confidence", "truncation")}
+    return Embedder(model, tokenizer, **own)
 
 
 def _info(service: Service) -> dict:

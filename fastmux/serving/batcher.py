@@ -20,6 +20,7 @@ from functools import partial
 
 import numpy as np
 
+from fastmux.embedding.embedder import Embedder
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.engine import Engine
@@ -51,7 +52,7 @@ class Batcher:
         metrics: Counts rows and times passes.
     """
 
-    def __init__(self, labeller: Labeller, max_wait: float, max_queued_rows: int, metrics: Metrics):
+    def __init__(self, labeller: Labeller | Embedder, max_wait: float, max_queued_rows: int, metrics: Metrics):
         self.labeller, self.max_wait, self.max_queued_rows = labeller, max_wait, max_queued_rows
         self.metrics = metrics
         self._waiting: dict[Waiting, None] = {}  # an ordered set

@@ -13,7 +13,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "fastmux_requests", "Requests to /predict, by status (499: the client left)", ["status"], registry=registry
+            "fastmux_requests", "Requests to the model, by status (499: the client left)", ["status"], registry=registry
         )
         self.rejected = Counter(
             "fastmux_rejected", "Requests refused before a row was read, by reason", ["reason"], registry=registry

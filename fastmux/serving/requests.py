@@ -1,11 +1,13 @@
-"""Requests to /predict."""
+"""Requests to /predict, and what is common to the bodies of requests."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, WithJsonSchema
+
+_Asked = TypeVar("_Asked", bound=BaseModel)
 
 _ROW = {
     "anyOf": [
@@ -48,19 +50,26 @@ class Problem(BaseModel):
     detail: str
 
 
-def parse(body: bytes) -> PredictRequest:
+class Malformed(ValueError):
+    """The body of a request is malformed; ``param`` is its first field that is."""
+
+    def __init__(self, message: str, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+def parse(body: bytes, kind: type[_Asked]) -> _Asked:
     """Parse the body of a request.
 
     Raises:
-        ValueError: It is malformed; the message says why.
+        Malformed: It is; the message says why.
     """
     try:
-        return PredictRequest.model_validate(json.loads(body))
+        return kind.model_validate(json.loads(body))
     except ValidationError as error:
-        problems = (
-            f"{'.'.join(map(str, problem['loc'])) or 'the request'}: {problem['msg']}" for problem in error.errors()
-        )
-        known = ", ".join(PredictRequest.model_fields)
-        raise ValueError(f"{'; '.join(problems)} (expected a JSON object with {known})") from error
+        found = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
+        problems = "; ".join(f"{where or 'the request'}: {message}" for where, message in found)
+        known = ", ".join(kind.model_fields)
+        raise Malformed(f"{problems} (expected a JSON object with {known})", found[0][0] or None) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the request is not JSON: {error}") from error
+        raise Malformed(f"the request is not JSON: {error}") from error

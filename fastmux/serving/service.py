@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from fastmux.embedding.embedder import Embedder
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.memory_rows import Tokenised
 from fastmux.passes.grouping import check_copies
@@ -22,7 +23,7 @@ from fastmux.serving.batcher import Batcher, QueueFull
 from fastmux.serving.fair_queue import FairQueue
 from fastmux.serving.groups import Answer
 from fastmux.serving.metrics import Metrics
-from fastmux.serving.requests import PredictRequest, parse
+from fastmux.serving.refused import Refused
 from fastmux.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
@@ -37,27 +38,36 @@ _NO_ROOM = "the queue of rows is full"
 _TELL_SECONDS = 1.0
 
 
-class Refused(Exception):
-    """A request that is refused: with which status, why, and after how many seconds to try again."""
+class Endpoint(Protocol):
+    """What a route does with the rows of a request."""
 
-    def __init__(self, status: int, reason: str, retry_after: int | None = None):
-        self.status, self.reason, self.retry_after = status, reason, retry_after
+    #: Its name in logs, the field that has the rows, and whether it speaks as OpenAI's API does.
+    name: str
+    field: str
+    openai: bool
 
-    def response(self) -> Response:
-        """The response to its client."""
-        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return JSONResponse({"detail": self.reason}, self.status, headers)
+    def parse(self, body: bytes) -> Any:
+        """What is asked; ValueError or Refused if it is malformed. It may say `copies` and `all_scores`."""
+
+    def rows(self, asked: Any) -> list:
+        """The rows of it; Refused if there are none."""
+
+    def tokenise(self, asked: Any, rows: list) -> Sequence[Tokenised | ValueError]:
+        """Their tokens, or why a row has none; Refused if that stops the others."""
+
+    def response(self, asked: Any, rows: list, found: Sequence, answers: Sequence) -> Response:
+        """The response: for each row what was found of it, and its answer or its error."""
 
 
 class Service:
-    """A model behind /predict.
+    """A model behind the routes that ask it something.
 
     Attributes:
         state: "warming up", "ready", "draining", or why the model cannot be used.
         in_flight: The number of requests that were accepted and are not answered yet.
     """
 
-    def __init__(self, labeller: Labeller, settings: ServingSettings):
+    def __init__(self, labeller: Labeller | Embedder, settings: ServingSettings):
         self.labeller, self.settings = labeller, settings
         check_copies(settings.copies, labeller.rows_per_group)
         self.metrics = Metrics()
@@ -102,7 +112,7 @@ class Service:
         self._tell()
         self._tokenising.shutdown()
 
-    def refusal(self) -> Response | None:
+    def refusal(self, openai: bool = False) -> Response | None:
         """The refusal of a request that comes now, before anything of it is read; None if there is a `place` for it.
 
         This takes a tenth of the processor time that routes and logs would take. Otherwise the last requests of a
@@ -115,7 +125,7 @@ class Service:
             if not self._untold:
                 asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell)
             self._untold += 1
-            return refused.response()
+            return refused.response(openai)
         return None
 
     @contextlib.asynccontextmanager
@@ -144,56 +154,55 @@ class Service:
             log.info("refused", extra={"requests": self._untold, "in_flight": self.in_flight})
             self._untold = 0
 
-    async def predict(self, request: Request) -> Response:
+    async def respond(self, request: Request, endpoint: Endpoint) -> Response:
         """The response to a request that has its `place`."""
         start = time.perf_counter()
         status, rows = _CLIENT_LEFT, 0
         try:
-            asked, answers = await self._answers(request)
-            rows = len(answers)
-            response = _response(asked, answers, self.labeller.engine.fallback is not None)
+            response, rows = await self._answers(request, endpoint)
             status = response.status_code
             self.metrics.request_seconds.observe(time.perf_counter() - start)
             self._turned_away = max(0, self._turned_away - 1)
             return response
         except Refused as refused:
-            status = refused.status
-            return refused.response()
+            response = refused.response(endpoint.openai)
+            status = response.status_code
+            return response
         except ClientDisconnect:
             return Response(status_code=_CLIENT_LEFT)
         finally:
             self.metrics.requests.labels(str(status)).inc()
             seconds = round(time.perf_counter() - start, 6)
-            log.info("predict", extra={"status": status, "rows": rows, "seconds": seconds})
+            log.info(endpoint.name, extra={"status": status, "rows": rows, "seconds": seconds})
 
-    async def _answers(self, request: Request) -> tuple[PredictRequest, list[Answer | Exception]]:
+    async def _answers(self, request: Request, endpoint: Endpoint) -> tuple[Response, int]:
+        """The response, and how many rows it answers."""
         body = await self._body(request)
         try:
-            asked = parse(body)
-            check_copies(self._copies(asked), self.labeller.rows_per_group)
+            asked = endpoint.parse(body)
+            copies = getattr(asked, "copies", None)
+            copies = self.settings.copies if copies is None else copies
+            check_copies(copies, self.labeller.rows_per_group)
         except ValueError as error:
-            raise Refused(422, str(error)) from error
-        rows = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
+            raise Refused(422, str(error), param=getattr(error, "param", None)) from error
+        rows = endpoint.rows(asked)
         limit = self.settings.max_rows_per_request
-        if not rows:
-            raise Refused(422, "inputs is an empty list, expected a row or a list of at least one row")
         if len(rows) > limit:
-            raise Refused(413, f"inputs has {len(rows)} rows, the limit is {limit} (max_rows_per_request)")
+            reason = f"{endpoint.field} has {len(rows)} rows, the limit is {limit} (max_rows_per_request)"
+            raise Refused(413, reason, param=endpoint.field)
         if not self.batcher.has_room(len(rows)):
             self._reject("queue", _NO_ROOM)
-        found = await self._tokenised(rows, len(body))
+        found = await self._tokenised(endpoint, asked, rows, len(body))
         good = [row for row in found if isinstance(row, Tokenised)]
         self.metrics.rows.labels("malformed").inc(len(found) - len(good))
         tenant = request.headers.get("x-tenant", "")
         try:
-            waiting = self.batcher.submit(good, tenant, self._copies(asked), asked.all_scores)
+            waiting = self.batcher.submit(good, tenant, copies, getattr(asked, "all_scores", False))
         except QueueFull as error:
             self._reject("queue", _NO_ROOM, error)
         answers = iter(await self._until_answered(waiting, request))
-        return asked, [next(answers) if isinstance(row, Tokenised) else row for row in found]
-
-    def _copies(self, asked: PredictRequest) -> int:
-        return self.settings.copies if asked.copies is None else asked.copies
+        outcomes = [next(answers) if isinstance(row, Tokenised) else row for row in found]
+        return endpoint.response(asked, rows, found, outcomes), len(rows)
 
     def _admit(self) -> None:
         if self.state != "ready":
@@ -230,10 +239,13 @@ class Service:
             raise Refused(408, f"the request took more than {seconds} s to arrive (read_timeout)") from error
         return b"".join(parts)
 
-    async def _tokenised(self, rows: Sequence, size: int) -> list[Tokenised | ValueError]:
+    async def _tokenised(
+        self, endpoint: Endpoint, asked: Any, rows: list, size: int
+    ) -> Sequence[Tokenised | ValueError]:
         if size <= _SHORT:
-            return self.labeller.tokenise(rows)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenising, self.labeller.tokenise, rows)
+            return endpoint.tokenise(asked, rows)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenising, endpoint.tokenise, asked, rows)
 
     async def _until_answered(
         self, waiting: list[asyncio.Future[Answer]], request: Request
@@ -261,25 +273,3 @@ class Service:
 async def _until_left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _response(asked: PredictRequest, answers: list[Answer | Exception], cascade: bool) -> Response:
-    """One object for one row, a list for a list; a row that failed has its error.
-
-    The status is a failure only if no row has an answer.
-    """
-    rows, statuses = [], []
-    for answer in answers:
-        if isinstance(answer, Answer):
-            details: dict = {"group": {"rows": answer.rows, "room": answer.room}}
-            if cascade:
-                details["fallback"] = answer.fallback
-            rows.append(answer.columns | (details if asked.details else {}))
-            statuses.append(200)
-        else:
-            rows.append({"error": str(answer)})
-            statuses.append(422 if isinstance(answer, ValueError) else 500)
-    status = min(statuses) if 200 in statuses else max(statuses)
-    one = rows[0] if status == 200 else {"detail": rows[0]["error"]}
-    content = rows if isinstance(asked.inputs, list) else one
-    return Response(json.dumps(content, ensure_ascii=False), status, media_type="application/json")

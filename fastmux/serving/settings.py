@@ -16,7 +16,8 @@ class ServingSettings:
     Attributes:
         max_length: The most tokens of a row, never more than ``batch_tokens``. By default as many as the model has
             room for.
-        truncation: Cut rows that are longer than ``max_length``; without it they are answered with an error.
+        truncation: Cut rows that are longer than ``max_length``; without it they are answered with an error. A model
+            that embeds always cuts, as sentence-transformers does.
         copies: How many slots of a multiplexed model each row takes, unless its request says otherwise.
         min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
             ``calibrate`` has put into the model's folder.

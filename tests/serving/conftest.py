@@ -90,6 +90,11 @@ async def running(model, tokenizer, ready: bool = True, **options):
         passes.gate.set()
 
 
+@pytest.fixture(name="running")
+def _running():
+    return running
+
+
 @pytest.fixture
 def serve(models, tokenizer):
     """``serve(test, "tmux", ...)`` runs an async function with a server of that model."""

@@ -152,7 +152,7 @@ def test_metrics_and_info(serve, texts):
         assert info["settings"]["max_length"] == 32 and info["settings"]["truncation"] is False
 
         schema = (await server.client.get("/openapi.json")).json()
-        assert set(schema["paths"]) == {"/predict", "/health", "/metrics", "/info"}
+        assert set(schema["paths"]) == {"/predict", "/v1/models", "/health", "/metrics", "/info"}
         asked = schema["paths"]["/predict"]["post"]
         assert "inputs" in asked["requestBody"]["content"]["application/json"]["schema"]["properties"]
         assert set(asked["responses"]) >= {"200", "413", "422", "429", "503"}

@@ -1,0 +1,183 @@
+"""A model that embeds, loaded once, with texts in memory as they come: for servers and other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmux.embedding.folder import is_cross_encoder, says_pooling
+from fastmux.embedding.loading import embedding_form
+from fastmux.labelling.checks import check_text
+from fastmux.labelling.fastest import made_rows
+from fastmux.labelling.loading import Asked, load
+from fastmux.labelling.memory_rows import Tokenised
+from fastmux.labelling.settings import check_runtime
+from fastmux.passes.runtimes.record import RuntimeRecord, is_exported
+from fastmux.passes.tokens import Tokens, concatenate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def embeds(model: Any) -> bool:
+    """Whether a model, or its name or folder, is one that embeds: of sentence-transformers, but for its cross-encoders,
+    or exported from one."""
+    if not isinstance(model, (str, os.PathLike)):
+        return hasattr(model, "embedding_config")
+    if is_exported(model):
+        with contextlib.suppress(ValueError):  # loading it will say so
+            return RuntimeRecord.read(Path(model)).embedding is not None
+        return False
+    return says_pooling(model) and not is_cross_encoder(model)
+
+
+class Embedder:
+    """A model that embeds, with its tokenizer, ready for texts.
+
+    Args:
+        model: A folder of sentence-transformers, or a name on the hub; or an `EmbeddingModel`.
+        tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
+        max_length: The tokens at which a text is cut. By default where the model says, at most ``batch_tokens``.
+        batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+
+    Raises:
+        ValueError: An option is out of range, or the model cannot be loaded or is not for the runtime.
+        ImportError: The runtime is not installed.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel, BertTokenizerFast
+        >>> from fastmux.embedding.config import EmbeddingConfig
+        >>> from fastmux.embedding.embedder import Embedder
+        >>> from fastmux.embedding.model import EmbeddingModel
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
+        >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
+        >>> tiny = BertConfig(
+        ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ... )
+        >>> embedder = Embedder(EmbeddingModel(BertModel(tiny), EmbeddingConfig("mean")), tokenizer)
+        >>> [row.length for row in embedder.tokenise(["fine film", [5]])], embedder.vector_size
+        ([4, 1], 32)
+    """
+
+    per_token, labels, fallback_name = False, (), None
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        runtime: str | None = None,
+        precision: str | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        torch_compile: bool = False,
+    ):
+        check_runtime(runtime, precision)
+        self.placement = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile).placement(model)
+        loaded = load(model, tokenizer, self.placement, own=False, form=embedding_form())
+        vectorizer = loaded.classifier
+        budget = self.placement.batch_tokens
+        if max_length is not None and max_length > budget:
+            raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
+        own = vectorizer.config.max_seq_length if max_length is None else None
+        self.max_length = min(vectorizer.max_length(max_length), budget, own or budget)
+        self.name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
+        self.config, self.vector_size = vectorizer.config, vectorizer.vector_size
+        self.model_class, self.num_instances = vectorizer.model_class, vectorizer.num_instances
+        self._largest_id = max(vectorizer.vocabulary().values())
+        self._tokenizer = vectorizer.row_tokenizer(self.max_length, True, None, False)
+        self._tokenizer.start()
+        if loaded.undecided:
+            rows = made_rows(vectorizer.vocabulary(), self.max_length)
+            loaded = loaded.settled(rows, own=False)
+        self.placement = loaded.placement
+        self.engine = loaded.classifier.engine(self.placement)
+
+    @property
+    def rows_per_group(self) -> int:
+        """How many texts share a group; 1 for a model that joins none."""
+        return self.engine.runtime.num_instances
+
+    @property
+    def instances_are(self) -> str | None:
+        """What shares a pass, N at a time: "rows", or neighbouring "positions" of a row; None if N = 1."""
+        return None if self.num_instances == 1 else "rows" if self.rows_per_group > 1 else "positions"
+
+    def check_copies(self, copies: int) -> None:
+        """Any number of copies will do: an embedder has no cascade."""
+
+    def tokenise(self, rows: Sequence, prompt_name: str | None = None) -> list[Tokenised | ValueError]:
+        """The tokens of texts, with the model's prompt before them and cut where the model says; or of lists of token
+        ids, as they are. One that has no vector becomes a ValueError with the reason.
+
+        Raises:
+            ValueError: There is no prompt of that name, or none but the default one can be served.
+        """
+        prompt = self.config.prompt(prompt_name)
+        fixed = not self.config.include_prompt and self.config.prompt() != ""
+        if not self.config.include_prompt and prompt != self.config.prompt():
+            raise ValueError(
+                f"prompt_name is {prompt_name!r}, but the model leaves its prompt out of the pooling and is "
+                f"served with its default prompt alone, {self.config.default_prompt_name!r}"
+            )
+        found: list[Tokenised | ValueError | None] = [None] * len(rows)
+        texts: list[tuple[int, str]] = []
+        for place, row in enumerate(rows):
+            try:
+                if isinstance(row, str):
+                    texts.append((place, prompt + check_text("the text", row)))
+                elif fixed:
+                    raise ValueError("is token ids, but the model leaves its prompt out of the pooling: send the text")
+                else:
+                    found[place] = self._of_ids(row)
+            except ValueError as error:
+                found[place] = error
+        if texts:
+            tokens, _ = self._tokenizer.encode([text for _, text in texts])
+            for number, (place, _) in enumerate(texts):
+                reason = self._tokenizer.length_problem(int(tokens.lengths[number]))
+                own = Tokenised(tokens.select(np.array([number])), "text")
+                found[place] = own if reason is None else ValueError(reason)
+        return found
+
+    def _of_ids(self, ids: Sequence[int]) -> Tokenised:
+        if not 0 < len(ids) <= self.max_length:
+            raise ValueError(f"has {len(ids)} token ids, expected 1 to {self.max_length}")
+        if wrong := [one for one in ids if not 0 <= one <= self._largest_id]:
+            raise ValueError(f"has the token id {wrong[0]}, expected 0 to {self._largest_id}")
+        types = np.zeros(len(ids), np.int8) if self._tokenizer.types else None
+        return Tokenised(Tokens(np.array(ids, np.int32), np.array([len(ids)]), types), "text")
+
+    def of_length(self, length: int) -> Tokenised:
+        """A text of so many equal tokens, to warm up with."""
+        return self._of_ids([self.engine.runtime.pad_token_id] * length)
+
+    def label(
+        self, rows: Sequence[Tokenised], slots: np.ndarray, all_scores: Sequence[bool], again: bool = False
+    ) -> list[dict]:
+        """The vectors of texts that go through the model in one pass, as ``{"embedding": (D,) float32}``.
+
+        Args:
+            rows: The texts.
+            slots: (G, N), the place in ``rows`` of each slot's text.
+            all_scores, again: As for `fastmux.Labeller.label`; a vector has neither.
+
+        Raises:
+            ValueError: The model returns NaN or infinity.
+        """
+        vectors, _ = self.engine.one_pass(concatenate([row.tokens for row in rows]), slots)
+        return [{"embedding": vector} for vector in vectors.astype(np.float32)]
+
+    def cut(self, vector: np.ndarray, dimensions: int | None) -> np.ndarray:
+        """The first numbers of a vector: so many, of length 1 if the model's are; by default what encode keeps."""
+        if dimensions is None:
+            return vector[: self.config.truncate_dim]
+        kept = vector[:dimensions]
+        return kept / max(float(np.linalg.norm(kept)), 1e-12) if self.config.normalizes else kept
