@@ -35,6 +35,7 @@ has not been measured. A ± is the standard deviation over random groupings of t
 SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     "Accuracy against speed": [
         ({"task", "entries", "sentence"}, "Models of one task", "fastmux.training.fronts.verdict:section"),
+        ({"sentence", "chosen", "points"}, "A search for a faster model", "bench.searches:section"),
         ({"records"}, "One checkpoint, several speeds", "fastmux.training.copies:section"),
     ],
     "Speed of whole models": [

@@ -172,11 +172,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
     transformers.utils.logging.set_verbosity_error()
     torch.manual_seed(args.seed)
     if args.model is None:
-        tokenizer = stored_tokenizer(args.data_dir)
+        tokenizer, weights = stored_tokenizer(args.data_dir), "random"
         plain = BertForSequenceClassification(workload.config(parser, args, 512, num_labels=2)).eval()
     else:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
-        plain = BertForSequenceClassification.from_pretrained(args.model, num_labels=2).eval()
+        plain, info = BertForSequenceClassification.from_pretrained(args.model, num_labels=2, output_loading_info=True)
+        weights = "trained, but for the head's," if info["missing_keys"] else "trained"
+        plain.eval()
     config = plain.config
     texts, train = (
         [tuple(line.split("\t")) for line in read_lines(args.data_dir / "sst2" / file)][1:] for file in _FILES
@@ -200,7 +202,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         call()
         found[name] = len(texts) / (time.process_time() - start)
     result = {"machine": machine_info(torch.device("cpu")), "encoder": workload.sizes(config), "runtimes": rows}
-    result |= {"weights": "random" if args.model is None else "trained", "floors": found}
+    result |= {"weights": weights, "floors": found}
     result |= {"measured_rows": len(texts), "repeats": args.repeats}
     names = ("onnxruntime", *PEERS)
     result |= {"runtime_versions": {name: importlib.metadata.version(name) for name in names}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from fastmux.distillation.distil import last_checkpoint
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.models.losses import share_of_labels, token_loss
 from fastmux.models.problems import PROBLEMS, problem_of
@@ -233,18 +233,6 @@ class Stage:
             return max(0, steps)  # a warm-up that is left out has none; what was learnt without it is still measured
         rows = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
         return math.ceil(arguments["num_train_epochs"] * len(self.train) / rows)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The Trainer's last whole checkpoint in a folder: the Trainer writes ``trainer_state.json`` last."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            step = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-        except (OSError, ValueError, KeyError):
-            continue
-        whole.append((step, checkpoint))
-    return max(whole)[1] if whole else None
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs
@@ -112,8 +111,21 @@ def distil(
             trainer.remove_callback(PrinterCallback)
         for callback in callbacks:
             trainer.add_callback(callback)
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(arguments.output_dir))
+        checkpoint = last_checkpoint(Path(arguments.output_dir))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.state, clock.seconds()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The Trainer's last whole checkpoint in a folder: the Trainer writes ``trainer_state.json`` last."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            step = read_json(checkpoint / "trainer_state.json")["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        whole.append((step, checkpoint))
+    return max(whole)[1] if whole else None
 
 
 class _Clock(TrainerCallback):

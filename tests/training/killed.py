@@ -18,7 +18,7 @@ from killing import in_child, killed_after
 from transformers import AutoModel, AutoTokenizer
 
 import fastmux
-from fastmux.training.stages import last_checkpoint
+from fastmux.distillation.distil import last_checkpoint
 from fastmux.training.train import main
 
 

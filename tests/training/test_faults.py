@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification
 
-from fastmux.training.stages import last_checkpoint, write_errors
+from fastmux.distillation.distil import last_checkpoint
+from fastmux.training.stages import write_errors
 from fastmux.training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]

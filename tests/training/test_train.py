@@ -26,12 +26,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
+from fastmux.distillation.distil import last_checkpoint
 from fastmux.files import replacing, write_json
 from fastmux.training.arguments import make_parser, parse
 from fastmux.training.copies import main as measure_copies
 from fastmux.training.models import ModelFactory
 from fastmux.training.recipe import RECIPES, Recipe, read_recipe
-from fastmux.training.stages import last_checkpoint
 from fastmux.training.tasks import TASKS
 from fastmux.training.tasks.stdlib import stdlib_root
 from fastmux.training.tokenization import train_tokenizer
