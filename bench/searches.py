@@ -16,8 +16,7 @@ def section(result: dict) -> Iterator[str]:
     yield (
         f"`fastmux search MODEL --text FILE {wanted} --minutes {settings['minutes']:g} --clock {settings['clock']}`: "
         f"{rows['learning']:,} rows to learn from, {rows['choosing']:,} to choose by, {rows['reporting']:,} to report "
-        "on. "
-        + result["sentence"]
+        "on. " + result["sentence"]
     )
     names = [name or "mark" for name in header]
     given = [{name: cell.replace("*", "\\*") for name, cell in zip(names, line, strict=True)} for line in lines]
