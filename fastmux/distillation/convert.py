@@ -32,7 +32,7 @@ from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize, with_prompt
-from fastmux.embedding.folder import is_cross_encoder, says_pooling
+from fastmux.embedding.loading import embeds
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import check_output_dir, digest_of, remove, write_json
@@ -210,8 +210,7 @@ def _load(
     model: str | PathLike | PreTrainedModel | EmbeddingModel, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[Any, PreTrainedTokenizerBase, Any, str | None]:
     """The original, its tokenizer, the class of the converted model, and the prompt of a model that embeds."""
-    named = isinstance(model, (str, PathLike))
-    if isinstance(model, EmbeddingModel) or (named and says_pooling(model) and not is_cross_encoder(model)):
+    if isinstance(model, EmbeddingModel) or embeds(model):
         found = Vectorizer.of(model, tokenizer)
         return found.model, found.tokenizer, EmbeddingStudent, found.prompt
     if isinstance(model, PreTrainedModel):

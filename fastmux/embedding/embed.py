@@ -100,7 +100,8 @@ def embed(
         >>> texts = ["fine film", "", "film"]
         >>> options = {"tokenizer": tokenizer, "pooling": "mean", "num_workers": 0, "disable_tqdm": True}
         >>> found = fastmux.embed(BertModel(tiny), texts, **options)
-        >>> found.dataset.column_names, len(found.dataset[0]["embedding"]), found.rejects[0].reason
+        >>> first, rejected = found.dataset[0], found.rejects[0]
+        >>> found.dataset.column_names, len(first["embedding"]), rejected.reason
         (['text', 'embedding'], 32, "column 'text' is empty")
     """
     settings = settings_of(EmbeddingSettings, settings, options, "embed")

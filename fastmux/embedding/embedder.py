@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmux.embedding.folder import is_cross_encoder, says_pooling
 from fastmux.embedding.loading import embedding_form
 from fastmux.labelling.checks import check_text
 from fastmux.labelling.fastest import made_rows
 from fastmux.labelling.loading import Asked, load
 from fastmux.labelling.memory_rows import Tokenised
 from fastmux.labelling.settings import check_runtime
-from fastmux.passes.runtimes.record import RuntimeRecord, is_exported
 from fastmux.passes.tokens import Tokens, concatenate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-def embeds(model: Any) -> bool:
-    """Whether a model, or its name or folder, is one that embeds: of sentence-transformers, but for its cross-encoders,
-    or exported from one."""
-    if not isinstance(model, (str, os.PathLike)):
-        return hasattr(model, "embedding_config")
-    if is_exported(model):
-        with contextlib.suppress(ValueError):  # loading it will say so
-            return RuntimeRecord.read(Path(model)).embedding is not None
-        return False
-    return says_pooling(model) and not is_cross_encoder(model)
 
 
 class Embedder:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastmux.embedding.exported import ExportedVectorizer
 from fastmux.labelling.loading import Form
+from fastmux.passes.runtimes.record import RuntimeRecord, is_exported
 
 
 def embedding_form(pooling: str | None = None, prompt_name: str | None = None, prompt: str | None = None) -> Form:
@@ -16,6 +20,20 @@ def embedding_form(pooling: str | None = None, prompt_name: str | None = None, p
     # A model may leave its prompt out of the pooling, which is then a part of what is exported.
     key = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
     return Form(partial(_in_torch, asked), partial(_exported, asked), _export, f"-vectors-{key}")
+
+
+def embeds(model: Any) -> bool:
+    """Whether a model, or its name or folder, is one that embeds: of sentence-transformers, but for its cross-encoders,
+    or exported from one."""
+    if not isinstance(model, (str, os.PathLike)):
+        return hasattr(model, "embedding_config")
+    if is_exported(model):
+        with contextlib.suppress(ValueError):  # loading it will say so
+            return RuntimeRecord.read(Path(model)).embedding is not None
+        return False
+    from fastmux.embedding.folder import is_cross_encoder, says_pooling
+
+    return says_pooling(model) and not is_cross_encoder(model)
 
 
 def _in_torch(asked: dict[str, Any], model: Any, tokenizer: Any, what: str) -> Any:

@@ -188,8 +188,8 @@ def pool(states: Tensor, mask: Tensor, pooling: str, prompt_length: int = 0) -> 
         >>> import torch
         >>> from fastmux.embedding.model import pool
         >>> states, mask = torch.tensor([[[1.0], [3.0], [5.0]]]), torch.tensor([[1, 1, 0]])
-        >>> [pool(states, mask, pooling).item() for pooling in ("mean", "cls", "lasttoken")]
-        [2.0, 1.0, 3.0]
+        >>> tuple(pool(states, mask, pooling).item() for pooling in ("mean", "cls", "lasttoken"))
+        (2.0, 1.0, 3.0)
     """
     mask = (mask != 0).int()
     if prompt_length:

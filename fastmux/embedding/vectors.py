@@ -87,7 +87,7 @@ def quantized(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> import numpy as np
         >>> from fastmux.embedding.vectors import quantized
         >>> numbers, scales = quantized(np.array([[0.5, -1.27], [0.0, 0.0]], np.float32))
-        >>> numbers.tolist(), scales.round(4).tolist()
+        >>> numbers.tolist(), [round(scale, 4) for scale in scales.tolist()]
         ([[50, -127], [0, 0]], [0.01, 0.0])
     """
     scales = (np.abs(vectors).max(-1) / _LEVELS).astype(np.float32)

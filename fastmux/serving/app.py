@@ -17,7 +17,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import fastmux
-from fastmux.embedding.embedder import Embedder, embeds
+from fastmux.embedding.embedder import Embedder
+from fastmux.embedding.loading import embeds
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.loading import Model
 from fastmux.serving.embedding_requests import EmbeddingEndpoint
