@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 if not __package__:
@@ -96,16 +97,13 @@ def compare(name: str, args) -> list[dict]:
         "model only": lambda: seconds_of(lambda: engine.run(tokens)),
         "encode": lambda: seconds_of(lambda: encode(texts, best)),
     }
-    for asked in args.runtimes:
-        runtime, precision = asked.split()
-        options = {"runtime": runtime, "precision": precision}
-        calls[f"embed, {asked}"] = lambda options=options: embedded(args.model, texts, **options)[0]
     expected = encode(texts, best)
     cosines = {"embed": _cosine(embedded(args.model, texts)[1], expected)}
     for asked in args.runtimes:
         runtime, precision = asked.split()
-        vectors = embedded(args.model, texts, runtime=runtime, precision=precision)[1]
-        cosines[f"embed, {asked}"] = _cosine(vectors, expected)
+        run = partial(embedded, args.model, texts, runtime=runtime, precision=precision)
+        calls[f"embed, {asked}"] = lambda run=run: run()[0]
+        cosines[f"embed, {asked}"] = _cosine(run()[1], expected)
     rates = {way: len(texts) / statistics.median(took) for way, took in turn_by_turn(calls, args.repeats).items()}
     more = {"encode": {"batch_size": best}}
     rows = [

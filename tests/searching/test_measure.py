@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
+from known import Known
 
 from fastmux.passes.cascade import agrees, confidence
 from fastmux.passes.engine import Engine
-from fastmux.passes.plan import Layout
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.forms import Form
 from fastmux.searching.measure import Measure, Part
 from fastmux.searching.need import Need
 
 ROWS, ONE_LABEL = 2000, "single_label_classification"
-
-
-class Known:
-    """Answers with the logits that belong to a row's only word."""
-
-    num_instances, layout, num_labels, per_token, pad_token_id, weights = 1, Layout(), 2, False, 0, 1
-    problem_type = ONE_LABEL
-
-    def __init__(self, logits: np.ndarray):
-        self.logits = logits
-
-    def start(self, inputs):
-        return lambda: self.logits[inputs["input_ids"][:, 0]]
-
-    def ready(self):
-        return contextlib.nullcontext()
 
 
 @pytest.fixture

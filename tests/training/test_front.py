@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import random
@@ -11,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from known import Known
 from safetensors.torch import load_file
 from thoroughness import on_request
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast, TrainingArguments
 
 from fastmux.passes.engine import Engine
-from fastmux.passes.plan import Layout
 from fastmux.training import front
 from fastmux.training.fronts.candidates import Candidate, read_candidates
 from fastmux.training.fronts.masked import learn_masked_words
@@ -188,22 +187,6 @@ def test_the_front_is_what_no_other_beats():
         "No T-MUX is on the front: the nearest, mux (0.7900 at 2.50 x), is 1.0 points behind cut (0.8000 at 3.00 x), "
         "which is as fast or faster."
     )
-
-
-class Known:
-    """Answers with the logits that belong to a row's only word."""
-
-    num_instances, layout, num_labels, per_token, pad_token_id = 1, Layout(), 2, False, 0
-    problem_type = "single_label_classification"
-
-    def __init__(self, logits: np.ndarray):
-        self.logits = logits
-
-    def start(self, inputs):
-        return lambda: self.logits[inputs["input_ids"][:, 0]]
-
-    def ready(self):
-        return contextlib.nullcontext()
 
 
 def known_answers(rows: int = 40) -> tuple[Measurement, Contestant, Contestant, np.ndarray]:
