@@ -12,7 +12,7 @@ from fastmux.embedding.loading import embedding_form
 from fastmux.labelling.checks import check_text
 from fastmux.labelling.fastest import made_rows
 from fastmux.labelling.loading import Asked, load
-from fastmux.labelling.memory_rows import Tokenised
+from fastmux.labelling.memory_rows import Tokenised, tokenised
 from fastmux.labelling.settings import check_runtime
 from fastmux.passes.tokens import Tokens, concatenate
 
@@ -124,11 +124,9 @@ class Embedder:
             except ValueError as error:
                 found[place] = error
         if texts:
-            tokens, _ = self._tokenizer.encode([text for _, text in texts])
-            for number, (place, _) in enumerate(texts):
-                reason = self._tokenizer.length_problem(int(tokens.lengths[number]))
-                own = Tokenised(tokens.select(np.array([number])), "text")
-                found[place] = own if reason is None else ValueError(reason)
+            own = tokenised([text for _, text in texts], self._tokenizer, "text")
+            for (place, _), row in zip(texts, own, strict=True):
+                found[place] = row
         return found
 
     def _of_ids(self, ids: Sequence[int]) -> Tokenised:

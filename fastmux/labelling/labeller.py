@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow
 
 from fastmux.labelling.fastest import TIMED_ROWS, made_rows
+from fastmux.labelling.labels import Answers
 from fastmux.labelling.loading import AnyClassifier, Asked, Loaded, Model, load, load_behind
-from fastmux.labelling.memory_rows import ROWS, Tokenised, parsed_row
+from fastmux.labelling.memory_rows import ROWS, Tokenised, parsed_row, tokenised
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.labelling.settings import check_runtime
 from fastmux.labelling.threshold import stored_calibration
@@ -119,6 +120,8 @@ class Labeller:
             for kind, tokenizer in self._tokenizers.items()
             for every in (False, True)
         }
+        if self.gives_one_score:
+            self._answers["score", False] = Answers(False, "regression", self.labels, False, False, "")
         behind_it: Engine | None = None
         #: The fallback and its name.
         self.fallback: AnyClassifier | None = None
@@ -142,6 +145,11 @@ class Labeller:
     def rows_per_group(self) -> int:
         """How many rows share a group; 1 for a model that joins no rows."""
         return self.engine.runtime.num_instances
+
+    @property
+    def gives_one_score(self) -> bool:
+        """Whether a row, or a pair of texts, gets one number and no label, as cross-encoders give it."""
+        return not self.per_token and len(self.labels) == 1
 
     def columns(self, all_scores: bool = False) -> dict[str, pyarrow.DataType]:
         """The columns of an answer to a text, and their Arrow types, for tables of answers."""
@@ -278,13 +286,18 @@ class Labeller:
             else:
                 by_kind.setdefault(kind, []).append((place, given))
         for kind, some in by_kind.items():
-            tokenizer = self._tokenizers[kind]
-            tokens, _ = tokenizer.encode([given for _, given in some])
-            for number, (place, _) in enumerate(some):
-                reason = tokenizer.length_problem(int(tokens.lengths[number]))
-                own = tokens.select(np.array([number]))
-                found[place] = Tokenised(own, kind) if reason is None else ValueError(f"the row {reason}")
+            rows = tokenised([given for _, given in some], self._tokenizers[kind], kind)
+            for (place, _), row in zip(some, rows, strict=True):
+                found[place] = row
         return found
+
+    def pair_tokenizer(self, truncation: bool) -> RowTokenizer:
+        """A tokenizer of pairs that cuts those that are too long, or does not."""
+        own = self._tokenizers["text"]
+        if own.truncation != truncation:
+            own = replace(own, truncation=truncation)
+            own.start()
+        return own
 
     def of_length(self, length: int) -> Tokenised:
         """A row of so many equal tokens, to warm up with."""

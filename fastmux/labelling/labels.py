@@ -84,7 +84,7 @@ class Answers:
         if self.per_token:
             return self._tags(_softmax(logits), tokens)
         if self.problem == "multi_label_classification":
-            scores = _sigmoid(logits)
+            scores = sigmoid(logits)
             chosen = [np.flatnonzero(row).tolist() for row in logits > 0]
             values = _rounded(scores)
             labels = [[self.names[label] for label in row] for row in chosen]
@@ -124,7 +124,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return raised / raised.sum(-1, keepdims=True)
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probabilities of logits."""
     # Of a large negative logit the plain formula overflows.
     small = np.exp(-np.abs(logits))
     return np.where(logits < 0, small, 1.0) / (1.0 + small)

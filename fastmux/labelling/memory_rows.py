@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fastmux.labelling.checks import check_text, check_words
-from fastmux.labelling.row_tokenizer import Input
+from fastmux.labelling.row_tokenizer import Input, RowTokenizer
 from fastmux.passes.tokens import Tokens
 
 #: The forms of a row, for models that do not label tokens and for those that do.
@@ -20,11 +22,13 @@ class Tokenised:
 
     Attributes:
         tokens: The tokens of this row.
-        kind: The form of the row: "text", "pair" or "words".
+        kind: The form of the row: "text", "pair" or "words"; or "score", a pair whose answer is the model's one score.
+        cut: Whether it was longer than the model has room for.
     """
 
     tokens: Tokens
     kind: str
+    cut: bool = False
 
     @property
     def length(self) -> int:
@@ -51,3 +55,15 @@ def parsed_row(row: Any, per_token: bool) -> tuple[str, Input]:
     if keys == ["words"] and per_token:
         return "words", check_words("words", row["words"])
     raise ValueError(f"a row must be {ROWS[per_token]}, got {str(row)[:100]!r}")
+
+
+def tokenised(inputs: Sequence[Input], tokenizer: RowTokenizer, kind: str) -> list[Tokenised | ValueError]:
+    """Each input with its tokens; a ValueError in place of one that has too many or none."""
+    tokens, cut = tokenizer.encode(inputs)
+    found: list[Tokenised | ValueError] = []
+    for number, length in enumerate(tokens.lengths.tolist()):
+        if (reason := tokenizer.length_problem(length)) is None:
+            found.append(Tokenised(tokens.select(np.array([number])), kind, bool(cut[number])))
+        else:
+            found.append(ValueError(f"the row {reason}"))
+    return found

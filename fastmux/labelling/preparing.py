@@ -105,7 +105,7 @@ class Preparation:
                     problems[places[number]] = reason
         if bad:
             tokens = tokens.select(np.array([row for row in range(len(places)) if row not in bad], np.int64))
-        return PreparedShard(heads, tokens, problems, unread, cut, time.perf_counter() - start)
+        return PreparedShard(heads, tokens, problems, unread, int(cut.sum()), time.perf_counter() - start)
 
     def _of_lines(self, rows: Sequence[bytes]) -> tuple[list, set[int], Heads | None]:
         """For each row the value to label, or why it cannot be parsed; the places of the latter; and the heads.

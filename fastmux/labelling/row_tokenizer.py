@@ -53,19 +53,21 @@ class RowTokenizer:
                 rust.enable_truncation(self.max_length, direction=self.side)
             self._rust = rust
 
-    def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
-        """The tokens of rows, and how many rows were cut."""
+    def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, np.ndarray]:
+        """The tokens of rows; and (rows,) bool, which of them were cut."""
         if not isinstance(self.tokenizer, str):
             return self._encode_slowly(inputs)
         # It is faster without the places of tokens and words in the text.
         run = self._rust.encode_batch if self.words else self._rust.encode_batch_fast
         if len(inputs) > _TOGETHER and not self.words:
             parts = [self.encode(inputs[at : at + _TOGETHER]) for at in range(0, len(inputs), _TOGETHER)]
-            return concatenate([tokens for tokens, _ in parts]), sum(cut for _, cut in parts)
+            return concatenate([tokens for tokens, _ in parts]), np.concatenate([cut for _, cut in parts])
         if self.prompt:
             inputs = [f"{self.prompt}{text}" for text in inputs]
         found: list[Encoding] = run(inputs, is_pretokenized=self.words == "given")
-        cut = sum(bool(encoding.overflowing) for encoding in found) if self.truncation else 0
+        cut = np.zeros(len(found), bool)
+        if self.truncation:
+            cut = np.fromiter((bool(encoding.overflowing) for encoding in found), bool, len(found))
         types = np.fromiter(_flat(e.type_ids for e in found), np.int8) if self.types else None
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         tokens = Tokens(np.fromiter(_flat(e.ids for e in found), np.int32), lengths, types)
@@ -85,15 +87,15 @@ class RowTokenizer:
             return f"has {length} tokens, the limit is {self.max_length} (truncation cuts it there)"
         return None if length else "has no token"
 
-    def _encode_slowly(self, inputs: Sequence[Input]) -> tuple[Tokens, int]:
+    def _encode_slowly(self, inputs: Sequence[Input]) -> tuple[Tokens, np.ndarray]:
         if self.prompt:
             inputs = [f"{self.prompt}{text}" for text in inputs]
         pairs = bool(inputs) and isinstance(inputs[0], tuple)
         texts = [[row[0] for row in inputs], [row[1] for row in inputs]] if pairs else [list(inputs)]
         full = self.tokenizer(*texts, truncation=False, return_token_type_ids=self.types, verbose=False)
-        cut = 0
+        cut = np.zeros(len(inputs), bool)
         if self.truncation:
-            cut = sum(len(ids) > self.max_length for ids in full["input_ids"])
+            cut = np.fromiter((len(ids) > self.max_length for ids in full["input_ids"]), bool, len(inputs))
             full = self.tokenizer(*texts, truncation=True, max_length=self.max_length, return_token_type_ids=self.types)
         ids = full["input_ids"]
         types = np.fromiter(_flat(full["token_type_ids"]), np.int8) if self.types else None

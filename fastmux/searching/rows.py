@@ -71,7 +71,7 @@ class SearchRows:
             choosing=order[:apart],
             reporting=order[apart : 2 * apart],
             repeated=len(texts) - len(first),
-            cut=cut,
+            cut=int(cut.sum()),
         )
 
     def dataset(self, rows: np.ndarray) -> Dataset:
