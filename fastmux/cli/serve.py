@@ -19,10 +19,11 @@ Serve a model over HTTP: a classifier of sequences or tokens (a T-MUX, a joined 
 that embeds, in a folder of sentence-transformers. Rows of concurrent
 requests share passes of the model, and groups of a multiplexed model; a group waits at most --max_wait_ms to be full.
 
-POST /predict answers one row with one object, and a list of rows with a list; a bad row fails alone. Of a
-model that embeds, POST /v1/embeddings answers as OpenAI's does, and has no /predict. GET /health is 200
-once the model is warm. /metrics has counters for Prometheus, /info the model and the limits, /docs the interface, and /
-a page to try it. Logs are JSON, one line each, on standard error.
+POST /predict answers one row with one object, and a list of rows with a list; a bad row fails alone. Of a model with
+one score on pairs (a cross-encoder), POST /rerank and /v1/rerank order texts as servers of rerankers do. A model that
+embeds has no /predict: POST /v1/embeddings answers as OpenAI's does. GET /health is 200 once the model is warm.
+/metrics has counters for Prometheus, /info the model and the limits, /docs the interface, and / a page to try it. Logs
+are JSON, one line each, on standard error.
 
 Rows of a group influence one another a little. Requests with different values of the header X-Tenant never share a
 group; with "copies": N in a request, each of its rows has a group for itself."""
@@ -35,7 +36,8 @@ examples:
   fastmux serve my-model --runtime auto --text reviews.txt    # the fastest on this machine, for rows like these
   fastmux serve my-fast-model --fallback my-model
   curl localhost:8000/predict -d '{"inputs": "a fine film"}'
-  curl localhost:8000/v1/embeddings -d '{"input": ["a fine film", "dull"]}'    # of a model that embeds
+  curl localhost:8000/rerank -d '{"query": "a fine film", "texts": ["dull", "great"]}'    # of a cross-encoder
+  curl localhost:8000/v1/embeddings -d '{"input": ["a fine film", "dull"]}'               # of a model that embeds
   curl localhost:8000/predict -H 'X-Tenant: acme' -d '{"inputs": ["a fine film", "dull"], "all_scores": true}'
   curl localhost:8000/predict -d '{"inputs": {"text": "a premise", "text_pair": "a hypothesis"}, "copies": 10}'
 

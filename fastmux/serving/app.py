@@ -24,7 +24,8 @@ from fastmux.labelling.loading import Model
 from fastmux.serving.embedding_requests import EmbeddingEndpoint
 from fastmux.serving.openai_routes import OPENAI_ROUTES, add_embeddings, add_models
 from fastmux.serving.predicting import PredictEndpoint
-from fastmux.serving.requests import PredictRequest, Problem
+from fastmux.serving.requests import RESPONSES, PredictRequest, Problem
+from fastmux.serving.rerank_routes import RERANK, add_rerank
 from fastmux.serving.service import Service
 from fastmux.serving.settings import ServingSettings
 from fastmux.settings import settings_of
@@ -33,24 +34,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _DESCRIPTION = """\
-Labels text. Rows of many requests share passes of the model, and groups of a multiplexed model; rows of one group
-influence one another a little. Rows with different values of the header `X-Tenant` never share a group, and with
-`copies` = N a row has a group for itself."""
+Labels, scores or embeds text. Rows of many requests share passes of the model, and groups of a multiplexed model; rows
+of one group influence one another a little. Rows with different values of the header `X-Tenant` never share a group,
+and with `copies` = N a row has a group for itself."""
 
 _PREDICT = "/predict"
 #: Swagger UI for the page /docs: files of the package fastapi-offline (MIT; Swagger UI: Apache 2.0). FastAPI's own page
 #: loads them from the network, which a server may not reach.
 _ASSETS = "/docs-assets"
 _PAGE = Path(__file__).with_name("page.html")
-
-_PROBLEMS = {
-    408: "The request took too long to arrive.",
-    413: "The request has too many bytes, or rows.",
-    422: "The request is malformed, or none of its rows can be labelled.",
-    429: "The server is busy; `Retry-After` says when to ask again.",
-    500: "The model failed on every row.",
-    503: "The server is warming up or shutting down.",
-}
 
 
 class _App(FastAPI):
@@ -59,7 +51,7 @@ class _App(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = scope["type"] == "http" and scope["method"] == "POST"
         path = scope["path"].removeprefix(scope.get("root_path", "")) if asked else None
-        if path not in (_PREDICT, *OPENAI_ROUTES):
+        if path not in (_PREDICT, RERANK, *OPENAI_ROUTES):
             return await super().__call__(scope, receive, send)
         service: Service = self.state.service
         if (refusal := service.refusal(path in OPENAI_ROUTES)) is not None:
@@ -77,8 +69,9 @@ def create_app(
     texts: Iterable | None = None,
     **options,
 ) -> FastAPI:
-    """An app that serves a model: ``/predict``, or ``/v1/embeddings`` of one that embeds; ``/v1/models``,
-    ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page at ``/``.
+    """An app that serves a model: ``/predict``, and ``/rerank`` of one that gives pairs one score; or
+    ``/v1/embeddings`` of one that embeds; ``/v1/models``, ``/health``, ``/metrics``, ``/info``, ``/docs`` and a page
+    at ``/``.
 
     Args:
         model: A classifier of sequences or tokens: a T-MUX, a joined model or a plain encoder; or a model
@@ -144,6 +137,7 @@ def create_app(
         _add_predict(app, service, PredictEndpoint(labeller))
     else:
         add_embeddings(app, service, EmbeddingEndpoint(labeller))
+    add_rerank(app, service)
     add_models(app, labeller.name)
 
     @app.get("/health", responses={503: {"model": Problem}})
@@ -189,7 +183,7 @@ def _add_predict(app: FastAPI, service: Service, endpoint: PredictEndpoint) -> N
         _PREDICT,
         summary="Labels of a row, or of every row of a list",
         response_model=None,
-        responses={status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()},
+        responses=RESPONSES,
         openapi_extra={
             "requestBody": {
                 "required": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, WithJsonSchema
@@ -34,6 +34,7 @@ class EmbeddingRequest(BaseModel):
 
     # Clients of other servers send fields of their own, which change nothing here.
     model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"input": ["a fine film", "dull"]}]})
+    rows_field: ClassVar[str] = "input"
 
     input: Annotated[Any, WithJsonSchema(_INPUT)] = Field(
         description="A text, a list of texts, the token ids of a text, or a list of them. Token ids are taken as they "
@@ -53,7 +54,7 @@ class EmbeddingRequest(BaseModel):
 class EmbeddingEndpoint:
     """What /v1/embeddings does with a request."""
 
-    name, field, openai = "embeddings", "input", True
+    name, openai = "embeddings", True
 
     def __init__(self, embedder: Embedder):
         self.embedder = embedder

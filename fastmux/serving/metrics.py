@@ -21,6 +21,9 @@ class Metrics:
         self.rows = Counter(
             "fastmux_rows", "Rows: answered, malformed, failed in the model, dropped", ["outcome"], registry=registry
         )
+        self.cut_rows = Counter(
+            "fastmux_cut_rows", "Rows that were cut to the tokens that the model has room for", registry=registry
+        )
         self.fallback_rows = Counter(
             "fastmux_fallback_rows", "Answered rows that went through the fallback model", registry=registry
         )

@@ -12,8 +12,10 @@ from fastmux.serving.embedding_requests import EmbeddingEndpoint, EmbeddingReque
 from fastmux.serving.service import Service
 
 _EMBEDDINGS = "/v1/embeddings"
+#: Cohere's clients of either version, and Jina's.
+RERANKS = ("/v1/rerank", "/v2/rerank")
 #: Routes that take requests for the model, and refuse them in OpenAI's shape.
-OPENAI_ROUTES = (_EMBEDDINGS,)
+OPENAI_ROUTES = (_EMBEDDINGS, *RERANKS)
 
 
 class OpenAIError(BaseModel):
@@ -32,7 +34,7 @@ class OpenAIProblem(BaseModel):
 
 
 _PROBLEMS = {
-    400: "The request is malformed, or a text has no vector.",
+    400: "The request is malformed, or a text cannot be answered.",
     408: "The request took too long to arrive.",
     413: "The request has too many bytes, or texts.",
     429: "The server is busy; `Retry-After` says when to ask again.",

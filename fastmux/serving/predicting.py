@@ -17,7 +17,7 @@ from fastmux.serving.requests import PredictRequest, parse
 class PredictEndpoint:
     """Labels of a row, or of every row of a list. See `fastmux.serving.service.Endpoint`."""
 
-    name, field, openai = "predict", "inputs", False
+    name, openai = "predict", False
 
     def __init__(self, labeller: Labeller):
         self.labeller = labeller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, WithJsonSchema
 
@@ -26,6 +26,7 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"inputs": "a fine film"}, {"inputs": ["a fine film", "dull"]}]}
     )
+    rows_field: ClassVar[str] = "inputs"
 
     inputs: Inputs = Field(
         description="A row, or a list of rows that are answered in the same order. A row is a text; for a model that "
@@ -48,6 +49,17 @@ class Problem(BaseModel):
     """Why a request has no answer."""
 
     detail: str
+
+
+_PROBLEMS = {
+    408: "The request took too long to arrive.",
+    413: "The request has too many bytes, or rows.",
+    422: "The request is malformed, or none of its rows can be answered.",
+    429: "The server is busy; `Retry-After` says when to ask again.",
+    500: "The model failed on every row.",
+    503: "The server is warming up or shutting down.",
+}
+RESPONSES: dict = {status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()}
 
 
 class Malformed(ValueError):

@@ -41,13 +41,13 @@ _TELL_SECONDS = 1.0
 class Endpoint(Protocol):
     """What a route does with the rows of a request."""
 
-    #: Its name in logs, the field that has the rows, and whether it speaks as OpenAI's API does.
+    #: Its name in logs, and whether it speaks as OpenAI's API does.
     name: str
-    field: str
     openai: bool
 
     def parse(self, body: bytes) -> Any:
-        """What is asked; ValueError or Refused if it is malformed. It may say `copies` and `all_scores`."""
+        """What is asked, whose `rows_field` names the field with the rows; ValueError or Refused if it is malformed. It
+        may say `copies` and `all_scores`."""
 
     def rows(self, asked: Any) -> list:
         """The rows of it; Refused if there are none."""
@@ -188,13 +188,15 @@ class Service:
         rows = endpoint.rows(asked)
         limit = self.settings.max_rows_per_request
         if len(rows) > limit:
-            reason = f"{endpoint.field} has {len(rows)} rows, the limit is {limit} (max_rows_per_request)"
-            raise Refused(413, reason, param=endpoint.field)
+            reason = f"{asked.rows_field} has {len(rows)} rows, the limit is {limit} (max_rows_per_request)"
+            raise Refused(413, reason, param=asked.rows_field)
         if not self.batcher.has_room(len(rows)):
             self._reject("queue", _NO_ROOM)
         found = await self._tokenised(endpoint, asked, rows, len(body))
         good = [row for row in found if isinstance(row, Tokenised)]
+        cut = sum(row.cut for row in good)
         self.metrics.rows.labels("malformed").inc(len(found) - len(good))
+        self.metrics.cut_rows.inc(cut)
         tenant = request.headers.get("x-tenant", "")
         try:
             waiting = self.batcher.submit(good, tenant, copies, getattr(asked, "all_scores", False))
@@ -202,7 +204,9 @@ class Service:
             self._reject("queue", _NO_ROOM, error)
         answers = iter(await self._until_answered(waiting, request))
         outcomes = [next(answers) if isinstance(row, Tokenised) else row for row in found]
-        return endpoint.response(asked, rows, found, outcomes), len(rows)
+        response = endpoint.response(asked, rows, found, outcomes)
+        response.headers["X-Truncated"] = str(cut)
+        return response, len(rows)
 
     def _admit(self) -> None:
         if self.state != "ready":

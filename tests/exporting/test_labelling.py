@@ -122,6 +122,16 @@ def test_it_is_served(exported, texts):
     assert (info["settings"]["device"], info["settings"]["dtype"]) == ("cpu", "int8")
 
 
+def test_one_that_scores_pairs_is_served(models, tokenizer, exported, texts):
+    asked, found = {"query": "w1 w2", "texts": texts[:6]}, []
+    for model, own in ((exported("number"), None), (models["number"], tokenizer)):
+        with TestClient(create_app(model, own)) as client:
+            while client.get("/health").status_code == 503:
+                pass
+            found.append(client.post("/rerank", json=asked).json())
+    assert near(*found) and len(found[0]) == 6
+
+
 HEAVY = ("torch", "transformers", "datasets")
 PREDICT = """
 import sys
