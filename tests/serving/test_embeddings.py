@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 
 import httpx2
 import numpy as np
 import openai
 import pytest
 import torch
-import uvicorn
 from sentence_transformers import SentenceTransformer
+from serving.listening import listening
 from transformers import BertModel
 
 from fastmux.embedding.config import EmbeddingConfig, Normalize
@@ -74,27 +73,19 @@ def near(found, expected):
 
 
 def test_the_openai_client_gets_what_encode_gives(folder, original, texts):
-    app = create_app(str(folder))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while app.state.service.state != "ready" or not server.started:
-            threading.Event().wait(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
-            found = client.embeddings.create(model="any", input=texts[:5], user="me")  # base64, by default
-            near(np.array([one.embedding for one in found.data], np.float32), original.encode(texts[:5]))
-            plain = client.embeddings.create(model="any", input=texts[:5], encoding_format="float")
-            near(np.array([one.embedding for one in plain.data], np.float32), original.encode(texts[:5]))
-            assert found.usage.prompt_tokens == sum(min(8, len(text.split()) + 2) for text in texts[:5])
-            with pytest.raises(openai.BadRequestError, match="33, expected 1 to 32") as caught:
-                client.embeddings.create(model="any", input="w1", dimensions=33)
-            assert caught.value.param == "dimensions" and caught.value.type == "invalid_request_error"
-            assert [one.id for one in client.models.list()] == [str(folder)]
-    finally:
-        server.should_exit = True
-        thread.join()
+    with (
+        listening(create_app(str(folder))) as address,
+        openai.OpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0) as client,
+    ):
+        found = client.embeddings.create(model="any", input=texts[:5], user="me")  # base64, by default
+        near(np.array([one.embedding for one in found.data], np.float32), original.encode(texts[:5]))
+        plain = client.embeddings.create(model="any", input=texts[:5], encoding_format="float")
+        near(np.array([one.embedding for one in plain.data], np.float32), original.encode(texts[:5]))
+        assert found.usage.prompt_tokens == sum(min(8, len(text.split()) + 2) for text in texts[:5])
+        with pytest.raises(openai.BadRequestError, match="33, expected 1 to 32") as caught:
+            client.embeddings.create(model="any", input="w1", dimensions=33)
+        assert caught.value.param == "dimensions" and caught.value.type == "invalid_request_error"
+        assert [one.id for one in client.models.list()] == [str(folder)]
 
 
 def test_every_form_of_input(asking, original, texts, tokenizer):
@@ -103,7 +94,10 @@ def test_every_form_of_input(asking, original, texts, tokenizer):
 
     async def test(server, ask):
         near(vectors(await ask(texts[0])), original.encode([texts[0]]))
-        near(vectors(await ask([*texts[:3], long])), original.encode([*texts[:3], long]))
+        asked = [*texts[:3], long]
+        near(vectors(await ask(asked)), original.encode(asked))
+        longer = sum(len(row.split()) > 6 for row in (texts[0], *asked))
+        assert await server.metric("fastmux_cut_rows_total") == longer
         near(vectors(await ask(ids)), original.encode(texts[:3]))
         near(vectors(await ask(ids[0])), original.encode(texts[:1]))
         near(vectors(await ask(texts[:3], prompt_name="query")), original.encode(texts[:3], prompt_name="query"))
@@ -188,6 +182,14 @@ def test_three_times_what_it_can_take_loses_no_request(asking, texts):
 
 async def _post(server, text) -> httpx2.Response:
     return await server.client.post("/v1/embeddings", json={"input": text})
+
+
+def test_a_model_that_embeds_scores_no_pairs(asking):
+    async def test(server, ask):
+        answer = await server.client.post("/rerank", json={"query": "w1", "texts": ["w2"]})
+        assert answer.status_code == 422 and answer.json()["detail"].startswith("the model embeds texts; reranking is")
+
+    asking(test)
 
 
 def test_what_is_for_classifiers_is_refused(embedder, tokenizer):
