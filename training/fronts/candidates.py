@@ -85,7 +85,7 @@ class Candidate:
             source = _narrower(source, self.hidden_size)
         structure = {name: getattr(self, name) for name in STRUCTURE}
         model = head_class("Joined", kind).from_backbone(source, self.num_instances, **structure)
-        encoder = model.model.base_model.encoder
+        encoder = None if self.vectors == "signs" else model.model.base_model.encoder
         if self.vectors == "gaussian":
             encoder.signs.normal_()
         elif self.vectors == "learned":  # under the same name: a trained model loads as any other

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,24 +11,20 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
-from fastmux.distillation.distil import distil, distillation_arguments, precision
-from fastmux.distillation.narrow import narrowed_for
-from fastmux.distillation.settings import WIDTHS, ConversionSettings
+from fastmux.distillation.distil import precision
+from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.speed import engine_of, plain_forward
-from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.files import remove, write_json
 from fastmux.passes.engine import Engine
 from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
 from fastmux.training.features import encode_sequences, encode_tokens
-from fastmux.training.fronts.candidates import ORIGINAL, Candidate, settings_of
-from fastmux.training.fronts.masked import learn_masked_words
+from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
+from fastmux.training.fronts.students import SECONDS, Students
 from fastmux.training.metrics import scores_of
 from fastmux.training.models import head_class, label_options
 from fastmux.training.stages import Stage
 from fastmux.training.tasks.base import Task
-
-_SECONDS = "seconds.json"
 
 
 class FrontModels:
@@ -65,7 +60,7 @@ class FrontModels:
 
     def contestants(self, candidates: list[Candidate]) -> dict[str, Contestant]:
         """The original and all candidates, trained, by name; those that are wanted in int8, too, behind their own."""
-        found = {ORIGINAL: self._contestant([self.original], seconds=self._seconds(ORIGINAL))}
+        found = {ORIGINAL: self._contestant([self.original], seconds=self._students.seconds(ORIGINAL))}
         for candidate in candidates:
             print(f"== {candidate.name}", flush=True)
             seeds = range(self.options.seed, self.options.seed + self.options.seeds)
@@ -73,7 +68,7 @@ class FrontModels:
             config = models[0].config
             multiplexed = getattr(config, "num_instances", 1) > 1
             options = {"multiplexed": multiplexed, "cascade": candidate.cascade}
-            seconds = self._seconds(candidate.name)
+            seconds = self._students.seconds(candidate.name)
             found[candidate.name] = self._contestant(models, seconds=seconds, **options)
             if candidate.int8:
                 engines = [self._in_8_bits(candidate.name, k, model) for k, model in enumerate(models)]
@@ -129,10 +124,23 @@ class FrontModels:
         return head.from_pretrained(self.options.encoder, **label_options(self.labels, self.task.kind))
 
     @cached_property
-    def _teacher(self) -> TeacherOutputs:
-        digest = hashlib.sha256(repr([p.sum().item() for p in self.original.parameters()]).encode()).hexdigest()
-        given = (self.original, self.tokenizer, self._model_rows, self.folder / "teacher")
-        return compute_teacher_outputs(*given, fingerprint=digest, first_only=self.task.kind != "token")
+    def _students(self) -> Students:
+        return Students(
+            folder=self.folder,
+            kind=self.task.kind,
+            original=self.original,
+            tokenizer=self.tokenizer,
+            rows=self._model_rows,
+            first_only=self.task.kind != "token",
+            settings=self.settings,
+            precision=self._precision,
+            load=partial(self._load, "Joined"),
+            save=self._save,
+        )
+
+    def _save(self, student: PreTrainedModel, folder: Path) -> None:
+        student.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     @cached_property
     def _model_rows(self) -> Dataset:
@@ -147,34 +155,7 @@ class FrontModels:
             return self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.task.kind), "Joined")
         if candidate.learn == "copied":
             return candidate.make(self.original, self.task.kind).eval()
-        folder = self._student_folder(candidate.name, seed)
-        if not (folder / _SECONDS).is_file():
-            set_seed(seed)
-            widths = {name: getattr(candidate, name) for name in WIDTHS}
-            source = narrowed_for(self.original, self._model_rows, self.tokenizer, **widths)
-            student = candidate.make(source, self.task.kind)
-            if candidate.start is not None:
-                start = self._load("Joined", self._student_folder(candidate.start, seed) / "model").state_dict()
-                own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
-                student.load_state_dict(own, strict=False)
-            settings = settings_of(candidate, self.settings, seed)
-            if candidate.masked_epochs:
-                masking = {"num_train_epochs": candidate.masked_epochs, "save_strategy": "no", **self._precision}
-                # The collator, and not the model, is asked which columns there are.
-                arguments = distillation_arguments(folder / "masked", settings, masking)
-                learn_masked_words(student, self.tokenizer, self._model_rows, arguments)
-            arguments = distillation_arguments(folder / "training", settings, self._precision)
-            given = (student, self.tokenizer, self._model_rows, self._teacher, arguments)
-            student, _, seconds = distil(*given, state_weight=settings.state_weight)
-            with replacing(folder / "model") as temporary:
-                student.save_pretrained(temporary)
-                self.tokenizer.save_pretrained(temporary)
-            write_json(folder / _SECONDS, seconds)
-            remove(folder / "training")
-        return self._load("Joined", folder / "model")
-
-    def _student_folder(self, name: str, seed: int) -> Path:
-        return self.folder / (name if seed == self.options.seed else f"{name}, seed {seed}")
+        return self._students.student(candidate, seed)
 
     def _labelled(self, name: str, make, family: str) -> PreTrainedModel:
         """A model that learns from labels."""
@@ -196,12 +177,8 @@ class FrontModels:
             evaluation=self.evaluation,
         )
         result = stage.run(make)
-        write_json(self.folder / name / _SECONDS, result.seconds)
+        write_json(self.folder / name / SECONDS, result.seconds)
         return self._load(family, stage.model_dir)
-
-    def _seconds(self, name: str) -> float | None:
-        path = self.folder / name / _SECONDS
-        return read_json(path) if path.is_file() else None
 
     def _rows(self, split: Dataset, most: int | None) -> Dataset:
         if most is not None and most < len(split):
