@@ -31,6 +31,7 @@ _MODULES = {
     "TMuxForRetrieval": "fastmux.models",
     "TMuxForSequenceClassification": "fastmux.models",
     "TMuxForTokenClassification": "fastmux.models",
+    "Embedder": "fastmux.embedding.embedder",
     "Embeddings": "fastmux.embedding.embed",
     "EmbeddingSettings": "fastmux.embedding.settings",
     "Labeller": "fastmux.labelling.labeller",

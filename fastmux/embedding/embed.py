@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fastmux.embedding.loading import embedding_form
+from fastmux.embedding.loading import cut_at, embedding_form
 from fastmux.embedding.settings import EmbeddingSettings
 from fastmux.embedding.vectors import Vectors
 from fastmux.labelling.columns import choose_column
@@ -128,7 +128,7 @@ def _decided(
     column = choose_column(source, settings.column, None, False, False)
     truncated = settings.truncate_dim or vectorizer.config.truncate_dim
     answers = Vectors(vectorizer.vector_size, truncated, settings.normalize, settings.stored_as, settings.prefix)
-    row_tokenizer = vectorizer.rows_tokenizer(vectorizer.max_length(settings.max_length))
+    row_tokenizer = vectorizer.rows_tokenizer(cut_at(vectorizer, settings.max_length))
     deciding = Deciding(settings, source, output, column, answers.columns(), row_tokenizer)
     (loaded,) = deciding.settled(loaded)
     engine = loaded.classifier.engine(loaded.placement)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmux.embedding.loading import embedding_form
+from fastmux.embedding.loading import cut_at, embedding_form
 from fastmux.labelling.checks import check_text
 from fastmux.labelling.fastest import made_rows
 from fastmux.labelling.loading import Asked, load
@@ -34,18 +34,18 @@ class Embedder:
         ImportError: The runtime is not installed.
 
     Example:
+        >>> import fastmux
         >>> from transformers import BertConfig, BertModel, BertTokenizerFast
         >>> from fastmux.embedding.config import EmbeddingConfig
-        >>> from fastmux.embedding.embedder import Embedder
         >>> from fastmux.embedding.model import EmbeddingModel
         >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film"]
         >>> tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate(words)})
         >>> tiny = BertConfig(
         ...     vocab_size=7, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
         ... )
-        >>> embedder = Embedder(EmbeddingModel(BertModel(tiny), EmbeddingConfig("mean")), tokenizer)
-        >>> [row.length for row in embedder.tokenise(["fine film", [5]])], embedder.vector_size
-        ([4, 1], 32)
+        >>> embedder = fastmux.Embedder(EmbeddingModel(BertModel(tiny), EmbeddingConfig("mean")), tokenizer)
+        >>> embedder.encode(["fine film", "film"]).shape
+        (2, 32)
     """
 
     per_token, labels, fallback_name = False, (), None
@@ -70,8 +70,7 @@ class Embedder:
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
             raise ValueError(f"max_length is {max_length}, more than a pass holds: batch_tokens = {budget}")
-        own = vectorizer.config.max_seq_length if max_length is None else None
-        self.max_length = min(vectorizer.max_length(max_length), budget, own or budget)
+        self.max_length = min(cut_at(vectorizer, max_length), budget)
         self.name = str(model) if isinstance(model, (str, os.PathLike)) else type(model).__name__
         self.config, self.vector_size = vectorizer.config, vectorizer.vector_size
         self.model_class, self.num_instances = vectorizer.model_class, vectorizer.num_instances
@@ -94,6 +93,38 @@ class Embedder:
         """What shares a pass, N at a time: "rows", or neighbouring "positions" of a row; None if N = 1."""
         return None if self.num_instances == 1 else "rows" if self.rows_per_group > 1 else "positions"
 
+    def encode(
+        self, texts: Sequence[str], *, prompt_name: str | None = None, truncate_dim: int | None = None
+    ) -> np.ndarray:
+        """The vectors of texts, (texts, D) float32, as ``SentenceTransformer.encode`` gives them.
+
+        Args:
+            texts: A list of texts. One that is longer than ``max_length`` is cut.
+            prompt_name: One of the model's prompts, to stand before each text. By default its default one.
+            truncate_dim: Keep so many first numbers, of length 1 if the model's vectors are. By default what the model
+                keeps.
+
+        Raises:
+            ValueError: ``texts`` is one text or no list; a text is empty or no text, or has no token (the message says
+                which); there is no such prompt; ``truncate_dim`` is out of range; or the model returns NaN or infinity.
+        """
+        if isinstance(texts, (str, bytes, Mapping)) or not isinstance(texts, Iterable):
+            raise ValueError(
+                f"texts is a {type(texts).__name__}, expected a list of texts (fastmux.embed takes tables)"
+            )
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.vector_size:
+            raise ValueError(f"truncate_dim is {truncate_dim}, expected an integer from 1 to {self.vector_size}")
+        prompt, rows = self._prompt(prompt_name), []
+        for number, text in enumerate(texts, 1):
+            rows.append(prompt + check_text(f"text {number}", text))
+        if not rows:
+            return self.cut(np.zeros((0, self.vector_size), np.float32), truncate_dim)
+        tokens, _ = self._tokenizer.encode(rows)
+        for number, length in enumerate(tokens.lengths.tolist(), 1):
+            if (reason := self._tokenizer.length_problem(length)) is not None:
+                raise ValueError(f"text {number} {reason}")
+        return self.cut(self.engine.run(tokens).logits.astype(np.float32), truncate_dim)
+
     def check_copies(self, copies: int) -> None:
         """Any number of copies will do: an embedder has no cascade."""
 
@@ -104,13 +135,8 @@ class Embedder:
         Raises:
             ValueError: There is no prompt of that name, or none but the default one can be served.
         """
-        prompt = self.config.prompt(prompt_name)
+        prompt = self._prompt(prompt_name)
         fixed = not self.config.include_prompt and self.config.prompt() != ""
-        if not self.config.include_prompt and prompt != self.config.prompt():
-            raise ValueError(
-                f"prompt_name is {prompt_name!r}, but the model leaves its prompt out of the pooling and is "
-                f"served with its default prompt alone, {self.config.default_prompt_name!r}"
-            )
         found: list[Tokenised | ValueError | None] = [None] * len(rows)
         texts: list[tuple[int, str]] = []
         for place, row in enumerate(rows):
@@ -128,6 +154,20 @@ class Embedder:
             for (place, _), row in zip(texts, own, strict=True):
                 found[place] = row
         return found
+
+    def _prompt(self, name: str | None) -> str:
+        """The text of a prompt.
+
+        Raises:
+            ValueError: There is none of that name, or none but the default one can be used.
+        """
+        prompt = self.config.prompt(name)
+        if not self.config.include_prompt and prompt != self.config.prompt():
+            raise ValueError(
+                f"prompt_name is {name!r}, but the model leaves its prompt out of the pooling and is "
+                f"served with its default prompt alone, {self.config.default_prompt_name!r}"
+            )
+        return prompt
 
     def _of_ids(self, ids: Sequence[int]) -> Tokenised:
         if not 0 < len(ids) <= self.max_length:
@@ -157,9 +197,12 @@ class Embedder:
         vectors, _ = self.engine.one_pass(concatenate([row.tokens for row in rows]), slots)
         return [{"embedding": vector} for vector in vectors.astype(np.float32)]
 
-    def cut(self, vector: np.ndarray, dimensions: int | None) -> np.ndarray:
-        """The first numbers of a vector: so many, of length 1 if the model's are; by default what encode keeps."""
+    def cut(self, vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+        """The first numbers of a vector, or of each of several: so many, of length 1 if the model's are; by default
+        what encode keeps."""
         if dimensions is None:
-            return vector[: self.config.truncate_dim]
-        kept = vector[:dimensions]
-        return kept / max(float(np.linalg.norm(kept)), 1e-12) if self.config.normalizes else kept
+            return vectors[..., : self.config.truncate_dim]
+        kept = vectors[..., :dimensions]
+        if not self.config.normalizes:
+            return kept
+        return kept / np.maximum(np.linalg.norm(kept, axis=-1, keepdims=True), 1e-12)

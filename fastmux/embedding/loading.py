@@ -22,6 +22,16 @@ def embedding_form(pooling: str | None = None, prompt_name: str | None = None, p
     return Form(partial(_in_torch, asked), partial(_exported, asked), _export, f"-vectors-{key}")
 
 
+def cut_at(vectorizer: Any, asked: int | None) -> int:
+    """The tokens at which texts are cut: as asked, or where the model says, in whatever form it is loaded.
+
+    Raises:
+        ValueError: It has no room for so many.
+    """
+    found, own = vectorizer.max_length(asked), vectorizer.config.max_seq_length
+    return found if asked is not None or own is None else min(found, own)
+
+
 def embeds(model: Any) -> bool:
     """Whether a model, or its name or folder, is one that embeds: of sentence-transformers, but for its cross-encoders,
     or exported from one."""
