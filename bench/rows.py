@@ -2,6 +2,7 @@
 
     python bench/rows.py --rows 200000              # memory, and how long the first rows take: about a minute
     python bench/rows.py --rows 10000000            # shows its progress; needs 4 GB of disk
+    python bench/rows.py --rows 2000000 --embed     # the same of fastmux.embed
 
     git worktree add --detach ../base d2678c0
     python bench/rows.py --baseline ../base --rows 1000000      # speed, beside that of a former commit: minutes; 1 GB
@@ -36,31 +37,36 @@ if not __package__:
 
 import pyarrow
 import pyarrow.parquet
-from transformers import BertConfig, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast
 
 import fastmux
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import ROOT, watched
 from bench.record import finish, options_of, positive, table
 from bench.timing import turn_by_turn
+from fastmux.embedding.config import EmbeddingConfig
+from fastmux.embedding.model import EmbeddingModel
 
 _FEW, _BATCH = 1_000, 50_000
 _WORDS = [f"word{number}" for number in range(1000)]
 _SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 #: No file of a program: processes that tokenise would run it first, and load torch.
-_PREDICT = """
+_RUN = """
 import json, pathlib, fastmux, transformers
 transformers.utils.logging.set_verbosity_error()
-report = fastmux.predict({model!r}, {source!r}, {output!r}, num_workers={num_workers}).report
+report = fastmux.{call}({model!r}, {source!r}, {output!r}, num_workers={num_workers}).report
 peak = 1024 * int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 print(json.dumps({{"rows": report.labelled, "stages": vars(report.times), "peak_bytes": peak}}))
 """
 
 
-def store_model(folder: Path, num_instances: int, layers: int) -> None:
+def store_model(folder: Path, num_instances: int, layers: int, embeds: bool = False) -> None:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = BertTokenizerFast(vocab={word: index for index, word in enumerate([*special, *_WORDS])})
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, num_hidden_layers=layers, **_SIZES)
+    if embeds:
+        EmbeddingModel(BertModel(config), EmbeddingConfig("mean")).save_pretrained(folder, tokenizer)
+        return
     model = fastmux.TMuxForSequenceClassification.from_backbone(config, num_instances, num_labels=2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -89,10 +95,12 @@ def write_rows(path: Path, rows: int, wide: bool = False) -> None:
             file.write_table(pyarrow.Table.from_pylist(some, schema))
 
 
-def measured(checkout: Path, model: Path, source: Path, num_workers: int) -> dict:
-    """What a process that calls a checkout's `fastmux.predict` reports and takes, with those that tokenise for it."""
-    output = source.with_stem("labelled")
-    code = _PREDICT.format(model=str(model), source=str(source), output=str(output), num_workers=num_workers)
+def measured(checkout: Path, model: Path, source: Path, num_workers: int, embeds: bool = False) -> dict:
+    """What a process that calls a checkout's `fastmux.predict`, or `fastmux.embed`, reports and takes, with those that
+    tokenise for it."""
+    output = Path(source.with_name("out.parquet" if embeds else f"labelled{source.suffix}"))
+    places = {"model": str(model), "source": str(source), "output": str(output)}
+    code = _RUN.format(call="embed" if embeds else "predict", num_workers=num_workers, **places)
     found = watched(code, checkout)
     output.unlink()
     times = found["stages"]
@@ -114,15 +122,21 @@ def _memory(run: dict) -> int:
     return run["peak_bytes"] + run["peak_bytes_of_other_processes"]
 
 
+def _model(result: dict) -> str:
+    if result.get("embeds"):
+        return "`fastmux embed` and a model of 2 layers, d = 16"
+    return f"a model of 2 layers, d = 16, N = {result['num_instances']}"
+
+
 def section(result: dict) -> Iterator[str]:
     """The page's section on a run without a baseline."""
     many, quarters = result["many"], [f"{size / 2**20:.0f}" for size in result["many"]["bytes_by_quarter"]]
     yield (
-        f"A file of {many['rows']:,} short rows through a model of 2 layers, d = 16, N = {result['num_instances']}: "
+        f"A file of {many['rows']:,} short rows through {_model(result)}: "
         f"{many['rows_per_second']:,.0f} rows/s, the first ready after {many['until_first_rows_seconds']:.1f} s; "
         f"{result['beyond_the_model_bytes'] / 2**20:.0f} MiB more, in all processes, than {result['few']['rows']:,} "
         f"rows take; in the quarters of the run the first process held at most {', '.join(quarters)} MiB. "
-        "`python bench/rows.py`."
+        f"`python bench/rows.py{' --embed' if result.get('embeds') else ''}`."
     )
 
 
@@ -151,22 +165,26 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=positive, default=1, help="The runs of each checkout.")
     parser.add_argument("--num_instances", type=positive, default=10, metavar="N", help="The model's N.")
     parser.add_argument("--num_workers", type=int, default=1, help="The processes that tokenise.")
+    parser.add_argument("--embed", action="store_true", help="Through fastmux.embed and a model that embeds.")
     parser.add_argument("--work_dir", type=Path, help="A folder for 1 KB a row. Default: a temporary one.")
     args = parser.parse_args(argv)
+    if args.embed and args.baseline:
+        parser.error("--embed goes without --baseline")
     device, beside = default_device(), args.baseline is not None
     result = {"machine": machine_info(device), "num_instances": args.num_instances, "num_workers": args.num_workers}
+    result |= {"embeds": True} if args.embed else {}
     checkouts = {"ours": ROOT} | ({"baseline": args.baseline.resolve()} if beside else {})
     sizes = {"few": min(_FEW, args.rows), "many": args.rows}
     with tempfile.TemporaryDirectory(dir=args.work_dir) as name:
         folder = Path(name)
-        store_model(folder / "model", args.num_instances, layers=1 if beside else 2)
+        store_model(folder / "model", args.num_instances, layers=1 if beside else 2, embeds=args.embed)
         found = {}
         for ending in (".jsonl", ".parquet") if beside else (".jsonl",):
             calls = {}
             for (part, rows), (who, checkout) in itertools.product(sizes.items(), checkouts.items()):
                 source = folder / f"{part}{ending}"
                 write_rows(source, rows, wide=beside)
-                calls[part, who] = partial(measured, checkout, folder / "model", source, args.num_workers)
+                calls[part, who] = partial(measured, checkout, folder / "model", source, args.num_workers, args.embed)
             found[ending] = turn_by_turn(calls, args.repeats)
             source.unlink()
     if beside:
@@ -180,7 +198,8 @@ def main(argv: list[str] | None = None) -> dict:
     else:
         result |= {part: found[".jsonl"][part, "ours"][-1] for part in sizes}
         result["beyond_the_model_bytes"] = _memory(result["many"]) - _memory(result["few"])
-    output = args.output or results_folder(device) / ("row_formats.json" if beside else "rows.json")
+    name = "row_formats.json" if beside else "rows_embedded.json" if args.embed else "rows.json"
+    output = args.output or results_folder(device) / name
     finish(result, baseline_section if beside else section, output)
     return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow.parquet
+import pytest
 from thoroughness import on_request
 
 from bench import rows
@@ -33,9 +34,10 @@ def test_rows_of_both_formats_are_the_same(tmp_path):
 
 
 @on_request
-def test_memory_is_measured_with_and_without_many_rows(tmp_path, capsys):
+@pytest.mark.parametrize("given", [(), ("--embed",)], ids=["predict", "embed"])
+def test_memory_is_measured_with_and_without_many_rows(given, tmp_path, capsys):
     output = tmp_path / "rows.json"
-    result = rows.main(["--rows", "3000", "--work_dir", str(tmp_path), "--output", str(output)])
+    result = rows.main(["--rows", "3000", "--work_dir", str(tmp_path), "--output", str(output), *given])
     assert json.loads(output.read_text()) == json.loads(json.dumps(result))
     assert (result["few"]["rows"], result["many"]["rows"]) == (1000, 3000)
     for one in (result["few"], result["many"]):
