@@ -17,6 +17,7 @@ from transformers import (
 
 import fastmux
 import fastmux.training.custom_encoders
+from fastmux.distillation.embedding_student import EmbeddingStudent
 from fastmux.training.recipe import Recipe
 from fastmux.training.starts import start_from_averages, start_from_neighbours
 
@@ -36,8 +37,11 @@ def head_class(family: str, kind: str):
 
     Args:
         family: "AutoModel", a plain encoder; "TMux"; or "Joined".
-        kind: The task's kind of head: "sequence", "multi_label", "regression" or "token".
+        kind: The task's kind of head: "sequence", "multi_label", "regression" or "token"; or "embedding", with family
+            "Joined": a model that embeds.
     """
+    if kind == "embedding":
+        return EmbeddingStudent
     end = "ForTokenClassification" if kind == "token" else "ForSequenceClassification"
     return getattr(transformers if family == "AutoModel" else fastmux, family + end)
 

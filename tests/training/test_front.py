@@ -100,7 +100,10 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--learning_rate", "0"], r"--learning_rate is 0\.0, expected a number above 0"),
         (["--target_agreement", "1.5"], r"--target_agreement is 1\.5, expected a number above 0, up to 1"),
         (["--split", "test"], "--split 'test': sst2 has validation"),
-        (["--candidates", "none"], "'none' is neither one of levers, pairs, sequence, structures, token nor a file"),
+        (
+            ["--candidates", "none"],
+            "'none' is neither one of embedding, levers, pairs, sequence, structures, token nor a file",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(given, message, files, tmp_path):
