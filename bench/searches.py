@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.record import table
+from fastmux.searching.kinds import KINDS
 
 
 def section(result: dict) -> Iterator[str]:
     """The page's section on one search."""
     rows, settings, (header, *lines) = result["rows"], result["settings"], result["table"]
+    usual = KINDS[result.get("kind", "rows")].usual
     wanted = (
-        f"--speedup {settings['speedup']}" if settings["speedup"] else f"--agreement {settings['agreement'] or 0.98}"
+        f"--speedup {settings['speedup']}" if settings["speedup"] else f"--agreement {settings['agreement'] or usual}"
     )
     yield (
         f"`fastmux search MODEL --text FILE {wanted} --minutes {settings['minutes']:g} --clock {settings['clock']}`: "

@@ -13,12 +13,13 @@ from fastmux.searching.settings import SearchSettings
 
 DESCRIPTION = """\
 Find the fastest model that answers as yours does, or the one of a given speed that answers most like it. It needs your
-classifier and some thousand rows of text of the kind that it is used on, without labels.
+classifier, or your model of sentence-transformers, and some thousand rows of text of the kind that it is used on,
+without labels. Classifiers agree in labels, models that embed in each text's ten nearest neighbours.
 
 Models with fewer layers, and models whose rows or positions share layers, are made of yours and learn its answers in a
-race: all get a few steps, the better half more, and so on. The best are measured beside yours, also in 8 bits and with
-yours behind them for rows of doubt, on rows that nothing was trained or chosen on. What is best for your need is
-written to --output_dir, with a table, a picture and a sentence.
+race: all get a few steps, the better half more, and so on. The best are measured beside yours, also in 8 bits and, of
+classifiers, with yours behind them for rows of doubt, on rows that nothing was trained or chosen on. What is best for
+your need is written to --output_dir, with a table, a picture and a sentence.
 
 Ctrl-C leaves the best so far. After an interruption, start it again with the same arguments: it goes on where it
 stopped."""
@@ -29,7 +30,9 @@ examples:
   fastmux search my-model --text reviews.csv --column body --agreement 0.99 --minutes 60 --output_dir faster
   fastmux search my-model --text a.txt b.txt.gz --speedup 4 --output_dir four-times
   fastmux search my-model --text rows.csv --column body --label_column label --output_dir faster   # accuracy, too
-  fastmux predict faster rows.csv --column body --output labels.csv"""
+  fastmux predict faster rows.csv --column body --output labels.csv
+  fastmux search my-embedder --text a.txt --speedup 8 --output_dir eight-times        # a model of sentence-transformers
+  fastmux embed eight-times rows.csv --column body --output vectors.parquet"""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:

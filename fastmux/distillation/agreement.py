@@ -146,11 +146,18 @@ def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
     if isinstance(problem, Regression):
         return {"r2": problem.r2(said, wanted)}
     if isinstance(problem, Vectors):
-        pairs = torch.triu_indices(len(said), len(said), 1, device=said.device)
-        ours, theirs = ((F.normalize(t) @ F.normalize(t).T)[pairs[0], pairs[1]].cpu().numpy() for t in (said, wanted))
-        similar = float(spearmanr(ours, theirs).statistic)
-        return {"vectors": F.cosine_similarity(said, wanted).mean().item(), "similarities": similar}
+        cosine, similarities = compare_vectors(said.cpu().numpy(), wanted.cpu().numpy())
+        return {"vectors": cosine, "similarities": similarities}
     kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
     same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
     # No divergence is below 0, but its rounded sum may be.
     return {"labels": float(same.mean()), "kl": max(0.0, problem.divergence(said, wanted).item())}
+
+
+def compare_vectors(said: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """The mean cosine of vectors (R, D) with others, and the Spearman correlation of the cosines between rows, all
+    pairs of them, with those between the others."""
+    both = [F.normalize(torch.from_numpy(vectors).double()) for vectors in (said, wanted)]
+    pairs = np.triu_indices(len(said), 1)
+    ours, theirs = ((t @ t.T).numpy()[pairs] for t in both)
+    return (both[0] * both[1]).sum(-1).mean().item(), float(spearmanr(ours, theirs).statistic)

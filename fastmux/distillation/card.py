@@ -46,7 +46,7 @@ model = SentenceTransformer("{repository}")
 ```"""
 
 
-def _encoding(repository: str, ours: bool) -> str:
+def encoding(repository: str, ours: bool) -> str:
     """The code that loads a model of sentence-transformers, as Markdown."""
     needed = "import fastmux  # which knows its layers\n" if ours else ""
     return _ENCODING.format(needed=needed, repository=repository)
@@ -103,7 +103,7 @@ def conversion_card(
         structure=joined_in_words(config) + narrow,
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
-        loading=_encoding(repository, ours) if embeds else loading(type(model).__name__, repository, library),
+        loading=encoding(repository, ours) if embeds else loading(type(model).__name__, repository, library),
         max_length=conversion.settings["max_length"],
         cut=f", {conversion.cut_rows:,} of them" if conversion.cut_rows else "",
         companions=_COMPANIONS.format(n=config.num_instances) if config.joins_rows else "",

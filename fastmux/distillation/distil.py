@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     PreTrainedModel,
@@ -19,6 +20,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs
@@ -126,6 +128,14 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         whole.append((step, checkpoint))
     return max(whole)[1] if whole else None
+
+
+def with_weights(model: PreTrainedModel, checkpoint: Path) -> PreTrainedModel:
+    """A model with the weights of one of the Trainer's checkpoints of it."""
+    if isinstance(model, PreTrainedModel):
+        return type(model).from_pretrained(checkpoint)
+    model.load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))  # one that embeds
+    return model
 
 
 class _Clock(TrainerCallback):

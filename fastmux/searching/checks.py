@@ -11,27 +11,34 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.teacher import teacher_bytes
+from fastmux.embedding.loading import embeds
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
 from fastmux.searching.measure import Part
+from fastmux.searching.neighbours import NEIGHBOURS, directions
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.shares import word_places
 
 #: How many bytes a search takes on the disk for checkpoints and exported models, in those of the original, about.
 _COPIES = 30
+#: Vectors point the same way if none is so far from their mean; they have length 1.
+_APART = 1e-3
 
 
-def checked_classifier(
-    model: str | PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
-) -> Classifier:
+def checked_original(
+    model: str | PathLike | PreTrainedModel | EmbeddingModel, tokenizer: PreTrainedTokenizerBase | None
+) -> Classifier | Vectorizer:
     """The original.
 
     Raises:
-        ValueError: It is no classifier, gives numbers, or is multiplexed or exported already.
+        ValueError: It neither labels nor embeds, gives numbers, or is multiplexed or exported already.
     """
     if isinstance(model, (str, PathLike)) and is_exported(model):
         raise ValueError(f"model {str(model)!r} is exported already; give the one that it was made from")
-    classifier = Classifier.of(model, tokenizer)
+    kind = Vectorizer if isinstance(model, EmbeddingModel) or embeds(model) else Classifier
+    classifier = kind.of(model, tokenizer)
     if classifier.problem_type == "regression":
         raise ValueError("model is a regression: it gives numbers, and has no labels that another model could share")
     if classifier.num_instances > 1:
@@ -42,7 +49,7 @@ def checked_classifier(
     return classifier
 
 
-def check_disk(folder: Path, rows: SearchRows, classifier: Classifier) -> None:
+def check_disk(folder: Path, rows: SearchRows, classifier: Classifier | Vectorizer) -> None:
     """Raise OSError if the disk has too little room for what a search keeps while it runs."""
     weights = sum(p.numel() * p.element_size() for p in classifier.model.parameters())
     lengths = rows.tokens.lengths[rows.learning]
@@ -58,12 +65,15 @@ def check_disk(folder: Path, rows: SearchRows, classifier: Classifier) -> None:
         )
 
 
-def check_labels(part: Part, names: list[str]) -> float:
-    """The share of the most frequent label among those that the original gives.
+def check_answers(part: Part, names: list[str]) -> float:
+    """What an answer that knows nothing of the rows would share with the original's: the share of the most frequent
+    label, or of neighbours that are drawn at random.
 
     Raises:
-        ValueError: It is the only one.
+        ValueError: All answers are the same.
     """
+    if part.embeds:
+        return _check_vectors(part)
     if part.problem_type == "multi_label_classification":
         given = part.original > 0
         labels = np.unique(given, axis=0, return_inverse=True)[1].ravel()
@@ -80,3 +90,13 @@ def check_labels(part: Part, names: list[str]) -> float:
             f"apart one label, {said}: agreement with it means nothing; give text of all kinds that it tells apart"
         )
     return share
+
+
+def _check_vectors(part: Part) -> float:
+    vectors = directions(part.original[:, : part.dimensions])
+    if np.linalg.norm(vectors - vectors.mean(0), axis=-1).max() < _APART:
+        raise ValueError(
+            f"texts: the vectors that the original gives all {len(vectors):,} rows that are kept apart point the same "
+            "way: which of them are nearest means nothing; give text of all kinds that it tells apart"
+        )
+    return NEIGHBOURS / (len(vectors) - 1)

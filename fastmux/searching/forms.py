@@ -11,6 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.speed import engine_of
 from fastmux.distillation.texts import Row
+from fastmux.embedding.exported import ExportedVectorizer
+from fastmux.embedding.model import EmbeddingModel
 from fastmux.exporting.export import export
 from fastmux.files import remove
 from fastmux.labelling.exported import ExportedClassifier
@@ -82,7 +84,7 @@ def why_not_exported(device: str, precision: str = INT8) -> str | None:
 
 def exported(
     form: Form,
-    model: PreTrainedModel,
+    model: PreTrainedModel | EmbeddingModel,
     tokenizer: PreTrainedTokenizerBase,
     precision: str,
     folder: Path,
@@ -93,10 +95,11 @@ def exported(
     Raises:
         ValueError: It cannot be exported.
     """
+    kind = ExportedVectorizer if isinstance(model, EmbeddingModel) else ExportedClassifier
     try:
-        found = ExportedClassifier.of(folder)
+        found = kind.of(folder)
     except ValueError:
         remove(folder)
         export(model, folder, tokenizer=tokenizer, precision=precision, texts=texts)
-        found = ExportedClassifier.of(folder)
+        found = kind.of(folder)
     return Form(form.model, form.words, found.engine(Placement()), "ONNX Runtime", precision, form.multiplexed, folder)

@@ -19,7 +19,9 @@ class Found:
         points: All that was measured, the original first.
         floor: How far words alone go; None of a model that labels words.
         rows: How many rows there were, by what they were for.
-        majority: The share of the reporting rows with the most frequent label: what saying nothing else would reach.
+        kind: What models agree in: the name of a `fastmux.searching.kinds.Kind`.
+        majority: The agreement of saying nothing: the share of the reporting rows with the most frequent label, or of
+            neighbours that are drawn at random.
         left_out: What did not take part, by name, and why.
         history: For each candidate, after each of its rungs: steps, agreement on the choosing rows, worth.
         settings: The settings.
@@ -33,6 +35,7 @@ class Found:
     points: list[Point]
     floor: Floor | None
     rows: dict[str, int]
+    kind: str
     majority: float
     left_out: dict[str, str]
     history: dict[str, list]

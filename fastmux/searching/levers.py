@@ -1,7 +1,8 @@
 """What makes a model faster: each lever is a function here that names candidates for a given original.
 
 A lever that is not here: write a function that takes the original's config and returns `Candidate`s, and put `@lever`
-on it. Nothing else has to know of it: the race trains what `Candidate.make` returns, measures, exports and saves it.
+on it, or `@lever(to="label")` or `@lever(to="embed")` if it is only for models that do so. Nothing else has to know of
+it: the race trains what `Candidate.make` returns, measures, exports and saves it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from fastmux.distillation.embedding_student import EmbeddingStudent
 from fastmux.distillation.narrow import narrowed_for
+from fastmux.embedding.model import EmbeddingModel
 from fastmux.joined_configuration import BERT_LIKE
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification
 
@@ -33,7 +37,7 @@ class Candidate:
 
     name: str
     words: str
-    make: Callable[[Source], PreTrainedModel]
+    make: Callable[[Source], PreTrainedModel | EmbeddingModel]
     multiplexed: bool = False
 
 
@@ -48,12 +52,14 @@ class Source:
         tokenizer: Pads the rows.
     """
 
-    original: PreTrainedModel
+    original: PreTrainedModel | EmbeddingModel
     rows: Dataset
     tokenizer: PreTrainedTokenizerBase
-    _narrowed: dict[tuple[float, float], PreTrainedModel] = field(default_factory=dict, init=False, repr=False)
+    _narrowed: dict[tuple[float, float], PreTrainedModel | EmbeddingModel] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
-    def narrowed(self, ffn_width: float, attention_width: float) -> PreTrainedModel:
+    def narrowed(self, ffn_width: float, attention_width: float) -> PreTrainedModel | EmbeddingModel:
         """The original with these shares of each layer's neurons and heads; made once."""
         widths = ffn_width, attention_width
         if widths not in self._narrowed:
@@ -63,27 +69,32 @@ class Source:
 
 
 Lever = Callable[[PreTrainedConfig], list[Candidate]]
-#: Every lever in the default race.
-LEVERS: list[Lever] = []
+#: Every lever in the default race of models that label, and of those that embed.
+LEVERS: dict[str, list[Lever]] = {"label": [], "embed": []}
 
 
-def lever(function: Lever) -> Lever:
-    """Adds a lever to the race."""
-    LEVERS.append(function)
+def lever(function: Lever | None = None, *, to: str | None = None) -> Any:
+    """Adds a lever to the races; with ``to``, to that of models that "label" or "embed"."""
+    if function is None:
+        return partial(lever, to=to)
+    for kind in LEVERS if to is None else (to,):
+        LEVERS[kind].append(function)
     return function
 
 
-def candidates_for(config: PreTrainedConfig) -> list[Candidate]:
-    """The candidates of all levers."""
-    return [candidate for function in LEVERS for candidate in function(config)]
+def candidates_for(config: PreTrainedConfig, to: str = "label") -> list[Candidate]:
+    """The candidates of all levers for an original that labels or embeds."""
+    return [candidate for function in LEVERS[to] for candidate in function(config)]
 
 
 def joined(
     source: Source, num_instances: int, ffn_width: float = 1.0, attention_width: float = 1.0, **structure
-) -> PreTrainedModel:
-    """A joined model with the original's head, perhaps with fewer neurons and heads; see
+) -> PreTrainedModel | EmbeddingModel:
+    """A joined model with the original's head, or pooling, perhaps with fewer neurons and heads; see
     `JoinedForSequenceClassification.from_backbone`."""
     original = source.narrowed(ffn_width, attention_width)
+    if isinstance(original, EmbeddingModel):
+        return EmbeddingStudent.from_backbone(original, num_instances, **structure)
     tokens = type(original).__name__.endswith("ForTokenClassification")
     made = JoinedForTokenClassification if tokens else JoinedForSequenceClassification
     return made.from_backbone(original, num_instances, **structure)
@@ -134,16 +145,42 @@ def fewer_neurons_and_heads(config: PreTrainedConfig) -> list[Candidate]:
     return found
 
 
-@lever
+@lever(to="label")
 def joined_positions(config: PreTrainedConfig) -> list[Candidate]:
     """N neighbouring positions of a row share some layers between the first and the last."""
     return _joined(config, "positions", "neighbouring positions", [(2, 1 / 3), (2, 1 / 6), (4, 1 / 3), (4, 1 / 6)])
 
 
-@lever
+@lever(to="label")
 def pooled_positions(config: PreTrainedConfig) -> list[Candidate]:
     """N neighbouring positions become one behind the first layer, and stay so; for heads that read one position."""
     return _joined(config, "pooled", "positions become one and", [(2, 2 / 3), (2, 1 / 3), (4, 1 / 3)])
+
+
+@lever(to="embed")
+def pooled_vectors(config: PreTrainedConfig) -> list[Candidate]:
+    """N neighbouring positions become one before the first layer or behind it, and stay so: what is pooled in the end
+    need not be apart. Positions that are joined and restored, and joined rows, are left out: the first work for
+    nothing, and a vector that depends on the rows beside it serves no index."""
+    total = _layers(config)
+    found: dict[str, Candidate] = {}
+    for own, instances, share in (
+        *((0, 2, share) for share in (1, 2 / 3, 1 / 2)),
+        *((0, 4, share) for share in (1, 1 / 2)),
+        *((1, 2, share) for share in (1, 2 / 3)),
+        (1, 4, 2 / 3),
+    ):
+        count = round(total * share) - own
+        if count < 1:
+            continue
+        structure: dict = {"row_layers": own, "last_layers": 0, "joined_layers": _spread(own, total - 1, count)}
+        make = partial(joined, num_instances=instances, join="pooled", **structure)
+        if own:
+            name, where = f"pooled-behind-{instances}x{count + 1}", f" behind the first of {count + 1} layers"
+        else:
+            name, where = f"pooled-{instances}x{count}", f", then {count} of {total} layers"
+        found[name] = Candidate(name, f"{instances} positions become one{where}", make, multiplexed=True)
+    return list(found.values())
 
 
 @lever
@@ -152,7 +189,7 @@ def joined_feed_forward(config: PreTrainedConfig) -> list[Candidate]:
     return _joined(config, "feed_forward", "positions", [(2, 2 / 3), (4, 2 / 3), (4, 1 / 3)])
 
 
-@lever
+@lever(to="label")
 def joined_rows(config: PreTrainedConfig) -> list[Candidate]:
     """N rows share some layers between the first and the last."""
     return _joined(config, "rows", "rows", [(2, 1 / 3), (4, 1 / 3)])

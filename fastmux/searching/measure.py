@@ -1,21 +1,24 @@
-"""Measure forms of models beside the original: labels on rows of their own, speed in turns, alone and with the original
-behind them."""
+"""Measure forms of models beside the original: answers on rows of their own, speed in turns, alone and with the
+original behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
+from fastmux.distillation.agreement import compare_vectors
 from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.passes.engine import Answered, Engine
+from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL, Form
 from fastmux.searching.need import Need
+from fastmux.searching.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.searching.points import Point
 from fastmux.searching.shares import Share, rows_of_words, same_labels
 
@@ -40,15 +43,32 @@ class Part:
         original: The original's logits, as in `fastmux.passes.engine.Answered`.
         problem_type: Of the original.
         labels: The true labels, (rows), or (rows, C); None without.
+        dimensions: The first numbers of a vector that are compared, of a model that embeds; all if None.
     """
 
     tokens: Tokens
     original: np.ndarray
     problem_type: str
     labels: np.ndarray | None = None
+    dimensions: int | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the answers are vectors."""
+        return self.problem_type == EMBEDDING
+
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """The nearest neighbours of each row, by the original's vectors."""
+        return nearest(self.original[:, : self.dimensions])
 
     def share(self, answers: list[np.ndarray]) -> Share:
-        """The share of the rows or words with the original's label, over some groupings."""
+        """The share of the rows or words with the original's label, or of each row's nearest neighbours that are the
+        same, over some groupings."""
+        if self.embeds:
+            found = [same_neighbours(nearest(a[:, : self.dimensions]), self.neighbours) for a in answers]
+            rows = np.repeat(np.arange(len(self.neighbours)), NEIGHBOURS)
+            return Share.of(np.mean(found, axis=0).ravel(), rows, self.neighbours.ravel())
         same = [same_labels(logits, self.original, self.problem_type, self.tokens) for logits in answers]
         return Share.of(np.mean(same, axis=0), rows_of_words(self.tokens))
 
@@ -60,9 +80,18 @@ class Part:
             return float(np.mean([f1_score(self.labels, a > 0, average="micro", zero_division=0) for a in answers]))
         return float(np.mean([accuracy_score(self.labels, a.argmax(-1)) for a in answers]))
 
+    def beside(self, answers: list[np.ndarray]) -> dict[str, float]:
+        """Of vectors, their mean cosine with the original's and the rank correlation of similarities; else nothing."""
+        if not self.embeds:
+            return {}
+        pairs = [compare_vectors(*(a[:, : self.dimensions] for a in (said, self.original))) for said in answers]
+        cosine, similarities = np.mean(pairs, axis=0).tolist()
+        return {"cosine": cosine, "similarities": similarities}
+
     def sure_and_same(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
-        """For each row a model's confidence, and whether it has the original's labels; None where words have labels."""
-        if self.tokens.words is not None:
+        """For each row a model's confidence, and whether it has the original's labels; None where words have labels,
+        and of vectors."""
+        if self.tokens.words is not None or self.embeds:
             return None, None
         return confidence(logits, self.problem_type), agrees(logits, self.original, self.problem_type)
 
@@ -98,12 +127,12 @@ class Measure:
         chosen_on, engines, behind = {}, {}, {}
         in_groups = partial(answers_in_groups, groupings=GROUPINGS, seed=self.seed)
         for name, form in forms.items():
-            self.on_work(f"{name}: labels of the rows that choose")
+            self.on_work(f"{name}: answers to the rows that choose")
             chosen_on[name] = [found.logits for found in in_groups(form.engine, self.choosing.tokens)]
             engines[name] = (form, form.engine, chosen_on[name])
         rough = self._speeds({name: form.engine for name, form in forms.items()}, _ROUGH)
         for name, form in forms.items():
-            if form.model == ORIGINAL or form.engine.runtime.per_token:
+            if form.model == ORIGINAL or form.engine.runtime.per_token or self.choosing.embeds:
                 continue
             # In 8 bits both models are: what `predict --precision int8` does.
             originals = [SMALL_ORIGINAL, ORIGINAL] if form.precision == INT8 and SMALL_ORIGINAL in forms else [ORIGINAL]
@@ -121,7 +150,7 @@ class Measure:
         speeds = self._speeds({name: engine for name, (_, engine, _) in engines.items()}, _TURNS, forward=True)
         points = []
         for name, (form, engine, on_choosing) in engines.items():
-            self.on_work(f"{name}: labels of the rows that are reported on")
+            self.on_work(f"{name}: answers to the rows that are reported on")
             found = in_groups(engine, self.reporting.tokens)
             answers = [one.logits for one in found]
             went_on = float(np.mean([len(one.went_on) for one in found])) / len(self.reporting.tokens.lengths)
@@ -137,6 +166,7 @@ class Measure:
                     choosing=self.choosing.share(on_choosing),
                     agreement=self.reporting.share(answers),
                     score=self.reporting.score(answers),
+                    **self.reporting.beside(answers),
                     rows_per_second=speeds[name],
                     speed_up=speeds[name] / speeds[ORIGINAL],
                     speed_up_forward=speeds[name] / speeds[_FORWARD],

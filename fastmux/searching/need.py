@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastmux.passes.cascade import choose_min_confidence
+from fastmux.searching.kinds import ROWS, Kind
 from fastmux.searching.points import Point
-from fastmux.searching.settings import AGREEMENT, SearchSettings
+from fastmux.searching.settings import SearchSettings
 
 #: A model with the original behind it has to be so much faster than one alone to be chosen in its place: it needs both
 #: models.
@@ -22,23 +23,25 @@ class Need:
 
     Attributes:
         speedup: The speed, in that of the original.
-        agreement: The share of rows with the original's label.
+        agreement: The share of rows with the original's label, or of the same neighbours.
+        kind: What models agree in.
     """
 
     speedup: float | None
     agreement: float | None
+    kind: Kind = ROWS
 
     @classmethod
-    def of(cls, settings: SearchSettings) -> Need:
+    def of(cls, settings: SearchSettings, kind: Kind = ROWS) -> Need:
         """The need that settings state."""
         if settings.speedup is not None:
-            return cls(settings.speedup, None)
-        return cls(None, AGREEMENT if settings.agreement is None else settings.agreement)
+            return cls(settings.speedup, None, kind)
+        return cls(None, kind.usual if settings.agreement is None else settings.agreement, kind)
 
     def __str__(self) -> str:
         if self.speedup is not None:
             return f"{self.speedup:g} x the speed"
-        return f"{percent(self.agreement)} the same labels"
+        return f"{percent(self.agreement)} {self.kind.same}"
 
     def fast_enough(self, speeds: dict[str, float], untrained: float) -> list[str]:
         """The candidates that are worth training, by the speeds that they are expected to have.
@@ -67,14 +70,14 @@ class Need:
 
         Args:
             speed: The speed, in that of the original.
-            agreement: The share of the choosing rows with the original's label.
+            agreement: The share of the choosing rows with the original's label, or of the same neighbours.
             sure, same: For each choosing row the candidate's confidence, and whether it has the original's labels; None
-                of a model that labels words.
+                of a model that labels words or embeds.
             second_speed: The speed of the fastest form of the original, which may stand behind the candidate.
         """
         if self.agreement is None:
             return agreement
-        if sure is None or same is None:  # all words of a row would have to agree, and nearly all rows would go on
+        if sure is None or same is None:  # a vector has no doubt; of a row, all words would have to agree
             return speed * min(1.0, (1 - self.agreement) / max(1 - agreement, 1e-9)) ** 2
         try:
             gone_on = choose_min_confidence(sure, same, self.agreement).fallback

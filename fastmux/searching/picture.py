@@ -130,7 +130,7 @@ def _name(figure: Any, axis: Any, marks: Sequence[Mark]) -> list[Any]:
     return names
 
 
-def draw_points(path: Path, points: Sequence[Point], chosen: Point, need: Need, words: bool) -> None:
+def draw_points(path: Path, points: Sequence[Point], chosen: Point, need: Need) -> None:
     """The picture of a search: what is on the front and what was chosen has a name."""
     marks = []
     for point in points:
@@ -142,5 +142,6 @@ def draw_points(path: Path, points: Sequence[Point], chosen: Point, need: Need, 
         shape = "*" if point == chosen else "s" if point.cascade else "o"
         marks.append(Mark(point.speed_up, point.agreement.mean, low, high, name, color, shape, front))
     level = ("x", need.speedup) if need.agreement is None else ("y", need.agreement)
-    title = f"{len(points)} models; star: chosen, red: multiplexed, square: with the original behind"
-    draw(path, marks, title, f"share of {'words' if words else 'rows'} with the original's label", level)
+    title = f"{len(points)} models; star: chosen, red: multiplexed"
+    title += "" if need.kind.embeds else ", square: with the original behind"
+    draw(path, marks, title, need.kind.axis, level)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from fastmux.distillation.teacher import TeacherOutputs
+from fastmux.distillation.teacher import TeacherOutputs, logits_of
 from fastmux.distillation.trainer import ROW, TeacherCollator
 
 #: The fewest steps of the candidate that is trained longest, and of those that are left out after the first round where
@@ -137,7 +137,7 @@ def step_seconds(
     for _ in range(3):
         start = time.perf_counter()
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(**inputs).logits
+            logits = logits_of(model(**inputs))
         logits.float().square().mean().backward()
         model.zero_grad()
         best = min(best, time.perf_counter() - start)

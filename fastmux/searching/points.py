@@ -15,9 +15,12 @@ class Point:
         name: Its name.
         form: The name of its form: without the original behind it.
         model, words, runtime, precision, multiplexed: As of a `Form`.
-        choosing: The share with the original's label, on the rows that models are chosen on.
+        choosing: The share with the original's label, or of the same neighbours, on the rows that models are chosen on.
         agreement: The same on the rows that decide nothing; this is what is reported.
         score: The accuracy or F1 on the rows that decide nothing; None without labels.
+        cosine: Of a model that embeds, the mean cosine of its vectors with the original's, on these rows.
+        similarities: Of a model that embeds, the Spearman correlation of the cosines between these rows, all pairs of
+            them, with those between the original's.
         rows_per_second: Through the engine, in turns with all others.
         speed_up: How many times as fast as the original through the same engine.
         speed_up_forward: How many times as fast as the original as Hugging Face runs it, in batches of 32.
@@ -42,6 +45,8 @@ class Point:
     went_on: float | None = None
     min_confidence: float | None = None
     behind: str | None = None
+    cosine: float | None = None
+    similarities: float | None = None
 
     @property
     def cascade(self) -> bool:

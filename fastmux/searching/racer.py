@@ -11,10 +11,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.distil import distil, distillation_arguments, with_weights
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs
 from fastmux.files import read_json, remove, write_json
+from fastmux.searching.kinds import ROWS
 from fastmux.searching.plan import Plan
 
 _STATE, _WHOLE = "race.json", "whole.json"
@@ -28,8 +29,8 @@ class Standing:
 
     Attributes:
         name: The candidate.
-        history: After each of its rungs: the steps that it had made, the share of the choosing rows with the original's
-            label, and its worth, as from `fastmux.searching.need.Need.worth`.
+        history: After each of its rungs: the steps that it had made, its agreement on the choosing rows, and its worth,
+            as from `fastmux.searching.need.Need.worth`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Race:
         rows: What they learn from, with the original's outputs for it in ``teacher``.
         settings: How they learn.
         folder: A folder for each candidate, and how far the race is.
+        same: What the agreement is a share of, in words.
     """
 
     plan: Plan
@@ -70,6 +72,7 @@ class Race:
     teacher: TeacherOutputs
     settings: ConversionSettings
     folder: Path
+    same: str = ROWS.same
     deadline: float | None = None
     standings: dict[str, Standing] = field(default_factory=dict, init=False)
 
@@ -154,11 +157,11 @@ class Race:
         )
 
     def _read(self, name: str, steps: int) -> PreTrainedModel:
-        return type(self.make(name)).from_pretrained(self.folder / name / f"checkpoint-{steps}").eval()
+        return with_weights(self.make(name), self.folder / name / f"checkpoint-{steps}").eval()
 
     def _best_so_far(self) -> str:
         best = self.ranked()[0]
-        return f"best so far: {best.name}, {100 * best.agreement:.1f} % the same labels"
+        return f"best so far: {best.name}, {100 * best.agreement:.1f} % {self.same}"
 
 
 class _Rung(TrainerCallback):

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from fastmux.distillation.texts import Row
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.shares import Share
@@ -45,7 +46,12 @@ class SearchRows:
 
     @classmethod
     def of(
-        cls, texts: list[Row], labels: np.ndarray | None, classifier: Classifier, max_length: int, seed: int
+        cls,
+        texts: list[Row],
+        labels: np.ndarray | None,
+        classifier: Classifier | Vectorizer,
+        max_length: int,
+        seed: int,
     ) -> SearchRows:
         """Tokenise and split texts.
 
@@ -113,7 +119,7 @@ def _check_enough(different: int, rows: int) -> None:
     )
 
 
-def _check_known(tokens: Tokens, classifier: Classifier) -> None:
+def _check_known(tokens: Tokens, classifier: Classifier | Vectorizer) -> None:
     unknown = classifier.tokenizer.unk_token_id
     special = [k for k in classifier.tokenizer.all_special_ids if k != unknown]
     own = tokens.ids[~np.isin(tokens.ids, special)]

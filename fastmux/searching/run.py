@@ -18,11 +18,14 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
 from fastmux.distillation.trainer import TeacherCollator
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import read_json, replacing, write_json
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.timer import rates
-from fastmux.searching.floor import Floor, measure_floor
+from fastmux.searching.floor import Floor, measure_floor, measure_vector_floor
 from fastmux.searching.forms import FLOAT32, INT8, ORIGINAL, Form, exported, in_torch, why_not_exported
+from fastmux.searching.kinds import ROWS, VECTORS, WORDS, Kind
 from fastmux.searching.levers import Candidate, Source, candidates_for
 from fastmux.searching.measure import Measure, Part
 from fastmux.searching.need import Need
@@ -53,7 +56,7 @@ class Run:
         say: Told what is being done.
     """
 
-    classifier: Classifier
+    classifier: Classifier | Vectorizer
     rows: SearchRows
     settings: SearchSettings
     folder: Path
@@ -62,12 +65,19 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.need = Need.of(self.settings)
+        self.need = Need.of(self.settings, self.kind)
         self.folder.mkdir(parents=True, exist_ok=True)
         device = distillation_arguments(self.folder / "device", ConversionSettings(), {}).device
         self.original = self.classifier.model.eval().to(device)
         self.tokenizer = self.classifier.tokenizer
         self.engine = engine_of(self.original, self.tokenizer)
+
+    @property
+    def kind(self) -> Kind:
+        """What models agree in."""
+        if isinstance(self.classifier, Vectorizer):
+            return VECTORS
+        return WORDS if self.classifier.per_token else ROWS
 
     @cached_property
     def source(self) -> Source:
@@ -78,7 +88,7 @@ class Run:
     def candidates(self) -> dict[str, Candidate]:
         """The candidates that this original has, by name."""
         found = {}
-        for candidate in candidates_for(self.original.config):
+        for candidate in candidates_for(self.original.config, "embed" if self.kind.embeds else "label"):
             try:
                 candidate.make(self.source)
             except ValueError as error:
@@ -87,7 +97,7 @@ class Run:
                 found[candidate.name] = candidate
         return found
 
-    def make(self, name: str) -> PreTrainedModel:
+    def make(self, name: str) -> PreTrainedModel | EmbeddingModel:
         """A candidate, before it learnt anything."""
         return self.candidates[name].make(self.source).eval().to(self.original.device)
 
@@ -97,7 +107,7 @@ class Run:
         rows, path = self.rows, self.folder / _ANSWERS
         tokens = [rows.tokens.select(some) for some in (rows.choosing, rows.reporting)]
         if not path.is_file():
-            self.say(f"the original labels {len(rows.choosing) + len(rows.reporting):,} rows that are kept apart")
+            self.say(f"the original answers {len(rows.choosing) + len(rows.reporting):,} rows that are kept apart")
             start = time.monotonic()
             answers = [self.engine.run(part).logits for part in tokens]
             seconds = time.monotonic() - start
@@ -105,8 +115,9 @@ class Run:
                 np.savez(file, choosing=answers[0], reporting=answers[1], seconds=seconds)
         stored = np.load(path)
         problem, labels = self.classifier.problem_type, rows.labels
+        kept = self.classifier.config.truncate_dim if isinstance(self.classifier, Vectorizer) else None
         chosen, told = (
-            Part(part, stored[name], problem, None if labels is None else labels[some])
+            Part(part, stored[name], problem, None if labels is None else labels[some], kept)
             for name, part, some in zip(("choosing", "reporting"), tokens, (rows.choosing, rows.reporting), strict=True)
         )
         self.rate = 2 * len(rows.choosing) / max(float(stored["seconds"]), 1e-9)
@@ -148,7 +159,7 @@ class Run:
                 forms[form.name] = form
         return forms
 
-    def export(self, form: Form, model: PreTrainedModel, precision: str) -> Form | None:
+    def export(self, form: Form, model: PreTrainedModel | EmbeddingModel, precision: str) -> Form | None:
         """A form's model for ONNX Runtime; None, and a reason in ``left_out``, where that cannot be."""
         name = f"{form.model}, {precision}"
         reason = why_not_exported(str(self.original.device), precision)
@@ -253,14 +264,18 @@ class Run:
             learning_rate=self.settings.learning_rate,
             per_device_train_batch_size=self.settings.per_device_train_batch_size,
             seed=self.settings.seed,
+            # Vectors are learnt alone: the states that they are made of may have other places.
+            state_weight=0.0 if self.kind.embeds else ConversionSettings.state_weight,
         )
-        race = Race(plan, self.make, self._judge, self.tokenizer, data, teacher, settings, self.folder / "race")
+        race = Race(
+            plan, self.make, self._judge, self.tokenizer, data, teacher, settings, self.folder / "race", self.kind.same
+        )
         if self.settings.max_steps is None:
             done = sum(s.steps * plan.step_seconds[s.name] for s in race.standings.values())
             race.deadline = time.monotonic() + 1.2 * max(0.0, plan.seconds() - done)
         return race
 
-    def _judge(self, name: str, model: PreTrainedModel) -> tuple[float, float]:
+    def _judge(self, name: str, model: PreTrainedModel | EmbeddingModel) -> tuple[float, float]:
         part = self.parts[0]
         logits = engine_of(model.to(self.original.device), self.tokenizer).run(part.tokens).logits
         share = part.share([logits]).mean
@@ -268,7 +283,7 @@ class Run:
 
     def finish(
         self, race: Race | None, finalists: int
-    ) -> tuple[list[Point], dict[str, Form], dict[str, PreTrainedModel]]:
+    ) -> tuple[list[Point], dict[str, Form], dict[str, PreTrainedModel | EmbeddingModel]]:
         """The points of the original, its forms and the best candidates; their forms, and the models, by name."""
         forms, models = dict(self.untrained), {ORIGINAL: self.original}
         for standing in race.ranked()[:finalists] if race else []:
@@ -294,10 +309,12 @@ class Run:
         if self.classifier.per_token:
             return None
         _, teacher = self.learning
+        texts = [[self.rows.texts[row] for row in some] for some in (self.rows.learning, self.rows.reporting)]
+        if self.kind.embeds:
+            return measure_vector_floor(texts[0][: len(teacher.logits)], teacher.logits, texts[1], self.parts[1])
         several = self.classifier.problem_type == "multi_label_classification"
         learnt, expected = (
             (logits > 0).astype(int) if several else logits.argmax(-1)
             for logits in (teacher.logits, self.parts[1].original)
         )
-        texts = [[self.rows.texts[row] for row in some] for some in (self.rows.learning, self.rows.reporting)]
         return measure_floor(texts[0][: len(learnt)], learnt, texts[1], expected)

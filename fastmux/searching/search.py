@@ -15,14 +15,17 @@ import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.distillation.texts import Row, check_texts
+from fastmux.distillation.texts import Row, check_texts, with_prompt
+from fastmux.embedding.loading import cut_at
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import check_output_dir, digest_of, remove, replacing_files, write_json
 from fastmux.labelling.threshold import CASCADE, Calibration
 from fastmux.models.joined import JoinedPreTrainedModel
 from fastmux.passes.runtimes.record import RECORD, RuntimeRecord
 from fastmux.searching import verdict as verdicts
 from fastmux.searching.card import search_card
-from fastmux.searching.checks import check_disk, check_labels, checked_classifier
+from fastmux.searching.checks import check_answers, check_disk, checked_original
 from fastmux.searching.forms import Form
 from fastmux.searching.found import Found
 from fastmux.searching.labels import read_labels
@@ -41,7 +44,7 @@ RESULT, PICTURE, CARD = "search.json", "search.png", "README.md"
 
 
 def search(
-    model: str | PathLike | PreTrainedModel,
+    model: str | PathLike | PreTrainedModel | EmbeddingModel,
     texts: Sequence[Row],
     output_dir: str | PathLike,
     *,
@@ -58,7 +61,8 @@ def search(
     with the same arguments after an interruption: it goes on where it stopped.
 
     Args:
-        model: A classifier of sequences or tokens, as from Hugging Face; or its name or folder.
+        model: A classifier of sequences or tokens, as from Hugging Face; or its name or folder; or that of a model of
+            sentence-transformers, which gives texts its default prompt.
         texts: The rows: some thousand different texts, or pairs of texts, of the kind that the model will be used on.
             `fastmux.read_texts` reads them from files.
         output_dir: A new folder for the model, its tokenizer, ``search.json``, ``search.png`` and a card.
@@ -71,9 +75,10 @@ def search(
         What was found.
 
     Raises:
-        ValueError: The model is no classifier, gives numbers, or is multiplexed or exported already; there are too few
-            different texts, or texts in another language; the original gives all of them one label; the time is too
-            short for one candidate; the folder has other content; or an option is out of range.
+        ValueError: The model neither labels nor embeds, gives numbers or NaN, or is multiplexed or exported already;
+            there are too few different texts, texts in another language, or pairs for a model that embeds; the original
+            gives all of them one label or one vector; the time is too short for one candidate; the folder has other
+            content; or an option is out of range.
         OSError: The disk is full. What was trained is kept.
 
     Example:
@@ -97,9 +102,13 @@ def search(
     settings = settings_of(SearchSettings, settings, options, "search")
     texts = check_texts(texts)
     with _quiet():
-        classifier = checked_classifier(model, tokenizer)
+        classifier = checked_original(model, tokenizer)
     truth = None
-    if labels is not None:
+    if isinstance(classifier, Vectorizer):
+        if labels is not None:
+            raise ValueError("labels is given, but the model embeds: its vectors are compared with no labels")
+        texts = with_prompt(texts, classifier.prompt)
+    elif labels is not None:
         if classifier.per_token:
             raise ValueError("labels is given, but the model labels words: it is searched for without true labels")
         if len(labels) != len(texts):
@@ -108,7 +117,8 @@ def search(
     folder, record = Path(output_dir), Path(output_dir) / _WORK / _SETTINGS
     identity = {**asdict(settings), "texts": digest_of(texts), "labels": digest_of(labels), **classifier.fingerprint()}
     check_output_dir(folder, record, identity, "search")
-    length = min(settings.max_length, classifier.max_length(None))
+    own = cut_at(classifier, None) if isinstance(classifier, Vectorizer) else classifier.max_length(None)
+    length = min(settings.max_length, own)
     rows = SearchRows.of(texts, truth, classifier, length, settings.seed)
     check_disk(folder, rows, classifier)
     with _quiet():
@@ -118,7 +128,7 @@ def search(
 
 
 def _search(run: Run, folder: Path, model: str, output_dir: str, identity: dict) -> Found:
-    majority = check_labels(run.parts[1], run.classifier.names)
+    majority = check_answers(run.parts[1], run.classifier.names)
     plan = run.plan()
     race, interrupted = None, False
     if plan is not None:
@@ -142,9 +152,8 @@ def _search(run: Run, folder: Path, model: str, output_dir: str, identity: dict)
         passes=_passes(run, race),
         minutes=run.settings.minutes,
         interrupted=interrupted,
-        words=run.classifier.per_token,
     )
-    header, lines = verdicts.table(points, verdict, floor)
+    header, lines = verdicts.table(points, verdict, floor, run.kind)
     found = Found(
         sentence=verdicts.sentence(verdict, points[0], run.need, told, floor),
         met=verdict.met,
@@ -158,6 +167,7 @@ def _search(run: Run, folder: Path, model: str, output_dir: str, identity: dict)
             "repeated": run.rows.repeated,
             "cut": run.rows.cut,
         },
+        kind=run.kind.name,
         majority=majority,
         left_out=run.left_out,
         history={s.name: s.history for s in race.ranked()} if race else {},
@@ -204,7 +214,7 @@ def _write(
     found: Found,
     run: Run,
     form: Form,
-    model: PreTrainedModel,
+    model: PreTrainedModel | EmbeddingModel,
     folder: Path,
     output_dir: str,
     behind: Point | None,
@@ -212,19 +222,22 @@ def _write(
     """The chosen model, whole or not at all, and what is to be said of it."""
     with replacing_files(folder, lambda written, former: former) as staging:
         model = model.to("cpu")
-        alone = isinstance(model, JoinedPreTrainedModel) and model.config.is_plain
-        (model.plain() if alone else model).save_pretrained(
-            staging
-        )  # without fastmux, where Hugging Face has the class
-        run.tokenizer.save_pretrained(staging)
+        ours = isinstance(model.encoder if isinstance(model, EmbeddingModel) else model, JoinedPreTrainedModel)
+        if ours and model.config.is_plain:  # Hugging Face has the class
+            model, ours = model.plain(), False
+        if isinstance(model, EmbeddingModel):
+            model.save_pretrained(staging, run.tokenizer)
+        else:
+            model.save_pretrained(staging)
+            run.tokenizer.save_pretrained(staging)
         if form.folder is not None:
             for name in (*RuntimeRecord.read(form.folder).files, RECORD):
                 shutil.copyfile(form.folder / name, staging / name)
         if (both := found.chosen if found.chosen.cascade else behind) is not None:
             write_json(staging / CASCADE, asdict(_calibration(found.points, both, run)))
         write_json(staging / RESULT, asdict(found))
-        draw_points(staging / PICTURE, found.points, found.chosen, run.need, run.classifier.per_token)
-        search_card(found, run.original, output_dir, form).save(staging / CARD)
+        draw_points(staging / PICTURE, found.points, found.chosen, run.need)
+        search_card(found, run.original, output_dir, form, ours).save(staging / CARD)
 
 
 def _say(words: str) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import check_fields, integer, number, one_of
 
-#: The share of labels that is asked for where neither it nor a speed is given.
-AGREEMENT = 0.98
-
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -17,9 +14,11 @@ class SearchSettings:
 
     Attributes:
         speedup: How many times as fast as the original, through the same engine, the model has to be. Of all that are,
-            the one that gives most rows the original's label is chosen.
-        agreement: The share of rows (of words, if the model labels words) that has to get the original's label. Of all
-            models that reach it, the fastest is chosen. 0.98 if neither this nor ``speedup`` is given.
+            the one that agrees best with the original is chosen.
+        agreement: The share of rows (of words, if the model labels words) that has to get the original's label; of a
+            model that embeds, the share of each text's ten nearest neighbours that has to be the original's. Of all
+            models that reach it, the fastest is chosen. If neither this nor ``speedup`` is given, 0.98, and 0.8 of
+            neighbours.
         minutes: How long the search may take, about.
         max_length: The most tokens of a row. Longer rows are cut.
         max_steps: How many optimiser steps the candidate gets that is trained longest, in place of as many as fit into

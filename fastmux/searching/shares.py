@@ -1,4 +1,4 @@
-"""A share of rows or words, and the interval that a sample leaves open."""
+"""A share of rows, words or neighbours, and the interval that a sample leaves open."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Share:
 
     Attributes:
         mean: The share.
-        effective: The number of independent cases that the sample is worth: its rows; of words, fewer than there are,
-            as those of one row are right or wrong together.
-        count: The number of cases: rows, or words.
+        effective: The number of independent cases that the sample is worth: its rows; of words and neighbours, fewer
+            than there are, as those of one row are right or wrong together.
+        count: The number of cases: rows, words, or neighbours of rows.
     """
 
     mean: float
@@ -27,19 +27,30 @@ class Share:
     count: int
 
     @classmethod
-    def of(cls, same: np.ndarray, rows: np.ndarray | None = None) -> Share:
+    def of(cls, same: np.ndarray, rows: np.ndarray | None = None, others: np.ndarray | None = None) -> Share:
         """The share of a sample.
 
         Args:
             same: For each case whether it is the same, or in which share of several trials, (cases).
             rows: The row of each case, where several may come from one row. The variance is then that of a ratio of
                 sums over rows.
+            others: A second row that each case depends on: the neighbour that is found or not. Two cases go together if
+                they have a row in common (Aronow, Samii and Assenova, 2015, "Cluster-robust variance estimation for
+                dyadic data").
         """
         mean, count = float(same.mean()), len(same)
         if rows is None:
             return cls(mean, float(count), count)
         different = len(np.unique(rows))
-        spread = float((np.bincount(rows, weights=same - mean) ** 2).sum()) / count**2
+        apart = same - mean
+        sums = np.bincount(rows, weights=apart)
+        squares = float((sums**2).sum())
+        if others is not None:
+            either = sums + np.bincount(others, weights=apart, minlength=len(sums))
+            pairs = np.unique(np.sort([rows, others], axis=0), axis=1, return_inverse=True)[1].ravel()
+            twice = np.bincount(pairs, weights=apart)  # a pair is among the cases of both of its rows
+            squares = max(squares, float((either**2).sum() - (twice**2).sum()))
+        spread = squares / count**2
         return cls(mean, min(mean * (1 - mean) / spread, float(count)) if spread else float(different), count)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:

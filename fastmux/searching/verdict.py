@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastmux.searching.floor import Floor
 from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL
+from fastmux.searching.kinds import ROWS, Kind
 from fastmux.searching.need import Need, percent
 from fastmux.searching.points import Point
 
@@ -86,7 +87,6 @@ class Told:
         passes: How often the best candidates have read each learning row.
         minutes: How long the race was allowed to take.
         interrupted: Whether the search was stopped before its end.
-        words: Whether words have labels, in place of rows.
     """
 
     model: str
@@ -96,7 +96,6 @@ class Told:
     passes: float
     minutes: float
     interrupted: bool = False
-    words: bool = False
 
 
 def sentence(verdict: Verdict, original: Point, need: Need, told: Told, floor: Floor | None = None) -> str:
@@ -113,7 +112,7 @@ def sentence(verdict: Verdict, original: Point, need: Need, told: Told, floor: F
         parts.append(f"Your model itself, in {chosen.runtime}, is the answer: it")
     else:
         parts.append(f"{_described(chosen)[0].upper()}{_described(chosen)[1:]}")
-    parts.append(f"is {_figures(chosen, told.words)}{_scores(chosen, original)}")
+    parts.append(f"is {_figures(chosen, need.kind)}{_scores(chosen, original)}")
     out = " ".join(parts)
     if chosen.cascade:
         out += f"; {percent(chosen.went_on or 0.0)} of the rows go on to your model: {_command(told, chosen)}"
@@ -123,17 +122,19 @@ def sentence(verdict: Verdict, original: Point, need: Need, told: Told, floor: F
             f"; rows of doubt can go to the original: {percent(both.agreement.mean)} at {both.speed_up:.1f} x: "
             f"{_command(told, both)}"
         )
+    elif need.kind.command is not None:
+        out += f": `{need.kind.command.format(folder=shlex.quote(told.output_dir))}`"
     out += "."
     if verdict.near is not None:
         near = verdict.near
-        figures = f"{percent(near.agreement.mean)} the same labels at {near.speed_up:.1f} x"
+        figures = f"{percent(near.agreement.mean)} {need.kind.same} at {near.speed_up:.1f} x"
         out += f" A near miss: {_described(near)} has {figures}."
     if not verdict.met or told.interrupted:
         out += " " + _would_help(told, need)
     if floor is not None and floor.agreement.mean >= chosen.agreement.mean - chosen.agreement.margin:
         out += (
-            f" Words alone go as far: TF-IDF with a logistic regression gives {percent(floor.agreement.mean)} the same "
-            "labels; you may need no transformer."
+            f" Words alone go as far: {need.kind.floor_does} {percent(floor.agreement.mean)} {need.kind.same}; you may "
+            "need no transformer."
         )
     return out
 
@@ -147,16 +148,18 @@ def _described(point: Point) -> str:
     return f"{words}{form} with your model {'in 8 bits ' if point.behind == SMALL_ORIGINAL else ''}behind it"
 
 
-def _figures(point: Point, words: bool) -> str:
+def _figures(point: Point, kind: Kind) -> str:
     low, high = point.agreement.interval()
     return (
         f"{point.speed_up:.1f} x as fast as your model through the same engine ({point.speed_up_forward:.1f} x Hugging "
-        f"Face's forward) and gives {percent(point.agreement.mean)} of the {'words' if words else 'rows'} the same "
-        f"{'label' if words else 'labels'} ({percent(low)} to {percent(high)})"
+        f"Face's forward) and {kind.gives.format(share=percent(point.agreement.mean))} ({percent(low)} to "
+        f"{percent(high)})"
     )
 
 
 def _scores(point: Point, original: Point) -> str:
+    if point.cosine is not None:
+        return f", its vectors at a mean cosine of {point.cosine:.3f} with your model's"
     if point.score is None or original.score is None:
         return ""
     return f"; by the true labels it has {point.score:.4f}, your model {original.score:.4f}"
@@ -198,21 +201,24 @@ def shown(points: Sequence[Point], verdict: Verdict, most: int = LINES) -> list[
     return sorted((always + rest)[:most], key=lambda p: p.speed_up)
 
 
-def table(points: Sequence[Point], verdict: Verdict, floor: Floor | None) -> tuple[list[str], list[list[str]]]:
+def table(
+    points: Sequence[Point], verdict: Verdict, floor: Floor | None, kind: Kind = ROWS
+) -> tuple[list[str], list[list[str]]]:
     """The header and the lines of the table: at most eight, words alone among them."""
-    scored = points[0].score is not None
-    header = ["", "model", "x faster", "x Hugging Face's", "same labels", "between", *(["right"] if scored else [])]
-    header.append("what it is")
+    further = {"score": "right", "cosine": "cosine", "similarities": "rank correlation"}
+    further = {name: title for name, title in further.items() if getattr(points[0], name) is not None}
+    same = kind.same.removeprefix("the ")
+    header = ["", "model", "x faster", "x Hugging Face's", same, "between", *further.values(), "what it is"]
     lines = []
     for point in shown(points, verdict, LINES - (floor is not None)):
         low, high = point.agreement.interval()
         mark = "\u2192" if point == verdict.chosen else "*" if on_front(point, points) else ""
         what = point.words + (f"; {percent(point.went_on or 0.0)} go on" if point.cascade else "")
         figures = [f"{point.speed_up:.2f}", f"{point.speed_up_forward:.2f}", f"{point.agreement.mean:.4f}"]
-        score = [f"{point.score:.4f}"] if scored else []
-        lines.append([mark, point.name, *figures, f"{low:.3f} to {high:.3f}", *score, what])
+        others = [f"{getattr(point, name):.4f}" for name in further]
+        lines.append([mark, point.name, *figures, f"{low:.3f} to {high:.3f}", *others, what])
     if floor is not None:
         low, high = floor.agreement.interval()
         figures = ["", "", f"{floor.agreement.mean:.4f}", f"{low:.3f} to {high:.3f}"]
-        lines.append(["", "words alone", *figures, *([""] if scored else []), "TF-IDF, logistic regression"])
+        lines.append(["", "words alone", *figures, *[""] * len(further), kind.floor])
     return header, lines

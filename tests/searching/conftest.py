@@ -1,4 +1,4 @@
-"""A tiny classifier with a tokenizer, and text of its kind; nothing is exported unless a test asks for it."""
+"""Tiny models that label or embed, with a tokenizer, and text of their kind; nothing is exported unless a test asks."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import random
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizerFast,
+)
 
+from fastmux.embedding.config import DenseLayer, EmbeddingConfig, Normalize
+from fastmux.embedding.model import EmbeddingModel
 from fastmux.passes.timer import Rate
 from fastmux.searching import measure, run
 from fastmux.searching.levers import candidates_for
@@ -38,6 +46,23 @@ def original(config):
 def tagger(config):
     torch.manual_seed(0)
     return BertForTokenClassification(config).eval()
+
+
+@pytest.fixture
+def embedder(config):
+    """With a prompt that is not pooled, and vectors of which the first numbers are kept."""
+    torch.manual_seed(0)
+    said = EmbeddingConfig(
+        "mean",
+        include_prompt=False,
+        steps=(DenseLayer(32, 24, activation="Identity"), Normalize()),
+        max_seq_length=20,
+        prompts={"passage": "w1 w2 "},
+        default_prompt_name="passage",
+        similarity_fn_name="cosine",
+        truncate_dim=16,
+    )
+    return EmbeddingModel(BertModel(config), said).eval()
 
 
 @pytest.fixture(scope="session")
@@ -73,5 +98,7 @@ def known_speeds(monkeypatch):
 @pytest.fixture(autouse=True)
 def few_candidates(monkeypatch):
     """Whose answers do not depend on the rows beside a row: what the search measures, a test can measure again."""
-    few = ("cut-2", "cut-1", "positions-2x1")
-    monkeypatch.setattr(run, "candidates_for", lambda config: [c for c in candidates_for(config) if c.name in few])
+    few = ("cut-2", "cut-1", "positions-2x1", "pooled-2x3")
+    monkeypatch.setattr(
+        run, "candidates_for", lambda config, to="label": [c for c in candidates_for(config, to) if c.name in few]
+    )
