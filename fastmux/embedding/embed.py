@@ -126,6 +126,11 @@ def _decided(
     loaded = load(model, tokenizer, placement, form=form)
     vectorizer = loaded.classifier
     column = choose_column(source, settings.column, None, False, False)
+    if column.ids and vectorizer.prompt:
+        raise ValueError(
+            f"column {column.names[0]!r} holds token ids, which no prompt is put before, but the prompt is "
+            f"{vectorizer.prompt!r}: give text, or say prompt='' and put the prompt's ids into the rows"
+        )
     truncated = settings.truncate_dim or vectorizer.config.truncate_dim
     answers = Vectors(vectorizer.vector_size, truncated, settings.normalize, settings.stored_as, settings.prefix)
     row_tokenizer = vectorizer.rows_tokenizer(cut_at(vectorizer, settings.max_length))

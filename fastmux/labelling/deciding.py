@@ -11,6 +11,7 @@ import pyarrow
 
 from fastmux.labelling.columns import Column
 from fastmux.labelling.fastest import TIMED_ROWS, made_rows
+from fastmux.labelling.given_tokens import TOKEN_TYPES
 from fastmux.labelling.job import REASON, Answering, Job
 from fastmux.labelling.labelling_report import LabellingReport, Reject
 from fastmux.labelling.loading import Loaded
@@ -21,6 +22,7 @@ from fastmux.labelling.settings import RowSettings
 from fastmux.labelling.shard_folder import ShardFolder, check_output
 from fastmux.labelling.shard_sizes import first_tokens, full_shard, growing
 from fastmux.labelling.sharing import Share
+from fastmux.labelling.token_cache import TokenCache
 from fastmux.passes.engine import Engine
 from fastmux.tables.capacity import settled_schema
 from fastmux.tables.opening import Source, open_source
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 #: Settings that do not change the output: they say where rows come from or how fast they are answered.
-_NOT_IN_FINGERPRINT = {"num_workers", "input_format", "dataset_name", "split", "device", "precision"}
+_NOT_IN_FINGERPRINT = {"num_workers", "cache_tokens", "input_format", "dataset_name", "split", "device", "precision"}
 
 
 class Deciding:
@@ -41,7 +43,7 @@ class Deciding:
         types: The types of the new columns, by name.
 
     Raises:
-        ValueError: The output cannot hold the input's columns.
+        ValueError: The output cannot hold the input's columns, or token types are missing.
     """
 
     def __init__(
@@ -54,6 +56,16 @@ class Deciding:
         row_tokenizer: RowTokenizer,
     ):
         self.settings, self.source, self.column = settings, source, column
+        if column.ids and row_tokenizer.types and len(column.names) == 1:
+            raise ValueError(
+                f"column {column.names[0]!r} holds token ids, and the model's tokenizer gives token types, but the "
+                f"input has no column {TOKEN_TYPES!r}"
+            )
+        if settings.cache_tokens is not None:
+            if not isinstance(row_tokenizer.tokenizer, str):
+                raise ValueError("cache_tokens needs a fast tokenizer, in Rust, and the model's is in Python")
+            if Path(settings.cache_tokens).exists() and not Path(settings.cache_tokens).is_dir():
+                raise ValueError(f"cache_tokens is {str(settings.cache_tokens)!r}, which is a file; expected a folder")
         self.types = types | ({settings.prefix + REASON: pyarrow.string()} if settings.rejected == "reason" else {})
         kind = Parquet if output is None else WRITERS[output.suffix]
         # All tables hold what Parquet holds.
@@ -62,7 +74,15 @@ class Deciding:
         self.writer = kind(source.kind, schema, tuple(self.types), source.header)
         self.row_tokenizer = row_tokenizer
         self.preparation = Preparation(
-            source.kind, source.columns, column.names, column.places, column.split, row_tokenizer, self.writer
+            source.kind,
+            source.columns,
+            column.names,
+            column.places,
+            column.split,
+            row_tokenizer,
+            self.writer,
+            column.ids,
+            None if settings.cache_tokens is None else TokenCache(Path(settings.cache_tokens)),
         )
 
     def settled(self, *undecided: Loaded | None, copies: int = 1) -> list[Any]:
@@ -90,7 +110,7 @@ class Deciding:
             self.row_tokenizer.start()
             full = full_shard(engine, self.source, self.preparation, placement.on_cpu)
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
-        options |= {"column": self.column.names[0], "max_length": self.row_tokenizer.max_length}
+        options |= {"column": self.column.names[0], "ids": self.column.ids, "max_length": self.row_tokenizer.max_length}
         options |= {"batch_tokens": placement.batch_tokens, "rows_per_shard": full}
         options |= {"dtype": placement.dtype, "runtime": placement.runtime}
         options |= {"device": placement.device.partition(":")[0]}

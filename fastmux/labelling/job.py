@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow
 from tqdm.auto import tqdm
 
+from fastmux.labelling.ahead import Ahead
 from fastmux.labelling.labelling_report import LabellingReport, Reject, processor_seconds
-from fastmux.labelling.preparing import Preparation, PreparedShard, executor, prepared
+from fastmux.labelling.preparing import Preparation, PreparedShard
 from fastmux.labelling.settings import RowSettings
 from fastmux.labelling.shard_folder import ShardFolder
 from fastmux.labelling.sharing import Share
@@ -137,15 +138,15 @@ class Job:
         self, report: LabellingReport, share: Share, disable_tqdm: bool, new: Callable[[RawShard], bool]
     ) -> Iterator[tuple[RawShard, PreparedShard, dict, int]]:
         """Yield each new shard, what was prepared of it, its new columns, and how many rows the fallback answered."""
-        times, workers = report.times, self.settings.num_workers
+        times = report.times
         begin, processor = time.perf_counter(), processor_seconds()
         total = None if self.source.total is None else self.source.total // share.world
         bar = tqdm(total=total, unit="row", smoothing=0, disable=disable_tqdm or share.rank > 0)
         source = (raw for raw in self.source.shards(self.sizes) if new(raw))
         with (
-            executor(self.preparation, workers) as pool,
+            contextlib.closing(Ahead(self.preparation, self.settings.num_workers)) as ahead,
             bar,
-            contextlib.closing(prepared(source, self.preparation, pool, workers)) as shards,
+            contextlib.closing(ahead.prepared(source)) as shards,
         ):
             done, read, warned = 0, 0, None
             while True:

@@ -141,7 +141,7 @@ def _decided(
             calibration.check(behind.classifier)
     answers = classifier.answers(column.words, settings.all_scores, settings.prefix)
     answers.check()
-    pairs = settings.pair_column is not None
+    pairs = len(column.names) > 1
     row_tokenizer = classifier.row_tokenizer(length, settings.truncation, column.words, pairs)
     deciding = Deciding(settings, source, output, column, answers.columns(), row_tokenizer)
     loaded, behind = deciding.settled(loaded, behind, copies=settings.copies)

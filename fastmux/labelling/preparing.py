@@ -1,32 +1,27 @@
-"""Parse and tokenise shards ahead of the model, in processes of their own, and set aside what cannot be labelled.
+"""Parse and tokenise shards, and set aside what cannot be labelled. `fastmux.labelling.ahead` calls it.
 
-Nothing here imports torch, so that such a process starts within a second and takes little memory.
+Nothing here imports torch, for processes that start within a second and take little memory.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow
 
+from fastmux.files import digest_of
 from fastmux.labelling.checks import check_text, check_words
+from fastmux.labelling.given_tokens import of_columns
 from fastmux.labelling.row_tokenizer import Input, RowTokenizer
+from fastmux.labelling.token_cache import VERSION, Kept, TokenCache
 from fastmux.passes.tokens import Tokens
 from fastmux.tables.parsing import column_values, parse_lines
-from fastmux.tables.shard import RawShard, serialised, table_of
+from fastmux.tables.shard import RawShard
 from fastmux.tables.writers import Heads, Writer
-
-#: How many shards are prepared ahead, in addition to one for each process.
-_AHEAD = 2
 
 
 @dataclass
@@ -62,6 +57,8 @@ class Preparation:
         words: Split texts at single spaces into words.
         tokenizer: Tokenises the rows.
         writer: Writes the rows.
+        ids: The column holds token ids, and a second one token types.
+        cache: Where tokens are kept; None if nowhere.
     """
 
     kind: str
@@ -71,6 +68,8 @@ class Preparation:
     words: bool
     tokenizer: RowTokenizer
     writer: Writer
+    ids: bool = False
+    cache: TokenCache | None = None
 
     def needed(self, raw: RawShard) -> RawShard:
         """The shard with only what is needed here."""
@@ -78,6 +77,30 @@ class Preparation:
 
     def __call__(self, raw: RawShard) -> PreparedShard:
         start = time.perf_counter()
+        if self.ids:
+            return self._of_ids(raw, start)
+        if self.cache is not None:
+            return self._kept(raw, self.cache, start)
+        heads, found = self._of_text(raw)
+        return PreparedShard(heads, **vars(found), seconds=time.perf_counter() - start)
+
+    def _kept(self, raw: RawShard, cache: TokenCache, start: float) -> PreparedShard:
+        """A shard whose tokens are kept, or are from now on."""
+        encoder = self.tokenizer
+        how = [encoder.tokenizer, encoder.max_length, encoder.truncation, encoder.words, encoder.types, encoder.side]
+        how += [encoder.prompt, self.kind, self.columns, self.names, self.words, VERSION]
+        key = digest_of([raw.digest, how])
+        if (found := cache.kept(key)) is None:
+            heads, found = self._of_text(raw)
+            cache.keep(key, found)
+        else:
+            heads = (
+                None if self.writer.keeps else (self._of_table if self.kind == "table" else self._of_lines)(raw.rows)[2]
+            )
+        return PreparedShard(heads, **vars(found), seconds=time.perf_counter() - start)
+
+    def _of_text(self, raw: RawShard) -> tuple[Heads | None, Kept]:
+        """The heads of a shard, and what else is known of it once its text is tokenised."""
         fields, unread, heads = self._of_table(raw.rows) if self.kind == "table" else self._of_lines(raw.rows)
         problems: dict[int, str] = {}
         inputs: list[Input] = []
@@ -105,7 +128,25 @@ class Preparation:
                     problems[places[number]] = reason
         if bad:
             tokens = tokens.select(np.array([row for row in range(len(places)) if row not in bad], np.int64))
-        return PreparedShard(heads, tokens, problems, unread, int(cut.sum()), time.perf_counter() - start)
+        return heads, Kept(tokens, problems, unread, int(cut.sum()))
+
+    def _of_ids(self, raw: RawShard, start: float) -> PreparedShard:
+        """A shard whose rows are token ids."""
+        unread: set[int] = set()
+        table: Any = raw.rows
+        if self.kind == "table":
+            columns = self._columns(table)
+            heads = None if self.writer.keeps else self.writer.heads_of_table(table)
+        else:
+            fields, unread, heads = self._of_lines(table)
+            rows = [field if isinstance(field, tuple) else (field,) * len(self.names) for field in fields]
+            columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in self.names]
+        tokens, _, problems = of_columns(self.names, columns, self.tokenizer.largest_id, self.tokenizer.max_length)
+        if not self.tokenizer.types:
+            tokens.types = None
+        elif tokens.types is None:
+            tokens.types = np.zeros(len(tokens.ids), np.int8)
+        return PreparedShard(heads, tokens, problems, unread, 0, time.perf_counter() - start)
 
     def _of_lines(self, rows: Sequence[bytes]) -> tuple[list, set[int], Heads | None]:
         """For each row the value to label, or why it cannot be parsed; the places of the latter; and the heads.
@@ -134,11 +175,14 @@ class Preparation:
         return fields, unread, heads
 
     def _of_table(self, table: pyarrow.Table) -> tuple[list, set[int], Heads | None]:
-        kept = self.writer.keeps
-        columns = [table.column(number if kept else place) for number, place in enumerate(self.places)]
-        heads = None if kept else self.writer.heads_of_table(table)
-        values = [column_values(column) for column in columns]
+        heads = None if self.writer.keeps else self.writer.heads_of_table(table)
+        values = [column_values(column) for column in self._columns(table)]
         return values[0] if len(values) == 1 else list(zip(*values, strict=True)), set(), heads
+
+    def _columns(self, table: pyarrow.Table) -> list[pyarrow.ChunkedArray]:
+        """The columns that are labelled, of a table that `needed` may have cut to them."""
+        kept = self.writer.keeps
+        return [table.column(number if kept else place) for number, place in enumerate(self.places)]
 
     def _input(self, row: tuple) -> Input:
         for name, value in zip(self.names, row, strict=True):
@@ -150,75 +194,3 @@ class Preparation:
         if self.words:
             return texts[0].split(" ")
         return texts[0] if len(texts) == 1 else (texts[0], texts[1])
-
-
-_preparation: Preparation
-
-
-def _start(preparation: Preparation) -> None:
-    global _preparation
-    _preparation = preparation
-    preparation.tokenizer.start()
-
-
-def _start_process(preparation: Preparation) -> None:
-    # A parent that is killed cannot end its processes, which would wait for work for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
-    _start(preparation)
-
-
-def _end_with_parent() -> None:
-    parent_process().join()
-    os._exit(1)
-
-
-def _prepare(raw: RawShard, table: pyarrow.Buffer | None) -> PreparedShard:
-    return _preparation(raw if table is None else replace(raw, rows=table_of(table)))
-
-
-def executor(preparation: Preparation, num_workers: int) -> Executor:
-    """An executor for `prepared`: so many processes, or one thread if 0."""
-    if num_workers == 0:
-        preparation.tokenizer.start()
-        return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(
-        num_workers, mp_context=get_context("spawn"), initializer=_start_process, initargs=(preparation,)
-    )
-
-
-def prepared(
-    shards: Iterable[RawShard], preparation: Preparation, pool: Executor, num_workers: int
-) -> Generator[tuple[RawShard, PreparedShard], None, None]:
-    """Yield shards and what was prepared of them, in order; a few shards are prepared ahead.
-
-    Raises:
-        RuntimeError: A process that tokenises was killed, for example because memory ran out.
-    """
-
-    def submit(raw: RawShard) -> Future:
-        needed = preparation.needed(raw)
-        if num_workers == 0:
-            return pool.submit(preparation, needed)
-        if preparation.kind != "table":
-            return pool.submit(_prepare, needed, None)
-        # Pickling a slice of a table would pickle the whole table.
-        return pool.submit(_prepare, replace(needed, rows=()), serialised(needed.rows))
-
-    source, waiting = iter(shards), deque[tuple[RawShard, Future]]()
-    try:
-        while True:
-            while len(waiting) < num_workers + _AHEAD and (raw := next(source, None)) is not None:
-                waiting.append((raw, submit(raw)))
-            if not waiting:
-                return
-            raw, future = waiting.popleft()
-            yield raw, future.result()
-    except BrokenExecutor as error:
-        raise RuntimeError(
-            "a process that tokenises was killed, perhaps because memory ran out; what is done is kept, and the "
-            "same command goes on from there (num_workers=0 starts no process, a smaller rows_per_shard takes less "
-            "memory)"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

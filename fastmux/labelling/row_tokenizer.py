@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,12 @@ class RowTokenizer:
             if self.truncation:
                 rust.enable_truncation(self.max_length, direction=self.side)
             self._rust = rust
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest token id that there is."""
+        rust = Tokenizer.from_str(self.tokenizer) if isinstance(self.tokenizer, str) else self.tokenizer
+        return max(rust.get_vocab().values())
 
     def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, np.ndarray]:
         """The tokens of rows; and (rows,) bool, which of them were cut."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 
 from fastmux.passes.runtimes.record import EXPORTED, PRECISIONS
 from fastmux.settings import OneOf, check_fields, integer, number, one_of
@@ -30,7 +31,10 @@ class RowSettings:
         rows_per_shard: How many rows are sorted by length and written together; a run that was killed does at most so
             many again. By default as many as take some ten seconds, fewer at first and never more than 32768 (65536 on
             a GPU). A shard also ends after 16 MiB of rows.
-        num_workers: How many processes tokenise ahead of the model. With 0 a thread does.
+        num_workers: How many processes tokenise ahead of the model. With 0 a thread does. By default one, and one more
+            whenever the model has to wait, up to the cores but one.
+        cache_tokens: A folder to keep the tokens of each shard in. A run over the same rows with the same tokenizer and
+            the same rows_per_shard takes them from there. By default nothing is kept.
         runtime: What runs the model: torch; onnxruntime on a CPU; ctranslate2 on a CPU, for plain encoders; or auto,
             the fastest of them here that changes no more than 2 % of the answers. By default torch, or what an exported
             model was exported for.
@@ -50,7 +54,8 @@ class RowSettings:
     max_length: int | None = integer(None, 1)
     batch_tokens: int | None = integer(None, 1)
     rows_per_shard: int | None = integer(None, 1)
-    num_workers: int = integer(1, 0)
+    num_workers: int | None = integer(None, 0)
+    cache_tokens: str | PathLike | None = None
     runtime: str | None = one_of(None, RUNTIMES)
     precision: str | None = one_of(None, PRECISIONS)
     dtype: str | None = one_of(None, DTYPES)

@@ -1,6 +1,6 @@
 """Parse lines of each format into rows, or say why a line is not a row.
 
-Imports neither torch nor transformers, for the processes of `fastmux.labelling.preparing`.
+Imports neither torch nor transformers, for the processes of `fastmux.labelling.ahead`.
 """
 
 from __future__ import annotations

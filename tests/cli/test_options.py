@@ -86,6 +86,7 @@ WRONG = {
         "fallback": [("model", "--fallback is given without --min_confidence, and the model has no cascade.json")],
         "column": [("nope", "has no column 'nope'")],
         "pair_column": [("nope", "has no column 'nope'")],
+        "cache_tokens": [("rows.txt", "--cache_tokens is 'rows.txt', which is a file; expected a folder")],
         "prefix": [],
         "rejected": [("gone", "--rejected is 'gone', expected one of 'keep', 'reason', 'drop'")],
         "max_length": [
@@ -114,6 +115,7 @@ WRONG = {
             ("used", "--output is 'used', expected a name that ends in"),
         ],
         "column": [("nope", "has no column 'nope'")],
+        "cache_tokens": [("rows.txt", "--cache_tokens is 'rows.txt', which is a file; expected a folder")],
         "prefix": [],
         "rejected": [("no", "--rejected is 'no', expected one of 'keep', 'reason', 'drop'")],
         "max_length": [

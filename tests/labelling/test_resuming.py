@@ -214,7 +214,8 @@ ORPHAN = """
 import os, signal, sys
 import pyarrow
 from fastmux.tables.writers import JsonLines
-from fastmux.labelling.preparing import Preparation, executor, prepared
+from fastmux.labelling.ahead import Ahead
+from fastmux.labelling.preparing import Preparation
 from fastmux.tables.shard import RawShard
 from fastmux.labelling.row_tokenizer import RowTokenizer
 
@@ -223,13 +224,13 @@ if __name__ == "__main__":
     encoder = RowTokenizer(open(sys.argv[1]).read(), 32, False, None, False)
     writer = JsonLines("text", pyarrow.schema([("text", pyarrow.string())]), ("label",))
     preparation = Preparation("text", ["text"], ("text",), (0,), False, encoder, writer)
-    pool = executor(preparation, 2)
+    ahead = Ahead(preparation, 2)
     shards = (RawShard(index, [b"w1 w2"], [1], None) for index in range(100))
-    made = prepared(shards, preparation, pool, 2)
+    made = ahead.prepared(shards)
     assert next(made)[1].tokens.lengths.tolist() == [4]
-    print(*pool._processes, flush=True)
+    print(*ahead.processes, flush=True)
     if sys.argv[2] == "worker":
-        for process in pool._processes:
+        for process in ahead.processes:
             os.kill(process, signal.SIGKILL)
         list(made)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -336,4 +337,4 @@ def test_memory_is_flat_in_the_number_of_rows(folders, tmp_path):
 
 def test_the_public_names(models):
     assert fastmux.predict.__module__ == "fastmux.labelling.predict"
-    assert fastmux.LabellingSettings().num_workers == 1 and fastmux.Predictions(None).rejects == []
+    assert fastmux.LabellingSettings().num_workers is None and fastmux.Predictions(None).rejects == []
