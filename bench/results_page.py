@@ -41,6 +41,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     ],
     "Speed of whole models": [
         ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),
+        ({"prepared", "tokens_a_row"}, "Tokenising", "bench.tokenising:section"),
         ({"embedding", "sentence_transformers"}, "Text in, vectors out", "bench.embed:section"),
         ({"encoder", "options", "rows"}, "Throughput", "bench.throughput:section"),
         ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", "bench.runtimes:section"),
