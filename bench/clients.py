@@ -1,6 +1,8 @@
 """Clients of `fastmux serve`, on plain sockets in one thread. bench/serve.py runs this program.
 
     python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 20 --rate 50
+    python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 20 --rate 900 --patient
+    python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 20 --closed 400
     python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 30 --crowd 5000 --arrive_seconds 2
     python bench/clients.py 127.0.0.1:8000 --texts rows.txt --seconds 30 --probe
 
@@ -10,6 +12,11 @@ for, and would measure their own queue.
 ``--rate`` sends requests at the moments of a Poisson process, whatever the server does. A latency counts from the
 moment that was drawn. So a request counts as late if the server keeps the client from sending it.
 
+With ``--patient`` a client that is told 429 or 503 hangs up, and comes again after the seconds that it was told to
+wait, or up to half as many more, until it has another answer.
+
+``--closed`` is so many clients that ask again over the same connection as soon as they have an answer.
+
 ``--crowd`` is so many clients that come at random moments within ``--arrive_seconds``. Each sends one row. A client
 that is told 429 stays connected and asks again after the seconds that it was told to wait, or up to half as many more;
 with ``--impatient``, after one to two seconds whatever it was told. It leaves when it has an answer.
@@ -18,8 +25,9 @@ with ``--impatient``, after one to two seconds whatever it was told. It leaves w
 seconds, over and over. It also says how late it woke from every sleep: so long any program on this machine waits for a
 processor, whatever the server does.
 
-The output is JSON. For every request: the second at which it was due, its status (0 means no answer) and its latency.
-A probe adds the seconds until it was connected, and how late it woke.
+The output is JSON. For every request: the second at which it was due, its status (0 means no answer), its latency, and
+the second at which its client came first. A probe says in place of the last the seconds until it was connected, and how
+late it woke.
 """
 
 from __future__ import annotations
@@ -43,10 +51,14 @@ Found = list[tuple[float, ...]]
 Address = tuple[str, int]
 
 
-def request(host: str, text: str) -> bytes:
-    """The bytes that ask for the label of a row."""
-    body = json.dumps({"inputs": text}).encode()
-    head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+#: The routes that are asked, and the fields that their rows are in.
+FIELDS = {"/predict": "inputs", "/v1/embeddings": "input"}
+
+
+def request(host: str, text: str, path: str) -> bytes:
+    """The bytes that ask a route for the answer to a row."""
+    body = json.dumps({FIELDS[path]: text}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -66,18 +78,21 @@ def ask_when_due(
     ask: Callable[[], bytes],
     again: Callable[[int, float], float | None],
     until: float,
+    keep: bool = True,
 ) -> Found:
     """Sends a request at each moment, over a connection of its own, and again where that is asked for.
 
     Args:
         moments: Seconds from now.
         ask: Draws a request.
-        again: Takes a status and the seconds to stay away; returns the seconds after which the client asks once more
-            over the same connection, or None.
+        again: Takes a status and the seconds to stay away; returns the seconds after which the client asks once more,
+            or None.
         until: The second at which it ends, whatever is still open.
+        keep: Ask once more over the same connection, and not over a new one.
     """
     order = itertools.count()
-    due: list[tuple[float, int, socket.socket | None]] = [(moment, next(order), None) for moment in moments]
+    due: list[tuple[float, int, socket.socket | None, float]]
+    due = [(moment, next(order), None, moment) for moment in moments]
     heapq.heapify(due)
     found: Found = []
     start = time.perf_counter()
@@ -86,12 +101,12 @@ def ask_when_due(
             for _ in range(64):  # then those that have an answer
                 if not due or due[0][0] > now:
                     break
-                moment, _, one = heapq.heappop(due)
+                moment, _, one, first = heapq.heappop(due)
                 if one is None:
                     one = socket.socket()
                     one.setblocking(False)
                     one.connect_ex(address)
-                selector.register(one, selectors.EVENT_WRITE, [moment, b""])
+                selector.register(one, selectors.EVENT_WRITE, [moment, b"", first])
             left = min(1.0, max(0.0, due[0][0] - (time.perf_counter() - start))) if due else 1.0
             for key, events in selector.select(left):
                 one, state = key.fileobj, key.data
@@ -110,24 +125,34 @@ def ask_when_due(
                 selector.unregister(one)
                 status, away = known or (0, 0.0)
                 now = time.perf_counter() - start
-                found.append((state[0], status, now - state[0]))
-                if (wait := again(status, away)) is None:
+                found.append((state[0], status, now - state[0], state[2]))
+                wait = again(status, away)
+                if wait is None or not keep:
                     one.close()
-                else:
-                    heapq.heappush(due, (now + wait, next(order), one))
+                if wait is not None:
+                    heapq.heappush(due, (now + wait, next(order), one if keep else None, state[2]))
         ended = time.perf_counter() - start
         for key in selector.get_map().values():
-            found.append((key.data[0], 0, ended - key.data[0]))
+            found.append((key.data[0], 0, ended - key.data[0], key.data[2]))
             key.fileobj.close()
-    for *_, one in due:
+    for moment, _, one, first in due:
         if one is not None:
             one.close()
+        elif moment == first:  # never sent
+            found.append((moment, 0, max(0.0, ended - moment), first))
     return found
 
 
 def from_outside(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
-    """What clients saw who come at the moments of a Poisson process, or who are a crowd; of the former, those that wait
-    at the end get ``--timeout`` seconds more."""
+    """What clients saw who come at the moments of a Poisson process, who are a crowd, or who ask on and on; of the
+    first, those that wait at the end get ``--timeout`` seconds more."""
+    if args.closed:
+        begin = time.perf_counter()
+
+        def at_once(status: int, away: float) -> float | None:
+            return 0.0 if status and time.perf_counter() - begin < args.seconds else None
+
+        return ask_when_due(address, [0.0] * args.closed, ask, at_once, args.seconds + args.timeout)
     if args.crowd:
         due = [draw.uniform(0.0, args.arrive_seconds) for _ in range(args.crowd)]
     else:
@@ -135,11 +160,12 @@ def from_outside(address: Address, ask: Callable[[], bytes], args: argparse.Name
         due = list(itertools.takewhile(lambda moment: moment < args.seconds, itertools.accumulate(waits)))
 
     def again(status: int, away: float) -> float | None:
-        if status != 429 or not args.crowd:
+        if status not in (429, 503) or not (args.crowd or args.patient):
             return None
         return draw.uniform(1.0, 2.0) if args.impatient else max(1.0, away) * draw.uniform(1.0, 1.5)
 
-    return ask_when_due(address, due, ask, again, args.seconds + (0.0 if args.crowd else args.timeout))
+    until = args.seconds + (0.0 if args.crowd else args.timeout)
+    return ask_when_due(address, due, ask, again, until, keep=not args.patient)
 
 
 def probe(address: Address, ask: Callable[[], bytes], args: argparse.Namespace, draw: random.Random) -> Found:
@@ -167,7 +193,7 @@ class Clients:
     """Processes that run this program; ``how`` are its options."""
 
     def __init__(self, url: str, texts: Path, seconds: float, processes: int = 1, seed: int = 0, **how):
-        self.seconds = seconds
+        self.seconds = seconds + how.get("timeout", 60.0)
         options = []
         for name, value in how.items():
             options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
@@ -182,7 +208,7 @@ class Clients:
     def found(self) -> list[tuple]:
         """(second at which it was due, status, latency, ...) of every request."""
         try:
-            outputs = [process.communicate(timeout=self.seconds + 120)[0] for process in self.running]
+            outputs = [process.communicate(timeout=self.seconds + 60)[0] for process in self.running]
         finally:
             for process in self.running:
                 process.kill()
@@ -197,8 +223,11 @@ def main() -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--rate", type=float, help="The requests a second.")
     how.add_argument("--crowd", type=int, help="The number of clients.")
+    how.add_argument("--closed", type=int, help="The number of clients.")
     how.add_argument("--probe", action="store_true", help="Send one client, beside the others.")
     add("--seconds", type=float, required=True, help="How long requests are sent.")
+    add("--path", choices=FIELDS, default="/predict", help="The route. Default: /predict.")
+    add("--patient", action="store_true", help="Let clients at a rate come again when they were told to.")
     add("--timeout", type=float, default=60.0, help="The seconds to wait for late answers. Default: 60.")
     add("--arrive_seconds", type=float, default=2.0, help="The seconds in which a crowd comes. Default: 2.")
     add("--impatient", action="store_true", help="Let a crowd ask again after 1 to 2 s in any case.")
@@ -209,7 +238,7 @@ def main() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     draw = random.Random(args.seed)
-    requests = [request(args.address, text) for text in args.texts.read_text(encoding="utf-8").splitlines()]
+    requests = [request(args.address, text, args.path) for text in args.texts.read_text(encoding="utf-8").splitlines()]
     run = probe if args.probe else from_outside
     print(json.dumps(run((host, int(port)), lambda: draw.choice(requests), args, draw)))
 

@@ -48,6 +48,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"int8_labels"}, "Labels in 8 bits", "bench.int8_labels:section"),
         ({"encoder", "p99_ms", "rows"}, "Serving", "bench.serve:rates_section"),
         ({"encoder", "clients", "rounds"}, "A crowd of clients", "bench.serve:crowd_section"),
+        ({"encoder", "overload", "open_load"}, "More requests than can be answered", "bench.open_load:section"),
     ],
     "Memory, files and start-up": [
         ({"encoder", "rows"}, "Memory of training", "bench.memory:section"),

@@ -2,6 +2,7 @@
 
     python bench/serve.py --data_dir DATA                           # base size, N = 10, minutes a model
     python bench/serve.py --data_dir DATA --preset tiny --crowd 5000
+    python bench/serve.py --data_dir DATA --preset minilm --overload 3 --model FOLDER
 
 Other processes (bench/clients.py) send requests of one row each over the loopback, at the moments of a Poisson process.
 Rows are SST-2's, so their lengths are real. Models have random weights, which cost what trained ones do. A server
@@ -13,6 +14,9 @@ find its length.
 a second round they ask again after a second or two, whatever they were told. A probe in a process of its own sees how
 fast it is refused, and how late it woke from its sleeps, which is the machine's share of that. The program also looks
 at what the crowd leaves behind in the server.
+
+``--overload`` measures an open load at a multiple of what the server can answer, of the classifiers and of the models
+in ``--model``, which may be ones that embed: see bench/open_load.py.
 """
 
 from __future__ import annotations
@@ -20,103 +24,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import numpy as np
 import torch
 import transformers
 
-from bench import workload
+from bench import open_load, workload
 from bench.clients import Clients
 from bench.machine import machine_info, results_folder
 from bench.record import finish, positive, table
+from bench.served import LEFT, Server, latencies, percentiles, server
 from bench.workload import stored_tokenizer, texts_of
+from fastmux.embedding.loading import embeds
 from fastmux.files import write_json
 
 #: The sum of the shares to which groups were filled so far, and the number of groups.
 _FILLED = {"shares": "fastmux_group_fill_sum", "groups": "fastmux_group_fill_count"}
-#: The metrics that show what a crowd left behind.
-_LEFT = {
-    "queued_rows": "fastmux_queued_rows",
-    "in_flight": "fastmux_requests_in_flight",
-    "open_files": "process_open_fds",
-    "resident_bytes": "process_resident_memory_bytes",
-    "cpu_seconds": "process_cpu_seconds_total",
-}
 #: A rate that is too high shows in the latency, and not in refusals.
 _NO_LIMIT = ["--max_concurrent_requests", "100000", "--max_queued_rows", "100000"]
-
-
-@contextlib.contextmanager
-def server(folder: Path, threads: int, options: list[str]) -> Iterator[Server]:
-    """Starts a server of a stored model on a free port, and waits until it is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "fastmux", "serve", str(folder), "--port", str(port)]
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    process = subprocess.Popen([*command, "--log_level", "warning", *options], env=env)
-    found = Server(f"http://127.0.0.1:{port}")
-    try:
-        end = time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < end:
-            with contextlib.suppress(OSError):
-                found.get("/health")
-                break
-            time.sleep(0.2)
-        else:
-            raise RuntimeError(f"the server did not become ready (exit status {process.poll()})")
-        yield found
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-class Server:
-    """A running server."""
-
-    def __init__(self, url: str):
-        self.url = url
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-            return answer.read().decode()
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
-        lines = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", self.get("/metrics"), re.MULTILINE)
-        return sum(map(float, lines))
-
-    def metrics(self, names: Mapping[str, str]) -> dict[str, float]:
-        return {name: self.metric(metric) for name, metric in names.items()}
-
-
-def latencies(found: Iterable[tuple], status: int) -> dict[str, float]:
-    """Number, percentiles and the longest, in milliseconds, of the latencies of the requests with that status."""
-    return percentiles(row[2] for row in found if row[1] == status)
-
-
-def percentiles(seconds: Iterable[float]) -> dict[str, float]:
-    milliseconds = 1000 * np.fromiter(seconds, float)
-    if not len(milliseconds):
-        return {"requests": 0}
-    values = np.percentile(milliseconds, [50, 90, 99, 100]).tolist()
-    return {"requests": len(milliseconds), **dict(zip(("p50", "p90", "p99", "max"), values, strict=True))}
 
 
 def summary(found: list[tuple], seconds: float) -> dict:
@@ -170,19 +102,19 @@ class Search:
             self.next = (self.good * self.bad) ** 0.5 if self.good else 0.6 * self.bad
 
 
-def overload(one: Server, texts: Path, args: argparse.Namespace) -> dict:
+def crowded(one: Server, texts: Path, args: argparse.Namespace) -> dict:
     """A crowd comes twice: who is answered, how fast a probe beside it is refused, and what is left."""
     Clients(one.url, texts, 5.0, seed=1, rate=50.0).found()
-    left, rounds = [one.metrics(_LEFT)], []
+    left, rounds = [one.metrics(LEFT)], []
     for impatient in (False, True):
         probe = Clients(one.url, texts, args.max_seconds, probe=True)
         how = {"crowd": args.crowd, "arrive_seconds": args.arrive_seconds} | ({"impatient": True} if impatient else {})
         found = Clients(one.url, texts, args.max_seconds, seed=len(rounds), **how).found()
         seen = probe.found()
         time.sleep(2.0)
-        left.append(one.metrics(_LEFT))
-        statuses = [status for _, status, _ in found]
-        last, here = max(due for due, _, _ in found), args.arrive_seconds + 1.0
+        left.append(one.metrics(LEFT))
+        statuses = [status for _, status, *_ in found]
+        last, here = max(due for due, *_ in found), args.arrive_seconds + 1.0
         rounds.append(
             {
                 "impatient": impatient,
@@ -268,10 +200,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--first_rate", type=float, default=8.0, help="The rate that is tried first; N times this for a T-MUX.")
     add("--crowd", type=int, default=0, help="Measure overload by so many clients, not rates.")
     add("--arrive_seconds", type=float, default=2.0, help="The seconds within which a crowd comes.")
-    add("--max_concurrent_requests", type=positive, default=512, help="The option of a crowd's server.")
+    add("--overload", type=float, default=0.0, help="Measure an open load of so many times the capacity, not rates.")
+    add("--model", nargs="+", type=Path, default=[], help="Folders of models that are measured by --overload as well.")
+    add("--timeout", type=float, default=300.0, help="The seconds that clients of --overload have after the others.")
+    add(
+        "--max_concurrent_requests",
+        type=positive,
+        default=512,
+        help="The option of the server, under more than it takes.",
+    )
     args = parser.parse_args(argv)
+    if args.model and not args.overload:
+        parser.error("--model is given, but --overload is not")
+    if args.overload and args.crowd:
+        parser.error("--overload and --crowd are given; give one of them")
+    if args.overload and not args.overload > 1:
+        parser.error(f"--overload is {args.overload:g}, expected more than 1")
     args.config = workload.config(parser, args, 512)
-    args.output = args.output or results_folder(args.device) / ("crowd.json" if args.crowd else "serve.json")
+    name = "overload.json" if args.overload else "crowd.json" if args.crowd else "serve.json"
+    args.output = args.output or results_folder(args.device) / name
     return args
 
 
@@ -290,16 +237,29 @@ def main(argv: list[str] | None = None) -> dict:
         texts = work / "rows.txt"
         texts.write_text("\n".join(texts_of("sequence", args.data_dir)), encoding="utf-8")
 
-        def served(n: int, limits: list[str]) -> Server:
+        def stored(n: int) -> Path:
             model = workload.model("sequence", args.config, args.demultiplexer if n > 1 else None, n)
             for part in (model, tokenizer):
                 part.save_pretrained(work / f"{n}")
-            return stack.enter_context(server(work / f"{n}", args.threads, [*options, *limits]))
+            return work / f"{n}"
 
-        if args.crowd:
-            n, taken = args.num_instances[0], args.max_concurrent_requests
+        def served(n: int, limits: list[str]) -> Server:
+            return stack.enter_context(server(stored(n), args.threads, [*options, *limits]))
+
+        taken = args.max_concurrent_requests
+        limit = ["--max_concurrent_requests", str(taken)]
+        if args.overload:
+            result |= {"overload": args.overload, "max_concurrent_requests": taken, "open_load": []}
+            models = {"plain" if n == 1 else f"N = {n}": stored(n) for n in (1, *args.num_instances)}
+            for title, folder in (models | {folder.resolve().name: folder for folder in args.model}).items():
+                path = "/v1/embeddings" if embeds(folder) else "/predict"
+                with server(folder, args.threads, [*options, *limit]) as one:
+                    result["open_load"].append({"model": title, **open_load.measure(one, texts, path, args)})
+                write_json(args.output, result | {"load_average_after": os.getloadavg()})
+        elif args.crowd:
+            n = args.num_instances[0]
             result |= {"max_concurrent_requests": taken, "num_instances": n}
-            result |= overload(served(n, ["--max_concurrent_requests", str(taken)]), texts, args)
+            result |= crowded(served(n, limit), texts, args)
         else:
             searches = [Search(served(n, _NO_LIMIT), n, texts, args) for n in (1, *args.num_instances)]
             # In turns, so that what else the machine does meanwhile is the same for all.
@@ -309,7 +269,8 @@ def main(argv: list[str] | None = None) -> dict:
                     result["rows"] = [one.row(searches[0].good) for one in searches]
                     write_json(args.output, result | {"load_average_after": os.getloadavg()})
     result["load_average_after"] = os.getloadavg()
-    finish(result, crowd_section if args.crowd else rates_section, args.output)
+    section = open_load.section if args.overload else crowd_section if args.crowd else rates_section
+    finish(result, section, args.output)
     return result
 
 

@@ -9,8 +9,11 @@ import threading
 
 import pytest
 from thoroughness import on_request
+from transformers import BertConfig, BertModel
 
-from bench import clients, serve
+from bench import clients, open_load, serve, workload
+from fastmux.embedding.config import EmbeddingConfig
+from fastmux.embedding.model import EmbeddingModel
 
 
 class Served:
@@ -65,7 +68,8 @@ def address():
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = asked[{"/predict": "inputs", "/v1/embeddings": "input"}[self.path]]
             if text == "silence":
                 self.close_connection = True
                 return
@@ -91,31 +95,62 @@ class TestClients:
 
     def test_requests_at_a_rate_are_all_accounted_for(self, address, tmp_path):
         found = self.asked(address, tmp_path, "a row", 2.0, processes=2, rate=20.0)
-        assert 40 < len(found) < 140 and {status for _, status, _ in found} == {200, 429}
-        assert all(0 <= due < 2 and 0 < latency < 2 for due, _, latency in found)
+        assert 40 < len(found) < 140 and {status for _, status, *_ in found} == {200, 429}
+        assert all(0 <= due < 2 and 0 < latency < 2 for due, _, latency, _ in found)
 
     def test_who_gets_no_answer_counts_as_lost(self, address, tmp_path):
         found = self.asked(address, tmp_path, "silence", 1.0, rate=10.0)
-        assert found and {status for _, status, _ in found} == {0}
+        assert found and {status for _, status, *_ in found} == {0}
 
     def test_a_crowd_asks_again_after_as_long_as_it_was_told(self, address, tmp_path):
         found = self.asked(address, tmp_path, "a row", 20.0, crowd=8, arrive_seconds=0.1)
-        assert [status for _, status, _ in found].count(200) == 8
-        first = [due for due, _, _ in found if due < 0.1]
-        again = [due for due, _, _ in found if due >= 0.1]
+        assert [status for _, status, *_ in found].count(200) == 8
+        first = [due for due, *_ in found if due < 0.1]
+        again = [due for due, *_ in found if due >= 0.1]
         assert len(first) == 8 and again and min(again) >= 1.0
+
+    @pytest.mark.parametrize("path", ["/predict", "/v1/embeddings"])
+    def test_the_patient_come_back_when_they_were_told_to(self, address, tmp_path, path):
+        found = self.asked(address, tmp_path, "a row", 1.0, rate=20.0, patient=True, timeout=20.0, path=path)
+        told = open_load.summary(found)
+        assert told["clients"] == told["answered"] > 5 and told["lost"] == 0
+        assert told["refused"] == {"429": told["requests"] - told["clients"]} and told["refused"]["429"] > 0
+        assert told["answer_ms"]["max"] >= 1000
+        assert all(due >= first + 1 for due, _, _, first in found if due != first)
+
+    def test_the_patient_who_get_no_answer_are_lost(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "silence", 0.5, rate=20.0, patient=True)
+        told = open_load.summary(found)
+        assert told["lost"] == told["clients"] == len(found) > 0 == told["answered"]
+
+    def test_who_still_waits_in_the_end_is_lost(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "a row", 1.0, rate=20.0, patient=True, timeout=0.0)
+        told = open_load.summary(found)
+        assert 0 < told["lost"] == told["clients"] - told["answered"]
+
+    def test_a_closed_load_asks_on_and_on(self, address, tmp_path):
+        found = self.asked(address, tmp_path, "a row", 1.0, closed=3)
+        assert len(found) > 9 and {status for _, status, *_ in found} == {200, 429}
+        assert {first for *_, first in found} == {0.0}
+        rate = open_load.answered_rate(found, 1.0)
+        assert 0 < rate < len(found) / 0.8
 
     def test_a_probe_says_how_late_it_woke(self, address, tmp_path):
         found = self.asked(address, tmp_path, "a row", 0.5, probe=True)
         assert len(found) > 3 and all(connected <= took and late >= 0 for *_, took, connected, late in found)
 
 
+def _data(folder):
+    """What the benchmark needs of ``--data_dir``."""
+    for name in ("sst2", "tokenizer"):
+        (folder / name).mkdir()
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine"]))
+    (folder / "sst2" / "train.tsv").write_text("sentence\tlabel\nfine fine \t1\nfine\t0\n")
+
+
 @on_request
 def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
-    for name in ("sst2", "tokenizer"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "tokenizer" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine"]))
-    (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\nfine fine \t1\nfine\t0\n")
+    _data(tmp_path)
     options = "--preset tiny --num_instances 4 --crowd 30 --seconds 1 --max_seconds 10 --vocab_size 6"
     output = tmp_path / "out.json"
     result = serve.main(["--data_dir", str(tmp_path), "--output", str(output), *options.split()])
@@ -126,3 +161,36 @@ def test_a_crowd_is_answered_and_leaves_nothing(tmp_path, capsys):
     assert result["left"][0]["queued_rows"] == result["left"][-1]["in_flight"] == 0
     assert result["left"][-1]["open_files"] == result["left"][0]["open_files"]
     assert "30 clients who come" in capsys.readouterr().out
+
+
+@on_request
+def test_an_open_load_of_more_than_it_can_answer_loses_none(tmp_path, capsys):
+    _data(tmp_path)
+    tiny = BertConfig(vocab_size=6, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    EmbeddingModel(BertModel(tiny), EmbeddingConfig("mean")).save_pretrained(
+        tmp_path / "embedder", workload.stored_tokenizer(tmp_path)
+    )
+    options = "--preset tiny --num_instances 4 --overload 3 --seconds 1 --vocab_size 6 --max_concurrent_requests 16"
+    options += f" --model {tmp_path / 'embedder'}"
+    output = tmp_path / "out.json"
+    result = serve.main(["--data_dir", str(tmp_path), "--output", str(output), *options.split()])
+    assert json.loads(output.read_text())["open_load"] == json.loads(json.dumps(result["open_load"]))
+    assert [one["model"] for one in result["open_load"]] == ["plain", "N = 4", "embedder"]
+    for one in result["open_load"]:
+        assert one["lost"] == 0 and one["answered"] == one["clients"] and sum(one["refused"].values()) > 0
+        assert one["left"][-1]["queued_rows"] == one["left"][-1]["in_flight"] == 0
+    assert "3 times as many as the server answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--overload 1", "--overload is 1, expected more than 1"),
+        ("--overload 3 --crowd 5", "--overload and --crowd are given"),
+        ("--model somewhere", "--model is given, but --overload is not"),
+    ],
+)
+def test_options_that_contradict_one_another(options, said, capsys):
+    with pytest.raises(SystemExit):
+        serve.parse_args(["--data_dir", ".", *options.split()])
+    assert said in capsys.readouterr().err
