@@ -1,16 +1,22 @@
-"""Let waiting tasks go on one at a time, so that other work of the event loop runs in between."""
+"""Let waiting tasks go on a few at a time, so that other work of the event loop runs in between."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
+#: For each so many seconds that a round of the event loop took, one task goes on in the next.
+_SECONDS = 0.002
+#: The most that go on in a round.
+_MOST = 32
+
 
 class FairQueue:
-    """Lets waiting tasks go on in their order, one in each round of the event loop.
+    """Lets waiting tasks go on in their order: one in a round of the event loop, and more where rounds are long.
 
-    Otherwise hundreds of tasks that take a millisecond each would all run in one round, and everything else would wait
-    for all of them.
+    Hundreds of tasks that take a millisecond each would otherwise all run in one round, and everything else would wait
+    for all of them. Rounds are long while many other clients are turned away; with one task a round the model would
+    then have nothing to do, and more clients would be turned away.
 
     Example:
         >>> import asyncio
@@ -33,6 +39,7 @@ class FairQueue:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._last = 0.0
 
     async def wait(self) -> None:
         """Wait until all earlier tasks have gone on and the event loop has done what else was due."""
@@ -40,12 +47,16 @@ class FairQueue:
         turn = loop.create_future()
         self._waiting.append(turn)
         if len(self._waiting) == 1:
+            self._last = loop.time()
             loop.call_soon(self._next)
         await turn
 
     def _next(self) -> None:
-        turn = self._waiting.popleft()
-        if not turn.done():  # the waiting task may have been cancelled
-            turn.set_result(None)
+        loop = asyncio.get_running_loop()
+        before, self._last = self._last, loop.time()
+        for _ in range(min(len(self._waiting), _MOST, max(1, int((self._last - before) / _SECONDS)))):
+            turn = self._waiting.popleft()
+            if not turn.done():  # the waiting task may have been cancelled
+                turn.set_result(None)
         if self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            loop.call_soon(self._next)
