@@ -83,7 +83,8 @@ def section(result: dict) -> Iterator[str]:
         f"{result['load_average_before'][0]:.1f} before and {result['load_average_after'][0]:.1f} after. "
         f"`python bench/serve.py --overload {factor:g}`."
     )
-    columns = {"model": "{model}", "answers/s at most": "{capacity:.0f}", "under load": "{answers_per_second:.0f}"}
+    columns = {"model": "{model}, `{path}`", "answers/s at most": "{capacity:.0f}"}
+    columns |= {"under load": "{answers_per_second:.0f}"}
     columns |= {name: f"{{{name}:,}}" for name in ("clients", "requests", "turned away", "answered", "lost")}
     columns |= {
         "last answer, s": "{last_answer_seconds:.0f}",
