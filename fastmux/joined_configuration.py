@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from fastmux.joins import JOINS
-
-#: Encoders whose layers are BERT's: attention and feed-forward, each followed by a LayerNorm, without position terms.
-BERT_LIKE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+from fastmux.joins import BERT_LIKE, JOINS
 
 
 class JoinedConfig(PreTrainedConfig):

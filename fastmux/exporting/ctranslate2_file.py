@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
 from fastmux.modules.is_plain import is_plain
 from fastmux.passes.runtimes.ctranslate2 import HEAD, MODEL_FOLDER
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
 from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.models.loading import check_vocabulary
 from fastmux.modules.embeddings import EmbeddingAdapter

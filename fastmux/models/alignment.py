@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.utils.import_utils import is_tracing
 
+from fastmux.passes.masks import are_right_padded
+
 #: Arguments of a forward pass that are moved with the tokens.
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 #: Outputs that are moved back -> their number of dimensions when they are outputs of tokens.
@@ -24,12 +26,17 @@ _OUTPUTS = {"logits": 3, "last_hidden_state": 3, "predictions": 2}
 def padding_before(attention_mask: Tensor | None) -> Tensor | None:
     """The number of positions before each row's first token, (B). None if every row begins with its first token.
 
-    A row of padding alone counts as one that does. While a graph is traced or captured the values are not read, and the
-    result is None.
+    A row of padding alone counts as one that does. While a graph is traced or captured, or where it is known
+    (`fastmux.passes.masks.right_padded`), the values are not read, and the result is None.
     """
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2 or attention_mask.numel() == 0:
         return None
-    if is_tracing(attention_mask) or attention_mask.is_meta or bool((attention_mask[:, 0] != 0).all()):
+    if (
+        are_right_padded()
+        or is_tracing(attention_mask)
+        or attention_mask.is_meta
+        or bool((attention_mask[:, 0] != 0).all())
+    ):
         return None
     real = attention_mask != 0
     before = real.int().argmax(1)  # argmax returns the first of equal values

@@ -35,6 +35,7 @@ from fastmux.models.model_card import joined_card
 from fastmux.models.narrowing import resize_heads
 from fastmux.models.prediction import PredictsInGroups
 from fastmux.models.publishing import WithCard
+from fastmux.passes.masks import unasked
 
 
 class JoinedPreTrainedModel(WithCard):
@@ -98,7 +99,7 @@ class JoinedPreTrainedModel(WithCard):
                 keeps all. With N = 1 the list may be empty, and the result is a plain encoder with fewer layers.
 
         Raises:
-            ValueError: The model is not of a kind in `fastmux.joined_configuration.BERT_LIKE`, or a value is out of
+            ValueError: The model is not of a kind in `fastmux.joins.BERT_LIKE`, or a value is out of
                 range.
 
         Example:
@@ -219,7 +220,8 @@ class JoinedPreTrainedModel(WithCard):
         return self._run(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
 
     def _run(self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs):
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        mask = unasked(attention_mask, self.model.config)
+        inputs = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": token_type_ids}
         inputs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
         return self.model(**{name: t for name, t in inputs.items() if t is not None}, return_dict=True, **kwargs)
 

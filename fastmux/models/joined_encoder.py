@@ -22,10 +22,10 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as EncoderOutput
 
 from fastmux.models.last_layer import first_positions
+from fastmux.models.masks import bidirectional_mask
 from fastmux.models.windows import feed_forward_of_windows, join_windows, separate_windows
 
 
@@ -146,7 +146,7 @@ class JoinedEncoder(nn.Module):
     def _run_feed_forward(self, states: Tensor, keep: Tensor | None) -> Tensor:
         first, joined, last = self._parts()
         states = self._run(first, states, keep)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=keep)
+        mask = bidirectional_mask(self.config, states, keep)
         for layer in joined:
             states = feed_forward_of_windows(layer, states, mask, keep, self.num_instances)
         return self._last(last, states, keep)
@@ -157,7 +157,7 @@ class JoinedEncoder(nn.Module):
         return self.layer[: self.row_layers], self.layer[self.row_layers : behind], self.layer[behind:]
 
     def _run(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=keep)
+        mask = bidirectional_mask(self.config, states, keep)
         for layer in layers:
             states = layer(states, mask)
         return states

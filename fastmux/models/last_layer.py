@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask
 
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
+from fastmux.models.masks import bidirectional_mask
 from fastmux.modules.is_plain import is_plain
 
 
@@ -34,7 +34,7 @@ def states_at_first_positions(
     states = encoder.embeddings(inputs_embeds=inputs_embeds)
     if hasattr(encoder, "embeddings_project"):  # ELECTRA
         states = encoder.embeddings_project(states)
-    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=attention_mask)
+    mask = bidirectional_mask(encoder.config, states, attention_mask)
     layers = encoder.encoder.layer
     for layer in layers[:-1]:
         states = layer(states, mask)

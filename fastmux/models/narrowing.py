@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
 
 #: What is added to the diagonal of a covariance, as a share of its mean: neurons that hardly fire have nearly none.
 _RIDGE = 1e-3
@@ -37,7 +37,7 @@ def narrowed(
     """Copies a model with narrower layers. The copy is a model of the same class, without fastmux.
 
     Args:
-        model: A trained encoder of a kind in `fastmux.joined_configuration.BERT_LIKE`, with or without a head.
+        model: A trained encoder of a kind in `fastmux.joins.BERT_LIKE`, with or without a head.
         intermediate_size: The neurons that each feed-forward layer keeps, 1 to the model's ``intermediate_size``.
         batches: Sample text: the model's inputs, (B, L) each, with an ``attention_mask`` where rows are padded. Some
             hundred rows of the kind that the model is used on are enough.

@@ -26,6 +26,7 @@ from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.groups import group
 from fastmux.modules.is_plain import is_plain, tensor_of
 from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
+from fastmux.passes.masks import unasked
 
 
 @dataclass
@@ -217,7 +218,9 @@ class TMux(TMuxPreTrainedModel):
         elif summary_only and not any(kwargs.values()):
             states = states_at_first_positions(self.backbone, x, encoder_mask, offset or 1)
         if states is None:
-            outputs = self.backbone(inputs_embeds=x, attention_mask=encoder_mask, return_dict=True, **kwargs)
+            outputs = self.backbone(
+                inputs_embeds=x, attention_mask=unasked(encoder_mask, self.backbone.config), return_dict=True, **kwargs
+            )
         else:
             outputs = BaseModelOutput(last_hidden_state=states)
         prefix, content = None, outputs.last_hidden_state

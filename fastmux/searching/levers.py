@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from fastmux.distillation.embedding_student import EmbeddingStudent
 from fastmux.distillation.narrow import narrowed_for
 from fastmux.embedding.model import EmbeddingModel
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModel
 
 import fastmux
-from fastmux.joined_configuration import BERT_LIKE
+from fastmux.joins import BERT_LIKE
 from fastmux.models import tmux
 from fastmux.models.last_layer import first_positions, states_at_first_positions
 from fastmux.testing import assert_agrees

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.functional import fixed_weights
+from fastmux.passes.masks import right_padded, unasked
 from fastmux.passes.plan import Layout
 from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.tokens import Tokens
@@ -36,6 +37,7 @@ class TorchRuntime:
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
         kind = type(model).__name__
         config: Any = model.config
+        self._config = config
         embeds = hasattr(model, "vector_size")
         headless = not embeds and not kind.endswith("Classification")
         self.per_token = headless or kind.endswith("ForTokenClassification")
@@ -57,10 +59,14 @@ class TorchRuntime:
     def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
         """See `Runtime`. On a GPU this only begins the pass and the copy of its logits to the host."""
         device = self.device
-        given = {name: _moved(array, device) for name, array in inputs.items()}
-        if not self._takes_types:
-            given.pop("token_type_ids", None)
-        logits = _answers(self.model(**given))
+        if device.type != "cpu" and inputs["attention_mask"].all():
+            # Without a mask attention has a faster kernel, and whether one is needed is known here, before the copy.
+            inputs = {name: array for name, array in inputs.items() if name != "attention_mask"}
+        given, config = self._given(inputs), self._config
+        if type(self.model).__module__.startswith("transformers."):  # our own models see to it themselves
+            given = {name: unasked(t, config) if name == "attention_mask" else t for name, t in given.items()}
+        with right_padded():
+            logits = _answers(self.model(**given))
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if device.type != "cuda":
             return lambda: logits.cpu().numpy()
@@ -82,7 +88,12 @@ class TorchRuntime:
         count = len(tokens.lengths)
         for rows in np.array_split(np.arange(count), range(_FORWARD_ROWS, count, _FORWARD_ROWS)):
             batch = tokens.padded(rows, max(1, int(tokens.lengths[rows].max())), self.pad_token_id)
-            self.start(batch)()
+            _answers(self.model(**self._given(batch))).float().cpu().numpy()
+
+    def _given(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """The inputs that the model takes, on its device."""
+        known = (name for name in inputs if self._takes_types or name != "token_type_ids")
+        return {name: _moved(inputs[name], self.device) for name in known}
 
     def ready(self) -> contextlib.AbstractContextManager[None]:
         """See `Runtime`: the model is in eval mode, and what depends only on weights is computed once."""

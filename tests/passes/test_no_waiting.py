@@ -1,0 +1,134 @@
+"""A pass on a GPU waits for nothing: no op of it reads a value on the host, and no constant is copied to the device.
+
+Without a GPU the model lies on the meta device, which has shapes and no values: an op that reads one raises, and copies
+from the CPU are seen. What is left out of masks there is compared on a CPU.
+"""
+
+from __future__ import annotations
+
+import classifiers
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, ElectraConfig, RobertaConfig
+
+import fastmux
+from fastmux.embedding.config import EmbeddingConfig
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.models.alignment import padding_before
+from fastmux.passes import masks
+from fastmux.passes.runtimes import torch as torch_runtime
+from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.testing import assert_agrees
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+config, tokenizer, models = classifiers.config, classifiers.tokenizer, classifiers.models
+
+
+class Copies(TorchDispatchMode):
+    """The ops that move a tensor between the host and the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        devices = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+        # Ops that take a scalar as a tensor of no dimensions copy nothing.
+        moved = [
+            t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor) and t.device.type == "cpu" and t.dim()
+        ]
+        if len(devices) > 1 and moved:
+            self.seen.append(func)
+        return out
+
+
+def kinds():
+    """Every kind of model, by name; made where the caller's device is."""
+    bert = BertConfig(vocab_size=50, max_position_embeddings=40, **SIZES)
+    encoder = BertModel(bert)
+    sequence, token = fastmux.TMuxForSequenceClassification, fastmux.TMuxForTokenClassification
+    for name, kind in (("bert", BertConfig), ("roberta", RobertaConfig), ("electra", ElectraConfig)):
+        own = kind(vocab_size=50, max_position_embeddings=40, num_labels=3, **SIZES)
+        yield name, AutoModelForSequenceClassification.from_config(own)
+    for demultiplexer in ("unbind", "index", "key"):
+        yield demultiplexer, sequence.from_backbone(bert, 4, demultiplexer=demultiplexer, num_labels=3)
+        yield f"{demultiplexer}, tokens", token.from_backbone(bert, 4, demultiplexer=demultiplexer, num_labels=3)
+    for join in ("rows", "positions", "pooled", "feed_forward"):
+        plain = AutoModelForSequenceClassification.from_config(bert)
+        yield f"joined {join}", fastmux.JoinedForSequenceClassification.from_backbone(plain, 2, join=join)
+    yield "embeds", EmbeddingModel(encoder, EmbeddingConfig("mean"))
+
+
+NAMES = [name for name, _ in kinds()]
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def batch(padded: bool) -> dict[str, np.ndarray]:
+    inside = np.ones((8, 16), np.int64)
+    if padded:
+        inside[1:, 11:] = 0
+    return {"input_ids": np.full((8, 16), 7), "attention_mask": inside}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_value_is_read_and_nothing_is_copied(name, padded, monkeypatch):
+    with torch.device("meta"):
+        model = dict(kinds())[name].eval()
+    runtime, watch = TorchRuntime(model, 0, takes_types=False), Copies()
+    called = model.forward
+
+    def watched(*args, **given):
+        # The inputs themselves are copied before.
+        assert all(t.is_meta for t in tree_leaves((args, given)) if isinstance(t, torch.Tensor))
+        assert padded or "attention_mask" not in given
+        with watch:
+            return called(*args, **given)
+
+    monkeypatch.setattr(model, "forward", watched)
+    monkeypatch.setattr(torch_runtime, "_moved", lambda array, device: torch.from_numpy(array).to(device))
+    with fastmux.backend("triton"), runtime.ready():
+        runtime.start(batch(padded))
+    assert watch.seen == []
+
+
+def test_a_look_at_a_mask_would_be_seen():
+    with torch.device("meta"):
+        model = dict(kinds())["bert"].eval()
+        given = {"input_ids": torch.ones(2, 5, dtype=torch.long), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+    with pytest.raises(RuntimeError, match="meta"):
+        model(**given)
+
+
+def test_answers_are_those_of_masks_that_are_looked_at(name, monkeypatch):
+    torch.manual_seed(0)
+    model = dict(kinds())[name].double().eval()
+    runtime = TorchRuntime(model, 0, takes_types=False)
+    draw = np.random.default_rng(0)
+    for padded in (False, True):
+        inputs = batch(padded) | {"input_ids": draw.integers(5, 50, (8, 16))}
+        with runtime.ready():
+            expected = runtime.start(inputs)()
+            with monkeypatch.context() as patched:
+                patched.setattr(masks, "looks_are_free", lambda mask: False)
+                found = runtime.start(inputs)()
+        assert_agrees(torch.tensor(found), torch.tensor(expected))
+
+
+def test_a_runtime_says_that_rows_begin_with_their_first_token(models):
+    seen = []
+    runtime = TorchRuntime(models["tmux"], 0)
+    models["tmux"].register_forward_pre_hook(lambda module, given: seen.append(masks.are_right_padded()))
+    runtime.start(batch(True))
+    assert seen == [True] and not masks.are_right_padded()
+    left = torch.tensor([[0, 1, 1], [1, 1, 1]])
+    assert padding_before(left).tolist() == [1, 0]
+    with masks.right_padded():
+        assert padding_before(left) is None
