@@ -51,6 +51,8 @@ Found = list[tuple[float, ...]]
 Address = tuple[str, int]
 
 
+#: The statuses after which a client comes back.
+REFUSALS = (429, 503)
 #: The routes that are asked, and the fields that their rows are in.
 FIELDS = {"/predict": "inputs", "/v1/embeddings": "input"}
 
@@ -160,7 +162,7 @@ def from_outside(address: Address, ask: Callable[[], bytes], args: argparse.Name
         due = list(itertools.takewhile(lambda moment: moment < args.seconds, itertools.accumulate(waits)))
 
     def again(status: int, away: float) -> float | None:
-        if status not in (429, 503) or not (args.crowd or args.patient):
+        if status not in REFUSALS or not (args.crowd or args.patient):
             return None
         return draw.uniform(1.0, 2.0) if args.impatient else max(1.0, away) * draw.uniform(1.0, 1.5)
 

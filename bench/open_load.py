@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.clients import Clients
+from bench.clients import REFUSALS, Clients
 from bench.record import table
 from bench.served import LEFT, Server, percentiles
 
@@ -42,16 +42,16 @@ def summary(found: list[tuple]) -> dict:
     """
     statuses = Counter(status for _, status, *_ in found)
     clients = sum(due == first for due, _, _, first in found)
-    refused = {str(status): statuses[status] for status in (429, 503) if statuses[status]}
     return {
         "clients": clients,
         "requests": len(found),
-        "refused": refused,
+        "refused": {str(status): statuses[status] for status in REFUSALS if statuses[status]},
+        "other": {str(status): number for status, number in statuses.items() if status not in (200, *REFUSALS)},
         "answered": statuses[200],
         "lost": clients - statuses[200],
         "last_answer_seconds": max((due + took for due, status, took, _ in found if status == 200), default=0.0),
         "answer_ms": percentiles(due + took - first for due, status, took, first in found if status == 200),
-        "refusal_ms": percentiles(took for _, status, took, _ in found if status in (429, 503)),
+        "refusal_ms": percentiles(took for _, status, took, _ in found if status in REFUSALS),
     }
 
 

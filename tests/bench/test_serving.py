@@ -122,6 +122,7 @@ class TestClients:
         found = self.asked(address, tmp_path, "silence", 0.5, rate=20.0, patient=True)
         told = open_load.summary(found)
         assert told["lost"] == told["clients"] == len(found) > 0 == told["answered"]
+        assert told["other"] == {"0": len(found)}
 
     def test_who_still_waits_in_the_end_is_lost(self, address, tmp_path):
         found = self.asked(address, tmp_path, "a row", 1.0, rate=20.0, patient=True, timeout=0.0)

@@ -9,7 +9,7 @@ import pytest
 from fastmux.serving.fair_queue import FairQueue
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 1), (0.003, 1), (0.01, 5), (10.0, 32)])
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, 1), (0.003, 1), (0.005, 2), (10.0, 4)])
 def test_so_many_go_on_in_a_round(monkeypatch, seconds, expected):
     async def run():
         loop, now, done = asyncio.get_running_loop(), 0.0, []
