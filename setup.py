@@ -76,6 +76,7 @@ TEST = [
     *CTRANSLATE2,
     *EXPORT,
     *SERVE,
+    "duckdb",
     "httpx2",
     "hypothesis",
     "mkdocs>=1.6",

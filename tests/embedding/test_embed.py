@@ -6,9 +6,7 @@ import copy
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
-import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -88,9 +86,7 @@ def test_a_model_in_memory_and_one_text(embed, embedders, config, texts):
 
 
 @pytest.mark.parametrize("stored_as", ["float32", "float16", "int8"])
-def test_every_format_has_the_same_vectors_and_is_read_without_conversion(
-    embed, folders, rows_file, tmp_path, stored_as
-):
+def test_every_format_has_the_same_vectors(embed, folders, rows_file, tmp_path, stored_as):
     outputs = {ending: tmp_path / f"out{ending}" for ending in (".parquet", ".arrow", ".jsonl", ".npy")}
     for output in outputs.values():
         report = embed(folders["mean"], rows_file, output, stored_as=stored_as, rejected="reason").report
@@ -123,11 +119,6 @@ def test_every_format_has_the_same_vectors_and_is_read_without_conversion(
     there = [place for place in range(40) if place not in (7, 20)]
     assert array[there].tolist() == [expected[place] for place in there]
     assert np.isnan(array[7].astype(float)).all() if stored_as != "int8" else not array[7].any()
-    read = datasets.load_dataset("parquet", data_files=str(outputs[".parquet"]), split="train", cache_dir=str(tmp_path))
-    assert read[0]["embedding"] == expected[0] and read.features["embedding"].length == 32
-    frame = polars.read_parquet(outputs[".parquet"])
-    assert frame["embedding"].dtype.shape == (32,)
-    assert frame["embedding"].drop_nulls().to_numpy().tolist() == [expected[place] for place in there]
 
 
 def test_int8_is_numbers_times_a_scale(embed, folders, texts):
