@@ -81,6 +81,7 @@ def test_a_front_of_vectors_has_every_candidate_and_is_measured_anew(files, tmp_
     result = embeddings.main(arguments(files, out))
     points = {point["name"]: point for point in result["embedding_points"]}
     assert list(points) == ["original", "original, int8", "cut", "cut, int8", "pooled"]
+    assert points["original"]["neighbours"] == 1.0 > points["cut"]["neighbours"] > 0
     assert points["original"]["speed_up"] == 1.0 and points["original"]["cosine"] == pytest.approx(1.0)
     assert points["original, int8"]["cosine"] > 0.99 and points["cut"]["cosine"] < 0.9999
     assert [point["multiplexed"] for point in points.values()] == [False] * 4 + [True]

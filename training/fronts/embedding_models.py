@@ -22,11 +22,14 @@ from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
+from fastmux.searching.neighbours import nearest, same_neighbours
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.embedding_scores import Figures, Scoring, unlabelled
 from fastmux.training.fronts.students import Students
 
 STATIC = "static"
+#: The texts whose neighbours are compared.
+COMPARED = 2000
 _FORWARD = "forward"
 
 
@@ -59,12 +62,15 @@ class Measured:
         contestant: The model.
         figures: Those of each scoring's metrics.
         cosine: The mean cosine of its vectors with the original's, over all scored texts; None where sizes differ.
+        neighbours: The share of each text's ten nearest neighbours that are those of the original's vectors, among
+            2,000 of the scored texts.
         rows_per_second: In turns with all others.
     """
 
     contestant: Contestant
     figures: list[list[Figures]]
     cosine: float | None
+    neighbours: float
     rows_per_second: float
 
 
@@ -102,7 +108,9 @@ class EmbeddingModels:
             save=lambda student, path: student.save_pretrained(path, self.tokenizer),
         )
         everything = [text for scoring in scorings for text in (*scoring.queries, *scoring.documents)]
-        drawn = np.random.default_rng(options.seed).permutation(len(everything))[: options.max_rate_rows]
+        order = np.random.default_rng(options.seed).permutation(len(everything))
+        self.compared = np.array([*{everything[k]: k for k in order}.values()][:COMPARED])
+        drawn = order[: options.max_rate_rows]
         self.rate_texts = [everything[k] for k in np.sort(drawn)]
         self.rate_tokens = self._tokens(self.rate_texts, self.prompts[0])
 
@@ -134,7 +142,7 @@ class EmbeddingModels:
         "forward"."""
         calls: dict[str, Callable[[], object]] = {name: one.timed for name, one in contestants.items()}
         calls[_FORWARD] = partial(plain_forward, self.original, self.tokenizer, self.rate_tokens)
-        figures, cosines, own = {}, {}, []
+        figures, cosines, shares, own = {}, {}, {}, []
         for name, contestant in contestants.items():
             print(f"== {name}: scores", flush=True)
             vectors = [
@@ -148,11 +156,13 @@ class EmbeddingModels:
             flat = [one for both in vectors for one in both if len(one)]
             own = own or flat
             cosines[name] = _mean_cosine(flat, own)
+            neighbours = [nearest(np.concatenate(one)[self.compared]) for one in (flat, own)]
+            shares[name] = float(same_neighbours(*neighbours).mean())
         print(f"== speed of {len(calls)} in turns", flush=True)
         speeds = rates(calls, len(self.rate_texts), clock=self.options.clock)
         self.forward = speeds.pop(_FORWARD).rows_per_second
         return {
-            name: Measured(contestants[name], figures[name], cosines[name], speeds[name].rows_per_second)
+            name: Measured(contestants[name], figures[name], cosines[name], shares[name], speeds[name].rows_per_second)
             for name in contestants
         }
 

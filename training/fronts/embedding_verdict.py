@@ -31,6 +31,7 @@ class EmbeddingPoint:
         scores: The values of each scoring's metrics.
         differences: The same less the original's, with intervals.
         cosine: The mean cosine of its vectors with the original's; None where their sizes differ.
+        neighbours: The share of its texts' nearest neighbours that are those of the original.
         rows_per_second: Through the engine, in turns with all others.
         speed_up: Over the original through the same engine.
         speed_up_forward: Over the original as Hugging Face alone runs it.
@@ -43,6 +44,7 @@ class EmbeddingPoint:
     scores: list[list[float]]
     differences: list[list[Difference]]
     cosine: float | None
+    neighbours: float
     rows_per_second: float
     speed_up: float
     speed_up_forward: float
@@ -63,6 +65,7 @@ def points_of(measured: Mapping[str, Measured], forward: float) -> list[Embeddin
                 scores=[[figure.value() for figure in own] for own in found.figures],
                 differences=[[own.less(first) for own, first in both] for both in pairs],
                 cosine=found.cosine,
+                neighbours=found.neighbours,
                 rows_per_second=found.rows_per_second,
                 speed_up=found.rows_per_second / original.rows_per_second,
                 speed_up_forward=found.rows_per_second / forward,
@@ -86,7 +89,15 @@ def table(points: Sequence[EmbeddingPoint], scorings: Sequence[Scoring]) -> str:
     """A Markdown table, the fastest last; a star marks what no other is both as good and as fast as in the first
     scoring."""
     metrics = [f"{scoring.name}, {metric}" for scoring in scorings for metric in scoring.metrics]
-    header = ["front", "model", "texts/s", "x original, same engine", *metrics, "cosine with the original"]
+    header = [
+        "front",
+        "model",
+        "texts/s",
+        "x original, same engine",
+        *metrics,
+        "cosine with the original",
+        "same neighbours",
+    ]
     rows = []
     for point in sorted(points, key=lambda point: point.rows_per_second):
         rows.append(
@@ -97,6 +108,7 @@ def table(points: Sequence[EmbeddingPoint], scorings: Sequence[Scoring]) -> str:
                 f"{point.speed_up:.2f}",
                 *(number(value) for values in point.scores for value in values),
                 number(point.cosine),
+                number(point.neighbours),
                 f"{point.speed_up_forward:.2f}",
                 "" if point.parameters is None else f"{point.parameters / 1e6:.1f} M",
                 "" if point.seconds is None else f"{point.seconds:.0f}",
