@@ -101,5 +101,10 @@ class JoinedConfig(PreTrainedConfig):
     def pad_token_id(self) -> int | None:
         return self.backbone_config.pad_token_id
 
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        # The Trainer sets it, where a tokenizer pads with another token than the config says.
+        self.backbone_config.pad_token_id = value
+
 
 AutoConfig.register(JoinedConfig.model_type, JoinedConfig, exist_ok=True)

@@ -1,5 +1,6 @@
 """A trained model becomes a faster one that says the same."""
 
+import copy
 import json
 import os
 import signal
@@ -301,3 +302,12 @@ def test_nan_in_the_original_is_found_before_training(original, tokenizer, texts
 def test_it_says_what_the_figures_mean(speed_up, losses, said):
     found = advice(speed_up, [*({"loss": loss} for loss in losses), {"train_runtime": 1.0}])
     assert len(found) == len(said) and all(words in line for words, line in zip(said, found, strict=True))
+
+
+def test_a_tokenizer_that_pads_with_another_token_than_the_config_says(original, tokenizer, texts, tmp_path):
+    """As e5's, whose config keeps BERT's 0: the Trainer then sets the config's."""
+    original = copy.deepcopy(original)
+    original.config.pad_token_id = tokenizer.unk_token_id
+    convert(original, texts, tmp_path / "out", tokenizer=tokenizer, **QUICK)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert loaded.config.pad_token_id == loaded.config.backbone_config.pad_token_id == tokenizer.pad_token_id
