@@ -269,6 +269,7 @@ OPTIONAL = {
     "fastmux.passes.runtimes.onnxruntime": {"onnx", "export"},
     "fastmux.serving": {"serve", "test"},
     "fastmux.training.experiments.molecules": {"graphs"},
+    "fastmux.training.fronts.static_model": {"peers"},
     "fastmux.training.experiments.prumux": {"pruning"},
 }
 

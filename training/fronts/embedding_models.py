@@ -25,6 +25,7 @@ from fastmux.passes.tokens import Tokens
 from fastmux.searching.neighbours import nearest, same_neighbours
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.embedding_scores import Figures, Scoring, unlabelled
+from fastmux.training.fronts.static_model import static_model
 from fastmux.training.fronts.students import Students
 
 STATIC = "static"
@@ -134,7 +135,8 @@ class EmbeddingModels:
             if candidate.int8:
                 found[f"{candidate.name}, int8"] = self._in_8_bits(candidate.name, model, **more)
         if self.options.static is not None:
-            found[STATIC] = self._static(self.options.static)
+            embed = static_model(self.options.static)
+            found[STATIC] = Contestant(embed, partial(embed, self.rate_texts, ""))
         return found
 
     def measure(self, contestants: dict[str, Contestant]) -> dict[str, Measured]:
@@ -194,24 +196,6 @@ class EmbeddingModels:
         parameters = sum(p.numel() for p in model.parameters())
         engine = ExportedVectorizer.of(folder).engine(Placement())
         return self._run_by(engine, precision="int8", parameters=parameters, **more)
-
-    def _static(self, folder: str) -> Contestant:
-        """A model of model2vec; tokenising is a part of its time, as it does not come apart.
-
-        Raises:
-            ValueError: It is not installed.
-        """
-        try:
-            from model2vec import StaticModel
-        except ImportError as error:
-            raise ValueError(f"--static is {folder!r}, but model2vec is not installed") from error
-        model = StaticModel.from_pretrained(folder)
-
-        def embed(texts: Sequence[str], prompt: str) -> np.ndarray:
-            # Its max_length would cut characters before it cuts tokens.
-            return model.encode(list(texts), max_length=None, use_multiprocessing=False) if texts else np.zeros((0, 1))
-
-        return Contestant(embed, partial(embed, self.rate_texts, ""))
 
 
 def _mean_cosine(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float | None:
