@@ -5,20 +5,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fastmux
 from fastmux.cli.parser import Parser
+from fastmux.cli.settings import MODEL_HELP, add_text, text_rows
 from fastmux.passes.processor import processor_features, processor_name
 
 DESCRIPTION = """\
 Print versions, devices, threads and the backend that runs the ops, as a block to paste into an issue. It also says
-what is not installed, and has no path, user name or machine name in it."""
+what is not installed, and has no path, user name or machine name in it. With a MODEL it also times what can run that
+model here, for some seconds, as --runtime auto does, which then need not."""
 
+EPILOG = """\
+examples:
+  fastmux env
+  fastmux env my-model --text reviews.txt      # which runtime and precision is the fastest on these rows"""
+
+#: The rows of ``--text`` that are read, at most.
+_ROWS = 2000
 #: The distributions of every installation, and those of extras by their purpose.
 _ALWAYS = (
     "torch",
@@ -55,18 +66,43 @@ _VARIABLES = (
 
 
 def add_parser(commands: argparse._SubParsersAction) -> Parser:
-    """The command has no arguments."""
-    return commands.add_parser("env", help="versions and devices, to paste into an issue", description=DESCRIPTION)
+    """Add the arguments of the command."""
+    parser = commands.add_parser(
+        "env", help="versions and devices, to paste into an issue", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"A classifier, or a model that embeds. {MODEL_HELP}")
+    add_text(parser, "Rows to time it on; by default they are made up")
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
     """Print the block, fenced, so that an issue shows it as it is."""
-    lines = list(facts())
+    if options.text and options.model is None:
+        raise ValueError("--text goes with a MODEL, which is timed on it")
+    # First, as bad input is found there.
+    timed = [] if options.model is None else [("runtimes of the model", _timed(options))]
+    lines = [*facts(), *timed]
     width = max(len(name) for name, _ in lines)
     print("```")
     for name, value in lines:
         print(f"{name:{width}}  {value}")
     print("```")
+
+
+def _timed(options: argparse.Namespace) -> str:
+    """How fast each runtime runs a model here, the fastest first."""
+    from fastmux.embedding.embedder import Embedder
+    from fastmux.embedding.loading import embeds
+    from fastmux.labelling.labeller import Labeller
+
+    texts: Any = list(itertools.islice(text_rows(options), _ROWS)) if options.text else None
+    if embeds(options.model):
+        loaded: Any = Embedder(options.model, runtime="auto", texts=texts)
+    else:
+        loaded = Labeller(options.model, runtime="auto", truncation=True, texts=texts)
+    if loaded.choice is None:
+        return f"{loaded.placement.runtime} {loaded.placement.dtype}: there is nothing to choose"
+    return loaded.choice.line()
 
 
 def facts() -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from fastmux.embedding.loading import cut_at, embedding_form
 from fastmux.labelling.checks import check_text
-from fastmux.labelling.fastest import made_rows
+from fastmux.labelling.fastest import TIMED_ROWS, made_rows
 from fastmux.labelling.loading import Asked, load
 from fastmux.labelling.memory_rows import Tokenised, tokenised
 from fastmux.labelling.settings import check_runtime
@@ -28,6 +29,8 @@ class Embedder:
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         max_length: The tokens at which a text is cut. By default where the model says, at most ``batch_tokens``.
         batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+        texts: Texts on which ``runtime="auto"`` chooses; made-up rows if None. They are looked at only if it has not
+            chosen before.
 
     Raises:
         ValueError: An option is out of range, or the model cannot be loaded or is not for the runtime.
@@ -62,10 +65,11 @@ class Embedder:
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
+        texts: Iterable[str] | None = None,
     ):
         check_runtime(runtime, precision)
         self.placement = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile).placement(model)
-        loaded = load(model, tokenizer, self.placement, own=False, form=embedding_form())
+        loaded = load(model, tokenizer, self.placement, own=texts is not None, form=embedding_form())
         vectorizer = loaded.classifier
         budget = self.placement.batch_tokens
         if max_length is not None and max_length > budget:
@@ -78,9 +82,14 @@ class Embedder:
         self._tokenizer = vectorizer.row_tokenizer(self.max_length, True, None, False)
         self._tokenizer.start()
         if loaded.undecided:
-            rows = made_rows(vectorizer.vocabulary(), self.max_length)
-            loaded = loaded.settled(rows, own=False)
+            if texts is None:
+                rows = made_rows(vectorizer.vocabulary(), self.max_length)
+            else:
+                rows = self._tokens(itertools.islice(texts, TIMED_ROWS), self.config.prompt())
+            loaded = loaded.settled(rows, own=texts is not None)
         self.placement = loaded.placement
+        #: How fast all were that might have run the model; None where nothing was to be chosen.
+        self.choice = loaded.choice
         self.engine = loaded.classifier.engine(self.placement)
 
     @property
@@ -114,16 +123,22 @@ class Embedder:
             )
         if truncate_dim is not None and not 1 <= truncate_dim <= self.vector_size:
             raise ValueError(f"truncate_dim is {truncate_dim}, expected an integer from 1 to {self.vector_size}")
-        prompt, rows = self._prompt(prompt_name), []
-        for number, text in enumerate(texts, 1):
-            rows.append(prompt + check_text(f"text {number}", text))
-        if not rows:
+        tokens = self._tokens(texts, self._prompt(prompt_name))
+        if len(tokens.lengths) == 0:
             return self.cut(np.zeros((0, self.vector_size), np.float32), truncate_dim)
-        tokens, _ = self._tokenizer.encode(rows)
+        return self.cut(self.engine.run(tokens).logits.astype(np.float32), truncate_dim)
+
+    def _tokens(self, texts: Iterable[str], prompt: str) -> Tokens:
+        """The tokens of texts behind a prompt.
+
+        Raises:
+            ValueError: One of them is empty or no text, or has no token.
+        """
+        tokens, _ = self._tokenizer.encode([prompt + check_text(f"text {n}", text) for n, text in enumerate(texts, 1)])
         for number, length in enumerate(tokens.lengths.tolist(), 1):
             if (reason := self._tokenizer.length_problem(length)) is not None:
                 raise ValueError(f"text {number} {reason}")
-        return self.cut(self.engine.run(tokens).logits.astype(np.float32), truncate_dim)
+        return tokens
 
     def check_copies(self, copies: int) -> None:
         """Any number of copies will do: an embedder has no cascade."""

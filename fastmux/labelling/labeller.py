@@ -132,7 +132,7 @@ class Labeller:
             if self._calibration is not None:
                 self._calibration.check(self.fallback)
         loaded = self._settled(loaded, texts)
-        self.placement, self._classifier = loaded.placement, loaded.classifier
+        self.placement, self._classifier, self.choice = loaded.placement, loaded.classifier, loaded.choice
         self.model_class = self._classifier.model_class
         self.engine = self._classifier.engine(self.placement, 1, behind_it, min_confidence)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastmux.files import remove
 from fastmux.labelling.exported import RUNTIMES, ExportedClassifier
-from fastmux.labelling.fastest import race, remember, remembered
+from fastmux.labelling.fastest import Choice, race, remember, remembered
 from fastmux.labelling.kept import Kept
 from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
@@ -150,6 +150,7 @@ class Loaded:
         tokenizer: The tokenizer that was given with it.
         what: What it is, for errors.
         form: How it was loaded.
+        choice: How fast all were that might have run it, if there was a choice.
     """
 
     classifier: Any
@@ -158,6 +159,7 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase | None
     what: str
     form: Form
+    choice: Choice | None = None
 
     @property
     def undecided(self) -> bool:
@@ -203,7 +205,7 @@ class Loaded:
                 remove(path)
         remember(kept, self.placement.dtype, own, choice)
         log.info("runtime auto: %s", choice.line())
-        return replace(self, classifier=loaded(placement), placement=placement)
+        return replace(self, classifier=loaded(placement), placement=placement, choice=choice)
 
 
 def load(
@@ -234,7 +236,8 @@ def load(
         classifier = form.in_torch(model, tokenizer, what)
         if placement.runtime != "torch":
             kept = _kept(model, tokenizer) or Kept.of_fingerprint(classifier.fingerprint())
-    if placement.runtime == "auto" and (choice := remembered(kept, placement.dtype, own)) is not None:
+    choice = remembered(kept, placement.dtype, own) if placement.runtime == "auto" else None
+    if choice is not None:
         placement = choice.placement(placement)
         log.info("runtime auto, as found before: %s", choice.line(brief=True))
     if placement.runtime in ("torch", "auto"):
@@ -244,7 +247,7 @@ def load(
         if found is None:
             found = _converted(classifier or form.in_torch(model, tokenizer, what), kept, placement, what, form)
         classifier = found
-    return Loaded(classifier, placement, model, tokenizer, what, form)
+    return Loaded(classifier, placement, model, tokenizer, what, form, choice)
 
 
 def _kept(model: Model, tokenizer: PreTrainedTokenizerBase | None) -> Kept | None:

@@ -6,13 +6,19 @@ import getpass
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
 
 import fastmux
+from fastmux.embedding.config import EmbeddingConfig
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.labelling import fastest
+from fastmux.labelling.placement import Placement
 from fastmux.passes import processor
 
 
@@ -97,3 +103,38 @@ def test_without_packages(missing):
     for name in missing.split():
         assert f"{name} not installed" in done.stdout or lines(done.stdout)[name] == "not installed"
     assert ("backend on cpu" in done.stdout) == ("torch" not in missing.split())
+
+
+@pytest.fixture
+def two_ways(monkeypatch):
+    """torch in two dtypes, which need no export."""
+    found = {"torch float32": Placement(), "torch bfloat16": Placement(dtype="bfloat16")}
+    monkeypatch.setattr(
+        fastest, "candidates", lambda precision="any": (found, {"onnxruntime int8": "it cannot run here"})
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", "embedder"])
+@pytest.mark.parametrize("given", [(), ("--text", "rows.txt")], ids=["made rows", "own rows"])
+def test_what_can_run_a_model_is_timed(name, given, folders, texts, typed, two_ways, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.txt").write_text("\n".join(texts))
+    if name == "embedder":
+        tokenizer = AutoTokenizer.from_pretrained(folders["plain"])
+        encoder = AutoModel.from_pretrained(folders["plain"])
+        EmbeddingModel(encoder, EmbeddingConfig("mean")).save_pretrained(tmp_path / "mine", tokenizer)
+    else:
+        shutil.copytree(folders[name], tmp_path / "mine")
+    for _ in range(2):  # the second time it is read
+        code, out, err = typed("env", "mine", *given)
+        said = lines(out)["runtimes of the model"]
+        assert code == 0, err
+        assert (
+            "torch float32" in said and "rows a second" in said and "not onnxruntime int8: it cannot run here" in said
+        )
+        assert "mine" not in out
+
+
+def test_text_without_a_model_is_refused(typed):
+    code, out, err = typed("env", "--text", "rows.txt")
+    assert code != 0 and "--text goes with a MODEL" in err and not out

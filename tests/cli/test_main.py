@@ -68,7 +68,7 @@ COMMAND = "expected one of search, convert, calibrate, export, predict, embed, s
         ("serve m -p 80", "fastmux serve: there is no option -p; did you mean --port?"),
         ("convert m --xyzzy", "fastmux convert: there is no option --xyzzy"),
         ("predict a b c --output d", "fastmux predict: 'c' is one argument too many"),
-        ("env x", "fastmux env: 'x' is one argument too many"),
+        ("env x y", "fastmux env: 'y' is one argument too many"),
         ("predict a b --output c --truncation=yes", "fastmux predict: --truncation takes no value, got 'yes'"),
         ("predict a b --output", "fastmux predict: --output needs a value"),
         ("serve m --port 99999", "fastmux serve: --port is '99999', expected an integer from 0 to 65535"),
