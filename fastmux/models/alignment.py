@@ -31,12 +31,10 @@ def padding_before(attention_mask: Tensor | None) -> Tensor | None:
     """
     if not isinstance(attention_mask, Tensor) or attention_mask.dim() != 2 or attention_mask.numel() == 0:
         return None
-    if (
-        are_right_padded()
-        or is_tracing(attention_mask)
-        or attention_mask.is_meta
-        or bool((attention_mask[:, 0] != 0).all())
-    ):
+    # In this order: what compiles a function knows no context variables.
+    if is_tracing(attention_mask) or attention_mask.is_meta or are_right_padded():
+        return None
+    if bool((attention_mask[:, 0] != 0).all()):
         return None
     real = attention_mask != 0
     before = real.int().argmax(1)  # argmax returns the first of equal values
