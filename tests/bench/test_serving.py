@@ -109,7 +109,7 @@ class TestClients:
         again = [due for due, *_ in found if due >= 0.1]
         assert len(first) == 8 and again and min(again) >= 1.0
 
-    @pytest.mark.parametrize("path", ["/predict", "/v1/embeddings"])
+    @pytest.mark.parametrize("path", ["/predict", pytest.param("/v1/embeddings", marks=on_request)])
     def test_the_patient_come_back_when_they_were_told_to(self, address, tmp_path, path):
         found = self.asked(address, tmp_path, "a row", 1.0, rate=20.0, patient=True, timeout=20.0, path=path)
         told = open_load.summary(found)

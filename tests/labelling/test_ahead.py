@@ -24,15 +24,15 @@ def preparation(tokenizer):
     return Preparation("text", ["text"], ("text",), (0,), False, rows, writer)
 
 
-def shards(rows=ROWS):
-    for index in range(SHARDS):
+def shards(rows, count):
+    for index in range(count):
         yield RawShard(index, [b"w%d w2" % index] * rows, list(range(rows)), None)
 
 
-def of_all(ahead: Ahead, rest: float, rows: int = ROWS) -> list[int]:
+def of_all(ahead: Ahead, rest: float, rows: int = ROWS, count: int = SHARDS) -> list[int]:
     """The first word of each shard, for a model that takes so many seconds a shard."""
     found = []
-    for raw, shard in ahead.prepared(shards(rows)):
+    for raw, shard in ahead.prepared(shards(rows, count)):
         assert len(shard.tokens.lengths) == len(raw.rows)
         found.append(int(shard.tokens.ids[1]))
         time.sleep(rest)
@@ -51,13 +51,13 @@ def test_a_model_that_waits_gets_more_processes_and_the_same_shards(preparation)
 
 def test_a_model_that_does_not_wait_gets_no_more(preparation):
     ahead = Ahead(preparation, None, most=3)
-    of_all(ahead, 0.4, rows=1)
+    of_all(ahead, 0.4, rows=1, count=5)
     assert ahead.num_workers == 1
 
 
 def test_a_number_that_is_given_stays(preparation):
     ahead = Ahead(preparation, 2)
-    of_all(ahead, 0.0)
+    of_all(ahead, 0.0, rows=1, count=5)
     assert ahead.num_workers == 2
 
 

@@ -19,6 +19,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from fastmux.embedding.config import EmbeddingConfig, Normalize
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.training import embeddings
+from fastmux.training.fronts import embedding_scores
 from fastmux.training.fronts.embedding_scores import SCORINGS, Figures, unlabelled
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -76,7 +77,8 @@ def arguments(files, output, *more: str) -> list[str]:
     return [word for name, value in given.items() for word in (f"--{name}", str(value))] + list(more)
 
 
-def test_a_front_of_vectors_has_every_candidate_and_is_measured_anew(files, tmp_path):
+def test_a_front_of_vectors_has_every_candidate_and_is_measured_anew(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding_scores, "RESAMPLES", 20)
     out = tmp_path / "out"
     result = embeddings.main(arguments(files, out))
     points = {point["name"]: point for point in result["embedding_points"]}
