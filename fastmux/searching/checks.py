@@ -10,21 +10,34 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from fastmux.distillation.distil import distillation_arguments
+from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import teacher_bytes
 from fastmux.embedding.loading import embeds
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
+from fastmux.searching.forms import FLOAT32, INT8, why_not_exported
 from fastmux.searching.measure import Part
 from fastmux.searching.neighbours import NEIGHBOURS, directions
 from fastmux.searching.rows import SearchRows
+from fastmux.searching.settings import SearchSettings
 from fastmux.searching.shares import word_places
 
 #: How many bytes a search takes on the disk for checkpoints and exported models, in those of the original, about.
 _COPIES = 30
 #: Vectors point the same way if none is so far from their mean; they have length 1.
 _APART = 1e-3
+
+
+def check_runtime(settings: SearchSettings) -> None:
+    """Raise ValueError for a runtime or a precision that is asked for and cannot run here."""
+    if settings.runtime == "onnxruntime" or settings.precision == INT8:
+        device = distillation_arguments(Path(), ConversionSettings(), {}).device
+        if (reason := why_not_exported(str(device), settings.precision or FLOAT32)) is not None:
+            asked = "precision" if settings.runtime is None else "runtime"
+            raise ValueError(f"{asked} is {getattr(settings, asked)!r}, but {reason}")
 
 
 def checked_original(

@@ -163,6 +163,8 @@ class Run:
         """A form's model for ONNX Runtime; None, and a reason in ``left_out``, where that cannot be."""
         name = f"{form.model}, {precision}"
         reason = why_not_exported(str(self.original.device), precision)
+        if not self._asked_for("onnxruntime", precision):
+            reason = "another runtime or precision is asked for"
         if reason is None:
             self.say(f"{form.model}: written for ONNX Runtime, {precision}")
             start = time.monotonic()
@@ -178,6 +180,11 @@ class Run:
         return None
 
     export_seconds = 0.0
+
+    def _asked_for(self, runtime: str, precision: str) -> bool:
+        """Whether a form may be chosen."""
+        settings = self.settings
+        return settings.runtime in (None, runtime) and settings.precision in (None, precision)
 
     def _near(self, form: Form) -> bool:
         """Whether a form of the original is as near to it as is asked for; of a speed, all that are fast are near."""
@@ -290,7 +297,9 @@ class Run:
             candidate, model = self.candidates[standing.name], race.load(standing.name).to(self.original.device)
             own = in_torch(standing.name, candidate.words, model, self.tokenizer, candidate.multiplexed)
             small = self.export(own, model, INT8) or self.export(own, model, FLOAT32)
-            forms |= {form.name: form for form in (own, small) if form is not None}
+            if small is None or self._asked_for("torch", FLOAT32):
+                forms[own.name] = own  # else the exported one alone
+            forms |= {} if small is None else {small.name: small}
             models[standing.name] = model
         with tqdm(desc="measuring", bar_format="{desc} {elapsed}", leave=False) as bar:
 

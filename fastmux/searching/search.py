@@ -25,7 +25,7 @@ from fastmux.models.joined import JoinedPreTrainedModel
 from fastmux.passes.runtimes.record import RECORD, RuntimeRecord
 from fastmux.searching import verdict as verdicts
 from fastmux.searching.card import search_card
-from fastmux.searching.checks import check_answers, check_disk, checked_original
+from fastmux.searching.checks import check_answers, check_disk, check_runtime, checked_original
 from fastmux.searching.forms import Form
 from fastmux.searching.found import Found
 from fastmux.searching.labels import read_labels
@@ -100,6 +100,7 @@ def search(
         (True, ['label', 'score'])
     """
     settings = settings_of(SearchSettings, settings, options, "search")
+    check_runtime(settings)
     texts = check_texts(texts)
     with _quiet():
         classifier = checked_original(model, tokenizer)

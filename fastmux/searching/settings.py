@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastmux.passes.runtimes.record import PRECISIONS
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import check_fields, integer, number, one_of
 
@@ -25,6 +26,8 @@ class SearchSettings:
             ``minutes``. It makes a search repeatable.
         learning_rate: The peak learning rate of all candidates.
         per_device_train_batch_size: How many rows a training step has.
+        runtime: What may run the model: torch or onnxruntime. By default both are measured.
+        precision: The precision of its matrices: float32, or int8 in onnxruntime. By default both are measured.
         clock: What speed is measured by: "wall", or "cpu", the time that the processor worked, for a machine that runs
             other programs too.
         seed: The seed for all that is random: the split of the rows, their order, signs.
@@ -37,11 +40,15 @@ class SearchSettings:
     max_steps: int | None = integer(None, 4)
     learning_rate: float = number(3e-4, above=True)
     per_device_train_batch_size: int = integer(32, 1)
+    runtime: str | None = one_of(None, ("torch", "onnxruntime"))
+    precision: str | None = one_of(None, PRECISIONS)
     clock: str = one_of("wall", tuple(CLOCKS))
     seed: int = integer(0, 0)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.runtime == "torch" and self.precision == "int8":
+            raise ValueError("precision is 'int8', which torch does not run; expected runtime 'onnxruntime', or none")
         if self.speedup is not None and self.agreement is not None:
             raise ValueError(
                 f"speedup is {self.speedup:g} and agreement is {self.agreement:g}, expected one of them: the search "

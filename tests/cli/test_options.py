@@ -158,6 +158,8 @@ WRONG = {
         "max_steps": [("1", "--max_steps is '1', expected an integer of at least 4")],
         "learning_rate": [("-1", "--learning_rate is '-1', expected")],
         "per_device_train_batch_size": [("0", "--per_device_train_batch_size is '0', expected")],
+        "runtime": [("jax", "--runtime is 'jax', expected one of 'torch', 'onnxruntime'")],
+        "precision": [("int4", "--precision is 'int4', expected one of")],
         "clock": [("sun", "--clock is 'sun', expected one of 'wall', 'cpu'")],
         "seed": [("-1", "--seed is '-1', expected an integer of at least 0")],
     },

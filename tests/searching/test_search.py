@@ -122,6 +122,40 @@ def test_what_can_run_in_8_bits_is_measured_and_run_so(tokenizer, texts, tmp_pat
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config.num_labels == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "runtimes"),
+    [({"runtime": "torch"}, {"PyTorch"}), ({"precision": "float32"}, {"PyTorch", "ONNX Runtime"})],
+    ids=["torch", "float32"],
+)
+def test_what_was_not_asked_for_is_not_measured(asked, runtimes, tokenizer, texts, tmp_path):
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+    wide = BertForSequenceClassification(
+        BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **sizes)
+    )
+    found = search(wide, texts, tmp_path / "out", tokenizer=tokenizer, agreement=0.6, **asked, **QUICK)
+    assert {p.runtime for p in found.points} == runtimes and {p.precision for p in found.points} == {"float32"}
+    assert found.left_out["original, int8"] == "another runtime or precision is asked for"
+
+
+def test_a_runtime_that_cannot_run_here_is_refused(original, tokenizer, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "why_not_exported", lambda device, precision: "onnx is not installed")
+    for asked in ({"runtime": "onnxruntime"}, {"precision": "int8"}):
+        (name,) = asked
+        with pytest.raises(ValueError, match=f"{name} is '{asked[name]}', but onnx is not installed"):
+            search(original, texts, tmp_path / "out", tokenizer=tokenizer, **asked)
+    assert not (tmp_path / "out").exists()
+
+
+@on_request
+def test_in_one_runtime_candidates_are_measured_there_alone(original, tokenizer, texts, tmp_path, known_speeds):
+    pytest.importorskip("onnxscript")
+    asked = {"runtime": "onnxruntime", "precision": "float32", "agreement": 0.6}
+    found = search(original, texts, tmp_path / "out", tokenizer=tokenizer, **asked, **QUICK)
+    assert {p.runtime for p in found.points if p.model != "original"} == {"ONNX Runtime"}
+
+
 def test_an_interruption_leaves_the_best_so_far_whole_and_the_search_goes_on(
     original, tokenizer, texts, tmp_path, monkeypatch, in_torch_alone, known_speeds
 ):
@@ -188,6 +222,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         ({"speedup": 4.0, "agreement": 0.98}, "speedup is 4 and agreement is 0.98, expected one of them"),
         ({"speedup": 1.0}, "speedup is 1.0, expected a number above 1"),
         ({"agreement": 1.2}, r"agreement is 1\.2, expected a number from 0\.5 to 1"),
+        ({"runtime": "ctranslate2"}, "runtime is 'ctranslate2', expected one of 'torch', 'onnxruntime'"),
+        ({"runtime": "torch", "precision": "int8"}, "precision is 'int8', which torch does not run"),
         ({"minutes": 0.0}, r"minutes is 0\.0, expected a number above 0"),
         ({"model": BertModel(config)}, "model is a BertModel, expected a class that ends in"),
         ({"model": number}, "model is a regression"),
