@@ -6,6 +6,8 @@ from the CPU are seen. What is left out of masks there is compared on a CPU.
 
 from __future__ import annotations
 
+from functools import partial
+
 import classifiers
 import numpy as np
 import pytest
@@ -46,27 +48,34 @@ class Copies(TorchDispatchMode):
         return out
 
 
-def kinds():
-    """Every kind of model, by name; made where the caller's device is."""
-    bert = BertConfig(vocab_size=50, max_position_embeddings=40, **SIZES)
-    encoder = BertModel(bert)
-    sequence, token = fastmux.TMuxForSequenceClassification, fastmux.TMuxForTokenClassification
-    for name, kind in (("bert", BertConfig), ("roberta", RobertaConfig), ("electra", ElectraConfig)):
-        own = kind(vocab_size=50, max_position_embeddings=40, num_labels=3, **SIZES)
-        yield name, AutoModelForSequenceClassification.from_config(own)
-    for demultiplexer in ("unbind", "index", "key"):
-        yield demultiplexer, sequence.from_backbone(bert, 4, demultiplexer=demultiplexer, num_labels=3)
-        yield f"{demultiplexer}, tokens", token.from_backbone(bert, 4, demultiplexer=demultiplexer, num_labels=3)
-    for join in ("rows", "positions", "pooled", "feed_forward"):
-        plain = AutoModelForSequenceClassification.from_config(bert)
-        yield f"joined {join}", fastmux.JoinedForSequenceClassification.from_backbone(plain, 2, join=join)
-    yield "embeds", EmbeddingModel(encoder, EmbeddingConfig("mean"))
+def _bert(kind=BertConfig, **options):
+    return kind(vocab_size=50, max_position_embeddings=40, **SIZES, **options)
 
 
-NAMES = [name for name, _ in kinds()]
+def _plain(kind):
+    return AutoModelForSequenceClassification.from_config(_bert(kind, num_labels=3))
 
 
-@pytest.fixture(params=NAMES)
+def _tmux(made, demultiplexer):
+    return made.from_backbone(_bert(), 4, demultiplexer=demultiplexer, num_labels=3)
+
+
+def _joined(join):
+    return fastmux.JoinedForSequenceClassification.from_backbone(_plain(BertConfig), 2, join=join)
+
+
+#: What makes each kind of model, by name; where the caller's device is.
+KINDS = {name: partial(_plain, kind) for name, kind in (("bert", BertConfig), ("roberta", RobertaConfig))}
+KINDS["electra"] = partial(_plain, ElectraConfig)
+for demultiplexer in ("unbind", "index", "key"):
+    KINDS[demultiplexer] = partial(_tmux, fastmux.TMuxForSequenceClassification, demultiplexer)
+    KINDS[f"{demultiplexer}, tokens"] = partial(_tmux, fastmux.TMuxForTokenClassification, demultiplexer)
+for join in ("rows", "positions", "pooled", "feed_forward"):
+    KINDS[f"joined {join}"] = partial(_joined, join)
+KINDS["embeds"] = lambda: EmbeddingModel(BertModel(_bert()), EmbeddingConfig("mean"))
+
+
+@pytest.fixture(params=KINDS)
 def name(request):
     return request.param
 
@@ -81,7 +90,7 @@ def batch(padded: bool) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("padded", [False, True])
 def test_no_value_is_read_and_nothing_is_copied(name, padded, monkeypatch):
     with torch.device("meta"):
-        model = dict(kinds())[name].eval()
+        model = KINDS[name]().eval()
     runtime, watch = TorchRuntime(model, 0, takes_types=False), Copies()
     called = model.forward
 
@@ -101,7 +110,7 @@ def test_no_value_is_read_and_nothing_is_copied(name, padded, monkeypatch):
 
 def test_a_look_at_a_mask_would_be_seen():
     with torch.device("meta"):
-        model = dict(kinds())["bert"].eval()
+        model = KINDS["bert"]().eval()
         given = {"input_ids": torch.ones(2, 5, dtype=torch.long), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
     with pytest.raises(RuntimeError, match="meta"):
         model(**given)
@@ -109,7 +118,7 @@ def test_a_look_at_a_mask_would_be_seen():
 
 def test_answers_are_those_of_masks_that_are_looked_at(name, monkeypatch):
     torch.manual_seed(0)
-    model = dict(kinds())[name].double().eval()
+    model = KINDS[name]().double().eval()
     runtime = TorchRuntime(model, 0, takes_types=False)
     draw = np.random.default_rng(0)
     for padded in (False, True):
