@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
-import itertools
 import os
 import platform
 import re
@@ -28,8 +27,6 @@ examples:
   fastmux env
   fastmux env my-model --text reviews.txt      # which runtime and precision is the fastest on these rows"""
 
-#: The rows of ``--text`` that are read, at most.
-_ROWS = 2000
 #: The distributions of every installation, and those of extras by their purpose.
 _ALWAYS = (
     "torch",
@@ -95,7 +92,7 @@ def _timed(options: argparse.Namespace) -> str:
     from fastmux.embedding.loading import embeds
     from fastmux.labelling.labeller import Labeller
 
-    texts: Any = list(itertools.islice(text_rows(options), _ROWS)) if options.text else None
+    texts: Any = list(text_rows(options)) if options.text else None
     if embeds(options.model):
         loaded: Any = Embedder(options.model, runtime="auto", texts=texts)
     else:

@@ -26,7 +26,7 @@ from fastmux.labelling.tokenized_model import check_tokenizer, room_of
 from fastmux.models.encoders import drop_pooler
 from fastmux.models.exporting import any_groups
 from fastmux.models.loading import read_pretrained, read_tokenizer
-from fastmux.passes.masks import unasked
+from fastmux.passes.masks import unasked_by
 
 
 class EmbeddingModel(nn.Module):
@@ -108,9 +108,7 @@ class EmbeddingModel(nn.Module):
             prompt_length: So many first tokens of each row are a prompt's; the model's ``prompt_length`` if None. They
                 are left out of the pooling where the config does not include them.
         """
-        plain = type(self.encoder).__module__.startswith("transformers.")  # ours decide on their own masks
-        mask = unasked(attention_mask, self.config) if plain else attention_mask
-        given = {"attention_mask": mask, "token_type_ids": token_type_ids}
+        given = {"attention_mask": unasked_by(self.encoder, attention_mask), "token_type_ids": token_type_ids}
         states = self.encoder(input_ids, **{name: t for name, t in given.items() if t is not None}, return_dict=True)
         length = self.prompt_length if prompt_length is None else prompt_length
         return self.vectors(states.last_hidden_state, attention_mask, length)

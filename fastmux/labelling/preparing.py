@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,18 +87,22 @@ class Preparation:
 
     def _kept(self, raw: RawShard, cache: TokenCache, start: float) -> PreparedShard:
         """A shard whose tokens are kept, or are from now on."""
-        encoder = self.tokenizer
-        how = [encoder.tokenizer, encoder.max_length, encoder.truncation, encoder.words, encoder.types, encoder.side]
-        how += [encoder.prompt, self.kind, self.columns, self.names, self.words, VERSION]
-        key = digest_of([raw.digest, how])
+        key = digest_of([raw.digest, self._how])
         if (found := cache.kept(key)) is None:
             heads, found = self._of_text(raw)
             cache.keep(key, found)
+        elif self.kind == "table":
+            heads = self._heads_of(raw.table)
         else:
-            heads = (
-                None if self.writer.keeps else (self._of_table if self.kind == "table" else self._of_lines)(raw.rows)[2]
-            )
+            heads = None if self.writer.keeps else self._of_lines(raw.rows)[2]
         return PreparedShard(heads, **vars(found), seconds=time.perf_counter() - start)
+
+    @cached_property
+    def _how(self) -> str:
+        """A digest of all that a shard's tokens depend on beside its rows; tokenizers are long."""
+        encoder = self.tokenizer
+        how = [encoder.tokenizer, encoder.max_length, encoder.truncation, encoder.words, encoder.types, encoder.side]
+        return digest_of([*how, encoder.prompt, self.kind, self.columns, self.names, self.words, VERSION])
 
     def _of_text(self, raw: RawShard) -> tuple[Heads | None, Kept]:
         """The heads of a shard, and what else is known of it once its text is tokenised."""
@@ -136,7 +141,7 @@ class Preparation:
         table: Any = raw.rows
         if self.kind == "table":
             columns = self._columns(table)
-            heads = None if self.writer.keeps else self.writer.heads_of_table(table)
+            heads = self._heads_of(table)
         else:
             fields, unread, heads = self._of_lines(table)
             rows = [field if isinstance(field, tuple) else (field,) * len(self.names) for field in fields]
@@ -175,9 +180,11 @@ class Preparation:
         return fields, unread, heads
 
     def _of_table(self, table: pyarrow.Table) -> tuple[list, set[int], Heads | None]:
-        heads = None if self.writer.keeps else self.writer.heads_of_table(table)
         values = [column_values(column) for column in self._columns(table)]
-        return values[0] if len(values) == 1 else list(zip(*values, strict=True)), set(), heads
+        return values[0] if len(values) == 1 else list(zip(*values, strict=True)), set(), self._heads_of(table)
+
+    def _heads_of(self, table: pyarrow.Table) -> Heads | None:
+        return None if self.writer.keeps else self.writer.heads_of_table(table)
 
     def _columns(self, table: pyarrow.Table) -> list[pyarrow.ChunkedArray]:
         """The columns that are labelled, of a table that `needed` may have cut to them."""

@@ -56,9 +56,8 @@ class RowTokenizer:
 
     @cached_property
     def largest_id(self) -> int:
-        """The largest token id that there is."""
-        rust = Tokenizer.from_str(self.tokenizer) if isinstance(self.tokenizer, str) else self.tokenizer
-        return max(rust.get_vocab().values())
+        """The largest token id that there is; the tokenizer is started."""
+        return max((self.tokenizer if self._rust is None else self._rust).get_vocab().values())
 
     def encode(self, inputs: Sequence[Input]) -> tuple[Tokens, np.ndarray]:
         """The tokens of rows; and (rows,) bool, which of them were cut."""

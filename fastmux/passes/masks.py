@@ -34,6 +34,11 @@ def looks_are_free(mask: Tensor) -> bool:
     return mask.device.type == "cpu"
 
 
+def unasked_by(model: Any, mask: Tensor | None) -> Tensor | None:
+    """A mask (B, L) for a model: `unasked` for one of transformers, as it is for one of ours, which sees to it."""
+    return unasked(mask, model.config) if type(model).__module__.startswith("transformers.") else mask
+
+
 def unasked(mask: Tensor | None, config: Any) -> Tensor | None:
     """A mask (B, L) for an encoder of transformers, in a form that it takes as it is.
 

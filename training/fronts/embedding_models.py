@@ -24,7 +24,7 @@ from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.neighbours import nearest, same_neighbours
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
-from fastmux.training.fronts.embedding_scores import Figures, Scoring, unlabelled
+from fastmux.training.fronts.embedding_scores import Figures, Scoring, cosines, unlabelled
 from fastmux.training.fronts.static_model import static_model
 from fastmux.training.fronts.students import Students
 
@@ -144,33 +144,29 @@ class EmbeddingModels:
         "forward"."""
         calls: dict[str, Callable[[], object]] = {name: one.timed for name, one in contestants.items()}
         calls[_FORWARD] = partial(plain_forward, self.original, self.tokenizer, self.rate_tokens)
-        figures, cosines, shares, own = {}, {}, {}, []
+        figures, near, shares, own = {}, {}, {}, []
         for name, contestant in contestants.items():
             print(f"== {name}: scores", flush=True)
             vectors = [
                 [
                     contestant.embed(texts, prompt)
-                    for texts, prompt in zip(self._texts(scoring), self.prompts, strict=True)
+                    for texts, prompt in zip((scoring.queries, scoring.documents), self.prompts, strict=True)
                 ]
                 for scoring in self.scorings
             ]
             figures[name] = [scoring.figures(*both) for scoring, both in zip(self.scorings, vectors, strict=True)]
             flat = [one for both in vectors for one in both if len(one)]
             own = own or flat
-            cosines[name] = _mean_cosine(flat, own)
+            near[name] = _mean_cosine(flat, own)
             neighbours = [nearest(np.concatenate(one)[self.compared]) for one in (flat, own)]
             shares[name] = float(same_neighbours(*neighbours).mean())
         print(f"== speed of {len(calls)} in turns", flush=True)
         speeds = rates(calls, len(self.rate_texts), clock=self.options.clock)
         self.forward = speeds.pop(_FORWARD).rows_per_second
         return {
-            name: Measured(contestants[name], figures[name], cosines[name], shares[name], speeds[name].rows_per_second)
+            name: Measured(contestants[name], figures[name], near[name], shares[name], speeds[name].rows_per_second)
             for name in contestants
         }
-
-    @staticmethod
-    def _texts(scoring: Scoring) -> tuple[list[str], list[str]]:
-        return scoring.queries, scoring.documents
 
     def _contestant(self, model: EmbeddingModel, **more) -> Contestant:
         parameters = sum(p.numel() for p in model.parameters())
@@ -201,6 +197,4 @@ class EmbeddingModels:
 def _mean_cosine(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float | None:
     if ours[0].shape[1] != theirs[0].shape[1]:
         return None
-    lengths = [np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) for a, b in zip(ours, theirs, strict=True)]
-    found = [(a * b).sum(1) / np.maximum(c, 1e-12) for a, b, c in zip(ours, theirs, lengths, strict=True)]
-    return float(np.concatenate(found).mean())
+    return float(np.concatenate([cosines(a, b) for a, b in zip(ours, theirs, strict=True)]).mean())

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from fastmux.searching.neighbours import directions
 from fastmux.training.run_result import Difference
 from fastmux.training.tasks.glue import QnliTask, QqpTask, Sst2Task
 from fastmux.training.tasks.readers import find_files
@@ -113,7 +114,7 @@ class Similarity(Scoring):
         return rows
 
     def figures(self, queries: np.ndarray, documents: np.ndarray) -> list[Figures]:
-        rows = np.stack([_cosines(queries[::2], queries[1::2]), self.said], 1)
+        rows = np.stack([cosines(queries[::2], queries[1::2]), self.said], 1)
         return [Figures(rows, lambda rows: spearmanr(rows[:, 0], rows[:, 1]).statistic)]
 
 
@@ -136,13 +137,13 @@ class Search(Scoring):
         self.others = [*data.train["text"], *data.train["text_pair"]]
 
     def figures(self, queries: np.ndarray, documents: np.ndarray) -> list[Figures]:
-        queries, documents = _unit(queries), _unit(documents)
+        queries, documents = directions(queries), directions(documents)
         ranks = np.empty(len(queries))
         for begin in range(0, len(queries), 1024):
             some = slice(begin, begin + 1024)
-            cosines = queries[some] @ documents.T
-            own = cosines[np.arange(len(cosines)), self.answers[some]]
-            ranks[some] = (cosines > own[:, None]).sum(1) + 1
+            near = queries[some] @ documents.T
+            own = near[np.arange(len(near)), self.answers[some]]
+            ranks[some] = (near > own[:, None]).sum(1) + 1
         found = ranks <= TOP
         # With one right document, the ideal gain is 1.
         return [Figures(np.where(found, gain, 0.0), np.mean) for gain in (1 / np.log2(1 + ranks), 1 / ranks)]
@@ -161,7 +162,7 @@ class Duplicates(Scoring):
         self.others = [*data.train["text"], *data.train["text_pair"]]
 
     def figures(self, queries: np.ndarray, documents: np.ndarray) -> list[Figures]:
-        rows = np.stack([self.same, _cosines(queries[::2], queries[1::2])], 1)
+        rows = np.stack([self.same, cosines(queries[::2], queries[1::2])], 1)
         return [Figures(rows, lambda rows: average_precision_score(rows[:, 0], rows[:, 1]))]
 
 
@@ -181,7 +182,7 @@ class Probe(Scoring):
         self.others = [data.train["text"][int(k)] for k in order[PROBE_ROWS : 4 * PROBE_ROWS]]
 
     def figures(self, queries: np.ndarray, documents: np.ndarray) -> list[Figures]:
-        vectors = _unit(queries) * np.sqrt(queries.shape[1])
+        vectors = directions(queries) * np.sqrt(queries.shape[1])
         probe = LogisticRegression(max_iter=1000).fit(vectors[: self.learnt], self.labels[: self.learnt])
         right = probe.predict(vectors[self.learnt :]) == self.labels[self.learnt :]
         return [Figures(right.astype(float), np.mean)]
@@ -197,10 +198,6 @@ def unlabelled(scorings: Sequence[Scoring], further: Sequence[str] = ()) -> list
     return [text for text in texts if text.strip() and text not in held]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    return (_unit(ours) * _unit(theirs)).sum(1)
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The cosine of each row's vectors, (rows, D) twice -> (rows)."""
+    return (directions(ours) * directions(theirs)).sum(1)

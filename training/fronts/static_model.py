@@ -23,6 +23,8 @@ def static_model(folder: str) -> Callable[[Sequence[str], str], np.ndarray]:
 
     def embed(texts: Sequence[str], prompt: str) -> np.ndarray:
         # A max_length of its own would cut characters before it cuts tokens.
-        return model.encode(list(texts), max_length=None, use_multiprocessing=False) if texts else np.zeros((0, 1))
+        if not texts:
+            return np.zeros((0, 1), np.float32)
+        return model.encode(list(texts), max_length=None, use_multiprocessing=False).astype(np.float32)
 
     return embed

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.functional import fixed_weights
-from fastmux.passes.masks import right_padded, unasked
+from fastmux.passes.masks import right_padded, unasked_by
 from fastmux.passes.plan import Layout
 from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.tokens import Tokens
@@ -37,7 +37,6 @@ class TorchRuntime:
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
         kind = type(model).__name__
         config: Any = model.config
-        self._config = config
         embeds = hasattr(model, "vector_size")
         headless = not embeds and not kind.endswith("Classification")
         self.per_token = headless or kind.endswith("ForTokenClassification")
@@ -62,9 +61,9 @@ class TorchRuntime:
         if device.type != "cpu" and inputs["attention_mask"].all():
             # Without a mask attention has a faster kernel, and whether one is needed is known here, before the copy.
             inputs = {name: array for name, array in inputs.items() if name != "attention_mask"}
-        given, config = self._given(inputs), self._config
-        if type(self.model).__module__.startswith("transformers."):  # our own models see to it themselves
-            given = {name: unasked(t, config) if name == "attention_mask" else t for name, t in given.items()}
+        given = self._given(inputs)
+        if (mask := given.get("attention_mask")) is not None:
+            given["attention_mask"] = unasked_by(self.model, mask)
         with right_padded():
             logits = _answers(self.model(**given))
         logits = logits if logits.dtype == torch.float64 else logits.float()
