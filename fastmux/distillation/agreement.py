@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.distillation.teacher import captured_states, logits_of, padded
+from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.models.problems import PROBLEMS, Regression, SingleLabel, TokenLabels, Vectors, problem_of
 from fastmux.passes.cascade import agrees
 
@@ -39,6 +40,8 @@ class Agreement:
         vectors: For a model that embeds, the mean cosine of its vectors with the original's.
         similarities: For a model that embeds, the Spearman correlation of the cosines between rows, all pairs of them,
             with those between the original's.
+        neighbours: For a model that embeds, the share of each row's ten nearest neighbours among these rows that are
+            those of the original's vectors; None of ten rows or fewer.
         cosine: The mean cosine of the hidden states with the original's, at the positions that the head reads.
         groupings: The number of groupings.
         rows: The number of rows.
@@ -52,6 +55,7 @@ class Agreement:
     r2_std: float | None
     vectors: float | None
     similarities: float | None
+    neighbours: float | None
     cosine: float
     groupings: int
     rows: int
@@ -70,6 +74,8 @@ class Agreement:
             if self.vectors is not None:
                 found["cosine of vectors"] = f"{self.vectors:.4f}"
                 found["rank correlation of similarities"] = f"{self.similarities:.4f}"
+            if self.neighbours is not None:
+                found["same nearest neighbours"] = f"{self.neighbours:.4f}"
         return found | {"cosine of states": f"{self.cosine:.4f}"}
 
 
@@ -89,7 +95,8 @@ def measure_agreement(
 ) -> Agreement:
     """Compare two models in eval mode on ``rows``, in `groupings_of` random orders; ``on_rows`` is called with the
     number of rows after each batch."""
-    figures: dict[str, list[float]] = {name: [] for name in ("labels", "kl", "r2", "vectors", "similarities", "cosine")}
+    measured = ("labels", "kl", "r2", "vectors", "similarities", "neighbours", "cosine")
+    figures: dict[str, list[float]] = {figure: [] for figure in measured}
     name = None
     groupings = groupings_of(num_instances)
     for grouping in range(groupings):
@@ -123,6 +130,7 @@ def measure_agreement(
         r2_std=std["r2"],
         vectors=mean["vectors"],
         similarities=mean["similarities"],
+        neighbours=mean["neighbours"],
         cosine=mean["cosine"],
         groupings=groupings,
         rows=len(rows),
@@ -146,8 +154,11 @@ def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
     if isinstance(problem, Regression):
         return {"r2": problem.r2(said, wanted)}
     if isinstance(problem, Vectors):
-        cosine, similarities = compare_vectors(said.cpu().numpy(), wanted.cpu().numpy())
-        return {"vectors": cosine, "similarities": similarities}
+        vectors = said.cpu().numpy(), wanted.cpu().numpy()
+        cosine, similarities = compare_vectors(*vectors)
+        near = [nearest(one) for one in vectors] if len(said) > NEIGHBOURS else []
+        shares = {"neighbours": float(same_neighbours(*near).mean())} if near else {}
+        return {"vectors": cosine, "similarities": similarities, **shares}
     kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
     same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
     # No divergence is below 0, but its rounded sum may be.

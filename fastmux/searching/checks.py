@@ -20,7 +20,7 @@ from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
 from fastmux.searching.forms import FLOAT32, INT8, why_not_exported
 from fastmux.searching.measure import Part
-from fastmux.searching.neighbours import NEIGHBOURS, directions
+from fastmux.embedding.neighbours import NEIGHBOURS, directions
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.settings import SearchSettings
 from fastmux.searching.shares import word_places

@@ -18,7 +18,7 @@ from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL, Form
 from fastmux.searching.need import Need
-from fastmux.searching.neighbours import NEIGHBOURS, nearest, same_neighbours
+from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.searching.points import Point
 from fastmux.searching.shares import Share, rows_of_words, same_labels
 

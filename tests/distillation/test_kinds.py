@@ -184,7 +184,7 @@ def test_a_spread_is_said_where_there_are_several_groupings(join, groupings, mak
 
 
 def test_figures_are_named_by_what_they_are():
-    names = ("problem", "labels", "labels_std", "kl", "r2", "r2_std", "vectors", "similarities")
+    names = ("problem", "labels", "labels_std", "kl", "r2", "r2_std", "vectors", "similarities", "neighbours")
     none = dict.fromkeys(names)
     assert Agreement(**none, cosine=0.5, groupings=1, rows=4).figures() == {"cosine of states": "0.5000"}
     several = {**none, "problem": "multi_label_classification", "labels": 0.66, "labels_std": 0.01, "kl": 0.2}
@@ -193,10 +193,11 @@ def test_figures_are_named_by_what_they_are():
         "KL divergence of the labels' sigmoids, nats a row": "0.2000",
         "cosine of states": "1.0000",
     }
-    embeds = {**none, "problem": "embedding", "vectors": 0.9, "similarities": 0.8}
+    embeds = {**none, "problem": "embedding", "vectors": 0.9, "similarities": 0.8, "neighbours": 0.7}
     assert list(Agreement(**embeds, cosine=1.0, groupings=1, rows=4).figures()) == [
         "cosine of vectors",
         "rank correlation of similarities",
+        "same nearest neighbours",
         "cosine of states",
     ]
 

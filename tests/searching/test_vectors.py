@@ -18,7 +18,7 @@ from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.floor import measure_vector_floor
 from fastmux.searching.measure import Part
-from fastmux.searching.neighbours import NEIGHBOURS, nearest, same_neighbours
+from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.search import search
 from fastmux.searching.shares import Share

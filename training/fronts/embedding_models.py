@@ -22,7 +22,7 @@ from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
-from fastmux.searching.neighbours import nearest, same_neighbours
+from fastmux.embedding.neighbours import nearest, same_neighbours
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.embedding_scores import Figures, Scoring, cosines, unlabelled
 from fastmux.training.fronts.static_model import static_model

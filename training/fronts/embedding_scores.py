@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from fastmux.searching.neighbours import directions
+from fastmux.embedding.neighbours import directions
 from fastmux.training.run_result import Difference
 from fastmux.training.tasks.glue import QnliTask, QqpTask, Sst2Task
 from fastmux.training.tasks.readers import find_files

@@ -14,7 +14,7 @@ def nearest(vectors: np.ndarray, count: int = NEIGHBOURS) -> np.ndarray:
 
     Example:
         >>> import numpy as np
-        >>> from fastmux.searching.neighbours import nearest
+        >>> from fastmux.embedding.neighbours import nearest
         >>> nearest(np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 3.0], [0.1, 1.0]]), 1).ravel().tolist()
         [1, 0, 3, 2]
     """
