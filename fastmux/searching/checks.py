@@ -15,12 +15,12 @@ from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import teacher_bytes
 from fastmux.embedding.loading import embeds
 from fastmux.embedding.model import EmbeddingModel
+from fastmux.embedding.neighbours import NEIGHBOURS, directions
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
 from fastmux.searching.forms import FLOAT32, INT8, why_not_exported
 from fastmux.searching.measure import Part
-from fastmux.embedding.neighbours import NEIGHBOURS, directions
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.settings import SearchSettings
 from fastmux.searching.shares import word_places

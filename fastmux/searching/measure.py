@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
 from fastmux.distillation.agreement import compare_vectors
+from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.passes.engine import Answered, Engine
 from fastmux.passes.runtimes import EMBEDDING
@@ -18,7 +19,6 @@ from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL, Form
 from fastmux.searching.need import Need
-from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.searching.points import Point
 from fastmux.searching.shares import Share, rows_of_words, same_labels
 

@@ -13,12 +13,12 @@ from sentence_transformers import SentenceTransformer
 import fastmux
 from fastmux.cli.main import main
 from fastmux.embedding.folder import read_embedding_config
+from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.passes.runtimes import EMBEDDING
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.floor import measure_vector_floor
 from fastmux.searching.measure import Part
-from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.search import search
 from fastmux.searching.shares import Share

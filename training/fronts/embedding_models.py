@@ -15,6 +15,7 @@ from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.texts import read_texts, tokenize, with_prompt
 from fastmux.embedding.exported import ExportedVectorizer
 from fastmux.embedding.model import EmbeddingModel, load_embedding_model
+from fastmux.embedding.neighbours import nearest, same_neighbours
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.exporting.export import export
 from fastmux.files import remove
@@ -22,7 +23,6 @@ from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
-from fastmux.embedding.neighbours import nearest, same_neighbours
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.embedding_scores import Figures, Scoring, cosines, unlabelled
 from fastmux.training.fronts.static_model import static_model
