@@ -36,13 +36,14 @@ from transformers.utils import logging
 
 import fastmux
 from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive, table
+from bench.record import finish, options_of, positive
 from bench.timing import turn_by_turn
 from bench.workload import some
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import write_json
 from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.labelling.placement import Placement
+from fastmux.training.formatting import table
 
 _CPU = torch.device("cpu")
 #: Data set -> its file.

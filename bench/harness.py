@@ -19,9 +19,9 @@ from torch import Tensor
 
 import fastmux
 from bench.machine import DATASHEET
-from bench.record import table
 from bench.timing import DEVICE, copy_bandwidth, in_turns, input_sets, peak_bytes, quartiles
 from fastmux import testing
+from fastmux.training.formatting import table
 
 Sizes = dict[str, int]
 Inputs = dict[str, Tensor]

@@ -28,8 +28,9 @@ import transformers
 
 import fastmux
 from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, table
+from bench.record import finish, options_of
 from fastmux.lines import read_lines
+from fastmux.training.formatting import table
 
 _PRECISIONS = ("float32", "int8")
 

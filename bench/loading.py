@@ -25,8 +25,9 @@ from transformers import AutoModel, BertConfig, BertModel
 
 import fastmux
 from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive, table
+from bench.record import finish, options_of, positive
 from bench.timing import turn_by_turn
+from fastmux.training.formatting import table
 
 IMPORTS = {
     "import transformers": "import transformers",

@@ -33,9 +33,10 @@ if not __package__:
 
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive, table
+from bench.record import finish, positive
 from bench.timing import peak_bytes
 from fastmux.files import write_json
+from fastmux.training.formatting import table
 
 NUM_LABELS = 12
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.clients import REFUSALS, Clients
-from bench.record import table
 from bench.served import LEFT, Server, percentiles
+from fastmux.training.formatting import table
 
 #: The share of the requests that a server lets in at a time, of clients that look for its capacity: beside it there is
 #: room for those whose answer is on its way.

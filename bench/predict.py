@@ -44,7 +44,7 @@ from transformers import PreTrainedModel, pipeline
 import fastmux
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive, table
+from bench.record import finish, positive
 from bench.timing import turn_by_turn
 from bench.workload import TASKS, some, texts_of
 from fastmux.files import write_json
@@ -53,6 +53,7 @@ from fastmux.labelling.devices import torch_placement
 from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.passes.engine import Engine
 from fastmux.passes.tokens import Tokens
+from fastmux.training.formatting import table
 
 #: A function that answers all rows of a text, and returns at least ``rows_per_second``.
 Run = Callable[[], dict]

@@ -1,16 +1,12 @@
-"""What programs of bench/ share: their first options, the file that they write, and tables of what is in it."""
+"""What programs of bench/ share: their first options, and the file that they write."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fastmux.files import write_json
-from fastmux.training.formatting import markdown
-
-#: A cell of a table: a format string for the values of a row, or a function that writes the cell.
-Cell = str | Callable[[dict], str]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -47,30 +43,3 @@ def finish(result: dict, section: Callable[[dict], Iterator[str]], output: Path 
     if output:
         write_json(output, result)
     print("\n" + "\n\n".join(section(result)) + (f"\n\nwritten to {output}" if output else ""), flush=True)
-
-
-def table(rows: Iterable[Mapping], columns: Mapping[str, Cell]) -> str:
-    """A table with a line for each row.
-
-    Args:
-        rows: What was recorded, one mapping a line.
-        columns: For each heading, the cell below it. A cell is a dash if a value that it shows is missing or None.
-
-    Example:
-        >>> from bench.record import table
-        >>> print(table([{"name": "index", "ratio": 2.0}, {"name": "key"}], {"": "`{name}`", "x plain": "{ratio:.2f}"}))
-        |  | x plain |
-        | --- | ---: |
-        | `index` | 2.00 |
-        | `key` | - |
-    """
-
-    def written(cell: Cell, row: Mapping) -> str:
-        if not isinstance(cell, str):
-            return cell(row)
-        try:
-            return cell.format_map(row)
-        except (KeyError, TypeError):  # None has no format
-            return "-"
-
-    return markdown(list(columns), [[written(cell, row) for cell in columns.values()] for row in rows])

@@ -46,7 +46,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 import fastmux
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive, table
+from bench.record import finish, positive
 from bench.runtime_peers import PEERS, WAYS, dynamic, floors, peers
 from bench.timing import turn_by_turn
 from bench.workload import stored_tokenizer
@@ -58,6 +58,7 @@ from fastmux.passes.runtimes import Runtime
 from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
+from fastmux.training.formatting import table
 
 _PLAIN, _BY_ROW = "plain", "ONNX Runtime int8 by row"
 #: Rows to measure, and rows to train on what is no encoder.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.record import table
 from fastmux.searching.kinds import KINDS
+from fastmux.training.formatting import table
 
 
 def section(result: dict) -> Iterator[str]:

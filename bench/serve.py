@@ -39,11 +39,12 @@ import transformers
 from bench import open_load, workload
 from bench.clients import Clients
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive, table
+from bench.record import finish, positive
 from bench.served import LEFT, Server, latencies, percentiles, server
 from bench.workload import stored_tokenizer, texts_of
 from fastmux.embedding.loading import embeds
 from fastmux.files import write_json
+from fastmux.training.formatting import table
 
 #: The sum of the shares to which groups were filled so far, and the number of groups.
 _FILLED = {"shares": "fastmux_group_fill_sum", "groups": "fastmux_group_fill_count"}

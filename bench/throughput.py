@@ -51,13 +51,14 @@ if not __package__:
 
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive, table
+from bench.record import finish, positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.timing import quartiles
 from bench.workload import TASKS
 from fastmux.files import write_json
 from fastmux.functional import fixed_weights
 from fastmux.passes.timer import CLOCKS
+from fastmux.training.formatting import table
 
 MANY = {"nargs": "+", "type": positive}
 #: Options whose defaults are others on a GPU: their kind, help, and default on a CPU and on a GPU.

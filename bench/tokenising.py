@@ -30,7 +30,7 @@ import pyarrow.parquet
 import torch
 
 from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive, table
+from bench.record import finish, options_of, positive
 from bench.timing import turn_by_turn
 from bench.workload import some, stored_tokenizer, texts_of
 from fastmux.labelling.ahead import Ahead
@@ -40,6 +40,7 @@ from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.labelling.token_cache import TokenCache
 from fastmux.tables.opening import Source, open_source
 from fastmux.tables.writers import WRITERS
+from fastmux.training.formatting import table
 
 _LENGTH, _SHARD = 512, 2048
 

@@ -48,10 +48,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
 from bench.ops import listed
-from bench.record import options_of, table
+from bench.record import options_of
 from bench.timing import do_bench, input_sets
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
+from fastmux.training.formatting import table
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")

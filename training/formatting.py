@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
+#: A cell of a table: a format string for the values of a row, or a function that writes the cell.
+Cell = str | Callable[[Mapping], str]
+
 
 def number(value: float | None, sign: str = "") -> str:
     """A score, or a difference with ``sign`` "+". Small numbers have four digits, large ones none; None is a dash."""
@@ -23,6 +28,33 @@ def score(found: dict | None) -> str:
 def interval(mean: float, low: float, high: float) -> str:
     """A difference with the ends of its interval."""
     return f"{number(mean, '+')} ({number(low, '+')} to {number(high, '+')})"
+
+
+def table(rows: Iterable[Mapping], columns: Mapping[str, Cell]) -> str:
+    """A table with a line for each row.
+
+    Args:
+        rows: What was recorded, one mapping a line.
+        columns: For each heading, the cell below it. A cell is a dash if a value that it shows is missing or None.
+
+    Example:
+        >>> from fastmux.training.formatting import table
+        >>> print(table([{"name": "index", "ratio": 2.0}, {"name": "key"}], {"": "`{name}`", "x plain": "{ratio:.2f}"}))
+        |  | x plain |
+        | --- | ---: |
+        | `index` | 2.00 |
+        | `key` | - |
+    """
+
+    def written(cell: Cell, row: Mapping) -> str:
+        if not isinstance(cell, str):
+            return cell(row)
+        try:
+            return cell.format_map(row)
+        except (KeyError, TypeError):  # None has no format
+            return "-"
+
+    return markdown(list(columns), [[written(cell, row) for cell in columns.values()] for row in rows])
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -34,7 +34,8 @@ def documented(**words: Iterable[str]) -> Callable[[type], type]:
 
     def document(kind: Any) -> type:
         said, named = descriptions(kind), {name: ", ".join(own) for name, own in words.items()}
-        kind.allowed = {own.name: own.metadata["allowed"] for own in fields(kind) if "allowed" in own.metadata}
+        inherited = getattr(kind, "allowed", {})
+        kind.allowed = inherited | {f.name: f.metadata["allowed"] for f in fields(kind) if "allowed" in f.metadata}
         for own in fields(kind):
             more = {key: value for key, value in own.metadata.items() if key != "allowed"}
             if isinstance(allowed := kind.allowed.get(own.name), OneOf):

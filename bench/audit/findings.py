@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.machine import DATASHEET
-from bench.record import table
+from fastmux.training.formatting import table
 
 
 @dataclass

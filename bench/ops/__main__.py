@@ -26,10 +26,11 @@ from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.ops.listed import OPS
 from bench.processes import GRACE, ROOT, environment, run
-from bench.record import finish, options_of, table
+from bench.record import finish, options_of
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json
 from fastmux.passes.timer import CLOCKS
+from fastmux.training.formatting import table
 
 TESTS = Path("bench", "ops")
 #: The microseconds of these are recorded beside an implementation's own.

@@ -172,7 +172,8 @@ def test_the_files_that_come_along_suit_six_layers(name):
 
 
 def point(name: str, score: float, rate: float, multiplexed: bool = False) -> Point:
-    return Point(name, multiplexed, False, Score.of([score]), 1.0, rate, rate, rate, parameters=1)
+    speeds = dict.fromkeys(("rows_per_second", "speed_up", "speed_up_forward"), rate)
+    return Point(name=name, multiplexed=multiplexed, score=Score.of([score]), agreement=1.0, parameters=1, **speeds)
 
 
 def test_the_front_is_what_no_other_beats():

@@ -73,11 +73,6 @@ class Candidate:
     def multiplexed(self) -> bool:
         return self.num_instances > 1
 
-    @property
-    def has_seeds(self) -> bool:
-        """Whether it is another model with another seed."""
-        return self.folder is None and self.learn == "distilled"
-
     def make(self, source: PreTrainedModel, kind: str) -> PreTrainedModel:
         """The candidate before it learns: layers of ``source``, a trained model or one with a new head; drawn anew in
         another width."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,49 +30,82 @@ class Contestant:
 
     Attributes:
         engines: What runs it; several of the same structure, from several seeds. Speed and cascade are the first one's.
-        parameters: Of the model.
+        parameters: Of the model; None of one that was not trained here.
         multiplexed: Rows or positions share a pass.
         cascade: It is to be measured with the original behind it, too.
-        seconds: Of its training, as far as this process knows.
+        seconds: Of its training, as far as its folder knows.
+        precision: "float32" or "int8".
+        embed: In place of engines, what makes vectors (texts, D) of texts.
     """
 
     engines: list[Engine]
-    parameters: int
+    parameters: int | None = None
     multiplexed: bool = False
     cascade: bool = False
     seconds: float | None = None
+    precision: str = "float32"
+    embed: Callable[[Sequence[str]], np.ndarray] | None = None
 
 
-@dataclass(frozen=True)
-class Point:
-    """A point of the front.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What every front knows of a model.
 
     Attributes:
         name: Of the model.
-        multiplexed: It is a T-MUX, alone or in front of the original.
-        cascade: The original stands behind it.
-        score: Over the groupings; of several seeds, each one's mean.
-        agreement: The share of rows with the original's label (with all its labels, of tokens and where there may be
-            several), over the groupings; None of a regression.
+        multiplexed: It is a T-MUX, or one whose positions share a pass; alone or in front of the original.
         rows_per_second: Through the engine, in turns with all others.
         speed_up: Over the original through the same engine.
         speed_up_forward: Over the original as Hugging Face alone runs it: `fastmux.distillation.speed.plain_forward`.
-        fallback: The share of the rows that a cascade sends on.
         parameters: Of the model that was trained.
         seconds: Of its training.
     """
 
     name: str
-    multiplexed: bool
-    cascade: bool
-    score: Score
-    agreement: float | None
+    multiplexed: bool = False
     rows_per_second: float
     speed_up: float
     speed_up_forward: float
-    fallback: float | None = None
     parameters: int | None = None
     seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(Measured):
+    """A point of the front of a task.
+
+    Attributes:
+        cascade: The original stands behind it.
+        score: Over the groupings; of several seeds, each one's mean.
+        agreement: The share of rows with the original's label (with all its labels, of tokens and where there may be
+            several), over the groupings; None of a regression.
+        fallback: The share of the rows that a cascade sends on.
+    """
+
+    cascade: bool = False
+    score: Score
+    agreement: float | None
+    fallback: float | None = None
+
+
+def speeds(
+    calls: Mapping[str, Callable[[], object]], forward: Callable[[], object], rows: int, clock: str
+) -> dict[str, dict[str, float]]:
+    """The speeds of `Measured` of all models by name, in turns.
+
+    Args:
+        calls: What answers all rows, by the model's name; the original is among them.
+        forward: Runs them through the original as Hugging Face alone does.
+    """
+    print(f"== speed of {1 + len(calls)} in turns", flush=True)
+    found = {
+        name: rate.rows_per_second for name, rate in rates({**calls, _FORWARD: forward}, rows, clock=clock).items()
+    }
+    original, plain = found[ORIGINAL], found.pop(_FORWARD)
+    return {
+        name: {"rows_per_second": rate, "speed_up": rate / original, "speed_up_forward": rate / plain}
+        for name, rate in found.items()
+    }
 
 
 @dataclass
@@ -120,7 +153,7 @@ class Measurement:
         if cascades and original.runtime.problem_type == "regression":
             raise ValueError(f"{cascades[0]}: cascade is true, but the original is a regression, which is never unsure")
         truth = original.run(self.tokens).logits
-        calls: dict[str, Callable[[], object]] = {_FORWARD: partial(forward, self.timed)}
+        calls: dict[str, Callable[[], object]] = {}
         found = {}
         for name, contestant in contestants.items():
             print(f"== {name}: scores", flush=True)
@@ -140,8 +173,7 @@ class Measurement:
                 found[behind_it] = (contestant, [[logits for logits, *_ in together]], share)
                 both = replace(contestant.engines[0], fallback=original, min_confidence=together[0][2])
                 calls[behind_it] = partial(both.run, self.timed)
-        print(f"== speed of {len(calls)} in turns", flush=True)
-        speeds = {n: r.rows_per_second for n, r in rates(calls, len(self.timed.lengths), clock=self.clock).items()}
+        fast = speeds(calls, partial(forward, self.timed), len(self.timed.lengths), self.clock)
         points = []
         for name, (contestant, answers, share) in found.items():
             scores = [[self._score(original, own) for own in said] for said in answers]
@@ -152,12 +184,10 @@ class Measurement:
                     cascade=share is not None,
                     score=Score.of(scores[0] if len(scores) == 1 else [float(np.mean(own)) for own in scores]),
                     agreement=self._agreement(original, [own for said in answers for own in said], truth),
-                    rows_per_second=speeds[name],
-                    speed_up=speeds[name] / speeds[ORIGINAL],
-                    speed_up_forward=speeds[name] / speeds[_FORWARD],
                     fallback=share,
                     parameters=contestant.parameters,
                     seconds=contestant.seconds,
+                    **fast[name],
                 )
             )
         return points

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-def static_model(folder: str) -> Callable[[Sequence[str], str], np.ndarray]:
-    """What makes vectors (texts, D) of texts, whatever the prompt; tokenising is a part of it.
+def static_model(folder: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """What makes vectors (texts, D) of texts; tokenising is a part of it.
 
     Raises:
         ValueError: model2vec is not installed.
@@ -20,11 +20,5 @@ def static_model(folder: str) -> Callable[[Sequence[str], str], np.ndarray]:
             f"--static is {folder!r}, but model2vec is not installed, which the extra `peers` brings"
         ) from error
     model = StaticModel.from_pretrained(folder)
-
-    def embed(texts: Sequence[str], prompt: str) -> np.ndarray:
-        # A max_length of its own would cut characters before it cuts tokens.
-        if not texts:
-            return np.zeros((0, 1), np.float32)
-        return model.encode(list(texts), max_length=None, use_multiprocessing=False).astype(np.float32)
-
-    return embed
+    # A max_length of its own would cut characters before it cuts tokens.
+    return lambda texts: model.encode(list(texts), max_length=None, use_multiprocessing=False).astype(np.float32)

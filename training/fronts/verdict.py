@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fastmux.searching.picture import Mark, draw
 from fastmux.searching.verdict import unbeaten
-from fastmux.training.formatting import markdown, measured, number
-from fastmux.training.fronts.measure import Point
+from fastmux.training.formatting import Cell, table
+from fastmux.training.fronts.candidates import ORIGINAL
+from fastmux.training.fronts.measure import Measured, Point
+
+#: What is compared: the score of a point.
+Worth = Callable[[Measured], float]
 
 
-def on_front(point: Point, others: Sequence[Point]) -> bool:
+def score_of(point: Point) -> float:
+    """What a front of a task compares."""
+    return point.score.mean
+
+
+def on_front(point: Measured, others: Sequence[Measured], worth: Worth = score_of) -> bool:
     """Whether none of the others is at least as good and as fast, and better in one of both."""
-    return unbeaten(_place(point), map(_place, others))
-
-
-def _place(point: Point) -> tuple[float, float]:
-    return point.score.mean, point.rows_per_second
+    own, *rest = ((worth(one), one.rows_per_second) for one in (point, *others))
+    return unbeaten(own, rest)
 
 
 def margin(point: Point, plain: Sequence[Point]) -> tuple[float, Point | None]:
@@ -25,8 +31,8 @@ def margin(point: Point, plain: Sequence[Point]) -> tuple[float, Point | None]:
     rivals = [other for other in plain if other.rows_per_second >= point.rows_per_second]
     if not rivals:
         return float("inf"), None
-    best = max(rivals, key=lambda other: other.score.mean)
-    return point.score.mean - best.score.mean, best
+    best = max(rivals, key=score_of)
+    return score_of(point) - score_of(best), best
 
 
 def sentence(points: Sequence[Point]) -> str:
@@ -55,50 +61,82 @@ def _named(point: Point) -> str:
     return f"{point.name} ({point.score.mean:.4f} at {point.speed_up:.2f} x)"
 
 
-def table(points: Sequence[Point], metric: str) -> str:
-    """A Markdown table, the fastest last; a star marks what no other is both as good and as fast as."""
-    header = ["front", "model", metric, "same labels", "instances/s", "x original, same engine"]
+def table_of(
+    points: Sequence[Measured], columns: dict[str, Cell], more: dict[str, Cell], word: str, worth: Worth = score_of
+) -> str:
+    """A Markdown table, the fastest last; a star marks what no other is both as good and as fast as.
+
+    Args:
+        columns: Behind the model's name; a cell is of the values of its point.
+        more: Behind the speed over the original's plain forward.
+        word: Stands behind the names of multiplexed models.
+    """
+    every = {"front": "{star}", "model": "{title}", **columns, "x original, forward of Hugging Face's": "{plain:.2f}"}
+    every |= {**more, "parameters": "{millions:.1f} M", "trained, s": "{seconds:.0f}"}
     rows = []
     for point in sorted(points, key=lambda point: point.rows_per_second):
-        alone = not point.cascade
-        rows.append(
-            [
-                "*" if on_front(point, points) else "",
-                point.name + (" (T-MUX)" if point.multiplexed else ""),
-                measured(point.score.mean, point.score.std),
-                number(point.agreement),
-                f"{point.rows_per_second:.0f}",
-                f"{point.speed_up:.2f}",
-                f"{point.speed_up_forward:.2f}",
-                "" if point.fallback is None else f"{point.fallback:.2f}",
-                f"{point.parameters / 1e6:.1f} M" if alone else "",
-                f"{point.seconds:.0f}" if alone and point.seconds is not None else "",
-            ]
-        )
-    return markdown([*header, "x original, forward of Hugging Face's", "falls back", "parameters", "trained, s"], rows)
+        row = vars(point) | {"star": "*" if on_front(point, points, worth) else "", "plain": point.speed_up_forward}
+        row["title"] = point.name + (f" ({word})" if point.multiplexed else "")
+        row["millions"] = None if point.parameters is None else point.parameters / 1e6
+        rows.append(row)
+    return table(rows, every)
+
+
+def task_table(points: Sequence[Point], metric: str) -> str:
+    """The table of a front of a task."""
+    columns = {metric: "{score}", "same labels": "{agreement:.4f}", "instances/s": "{rows_per_second:.0f}"}
+    columns["x original, same engine"] = "{speed_up:.2f}"
+    return table_of(points, columns, {"falls back": "{fallback:.2f}"}, "T-MUX")
+
+
+def given(settings: dict) -> str:
+    """A program's arguments, as a command has them."""
+    return " ".join(f"--{name} {value}" for name, value in settings.items() if value not in (None, []))
 
 
 def section(result: dict) -> Iterator[str]:
     """``front.json`` in Markdown, for the page of results."""
     settings, rows = result["settings"], result["rows"]
-    given = " ".join(f"--{name} {value}" for name, value in settings.items() if value is not None)
     yield (
         f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
         f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
         f"{settings['target_agreement']:.0%} agreement with the original; {settings['clock']} clock. "
-        f"`python training/front.py {given}`, of files and folders the names."
+        f"`python training/front.py {given(settings)}`, of files and folders the names."
     )
     yield result["table"]
     yield f"**{result['sentence']}**"
 
 
-def plot(path: Path, points: Sequence[Point], title: str, metric: str) -> None:
-    """Score over speed. What is on the front has a name, and so has what is on that of the plain models."""
+def plot(
+    path: Path,
+    points: Sequence[Measured],
+    title: str,
+    ylabel: str,
+    interval: Callable[[Measured], tuple[float, float]],
+    squares: Callable[[Measured], bool],
+    worth: Worth = score_of,
+) -> None:
+    """Score over speed. What is on the front has a name, and so has what is on that of the plain models.
+
+    Args:
+        interval: The ends of a point's interval.
+        squares: Whether a point is a square.
+    """
     plain, marks = [point for point in points if not point.multiplexed], []
     for point in points:
-        front, mean, std = on_front(point, points), point.score.mean, point.score.std
-        named = front or (not point.multiplexed and on_front(point, plain))
-        color, shape = "C3" if point.multiplexed else "0.35", "s" if point.cascade else "o"
+        front = on_front(point, points, worth)
+        named = front or point.name == ORIGINAL or (not point.multiplexed and on_front(point, plain, worth))
+        color, shape = "C3" if point.multiplexed else "0.35", "s" if squares(point) else "o"
         name = point.name if named else ""
-        marks.append(Mark(point.speed_up, mean, mean - std, mean + std, name, color, shape, front))
-    draw(path, marks, f"{title}; red: T-MUX, squares: the original behind", metric)
+        marks.append(Mark(point.speed_up, worth(point), *interval(point), name, color, shape, front))
+    draw(path, marks, title, ylabel)
+
+
+def plot_task(path: Path, points: Sequence[Point], title: str, metric: str) -> None:
+    """The picture of a front of a task."""
+
+    def interval(point: Point) -> tuple[float, float]:
+        return point.score.mean - point.score.std, point.score.mean + point.score.std
+
+    title = f"{title}; red: T-MUX, squares: the original behind"
+    plot(path, points, title, metric, interval, lambda point: point.cascade)

@@ -1,0 +1,135 @@
+"""The models of a front of a task with labels."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoTokenizer, PreTrainedModel, set_seed
+
+from fastmux.distillation.speed import plain_forward
+from fastmux.files import write_json
+from fastmux.training.features import encode_sequences, encode_tokens
+from fastmux.training.fronts.candidates import ORIGINAL, Candidate
+from fastmux.training.fronts.measure import Contestant, Measurement, Point
+from fastmux.training.fronts.models import SECONDS, Models
+from fastmux.training.metrics import scores_of
+from fastmux.training.models import head_class, label_options
+from fastmux.training.stages import Stage
+from fastmux.training.tasks.base import Task
+
+
+class TaskModels(Models):
+    """Trains what is not there yet, and measures.
+
+    Args:
+        options: See `fastmux.training.front.FrontOptions`.
+        folder: See `Models`.
+        task: The task to train on and to score.
+
+    Raises:
+        ValueError: Bad data, or a split that the task lacks.
+    """
+
+    def __init__(self, options, folder: Path, task: Task):
+        super().__init__(options, folder)
+        self.task, self.kind, self.first_only = task, task.kind, task.kind != "token"
+        # Heads read the first position: whatever the tokenizer was used for before, padding comes last.
+        self.tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
+        data = task.checked(options.data_dir)
+        self.labels = data.labels
+        split = options.split or list(data.evaluation)[-1]
+        if split not in data.evaluation:
+            raise ValueError(f"--split {split!r}: {task.name} has {', '.join(data.evaluation)}")
+        self.train = self._rows(data.train, options.max_train_rows)
+        self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
+        self.metric = scores_of(task.kind, task.metric, self.labels, task.tag_scheme)
+        names = ("input_ids", "attention_mask", "token_type_ids", "length")
+        self.rows = self.train.select_columns([name for name in names if name in self.train.column_names])
+
+    def counts(self) -> dict[str, int]:
+        """Rows, by what they are for."""
+        return {"train": len(self.train), "evaluation": len(self.evaluation)}
+
+    def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
+        """See `fastmux.training.fronts.measure.Measurement`."""
+        options = self.options
+        measure = Measurement(
+            self.evaluation,
+            self.metric,
+            self.task.metric,
+            groupings=options.groupings,
+            rate_rows=options.max_rate_rows,
+            target_agreement=options.target_agreement,
+            seed=options.seed,
+            clock=options.clock,
+        )
+        return measure(contestants, partial(plain_forward, self.original, self.tokenizer))
+
+    @cached_property
+    def original(self) -> PreTrainedModel:
+        """The encoder with its head, trained on the task's labels."""
+        if self.options.original is not None:
+            return self._load("AutoModel", self.options.original)
+        print(f"== {ORIGINAL}", flush=True)
+        return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        return self._load("Joined", folder)
+
+    def _load(self, family: str, folder: str | Path) -> PreTrainedModel:
+        return head_class(family, self.kind).from_pretrained(folder).eval()
+
+    def save(self, student: PreTrainedModel, folder: Path) -> None:
+        student.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @cached_property
+    def _untrained(self) -> PreTrainedModel:
+        set_seed(self.options.seed)
+        head = head_class("AutoModel", self.kind)
+        return head.from_pretrained(self.options.encoder, **label_options(self.labels, self.kind))
+
+    def trained(self, candidate: Candidate) -> list[PreTrainedModel]:
+        if candidate.folder is not None:
+            return [self._load("AutoModel", candidate.folder)]
+        if candidate.learn == "labels":
+            return [self._labelled(candidate.name, lambda: candidate.make(self._untrained, self.kind), "Joined")]
+        if candidate.learn == "copied":
+            return [candidate.make(self.original, self.kind).eval()]
+        first = self.options.seed
+        return [self.student(candidate, seed) for seed in range(first, first + self.options.seeds)]
+
+    def _labelled(self, name: str, make, family: str) -> PreTrainedModel:
+        """A model that learns from labels."""
+        options = self.options
+        stage = Stage(
+            folder=self.folder / name,
+            arguments={
+                "num_train_epochs": options.original_epochs,
+                "learning_rate": options.original_learning_rate,
+                "per_device_train_batch_size": options.per_device_train_batch_size,
+                "train_sampling_strategy": "group_by_length",
+                **self.precision,
+                "seed": options.seed,
+            },
+            tokenizer=self.tokenizer,
+            metrics=self.metric,
+            per_position=self.kind == "token",
+            train=self.train.remove_columns("length"),
+            evaluation=self.evaluation,
+        )
+        result = stage.run(make)
+        write_json(self.folder / name / SECONDS, result.seconds)
+        return self._load(family, stage.model_dir)
+
+    def _rows(self, split: Dataset, most: int | None) -> Dataset:
+        if most is not None and most < len(split):
+            order = np.random.default_rng(self.options.seed).permutation(len(split))
+            split = split.select(np.sort(order[:most]))
+        encode = encode_tokens if self.kind == "token" else encode_sequences
+        rows = encode(self.tokenizer, split, self.options.max_length)
+        return rows.add_column("length", [len(ids) for ids in rows["input_ids"]])
