@@ -6,7 +6,7 @@ Computing one costs little beside a pass of many groups, and as much as the whol
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -44,7 +44,7 @@ def fixed_weights() -> Iterator[None]:
         _values.reset(token)
 
 
-def derived(name: str, owner: object, weights: Sequence[Tensor | None], compute: Callable[[], Value]) -> Value:
+def derived(name: Hashable, owner: object, weights: Sequence[Tensor | None], compute: Callable[[], Value]) -> Value:
     """The value of ``compute()``. Within `fixed_weights` it is kept until one of the weights is written to.
 
     Nothing is kept while gradients are recorded, nor in a graph that is traced or captured by CUDA: such a graph may
@@ -53,7 +53,7 @@ def derived(name: str, owner: object, weights: Sequence[Tensor | None], compute:
     Args:
         name: The value's name, which tells the values of one owner apart.
         owner: A module, or the first of the weights. The value is dropped when the owner is.
-        weights: All tensors that ``compute`` reads.
+        weights: All tensors that ``compute`` reads; none for a constant.
         compute: Computes the value.
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled():

@@ -7,6 +7,8 @@ instance's embedding again from its ids, so the forward pass saves only ids, tab
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from fastmux.backends import choose_backend
 from fastmux.functional._checks import Shapes, check_floating, check_index, is_fake
 from fastmux.functional._embedding_torch import Operands, Options, backward_torch, forward_torch
 from fastmux.functional._ops import asked_for, kernel_op, needed, once_differentiable, run
+from fastmux.functional.derived import derived
 
 
 def embedding_mux(
@@ -102,7 +105,9 @@ def embed(
     if ln_weight is not None:
         shapes.bind(ln_weight=(ln_weight, "d"), ln_bias=(ln_bias, "d"))
     if token_type is not None and token_type_ids is None:
-        token_type_ids = torch.zeros(input_ids.shape[-1], dtype=torch.long, device=input_ids.device)
+        length, device = input_ids.shape[-1], input_ids.device
+        zeros = partial(torch.zeros, length, dtype=torch.long, device=device)
+        token_type_ids = derived(("types", length, device), token_type, (), zeros)
         operands = operands._replace(type_ids=token_type_ids)
     for name, table, ids, letter in (
         ("position", position, position_ids, "P"),

@@ -163,12 +163,13 @@ class JoinedEncoder(nn.Module):
         return states
 
     def _last(self, layers, states: Tensor, keep: Tensor | None) -> Tensor:
-        """Runs the last layers: on every state, the final ones at the first position only."""
+        """Runs the last layers: on every state, the final ones at the first position only, whose state is then the only
+        one that is returned."""
         full = max(0, len(layers) - self.first_layers)
         states = self._run(layers[:full], states, keep)
-        for layer in layers[full:]:
+        for layer in layers[full:-1]:
             states = torch.cat([first_positions(layer, states, keep), states[:, 1:]], dim=1)
-        return states
+        return states if full == len(layers) else first_positions(layers[-1], states, keep)
 
     def _join_rows(self, x: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Joins rows: (G * N, L, d) -> (G, L, d), and a mask of positions where a row of the group is not padding."""

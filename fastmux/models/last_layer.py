@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from fastmux.joins import BERT_LIKE
 from fastmux.models.masks import bidirectional_mask
 from fastmux.modules.is_plain import is_plain
+from fastmux.passes.masks import inside
 
 
 def states_at_first_positions(
@@ -38,7 +39,7 @@ def states_at_first_positions(
     layers = encoder.encoder.layer
     for layer in layers[:-1]:
         states = layer(states, mask)
-    keep = None if attention_mask is None else attention_mask != 0
+    keep = None if attention_mask is None else inside(attention_mask)
     return first_positions(layers[-1], states, keep, count)
 
 
@@ -88,16 +89,19 @@ def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tenso
     folded = torch.bmm(query.transpose(0, 1) * scale, key).transpose(0, 1)  # (B, H, d)
     scores = torch.bmm(folded, x.mT)  # (B, H, L)
     if keep is not None:
-        scores = scores.masked_fill(~keep[:, None], torch.finfo(scores.dtype).min)
+        scores = torch.where(keep[:, None], scores, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1)
-    weights = nn.functional.dropout(weights, attention.dropout.p, layer.training)
-    # With dropout the weights do not sum to 1, and the bias is multiplied with their sum.
+    drops = layer.training and attention.dropout.p > 0
+    if drops:
+        weights = nn.functional.dropout(weights, attention.dropout.p)
     context = torch.bmm(torch.bmm(weights, x).transpose(0, 1), value.mT).transpose(0, 1)
     # Copied, as flatten would, which in an exported program asks first whether there is one row.
     context = context.clone(memory_format=torch.contiguous_format).flatten(1)
     if attention.value.bias is not None:
-        bias = attention.value.bias.unflatten(0, (heads, -1))
-        context = context + (weights.sum(-1, keepdim=True) * bias).flatten(1)
+        bias = attention.value.bias
+        if drops:  # the weights do not sum to 1
+            bias = (weights.sum(-1, keepdim=True) * bias.unflatten(0, (heads, -1))).flatten(1)
+        context = context + bias
     return context[:, None]
 
 

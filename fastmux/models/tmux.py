@@ -26,7 +26,7 @@ from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.groups import group
 from fastmux.modules.is_plain import is_plain, tensor_of
 from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
-from fastmux.passes.masks import unasked
+from fastmux.passes.masks import goes_unasked, inside, unasked
 
 
 @dataclass
@@ -210,7 +210,11 @@ class TMux(TMuxPreTrainedModel):
         offset = self.config.prefix_length
         encoder_mask = None
         if mask is not None and not conventions.attend_padding:
-            encoder_mask = nn.functional.pad((mask != 0).any(1).to(mask.dtype), (offset, 0), value=1)
+            encoder_mask = inside(mask).any(1)
+            if not goes_unasked(mask, self.backbone.config):
+                encoder_mask = encoder_mask.to(mask.dtype)
+            if offset:
+                encoder_mask = nn.functional.pad(encoder_mask, (offset, 0), value=1)
         kwargs.pop("return_dict", None)
         states = None
         if x.shape[1] > adapter.max_length and adapter.position is not None:

@@ -7,6 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from fastmux.functional.derived import derived
 from fastmux.modules.is_plain import is_plain
 
 
@@ -73,8 +74,12 @@ class EmbeddingAdapter:
         start, last = self.first_position + offset, self.end_position - 1
         real = None if self.pad_id is None or input_ids is None else input_ids != self.pad_id
         if real is None or (not torch.compiler.is_compiling() and real.device.type == "cpu" and bool(real.all())):
-            positions = torch.arange(start, start + length, device=device)
-            return positions if start + length <= self.end_position else positions.clamp_(max=last)
+
+            def counted() -> Tensor:
+                positions = torch.arange(start, start + length, device=device)
+                return positions if start + length <= self.end_position else positions.clamp_(max=last)
+
+            return derived(("positions", start, length, last, device), self.position, (), counted)
         return torch.where(real, (real.cumsum(1) + (start - 1)).clamp_(max=last), self.pad_id)
 
     def embed(self, words: Tensor, position_ids: Tensor | None, token_type_ids: Tensor | None) -> Tensor:

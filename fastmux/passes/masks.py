@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastmux.joins import BERT_LIKE
@@ -50,8 +51,17 @@ def unasked(mask: Tensor | None, config: Any) -> Tensor | None:
         mask: The mask, 0 at padding; None if nothing is padded.
         config: The encoder's config.
     """
-    if mask is None or mask.dim() != 2 or looks_are_free(mask):
+    if mask is None or mask.dim() != 2 or not goes_unasked(mask, config):
         return mask
-    if config.model_type not in BERT_LIKE or config._attn_implementation != "sdpa":
-        return mask
-    return (mask != 0)[:, None, None].expand(-1, 1, mask.shape[1], -1)
+    return inside(mask)[:, None, None].expand(-1, 1, mask.shape[1], -1)
+
+
+def goes_unasked(mask: Tensor, config: Any) -> bool:
+    """Whether an encoder of that config takes a mask that lies where this one does in a form that it does not look
+    at."""
+    return not looks_are_free(mask) and config.model_type in BERT_LIKE and config._attn_implementation == "sdpa"
+
+
+def inside(mask: Tensor) -> Tensor:
+    """A mask as booleans, False at padding; the mask itself if it is of booleans."""
+    return mask if mask.dtype == torch.bool else mask != 0

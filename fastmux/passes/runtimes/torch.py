@@ -61,12 +61,7 @@ class TorchRuntime:
         if device.type != "cpu" and inputs["attention_mask"].all():
             # Without a mask attention has a faster kernel, and whether one is needed is known here, before the copy.
             inputs = {name: array for name, array in inputs.items() if name != "attention_mask"}
-        given = self._given(inputs)
-        if (mask := given.get("attention_mask")) is not None:
-            given["attention_mask"] = unasked_by(self.model, mask)
-        with right_padded():
-            logits = _answers(self.model(**given))
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = self._logits(self._given(inputs))
         if device.type != "cuda":
             return lambda: logits.cpu().numpy()
         host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
@@ -88,6 +83,14 @@ class TorchRuntime:
         for rows in np.array_split(np.arange(count), range(_FORWARD_ROWS, count, _FORWARD_ROWS)):
             batch = tokens.padded(rows, max(1, int(tokens.lengths[rows].max())), self.pad_token_id)
             _answers(self.model(**self._given(batch))).float().cpu().numpy()
+
+    def _logits(self, given: dict[str, Tensor]) -> Tensor:
+        """The logits, float32 or float64, of inputs that lie on the device."""
+        if (mask := given.get("attention_mask")) is not None:
+            given = given | {"attention_mask": unasked_by(self.model, mask)}
+        with right_padded():
+            logits = _answers(self.model(**given))
+        return logits if logits.dtype == torch.float64 else logits.float()
 
     def _given(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """The inputs that the model takes, on its device."""
