@@ -134,16 +134,16 @@ def _decided(
         source, settings.column, settings.pair_column, settings.is_split_into_words, classifier.per_token
     )
     length = classifier.max_length(settings.max_length)
-    behind = None
-    if fallback is not None:
-        behind = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
-        if calibration is not None:
-            calibration.check(behind.classifier)
     answers = classifier.answers(column.words, settings.all_scores, settings.prefix)
     answers.check()
     pairs = len(column.names) > 1
     row_tokenizer = classifier.row_tokenizer(length, settings.truncation, column.words, pairs)
     deciding = Deciding(settings, source, output, column, answers.columns(), row_tokenizer)
+    behind = None
+    if fallback is not None:  # to export it takes seconds; all that can be refused has been
+        behind = load_behind(fallback, tokenizer, classifier, length, Asked.of(settings))
+        if calibration is not None:
+            calibration.check(behind.classifier)
     loaded, behind = deciding.settled(loaded, behind, copies=settings.copies)
     fingerprint: dict[str, Any] = {**loaded.classifier.fingerprint()}
     second = None

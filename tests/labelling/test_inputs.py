@@ -257,6 +257,8 @@ def test_new_columns_do_not_replace_others(label, models):
     rows = [{"text": "w1", "label": 5}]
     with pytest.raises(ValueError, match="has a column 'label' already; prefix gives the new columns other names"):
         label(models["plain"], rows)
+    with pytest.raises(ValueError, match="has a column 'label' already"):  # and no fallback is loaded before
+        label(models["plain"], rows, fallback="nowhere", min_confidence=0.9)
     assert label(models["plain"], rows, prefix="my_").dataset.column_names == ["text", "label", "my_label", "my_score"]
 
 
