@@ -79,6 +79,12 @@ def saved(original, tokenizer, tmp_path):
 
 
 @pytest.fixture
+def saved_embedder(embedder, tokenizer, tmp_path):
+    embedder.save_pretrained(tmp_path / "embedder", tokenizer)
+    return tmp_path / "embedder"
+
+
+@pytest.fixture
 def in_torch_alone(monkeypatch):
     """To export a model takes seconds."""
     monkeypatch.setattr(run, "why_not_exported", lambda device, precision: "not in this test")

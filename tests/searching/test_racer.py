@@ -131,7 +131,9 @@ fastmux.search(model, fastmux.read_texts([text]), output_dir, speedup=1.5, max_s
 
 
 @on_request
-def test_a_killed_search_makes_the_same_choice(saved, texts, tmp_path):
+@pytest.mark.parametrize("kind", ["saved", "saved_embedder"])
+def test_a_killed_search_makes_the_same_choice(kind, texts, tmp_path, request):
+    saved = request.getfixturevalue(kind)
     (tmp_path / "text.txt").write_text("\n".join(texts))
 
     def steps(folder, kill_after=None) -> int:
