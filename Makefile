@@ -18,12 +18,16 @@ OLDEST_VENV ?= $(VENV)-oldest
 OLDEST_TORCH ?= $(TORCH)
 # Triton 3.6's interpreter does not work with NumPy 2.4.
 OLDEST ?= transformers==5.17.0 triton==3.6.0 'numpy<2.4'
+# The newest ones that an index is known to have; NEWEST_TORCH=2.15.0 asks for another.
+NEWEST_VENV ?= $(VENV)-newest
+NEWEST_TORCH ?= 2.14.1
+NEWEST ?= --upgrade transformers triton
 OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/passes/test_grouping.py tests/functional/test_hadamard_mux.py
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types coverage test-oldest docs clean
+.PHONY: help setup demo test lint types coverage test-oldest test-newest docs clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,15 +55,16 @@ coverage: setup ## lines that the tests run, as a table
 	$(BIN)/python -m coverage report
 
 test-oldest: $(OLDEST_VENV)/installed ## a selection of the tests on the oldest versions that are supported
-	$(OLDEST_VENV)/bin/python -c 'import torch, transformers, triton; print("torch", torch.__version__, \
-	    "transformers", transformers.__version__, "triton", triton.__version__)'
-	HF_HUB_OFFLINE=1 $(OLDEST_VENV)/bin/python -m pytest -n $(WORKERS) $(OLDEST_TESTS)
+	$(call test-versions,$(OLDEST_VENV),$(OLDEST_TESTS))
+
+test-newest: $(NEWEST_VENV)/installed ## the ops and a selection of the tests on the newest versions
+	$(call test-versions,$(NEWEST_VENV),$(OLDEST_TESTS) tests/functional/test_op_contract.py tests/test_model_on_device.py tests/passes)
 
 docs: setup ## the documentation, as a site in site/
 	$(BIN)/python -m mkdocs build --strict
 
 clean: ## remove the virtual environments; runs/ stays
-	rm -rf $(VENV) $(OLDEST_VENV)
+	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV)
 
 # The mark is made last: an installation that broke off is taken up again.
 $(VENV)/installed: setup.py
@@ -71,16 +76,32 @@ $(VENV)/installed: setup.py
 	@$(BIN)/python -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
 	@touch $@
 
-# What is the same in both environments lies in the first alone, which the second one finds behind its own packages. Only
+# What is the same in all environments lies in the first alone, which the others find behind their own packages. Only
 # another torch is installed once more.
 $(OLDEST_VENV)/installed: $(VENV)/installed
-	@echo "== virtual environment in $(OLDEST_VENV): torch $(OLDEST_TORCH), $(OLDEST)"
-	$(PYTHON) -m venv --without-pip $(OLDEST_VENV)
-	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
-	    "$$($(OLDEST_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth"
-	$(if $(filter-out $(TORCH),$(OLDEST_TORCH)),$(call install-torch,$(OLDEST_VENV)/bin,$(OLDEST_TORCH)))
-	$(OLDEST_VENV)/bin/python -m pip install --quiet $(OLDEST)
+	$(call install-behind,$(OLDEST_VENV),$(OLDEST_TORCH),$(OLDEST))
 	@touch $@
+
+$(NEWEST_VENV)/installed: $(VENV)/installed
+	$(call install-behind,$(NEWEST_VENV),$(NEWEST_TORCH),$(NEWEST))
+	@touch $@
+
+# $(1) environment, $(2) its torch, $(3) its other packages.
+define install-behind
+	@echo "== virtual environment in $(1): torch $(2), $(3)"
+	$(PYTHON) -m venv --without-pip $(1)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+	    "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/behind.pth"
+	$(if $(filter-out $(TORCH),$(2)),$(call install-torch,$(1)/bin,$(2)))
+	$(1)/bin/python -m pip install --quiet $(3)
+endef
+
+# $(1) environment, $(2) tests.
+define test-versions
+	$(1)/bin/python -c 'import torch, transformers, triton; print("torch", torch.__version__, \
+	    "transformers", transformers.__version__, "triton", triton.__version__)'
+	HF_HUB_OFFLINE=1 $(1)/bin/python -m pytest -n $(WORKERS) $(2)
+endef
 
 # $(1) bin folder, $(2) version. The local version +cpu is the build without CUDA where an index has it.
 define install-torch
