@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,20 @@ BEGUN = "begun.txt"
 END = pytest.StashKey[float]()
 
 
+def add_options(add: Callable[..., object]) -> None:
+    """Adds what ``python -m bench.ops`` takes, too."""
+    add("--ops", nargs="+", choices=OPS, default=list(OPS), metavar="OP", help=f"The ops to measure: {', '.join(OPS)}.")
+    add("--budget", type=float, default=float("inf"), help="The seconds after which no case is begun.")
+    add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
+    add("--case_seconds", type=float, default=1.0, help="The seconds to time a case.")
+    add("--clock", choices=CLOCKS, default="wall", help="The time on the clock, or the processor's, if others use it.")
+
+
 def pytest_addoption(parser):
     group = parser.getgroup("benchmarks of ops")
-    add = group.addoption
-    add("--output", type=Path, help="The folder for OP.json, a file for each op, written after each case.")
-    add("--ops", nargs="+", choices=OPS, metavar="OP", help=f"The ops to measure, of {', '.join(OPS)}.")
-    add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
-    add("--case_seconds", type=float, default=1.0, help="The seconds to time a case; 1 if not given.")
-    add("--budget", type=float, default=float("inf"), help="The seconds after which no case is begun.")
-    add("--clock", choices=CLOCKS, default="wall", help="The time on the clock, or the processor's, if others use it.")
-    add("--compile_only", action="store_true", help="Compile and check, and time nothing.")
+    group.addoption("--output", type=Path, help="The folder for OP.json, a file for each op, written after each case.")
+    group.addoption("--compile_only", action="store_true", help="Compile and check, and time nothing.")
+    add_options(group.addoption)
 
 
 def pytest_configure(config):
@@ -39,9 +44,11 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     ops, first_pass = config.getoption("ops"), config.getoption("first_pass")
     cases = {item: item.callspec.params["case"] for item in items if hasattr(item, "callspec")}
-    left_out = [case for case in cases.values() if (ops and case.op.name not in ops)]
-    left_out += [case for case in cases.values() if first_pass and case.rank >= FIRST_SHAPES]
-    items[:] = [item for item in items if cases.get(item) not in left_out]
+
+    def asked(case: Case) -> bool:
+        return case.op.name in ops and not (first_pass and case.rank >= FIRST_SHAPES)
+
+    items[:] = [item for item in items if item not in cases or asked(cases[item])]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,7 +60,6 @@ class Op:
         products: The multiply-adds of the matrix products forward; backward has twice as many.
         peers: Code of others by name, called and checked as the op is. It raises NotImplementedError for sizes that it
             does not take; these are left out.
-        layouts: For a peer, a function that lays the inputs out in memory as the peer wants them, before it is timed.
     """
 
     name: str
@@ -73,7 +73,6 @@ class Op:
     index_bytes: Callable[..., int] | None = None
     products: Callable[..., int] | None = None
     peers: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
-    layouts: dict[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
 
     def __post_init__(self):
         if own := testing.OPS.get(self.name):
@@ -154,9 +153,8 @@ class Case:
         calls, peaks = {}, {}
         for who in (*ours(), *self.op.peers, *REFERENCES):
             call = self._call(who)
-            own = [self._laid_out(who, *one) for one in sets]
             try:
-                if reason := wrong(self, call(*own[0]), gold, plain):
+                if reason := wrong(self, call(*first), gold, plain):
                     report.refused[who] = reason
                     continue
             except NotImplementedError as error:
@@ -164,8 +162,8 @@ class Case:
                     raise
                 report.left_out[who] = str(error)
                 continue
-            peaks[who] = peak_bytes(lambda call=call, own=own: call(*own[0]))
-            calls[who] = [lambda call=call, one=one: call(*one) for one in own]
+            peaks[who] = peak_bytes(partial(call, *first))
+            calls[who] = [partial(call, *one) for one in sets]
         del gold, plain
         if timed and calls:
             times = in_turns(calls, seconds, clock=clock)
@@ -214,13 +212,6 @@ class Case:
         with torch.no_grad():
             dy = torch.randn_like(self.op.function(**inputs))
         return {name: t.requires_grad_(t.is_floating_point()) for name, t in inputs.items()}, dy
-
-    def _laid_out(self, who: str, inputs: Inputs, dy: Tensor | None) -> Drawn:
-        """The same values, laid out as an implementation wants them."""
-        if who not in self.op.layouts:
-            return inputs, dy
-        laid_out = self.op.layouts[who]({name: t.detach() for name, t in inputs.items()})
-        return {name: t.requires_grad_(inputs[name].requires_grad) for name, t in laid_out.items()}, dy
 
     def _call(self, who: str) -> Callable[[Inputs, Tensor | None], tuple[Tensor, ...]]:
         """(inputs, upstream gradient) -> (output, gradient of each floating input)."""

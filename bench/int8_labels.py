@@ -12,7 +12,6 @@ precisions are what ``fastmux export`` writes.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import sys
 import tempfile
@@ -29,8 +28,10 @@ import transformers
 import fastmux
 from bench.machine import machine_info, results_folder
 from bench.record import finish, options_of
-from fastmux.lines import read_lines
+from fastmux.tables.opening import open_source
 from fastmux.training.formatting import table
+from fastmux.training.tasks.conll import read_conll
+from fastmux.training.tasks.readers import read_table
 
 _PRECISIONS = ("float32", "int8")
 
@@ -38,15 +39,13 @@ _PRECISIONS = ("float32", "int8")
 def read_rows(path: Path) -> tuple[list, list[str]]:
     """The rows of a file as a `fastmux.Labeller` takes them, and the labels of all rows or words."""
     if path.suffix == ".txt":
-        filled = [list(lines) for full, lines in itertools.groupby(read_lines(path), bool) if full]
-        sentences = [[line.split() for line in lines] for lines in filled if not lines[0].startswith("-DOCSTART-")]
-        rows = [{"words": [word for word, *_ in sentence]} for sentence in sentences]
-        return rows, [columns[-1] for sentence in sentences for columns in sentence]
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as lines:
-        table = [line.rstrip("\r\n").split("\t") for line in lines][1:]
-    texts = [row[0] if len(row) == 2 else {"text": row[0], "text_pair": row[1]} for row in table]
-    return texts, [row[-1] for row in table]
+        table = read_conll(path)
+        return [{"words": row} for row in table.columns["tokens"]], list(itertools.chain(*table.columns["tags"]))
+    *texts, label = open_source(path).columns
+    columns = read_table(path, [*texts, label]).columns
+    pairs = zip(*(columns[name] for name in texts), strict=True)
+    rows = [pair[0] if len(texts) == 1 else dict(zip(("text", "text_pair"), pair, strict=True)) for pair in pairs]
+    return rows, columns[label]
 
 
 def labels_of(model: Path, rows: list) -> np.ndarray:

@@ -6,13 +6,13 @@ python -m bench.machine        # writes bench/commit.txt, for a copy of the tree
 from __future__ import annotations
 
 import os
-import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+
+from fastmux.training.environment import environment
 
 BENCH = Path(__file__).resolve().parent
 #: The commit's name, in a tree that was copied without its .git.
@@ -33,19 +33,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def machine_info(device: torch.device) -> dict[str, str | int | None]:
+def machine_info(device: torch.device) -> dict[str, object]:
     """The device, CPU and versions that are recorded beside every figure."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": _cpu_name(),
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "transformers": _version("transformers"),
-        "commit": commit(),
-    }
+    return environment(device) | {"commit": commit()}
 
 
 def commit() -> str | None:
@@ -65,21 +55,6 @@ def results_folder(device: torch.device) -> Path:
     """bench/results/<device>: ``cpu-2core``, ``nvidia-h200``."""
     name = f"cpu-{os.cpu_count()}core" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return BENCH / "results" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def environment(result: dict) -> str:
     cpu = f"{e['cpu']} ({e.get('cpu_cores', '?')} cores)" if e.get("cpu") else ""
     parts = [e["device"] if e.get("device", "cpu") != "cpu" or not cpu else "", cpu] if e else []
     parts += [f"{e['threads']} thread{'s' * (e['threads'] > 1)}"] if "threads" in e else []
-    parts += [f"{name} {e[name]}" for name in ("python", "torch", "triton", "transformers") if name in e]
+    parts += [f"{name} {e[name]}" for name in ("python", "torch", "triton", "transformers") if e.get(name)]
     commit = f" Commit `{e['commit']}`." if e.get("commit") else ""
     return ", ".join(part for part in parts if part) + "." + commit if e else ""
 

@@ -30,7 +30,6 @@ import copy
 import importlib.metadata
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -48,17 +47,17 @@ from bench import workload
 from bench.machine import machine_info, results_folder
 from bench.record import finish, positive
 from bench.runtime_peers import PEERS, WAYS, dynamic, floors, peers
-from bench.timing import turn_by_turn
 from bench.workload import stored_tokenizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.placement import Placement
-from fastmux.lines import read_lines
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes import Runtime
 from fastmux.passes.runtimes.onnxruntime import OnnxRuntime
 from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.training.formatting import table
+from fastmux.training.tasks.readers import read_table
 
 _PLAIN, _BY_ROW = "plain", "ONNX Runtime int8 by row"
 #: Rows to measure, and rows to train on what is no encoder.
@@ -114,26 +113,19 @@ def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int)
             error = float(np.sqrt(np.mean((logits - expected) ** 2))) / spread
             row = {"model": name, "runtime": kind, "error": error, "leak": leak(runtime, tokens, spread)}
             rows.append(row | {"labels": float((logits.argmax(-1) == expected.argmax(-1)).mean())})
-            calls[name, kind] = partial(processor_seconds, engine, tokens, engine.plan(tokens.lengths))
+            calls[name, kind] = partial(engine.run, tokens, engine.plan(tokens.lengths))
             if name == _PLAIN and kind in ("torch float32", _BY_ROW):
                 for way, batched in WAYS.items():
                     other, plan = batched(runtime, tokens.lengths)
                     rows.append({"model": name, "runtime": f"{kind}, {way}"})
-                    calls[name, f"{kind}, {way}"] = partial(processor_seconds, Engine(other, 1), tokens, plan)
-    middle = {key: float(np.median(found)) for key, found in turn_by_turn(calls, repeats).items()}
-    plain = middle[_PLAIN, "torch float32"]
-    int8 = min(took for (name, kind), took in middle.items() if name == _PLAIN and "int8" in kind)
+                    calls[name, f"{kind}, {way}"] = partial(Engine(other, 1).run, tokens, plan)
+    measured = rates(calls, len(tokens.lengths), repeats=repeats, clock="cpu")
+    found = {key: rate.rows_per_second for key, rate in measured.items()}
+    int8 = max(rate for (name, kind), rate in found.items() if name == _PLAIN and "int8" in kind)
     for row in rows:
-        took = middle[row["model"], row["runtime"]]
-        row |= {"rows_per_second": len(tokens.lengths) / took, "x_torch": plain / took, "x_int8": int8 / took}
+        rate = found[row["model"], row["runtime"]]
+        row |= {"rows_per_second": rate, "x_torch": rate / found[_PLAIN, "torch float32"], "x_int8": rate / int8}
     return rows
-
-
-def processor_seconds(engine: Engine, tokens: Tokens, plan: list[np.ndarray]) -> float:
-    """What a run takes of the processor."""
-    start = time.process_time()
-    engine.run(tokens, plan)
-    return time.process_time() - start
 
 
 def section(result: dict) -> Iterator[str]:
@@ -181,10 +173,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
         weights = "trained, but for the head's," if info["missing_keys"] else "trained"
         plain.eval()
     config = plain.config
-    texts, train = (
-        [tuple(line.split("\t")) for line in read_lines(args.data_dir / "sst2" / file)][1:] for file in _FILES
-    )
-    texts = [text for text, _ in texts[: args.rows]]
+    tables = [read_table(args.data_dir / "sst2" / file, ["sentence", "label"]).columns for file in _FILES]
+    texts, train = tables[0]["sentence"][: args.rows], list(zip(*tables[1].values(), strict=True))
     tokens = Tokens.of_rows(tokenizer(texts)["input_ids"])
     joined, tmux = fastmux.JoinedForSequenceClassification, fastmux.TMuxForSequenceClassification
     made = {_PLAIN: plain, "joined, N = 2": joined.from_backbone(plain, 2).eval()}
@@ -196,12 +186,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
             for number, (name, model) in enumerate(made.items())
         }
         rows = measure(models, tokens, args.repeats)
-    found = {}
-    for name, call in floors(texts, train[:_TRAINED], tokenizer, plain):
-        call()
-        start = time.process_time()
-        call()
-        found[name] = len(texts) / (time.process_time() - start)
+    calls = dict(floors(texts, train[:_TRAINED], tokenizer, plain))
+    found = {name: r.rows_per_second for name, r in rates(calls, len(texts), repeats=1, clock="cpu").items()}
     result = {"machine": machine_info(torch.device("cpu")), "encoder": workload.sizes(config), "runtimes": rows}
     result |= {"weights": weights, "floors": found}
     result |= {"measured_rows": len(texts), "repeats": args.repeats}

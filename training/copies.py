@@ -26,11 +26,12 @@ from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json, write_json
 from fastmux.passes.timer import rates
 from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.environment import environment
 from fastmux.training.features import encode_sequences
 from fastmux.training.folders import RunFolder
-from fastmux.training.formatting import for_terminal, markdown, measured
+from fastmux.training.formatting import Cell, for_terminal, measured, table
 from fastmux.training.models import PLAIN
-from fastmux.training.run_result import Score, environment
+from fastmux.training.run_result import Score
 from fastmux.training.settings import run_program
 from fastmux.training.tasks import make_task
 
@@ -75,16 +76,14 @@ def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str |
 def section(result: dict) -> Iterator[str]:
     """``copies.json`` in Markdown, for the terminal and the page of results."""
     yield "Each row in one, two, ... slots of its group: `python training/copies.py RUN`."
-    records, beside = result["records"], {}
-    if forward := result.get("forward_instances_per_second"):
-        beside = {"x plain, same engine": records[0]["instances_per_second"]}
-        beside["x plain, forward of Hugging Face's"] = forward
-    rows = []
-    for record in records:
-        rate, accuracy = record["instances_per_second"], measured(record["accuracy"], record["accuracy_std"])
-        cells = [f"`{record['variant']}`", str(record["copies"]), str(record["rows_per_group"]), accuracy]
-        rows.append([*cells, f"{rate:,.0f}", *(f"{rate / other:.2f}" for other in beside.values())])
-    yield markdown(["", "copies", "rows a pass", "accuracy", "instances/s", *beside], rows)
+    records, forward = result["records"], result.get("forward_instances_per_second")
+    columns: dict[str, Cell] = {"": "`{variant}`", "copies": "{copies}", "rows a pass": "{rows_per_group}"}
+    columns["accuracy"] = lambda row: measured(row["accuracy"], row["accuracy_std"])
+    columns["instances/s"] = "{instances_per_second:,.0f}"
+    for beside, rate in (("same engine", records[0]["instances_per_second"]), ("forward of Hugging Face's", forward)):
+        if forward:
+            columns[f"x plain, {beside}"] = lambda row, rate=rate: f"{row['instances_per_second'] / rate:.2f}"
+    yield table(records, columns)
 
 
 def plot_copies(path: Path, records: list[dict]) -> None:

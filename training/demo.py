@@ -30,11 +30,11 @@ from fastmux.passes.timer import rates
 from fastmux.searching.search import RESULT as SEARCHED
 from fastmux.training import train
 from fastmux.training.drawing import Line, Panel, draw
+from fastmux.training.environment import environment
 from fastmux.training.folders import RunFolder
-from fastmux.training.formatting import for_terminal, markdown
+from fastmux.training.formatting import for_terminal, table
 from fastmux.training.models import PLAIN
 from fastmux.training.run import say
-from fastmux.training.run_result import environment
 from fastmux.training.settings import run_program
 from fastmux.training.tasks.stdlib import StdlibTask
 
@@ -144,11 +144,9 @@ def sentence(result: dict) -> str:
 def section(result: dict):
     """``demo.json`` in Markdown."""
     plain = result["models"][PLAIN]["rows_per_second"]
-    rows = [
-        [name, m["what"], f"{m['accuracy']:.4f}", f"{m['rows_per_second']:,.0f}", f"{m['rows_per_second'] / plain:.2f}"]
-        for name, m in result["models"].items()
-    ]
-    yield markdown(["model", "what it is", "accuracy", "rows/s", "x plain"], rows)
+    rows = [{"name": name, "times": m["rows_per_second"] / plain, **m} for name, m in result["models"].items()]
+    columns = {"model": "{name}", "what it is": "{what}", "accuracy": "{accuracy:.4f}"}
+    yield table(rows, columns | {"rows/s": "{rows_per_second:,.0f}", "x plain": "{times:.2f}"})
     yield f"**{result['sentence']}**"
 
 

@@ -33,9 +33,9 @@ import transformers
 import yaml
 
 from fastmux.files import changes, write_json
+from fastmux.training.environment import environment
 from fastmux.training.folders import SETTINGS, check_folder
 from fastmux.training.formatting import for_terminal, number
-from fastmux.training.run_result import environment
 from fastmux.training.settings import run_program
 from fastmux.training.tables import cell as cells
 from fastmux.training.tables.recipe import RECIPES, TableRecipe, read_recipe

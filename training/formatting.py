@@ -50,8 +50,8 @@ def table(rows: Iterable[Mapping], columns: Mapping[str, Cell]) -> str:
         if not isinstance(cell, str):
             return cell(row)
         try:
-            return cell.format_map(row)
-        except (KeyError, TypeError):  # None has no format
+            return cell.format_map({name: value for name, value in row.items() if value is not None})
+        except (KeyError, TypeError):  # None within a value has no format
             return "-"
 
     return markdown(list(columns), [[written(cell, row) for cell in columns.values()] for row in rows])

@@ -22,7 +22,7 @@ if not __package__:
 from fastmux.files import read_json, replacing, write_json
 from fastmux.training.drawing import Line, Panel, draw
 from fastmux.training.folders import SETTINGS, RunFolder
-from fastmux.training.formatting import for_terminal, interval, markdown, number
+from fastmux.training.formatting import for_terminal, interval, markdown, number, table
 from fastmux.training.models import ALONE, PLAIN, SMALLER
 from fastmux.training.run_result import RunResult, Score, VariantResult, of_json
 from fastmux.training.settings import run_program
@@ -68,31 +68,25 @@ def instances(variant: str, result: RunResult) -> int:
     return 1 if variant in ALONE else result.settings["recipe"]["num_instances"]
 
 
-def table(runs: dict[str, RunResult]) -> str:
+def table_of(runs: dict[str, RunResult]) -> str:
     """A table of runs of one task, by name: a row for each run, variant and split."""
-    rows = []
+    rows, metric = [], next(iter(runs.values())).metric
     for run, result in runs.items():
         for name, own in result.variants.items():
             both = (own.retrieval_accuracy_after_warm_up, own.retrieval_accuracy)
-            retrieval = " / ".join(number(found.mean) if found else "-" for found in both) if any(both) else "-"
+            retrieval = " / ".join(number(found.mean) if found else "-" for found in both) if any(both) else None
             for split, scores in own.scores.items():
                 difference, slots = own.difference_to_plain.get(split), [s.mean for s in own.slots.get(split, [])]
-                cells = [
-                    f"`{name}`",
-                    str(instances(name, result)),
-                    split,
-                    str(scores[result.metric]),
-                    interval(**asdict(difference)) if difference else "-",
-                    f"{number(min(slots))} to {number(max(slots))}" if slots else "-",
-                    retrieval,
-                    f"{own.throughput.instances_per_second:,.0f}",
-                    "-" if own.ratio_to_plain is None else f"{own.ratio_to_plain:.2f}",
-                    f"{own.limit:.2f}",
-                ]
-                rows.append([run, *cells] if len(runs) > 1 else cells)
-    header = ["", "N", "split", result.metric, "difference", "slots", "retrieval", "instances/s", "x plain", "limit"]
-    table = markdown(["run", *header] if len(runs) > 1 else header, rows)
-    return f"{table}\n\n{_COLUMNS}"
+                row = vars(own) | {"run": run, "name": name, "n": instances(name, result), "split": split}
+                row["difference"] = interval(**asdict(difference)) if difference else None
+                row["slots"] = f"{number(min(slots))} to {number(max(slots))}" if slots else None
+                row |= {"score": scores[metric], "retrieval": retrieval}
+                rows.append(row | {"rate": own.throughput.instances_per_second})
+    columns = {"run": "{run}"} if len(runs) > 1 else {}
+    columns |= {"": "`{name}`", "N": "{n}", "split": "{split}", metric: "{score}", "difference": "{difference}"}
+    columns |= {"slots": "{slots}", "retrieval": "{retrieval}", "instances/s": "{rate:,.0f}"}
+    columns |= {"x plain": "{ratio_to_plain:.2f}", "limit": "{limit:.2f}"}
+    return f"{table(rows, columns)}\n\n{_COLUMNS}"
 
 
 def section(record: dict) -> Iterator[str]:
@@ -111,7 +105,7 @@ def section(record: dict) -> Iterator[str]:
         yield f"Smaller plain encoders: {', '.join(present)}."
     if any(own.throughput.slowest for own in variants.values()):
         yield "Speed is that of rows of full length through the library's engine, the plain encoder's as well."
-    yield table({"": result})
+    yield table_of({"": result})
     *_, last = result.data["evaluation_rows"]
     scores = {f"`{name}`": own.scores[last] for name, own in variants.items()}
     wanted = [(label, f"accuracy: {label}", f"f1: {label}") for label in result.data["labels"]]
@@ -214,7 +208,7 @@ def main(argv: list[str] | None = None) -> Path:
     for task in dict.fromkeys(result.task for result in runs.values()):
         own = {name: result for name, result in runs.items() if result.task == task}
         plot(folder / f"{task}.png", "", own)
-        tasks.append({"task": task, "table": table(own)})
+        tasks.append({"task": task, "table": table_of(own)})
         parts += [f"## {task}", tasks[-1]["table"], f"![{task}]({task}.png)"]
     write_json(folder / "report.json", {"environment": next(iter(runs.values())).environment, "tasks": tasks})
     with replacing(folder / "report.md") as temporary:

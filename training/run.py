@@ -18,6 +18,7 @@ from fastmux.distillation.speed import engine_of, tokens_of
 from fastmux.passes.timer import rates
 from fastmux.training.arguments import Settings
 from fastmux.training.distillation import Distillation, with_teacher
+from fastmux.training.environment import environment
 from fastmux.training.folders import RunFolder
 from fastmux.training.inputs import Inputs
 from fastmux.training.metrics import accuracy, best_thresholds, multi_label, scores_of
@@ -30,7 +31,6 @@ from fastmux.training.run_result import (
     StageResult,
     Throughput,
     VariantResult,
-    environment,
 )
 from fastmux.training.scoring import SplitScores, difference, score_split
 from fastmux.training.stages import Stage

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import types
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import datasets
-import torch
-import transformers
-
-import fastmux
 from fastmux.training.formatting import measured
 
 
@@ -159,17 +153,3 @@ def of_json(kind: Any, values: Any) -> Any:
     if origin is dict:
         return {key: of_json(inner[1], value) for key, value in values.items()}
     return [of_json(inner[0], value) for value in values] if origin is list else values
-
-
-def environment() -> dict[str, object]:
-    """The device and the versions, on which figures depend besides the settings."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "device": gpu or f"CPU, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "datasets": datasets.__version__,
-        "fastmux": fastmux.__version__,
-    }

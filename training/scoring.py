@@ -88,18 +88,27 @@ def score_split(
 
 
 def difference(score: Callable[[np.ndarray], np.ndarray], own: np.ndarray, other: np.ndarray) -> Difference:
-    """A model's score less another's on the same rows, with a 95 % interval from a paired bootstrap: rows are drawn
-    anew, with both models' counts (Efron and Tibshirani, 1993, "An introduction to the bootstrap", chapters 13 and 16).
+    """A model's score less another's on the same rows, with a 95 % interval.
+
+    Args:
+        score: Makes the score of counts that are added up over rows: (K) -> ().
+        own, other: What each row adds to the counts, (rows, K).
+    """
+    return resampled(lambda drawn: score(own[drawn].sum(0)) - score(other[drawn].sum(0)), len(own), RESAMPLES)
+
+
+def resampled(apart: Callable[[np.ndarray], float | np.ndarray], rows: int, draws: int) -> Difference:
+    """A difference of two models' scores, with a 95 % interval from a paired bootstrap: the same rows are drawn for
+    both (Efron and Tibshirani, 1993, "An introduction to the bootstrap", chapters 13 and 16).
 
     The interval covers another draw of evaluation rows for these two trained models. It does not cover another seed of
     the training.
 
     Args:
-        score: Makes the score of counts that are added up over rows: (..., K) -> (...).
-        own, other: What each row adds to the counts, (rows, K).
+        apart: Makes the difference of the places of rows.
+        rows: How many rows there are.
+        draws: How often as many are drawn.
     """
-    rows, draw = len(own), np.random.default_rng(0)
-    times = (np.bincount(draw.integers(0, rows, rows), minlength=rows) for _ in range(RESAMPLES))
-    sums = np.stack([(drawn @ own, drawn @ other) for drawn in times], 1)
-    low, high = np.quantile(score(sums[0]) - score(sums[1]), (0.025, 0.975))
-    return Difference(float(score(own.sum(0)) - score(other.sum(0))), float(low), float(high))
+    draw = np.random.default_rng(0)
+    low, high = np.quantile([apart(draw.integers(0, rows, rows)) for _ in range(draws)], (0.025, 0.975))
+    return Difference(float(apart(np.arange(rows))), float(low), float(high))

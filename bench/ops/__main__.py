@@ -21,15 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from bench.conftest import BEGUN
+from bench.conftest import BEGUN, add_options
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
-from bench.ops.listed import OPS
 from bench.processes import GRACE, ROOT, environment, run
 from bench.record import finish, options_of
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json
-from fastmux.passes.timer import CLOCKS
 from fastmux.training.formatting import table
 
 TESTS = Path("bench", "ops")
@@ -42,12 +40,7 @@ COMPILING = 0.4
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     output = "The folder for OP.json and ratios.json. Default: nothing is kept."
     parser = options_of(__doc__, output, prog="python -m bench.ops")
-    add = parser.add_argument
-    add("--ops", nargs="+", choices=OPS, default=list(OPS), metavar="OP", help="The ops to measure.")
-    add("--budget", type=float, default=float("inf"), help="The seconds for all ops together.")
-    add("--first_pass", action="store_true", help="Measure only the first shapes, in the first dtype.")
-    add("--case_seconds", type=float, default=1.0, help="The seconds to time a case.")
-    add("--clock", choices=CLOCKS, default="wall", help="The time on the clock, or the processor's, if others use it.")
+    add_options(parser.add_argument)
     return parser.parse_args(argv)
 
 

@@ -54,21 +54,6 @@ def product(x, instance_matrices):
     return torch.einsum("nde,gnle->gld", instance_matrices, x)
 
 
-def gemm(x, instance_matrices):
-    """`torch.matmul` and nothing else, on operands that `laid_out` has put in the right order. The op is compared with
-    its rate."""
-    G, N, L, d = x.shape
-    rows = x.transpose(1, 2).view(G * L, N * d)
-    return torch.matmul(rows, instance_matrices.mT.view(N * d, d)).view(G, L, d)
-
-
-def laid_out(inputs):
-    return {
-        "x": inputs["x"].transpose(1, 2).contiguous().transpose(1, 2),
-        "instance_matrices": inputs["instance_matrices"].mT.contiguous().mT,
-    }
-
-
 def walsh_hadamard_written_out(x, inner_signs, outer_signs):
     """`fastmux.reference.walsh_hadamard_mux`, with matrix products as in the benchmark of `orthogonal_mux`."""
     h = _matrix(x.shape[-1], x.dtype, x.device)
@@ -112,8 +97,6 @@ _LISTED = [
         reference=product,
         inputs=matrices,
         products=lambda G, N, L, d: G * N * L * d * d,
-        peers={"gemm": gemm},
-        layouts={"gemm": laid_out},
     ),
     Op(
         "walsh_hadamard_mux",

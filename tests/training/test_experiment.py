@@ -158,7 +158,7 @@ def test_regression_several_seeds_and_stages(files, monkeypatch):
 def measured(variant, values, seed=0):
     """A finished cell whose rows were measured so."""
     scores, slots, rows = {"accuracy": Score.of([0.0])}, {"accuracy": [0.0]}, {"accuracy": np.array(values, np.float32)}
-    return CellResult(variant, 1, seed, {}, 0, 0, 0, 0.0, 0.0, scores, slots, [], rows)
+    return CellResult(variant, 1, seed, {}, 0, 0, 0, 0.0, 0.0, scores, slots, rows)
 
 
 def test_the_interval_pairs_rows():

@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score
 
 from fastmux.embedding.neighbours import directions
 from fastmux.training.run_result import Difference
+from fastmux.training.scoring import resampled
 from fastmux.training.tasks.glue import QnliTask, QqpTask, Sst2Task
 from fastmux.training.tasks.readers import find_files
 
@@ -45,16 +46,8 @@ class Figures:
         return float(self.score(self.rows))
 
     def less(self, other: Figures) -> Difference:
-        """The score less another model's on the same rows, with a 95 % interval from a paired bootstrap: the same rows
-        are drawn for both (Efron and Tibshirani, 1993, "An introduction to the bootstrap", chapters 13 and 16). It
-        covers another draw of rows, and not another training."""
-        draw, count = np.random.default_rng(0), len(self.rows)
-        drawn = []
-        for _ in range(RESAMPLES):
-            rows = draw.integers(0, count, count)
-            drawn.append(self.score(self.rows[rows]) - other.score(other.rows[rows]))
-        low, high = np.quantile(drawn, (0.025, 0.975))
-        return Difference(self.value() - other.value(), float(low), float(high))
+        """The score less another model's on the same rows, with a 95 % interval over rows."""
+        return resampled(lambda k: self.score(self.rows[k]) - other.score(other.rows[k]), len(self.rows), RESAMPLES)
 
 
 class Scoring(ABC):

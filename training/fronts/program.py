@@ -17,9 +17,9 @@ from transformers import HfArgumentParser
 from fastmux.files import write_json
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import integer, number, one_of
+from fastmux.training.environment import environment
 from fastmux.training.folders import SETTINGS, check_folder
 from fastmux.training.formatting import for_terminal
-from fastmux.training.run_result import environment
 from fastmux.training.settings import check, documented
 
 #: Where things lie on this machine is nobody else's concern.

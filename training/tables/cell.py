@@ -41,7 +41,6 @@ class CellResult:
         scores: The scores of the test rows over the groupings, by the metric's name, and the experiment's own figures.
         slots: The score of the rows that stood at each place in a group, by the metric's name. It is empty if rows do
             not share passes.
-        losses: The training losses by step.
         rows: What was measured of each test row in each grouping, by the metric's name: (groupings, rows). The file
             ``rows.npz`` has it.
     """
@@ -57,7 +56,6 @@ class CellResult:
     cpu_seconds: float
     scores: dict[str, Score]
     slots: dict[str, list[float]]
-    losses: list[tuple[int, float]]
     rows: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def record(self) -> dict[str, object]:
@@ -165,7 +163,6 @@ def run(cell: Cell, folder: Path, data_dir: str, groupings: int) -> CellResult:
         cpu_seconds=round(cpu_seconds, 2),
         scores={**experiment.scores(rows), **{name: Score.of([float(value)]) for name, value in own.items()}},
         slots=experiment.scores_by_slot(rows, orders, cell.num_instances),
-        losses=fit.losses,
         rows=rows,
     )
     with write_errors(folder, "the same command"):
@@ -188,7 +185,7 @@ class Training:
 
     Attributes:
         trainer: The Trainer of the last call, or one that has not trained yet.
-        steps, losses: The steps of all calls, and their losses.
+        steps: The steps of all calls.
     """
 
     cell: Cell
@@ -197,16 +194,14 @@ class Training:
     test: Rows
     folder: Path
     steps: int = 0
-    losses: list[tuple[int, float]] = field(default_factory=list)
 
     def __post_init__(self):
         self.trainer = self._trainer()
 
     def __call__(self, **arguments: object) -> None:
-        self.trainer = trainer = self._trainer(**arguments)
-        trainer.train()
-        self.losses += [(self.steps + e["step"], e["loss"]) for e in trainer.state.log_history if "loss" in e]
-        self.steps += trainer.state.global_step
+        self.trainer = self._trainer(**arguments)
+        self.trainer.train()
+        self.steps += self.trainer.state.global_step
 
     def _trainer(self, **arguments: object) -> ExperimentTrainer:
         arguments = training_arguments(self.cell, self.folder, **arguments)

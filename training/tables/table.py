@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmux.training.drawing import Line, Panel, draw
 from fastmux.training.experiments import Metric
-from fastmux.training.formatting import interval, markdown, number, score
+from fastmux.training.formatting import Cell, interval, number, score, table
 from fastmux.training.models import PLAIN
 from fastmux.training.run_result import Score
 from fastmux.training.scoring import difference
@@ -93,7 +93,7 @@ def compare(own: list[CellResult], other: list[CellResult], metric: Metric, spli
     # Where every seed has the same test rows, a row is drawn with all its measures; else rows differ.
     join = np.concatenate if splits_by_seed else lambda kept: np.mean(kept, axis=0)
     a, b = (join([measured[seed] for seed in seeds]).astype(float) for measured in by_seed)
-    found = difference(lambda sums: np.vectorize(metric.of_mean)(sums[..., 0] / len(a)), a[:, None], b[:, None])
+    found = difference(lambda sums: metric.of_mean(float(sums[0]) / len(a)), a[:, None], b[:, None])
     return [found.mean, found.low, found.high]
 
 
@@ -106,21 +106,12 @@ def section(result: dict) -> Iterator[str]:
         f"`python training/experiment.py {result['recipe']}`, {len(seeds)} seed{'s' * (len(seeds) > 1)}; the "
         f"difference is of {names[0]}, to the plain network, with the interval of 95 % of the bootstrap samples."
     )
-    header = ["", "N", *names, "published", "by slot", "difference", "multiply-adds a row", "CPU-s of training"]
-    cells = [
-        [
-            f"`{row['variant']}`",
-            str(row["num_instances"] or "-"),
-            *(score(row["scores"].get(name)) for name in names),
-            number(row["published"]),
-            " to ".join(map(number, row["slots"])) if row["slots"] else "-",
-            interval(*row["difference"]) if row["difference"] else "-",
-            "-" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}",
-            "-" if row["cpu_seconds"] is None else f"{row['cpu_seconds']:.0f}",
-        ]
-        for row in rows
-    ]
-    yield markdown(header, cells)
+    columns: dict[str, Cell] = {"": "`{variant}`", "N": lambda row: str(row["num_instances"] or "-")}
+    columns |= {name: lambda row, name=name: score(row["scores"].get(name)) for name in names}
+    columns["published"] = lambda row: number(row["published"])
+    columns["by slot"] = lambda row: " to ".join(map(number, row["slots"])) if row["slots"] else "-"
+    columns["difference"] = lambda row: interval(*row["difference"]) if row["difference"] else "-"
+    yield table(rows, columns | {"multiply-adds a row": "{multiply_adds:,}", "CPU-s of training": "{cpu_seconds:.0f}"})
 
 
 def plot(path: Path, rows: list[TableRow], metric: Metric, title: str, over: str | None = None) -> None:
