@@ -132,12 +132,6 @@ class TestCorrectnessGate:
         assert row.get("fraction_of_datasheet") == (expected and pytest.approx(expected))
         assert row["fraction_of_copy"] == pytest.approx(1200)
 
-    @pytest.mark.parametrize("direction", harness.DIRECTIONS)
-    def test_a_bare_product_is_orthogonal_mux(self, eager, direction):
-        sizes = {"G": 2, "N": 3, "L": 4, "d": 8}
-        report = harness.Case(OPS["orthogonal_mux"], tuple(sizes.items()), torch.float32, direction).run(seconds=0)
-        assert not report.refused and "gemm" in [row["implementation"] for row in report.rows]
-
 
 ORDER = """
 import pytest, sys
@@ -167,13 +161,8 @@ def test_a_benchmark_writes_a_small_file_for_its_op(tmp_path):
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     result = json.loads((tmp_path / "orthogonal_mux.json").read_text())
-    assert [row["implementation"] for row in result["rows"]] == [
-        "torch",
-        "torch-compiled",
-        "gemm",
-        "reference",
-        "reference-compiled",
-    ]
+    implementations = [row["implementation"] for row in result["rows"]]
+    assert implementations == ["torch", "torch-compiled", "reference", "reference-compiled"]
     assert all(len(row["speed_to_compiled"]) == 3 for row in result["rows"])
     assert result["machine"]["torch"] == torch.__version__ and result["clock"] == "cpu" and not result["refused"]
     assert "to compiled" in done.stdout and "reference-compiled" in done.stdout
