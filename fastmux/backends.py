@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("torch", "triton")
+# Looked for once: a value that the first call set would have a compiled call compiled anew.
+_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 # One variable for the process, not one per thread: autograd runs backward in threads of its own.
 _forced: str | None = None
@@ -65,9 +67,9 @@ def choose_backend(tensor: Tensor) -> str:
     """
     name = _asked_for() if _forced is None else _forced
     if name is None:
-        return "triton" if tensor.is_cuda and _triton_installed() else "torch"
+        return "triton" if tensor.is_cuda and _TRITON_INSTALLED else "torch"
     if name == "triton":
-        if not _triton_installed():
+        if not _TRITON_INSTALLED:
             raise ValueError("backend 'triton' was asked for, but the package triton is not installed")
         if not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
             raise ValueError(
@@ -75,13 +77,3 @@ def choose_backend(tensor: Tensor) -> str:
                 "or on a CPU when the process runs with TRITON_INTERPRET=1"
             )
     return name
-
-
-_installed: bool | None = None
-
-
-def _triton_installed() -> bool:
-    global _installed
-    if _installed is None:
-        _installed = importlib.util.find_spec("triton") is not None
-    return _installed

@@ -121,8 +121,7 @@ def _affine(
     return weight, bias
 
 
-# Seeds differ between calls. Triton would compile a kernel anew for seeds that are multiples of 16.
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _forward_kernel(
     ids_ptr,  # (G, N, L) integers contiguous
     word_ptr,  # (V, d), unit stride along d
@@ -133,12 +132,12 @@ def _forward_kernel(
     weight_ptr,  # (d), or None for no LayerNorm
     bias_ptr,  # (d), or None
     v_ptr,  # (N, d) contiguous, or None to keep the instances
+    seed_ptr,  # () int64; None without dropout
     y_ptr,  # (G * L, d) contiguous; (G * L, N, d) without vectors
     words,  # V, P and T
     positions,
     types,
     word_stride,
-    seed,
     num_rows,  # G * L
     num_instances,
     length,
@@ -167,6 +166,8 @@ def _forward_kernel(
         position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, l, live, cols, mask, positions, types, width,
         POSITION_SHARED, TYPE_SHARED, ACC, BLOCK_R, BLOCKS, BLOCK_D,
     )  # fmt: skip
+    if DROPOUT > 0.0:
+        seed = tl.load(seed_ptr)
     if v_ptr is None:
         weight, bias = _affine(weight_ptr, bias_ptr, cols, in_row, FACTOR, ACC, BLOCKS, BLOCK_D)
     # With vectors y = weight * sum_i v_i * x_i + bias * sum_i v_i, over elements that are not dropped.
@@ -212,10 +213,10 @@ def _scatter(table_ptr, xs, row, rows, padding, width, cols, mask, BLOCKS: tl.co
         tl.atomic_add(ptrs + i * BLOCK_D, xs[i], mask=wanted, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def _backward_kernel(
     dy_ptr,  # (G, L, d), or (G, N, L, d) without vectors; unit stride along d
-    ids_ptr,  # as forward, to v_ptr
+    ids_ptr,  # as forward, to seed_ptr
     word_ptr,
     position_ptr,
     position_ids_ptr,
@@ -223,6 +224,7 @@ def _backward_kernel(
     type_ids_ptr,
     weight_ptr,
     v_ptr,
+    seed_ptr,
     # All contiguous, in the accumulator's dtype, and None if not needed:
     dword_ptr,  # (V, d), zeros at first
     dposition_ptr,  # (P, d), zeros at first, if instances have their own positions
@@ -238,7 +240,6 @@ def _backward_kernel(
     positions,
     types,
     word_stride,
-    seed,
     padding_idx,  # -1 for none
     position_padding_idx,
     groups,
@@ -306,6 +307,7 @@ def _backward_kernel(
             following = tl.load(ids_ptr + at + ahead, mask=live, other=0).to(tl.int64)
             dy = load_blocks(dy_ptrs, mask, ACC, BLOCKS, BLOCK_D)
             if DROPOUT > 0.0:
+                seed = tl.load(seed_ptr)  # here, as registers are full
                 dy = drop_blocks(dy, seed, at, DROPOUT, BLOCK_R, BLOCKS, BLOCK_D)
             x = _own_rows(
                 shared, row, word_ptr, position_ptr, position_ids_ptr, type_ptr, type_ids_ptr, at, live, cols, mask,
@@ -378,11 +380,12 @@ def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -
 
     Args:
         operands: Ids (G, N, L), position and type ids (L) or (G, N, L), the tables of words (V, d), positions (P, d)
-            and types (T, d), LayerNorm's weight and bias (d), vectors (N, d). All but ids and words may be None.
-        options: eps, scale, the dropout probability and its seed.
+            and types (T, d), LayerNorm's weight and bias (d), vectors (N, d), the seed of dropout. All but ids and
+            words may be None.
+        options: eps, scale and the dropout probability.
     """
-    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
-    eps, scale, dropout, seed = options
+    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, seed = operands
+    eps, scale, dropout = options
     word = rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
@@ -399,8 +402,8 @@ def embedding_mux_forward(operands: tuple[Tensor | None, ...], options: tuple) -
     acc = accumulator(word, v)
     with on_device(word):
         _forward_kernel[(triton.cdiv(groups * length, options["BLOCK_R"]),)](
-            ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, y,
-            *_rows(word, position, token_type), word.stride(0), seed, groups * length, num_instances, length, width,
+            ids, word, position, position_ids, token_type, type_ids, ln_weight, ln_bias, v, seed, y,
+            *_rows(word, position, token_type), word.stride(0), groups * length, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
             DROPOUT=dropout, ACC=acc, INDEX=index_type(groups * length), **options, **register_limit(acc),
         )  # fmt: skip
@@ -414,8 +417,8 @@ def embedding_mux_backward(
     """Returns the gradients of word, position, token_type, ln_weight, ln_bias and v, each in its tensor's dtype. Those
     that ``need`` leaves out are empty; ``need`` asks for no absent tensor. Padding
     indices are -1 for none. ``operands`` and ``options`` are those of forward."""
-    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
-    eps, scale, dropout, seed = options
+    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, seed = operands
+    eps, scale, dropout = options
     dy, word = rowwise(dy), rowwise(word)
     groups, num_instances, length = ids.shape
     width = word.shape[1]
@@ -459,9 +462,9 @@ def embedding_mux_backward(
     kernel_acc = accumulator(word, v)
     with on_device(dy):
         _backward_kernel[(programs,)](
-            dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, dword, dposition, dx, dshared,
-            dtoken_type, along, total, *strides, *_rows(word, position, token_type), word.stride(0), seed, padding_idx,
-            position_padding_idx, groups, per_chunk, num_instances, length, width,
+            dy, ids, word, position, position_ids, token_type, type_ids, ln_weight, v, seed, dword, dposition, dx,
+            dshared, dtoken_type, along, total, *strides, *_rows(word, position, token_type), word.stride(0),
+            padding_idx, position_padding_idx, groups, per_chunk, num_instances, length, width,
             POSITION_SHARED=_is_shared(position_ids), TYPE_SHARED=_is_shared(type_ids), EPS=eps, SCALE=scale,
             DROPOUT=dropout, ACC=kernel_acc, **options, **register_limit(kernel_acc),
         )  # fmt: skip

@@ -51,20 +51,22 @@ def calls(dtype: torch.dtype, width: int, groups: int, instances: int, length: i
     table = torch.ones(ROWS, d, dtype=dtype)
     ids = torch.randint(0, ROWS, (g, n, l), generator=torch.Generator().manual_seed(0))
     types, shared, none = ids % 2, torch.arange(l), torch.zeros(l, dtype=torch.long)
-    plain, dropped, everything = (1e-12, 0.25, 0.0, 0), (1e-12, 0.25, 0.1, 2**40 + 3), [True] * 6
+    plain, dropped, everything = (1e-12, 0.25, 0.0), (1e-12, 0.25, 0.1), [True] * 6
+    seed = torch.tensor(2**40 + 3)
     # As BERT is given (positions and types shared by all rows), with ids of each row's own, and words alone.
-    bert = (ids, shared, none, table, table, table[:2], row, row, v)
-    own = (ids, (ids + 1) % ROWS, types, table, table.clone(), table[:2], row, row, v)
-    words = (ids, None, None, table, *[None] * 4, v)
-    kept = (*bert[:-1], None)
+    bert = (ids, shared, none, table, table, table[:2], row, row, v, None)
+    own = (ids, (ids + 1) % ROWS, types, table, table.clone(), table[:2], row, row, v, None)
+    words = (ids, None, None, table, *[None] * 4, v, None)
+    kept = (*bert[:-2], None, seed)
+    bert_seeded, own_seeded = (*bert[:-1], seed), (*own[:-1], seed)
     all_ids, rows = 8 * ids.numel(), 4 * x.numel()  # rows: those of the accumulator
     once, back = all_x + all_y + all_ids, "embedding_mux_backward"
     add("embedding_mux_forward", (bert, plain), once)
-    add("embedding_mux_forward", (own, dropped), 2 * all_x + all_y + 3 * all_ids)
+    add("embedding_mux_forward", (own_seeded, dropped), 2 * all_x + all_y + 3 * all_ids)
     add("embedding_mux_forward", (words, plain), once)
     add("embedding_mux_forward", (kept, dropped), 2 * all_x + all_ids)
     for product in (False, True):
-        add(back, (y, bert, dropped, 0, -1, everything, product), once + rows)
+        add(back, (y, bert_seeded, dropped, 0, -1, everything, product), once + rows)
     add(back, (y, own, plain, 0, 1, everything, False), 2 * (all_x + rows) + all_y + 3 * all_ids)
     add(back, (y, words, plain, 0, -1, [False] * 5 + [True], False), once)
     add(back, (x, kept, dropped, 0, -1, [True] * 5 + [False], False), 2 * all_x + all_ids + rows)

@@ -19,7 +19,8 @@ from fastmux.kernels.common.tensors import accumulator_dtype
 
 class Operands(NamedTuple):
     """The tensors of `embedding_mux`: ids (G, N, L), ids of positions and types (L) or (G, N, L), tables (V, d), (P, d)
-    and (T, d), LayerNorm's weight and bias (d), vectors (N, d). Without vectors the instances are kept apart."""
+    and (T, d), LayerNorm's weight and bias (d), vectors (N, d), and the seed of dropout, an int64 of no dimensions.
+    Without vectors the instances are kept apart; without dropout there is no seed."""
 
     ids: Tensor
     position_ids: Tensor | None
@@ -30,15 +31,15 @@ class Operands(NamedTuple):
     ln_weight: Tensor | None
     ln_bias: Tensor | None
     v: Tensor | None
+    seed: Tensor | None = None
 
 
 class Options(NamedTuple):
-    """The numbers of `embedding_mux`. ``seed`` is the seed of dropout."""
+    """The numbers of `embedding_mux`."""
 
     eps: float
     scale: float
     dropout: float
-    seed: int
 
 
 def forward_torch(operands: Operands, options: Options) -> Tensor:
@@ -82,7 +83,7 @@ def backward_torch(
     x^_i and total_i = sum dy: dv_i = scale * (w * along_i + b * total_i), dw = scale * sum_i v_i * along_i and db =
     scale * sum_i v_i * total_i.
     """
-    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
+    ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, _ = operands
     embedder = _Embedder(operands, options)
     dtype, width = embedder.dtype, word.shape[1]
     dy = dy.to(dtype)
@@ -154,7 +155,7 @@ class _Embedder:
     """Embeds blocks of instances, with the same order and the same dropout masks in forward and backward."""
 
     def __init__(self, operands: Operands, options: Options):
-        ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v = operands
+        ids, position_ids, type_ids, word, position, token_type, ln_weight, ln_bias, v, seed = operands
         self.eps, self.dropout = options.eps, options.dropout
         self.dtype = accumulator_dtype(word, v)
         self.ids, self.word, self.summed = ids, word, v is not None
@@ -168,8 +169,8 @@ class _Embedder:
         self.shared = [once(sum(shared[1:], shared[0]))] if shared else []
         self.own = [(t, i) for t, i in pairs if i.dim() > 1]
         self.generator = None
-        if self.dropout and not is_fake(ids):
-            self.generator = torch.Generator(ids.device).manual_seed(options.seed)
+        if seed is not None and not is_fake(ids):
+            self.generator = torch.Generator(ids.device).manual_seed(int(seed))
 
     def embed(self, g: slice, n: slice, affine: bool) -> _State:
         """Embeds one block. Without ``affine`` LayerNorm's weight and bias are not applied."""

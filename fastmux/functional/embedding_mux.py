@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastmux.backends import choose_backend
-from fastmux.functional._checks import Shapes, check_floating, check_index, is_fake
+from fastmux.functional._checks import Shapes, check_floating, check_index
 from fastmux.functional._embedding_torch import Operands, Options, backward_torch, forward_torch
 from fastmux.functional._ops import asked_for, kernel_op, needed, once_differentiable, run
 from fastmux.functional.derived import derived
@@ -54,7 +54,7 @@ def embedding_mux(
         eps: LayerNorm's epsilon.
         scale: The factor of the sum. 1/N by default.
         dropout: The probability with which each element of each instance is dropped. The seed comes from torch's
-            default CPU generator; each backend has its own mask for a seed.
+            default generator of the device that draws the mask; each backend has its own mask for a seed.
         padding_idx: The row of the word table that gets no gradient, as in nn.Embedding.
         position_padding_idx: The row of the position table that gets no gradient.
         validate_ids: Whether the values of ids are checked on a CPU. False if the caller has checked them.
@@ -86,7 +86,7 @@ def embed(
     position_padding_idx: int | None, validate_ids: bool,
 ) -> Tensor:  # fmt: skip
     """Checks the arguments, draws the seed and runs `embedding_mux` or, without vectors, `instance_embeddings`."""
-    input_ids, position_ids, token_type_ids, word, position, token_type, ln_weight, ln_bias, vectors = operands
+    input_ids, position_ids, token_type_ids, word, position, token_type, ln_weight, ln_bias, vectors, _ = operands
     shapes = Shapes(op)
     shapes.bind(input_ids=(input_ids, "GNL"), word_embeddings=(word, "Vd"))
     if vectors is not None:
@@ -119,15 +119,16 @@ def embed(
             both = {f"{name}_embeddings": (table, letter + "d")}
             shapes.bind(**both, **{f"{name}_ids": (ids, "L" if ids.dim() == 1 else "GNL")})
             check_index(op, f"{name}_ids", ids, table.shape[0] if validate_ids else None, word)
-    seed = 0
-    if dropout and not is_fake(word):
-        # Drawn on the CPU whatever the device: no wait for the GPU, and the same seed gives the same mask.
-        seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
+    backend = choose_backend(word)
+    if dropout:
+        # Drawn where it is read: nothing waits for a GPU, and a graph that was traced or captured draws it anew.
+        place = word.device if backend == "triton" else "cpu"
+        operands = operands._replace(seed=torch.randint(2**63 - 1, (), dtype=torch.int64, device=place))
     padding_idx = _row("padding_idx", op, padding_idx, word)
     position_padding_idx = _row("position_padding_idx", op, position_padding_idx, position)
     scale = float(1.0 / input_ids.shape[1] if scale is None else scale)  # while torch.jit traces, a size is a tensor
-    options = Options(float(eps), scale, float(dropout), seed)
-    return run(EmbeddingMux, *operands, options, (padding_idx, position_padding_idx), choose_backend(word))
+    options = Options(float(eps), scale, float(dropout))
+    return run(EmbeddingMux, *operands, options, (padding_idx, position_padding_idx), backend)
 
 
 def _row(name: str, op: str, index: int | None, table: Tensor | None) -> int | None:
@@ -190,6 +191,6 @@ def embedding_mux_backward(
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dword, dposition, dtoken_type, dln_weight, dln_bias, dv = (
-        dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(operands[3:], need, strict=True)
+        dy.new_empty(0) if t is None else needed(t, wanted) for t, wanted in zip(operands[3:9], need, strict=True)
     )
     return dword, dposition, dtoken_type, dln_weight, dln_bias, dv

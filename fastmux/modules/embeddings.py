@@ -7,6 +7,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from fastmux.backends import choose_backend
 from fastmux.functional.derived import derived
 from fastmux.modules.is_plain import is_plain
 
@@ -108,8 +109,8 @@ class EmbeddingAdapter:
             if not is_plain(module, kind):
                 return None
         dropout = self.dropout.p if self.dropout is not None and self.dropout.training else 0.0
-        if dropout and torch.compiler.is_compiling():
-            return None  # a traced graph has no seeded generator to draw the dropout of the ops from
+        if dropout and torch.compiler.is_compiling() and choose_backend(self.word.weight) == "torch":
+            return None  # a traced graph has no seeded generator, from which that backend draws
         tables = {
             "word_embeddings": self.word.weight,
             "position_embeddings": None if self.position is None else self.position.weight,

@@ -184,19 +184,20 @@ def test_registered_ops_pass_opcheck(triton_device):
     names = ("input_ids", "position_ids", "token_type_ids", "word_embeddings", "position_embeddings")
     names += ("token_type_embeddings", "ln_weight", "ln_bias", "instance_vectors")
     inputs = {k: t.to(triton_device) for k, t in draw(2, 3, 4, 6).items()}
-    everything = tuple(inputs[name] for name in names)
-    words = (inputs["input_ids"], None, None, inputs["word_embeddings"], *[None] * 4, inputs["instance_vectors"])
+    seed = torch.tensor(7, device=triton_device)
+    everything = (*(inputs[name] for name in names), seed)
+    words = (inputs["input_ids"], None, None, inputs["word_embeddings"], *[None] * 4, inputs["instance_vectors"], seed)
     dy = torch.randn(2, 4, 6, dtype=torch.float64, device=triton_device)
     ops = torch.ops.fastmux
-    instances = (*everything[:-1], None)
+    instances = (*everything[:-2], None, seed)
     for tensors, need in (
         (everything, [True] * 6),
         (words, [True, *[False] * 4, True]),
         (instances, [True] * 5 + [False]),
     ):
-        options = (1e-5, 0.5, 0.1, 7)
+        options = (1e-5, 0.5, 0.1)
         torch.library.opcheck(ops.embedding_mux_forward.default, (*tensors, *options))
-        upstream = dy if tensors[-1] is not None else dy[:, None].expand(2, 3, 4, 6)
+        upstream = dy if tensors[-2] is not None else dy[:, None].expand(2, 3, 4, 6)
         torch.library.opcheck(ops.embedding_mux_backward.default, (upstream, *tensors, *options, 0, -1, need, True))
 
 
@@ -223,18 +224,18 @@ def test_an_id_without_a_row_is_nan_and_touches_nothing(
     names = {"input_ids": "word_embeddings", "position_ids": "position_embeddings"}
     names |= {"token_type_ids": "token_type_embeddings"}
     order = (*names, *names.values(), "ln_weight", "ln_bias", "instance_vectors")
-    tensors = [inputs[name] for name in order]
+    tensors = [*(inputs[name] for name in order), None]
     if not vectors:
-        tensors[-1] = None
+        tensors[-2] = None
     ids = tensors[list(names).index(table)] = inputs[table].clone()
     rows = inputs[names[table]].shape[0]
-    clean = kernels.embedding_mux_forward(tensors, (1e-12, 0.5, 0.0, 0))
+    clean = kernels.embedding_mux_forward(tensors, (1e-12, 0.5, 0.0))
     ids[0, 0, 3], ids[1, 2, 5], ids[1, 1, 7], ids[0, 2, 0] = rows, -1, 2**40, -(2**40)
     if table == "input_ids":
         storage = torch.full((rows + 6, 15), 1e30, dtype=torch.float64, device=triton_device)
         tensors[3] = within(storage, tensors[3])
 
-    y = kernels.embedding_mux_forward(tensors, (1e-12, 0.5, 0.0, 0))
+    y = kernels.embedding_mux_forward(tensors, (1e-12, 0.5, 0.0))
     bad = torch.zeros(2, 3, 20, dtype=torch.bool, device=triton_device)
     bad[0, 0, 3] = bad[1, 2, 5] = bad[1, 1, 7] = bad[0, 2, 0] = True
     bad = bad.any(1) if vectors else bad
@@ -251,7 +252,7 @@ def test_an_id_without_a_row_is_nan_and_touches_nothing(
 
     monkeypatch.setattr(torch, "zeros", zeros)
     need, upstream = [True] * 5 + [vectors], torch.ones_like(y)
-    gradients = kernels.embedding_mux_backward(upstream, tensors, (1e-12, 0.5, 0.0, 0), -1, -1, need, deterministic)
+    gradients = kernels.embedding_mux_backward(upstream, tensors, (1e-12, 0.5, 0.0), -1, -1, need, deterministic)
     assert storages and all((t[:3] == 1e30).all() and (t[-3:] == 1e30).all() for t in storages)
     own = gradients[list(names).index(table)]
     assert own.isfinite().all() and own.shape == inputs[names[table]].shape
