@@ -26,8 +26,6 @@ import fastmux
 from bench.machine import default_device
 from bench.record import options_of, positive
 from fastmux.lines import read_lines
-from fastmux.training.tasks.conll import read_conll
-from fastmux.training.tasks.readers import read_table
 
 PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -104,8 +102,11 @@ def model(
 def texts_of(task: str, folder: Path) -> list[str]:
     """The rows of SST-2, or the sentences of CoNLL-2003 with single spaces between words."""
     if task == "sequence":
-        return read_table(folder / "sst2" / "train.tsv", ["sentence"]).columns["sentence"]
-    return [" ".join(words) for words in read_conll(folder / "conll2003" / "train.txt").columns["tokens"]]
+        return [line.split("\t")[0] for line in itertools.islice(read_lines(folder / "sst2" / "train.tsv"), 1, None)]
+    # The readers of training/ need `datasets`, which a machine that is lent may lack.
+    lines = read_lines(folder / "conll2003" / "train.txt")
+    sentences = (list(rows) for filled, rows in itertools.groupby(lines, bool) if filled)
+    return [" ".join(line.split(" ")[0] for line in rows) for rows in sentences]
 
 
 def some(texts: Sequence[str], rows: int) -> list[str]:

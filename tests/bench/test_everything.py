@@ -114,6 +114,19 @@ def test_hidden_packages_are_as_if_not_installed(tmp_path):
     subprocess.run([sys.executable, "-c", HIDDEN], env=processes.environment(["peft"], tmp_path), check=True)
 
 
+#: What a machine that has torch, transformers and pytest may lack, of what fastmux installs.
+LACKING = ["datasets", "orjson", "seqeval", "ctranslate2", "polars", "duckdb", "model2vec", "openai", "liger_kernel"]
+PROGRAMS = ["throughput", "predict", "ops.__main__", "tune", "memory", "audit.kernels", "results_page"]
+
+
+def test_the_steps_need_no_package_that_a_bare_machine_lacks(tmp_path):
+    """All but serving, which needs the extra `serve`."""
+    code = f"import importlib\nfor name in {PROGRAMS}: importlib.import_module('bench.' + name)"
+    env = processes.environment(LACKING, tmp_path)
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tests_go_on_past_files_that_cannot_be_collected(tmp_path):
     """With the step's own options: a package that a file needs is hidden, the other file's tests run."""
     (tmp_path / "hiding").mkdir()
