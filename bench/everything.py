@@ -7,6 +7,13 @@
     python bench/everything.py --without datasets peft # as if packages were missing
     python -m bench.machine                            # before a tree is copied to a device without its .git
 
+The first command needs torch, transformers, pytest, tqdm and psutil. Text to label wants datasets and orjson, too, and
+serving what the extra `serve` brings. A machine without an index gets them as a folder (25 MB), on its PYTHONPATH:
+
+    pip install --target packages --no-deps --python-version 3.12 --only-binary=:all: annotated-doc annotated-types \\
+        datasets dill fastapi fastapi-offline httptools multiprocess orjson prometheus-client pydantic pydantic-core \\
+        python-json-logger starlette typing-inspection uvicorn
+
 Each step runs in a process of its own and prints as it goes. It is told 0.85 of the time after which it is killed; a
 step that takes no such option is interrupted then, as by Ctrl+C, and has the rest to write what it found. A step that
 fails or is out of time does not keep the others from running, and leaves what it had done. Results go to
