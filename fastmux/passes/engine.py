@@ -6,14 +6,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.passes.grouping import average_slots, check_copies, group_rows
+from fastmux.passes.packing import PackedRows
 from fastmux.passes.plan import PASS_TOKENS, Layout, plan_passes
-from fastmux.passes.runtimes import Runtime
-from fastmux.passes.tokens import Tokens
+from fastmux.passes.runtimes import PackingRuntime, Runtime
+from fastmux.passes.tokens import Tokens, ranges
 
 #: How many passes are begun before the first is waited for, so that a GPU computes while the host prepares the next.
 _AHEAD = 4
@@ -42,7 +44,8 @@ class Engine:
 
     Args:
         runtime: The model.
-        batch_tokens: The positions of a pass, padding counted, at most.
+        batch_tokens: The positions of a pass, padding counted, at most. Where the runtime's layout says that groups are
+            packed, there is none between groups.
         copies: The slots that each row takes, 1 to N; its logits are averaged over them.
         pass_tokens: The overhead of a pass, in positions.
         fallback: Answers the rows of which the model is less sure than ``min_confidence``: a cascade.
@@ -182,6 +185,8 @@ class Engine:
         """Begin a pass; the function that is returned waits for its logits, which are as in `Answered`."""
         if slots is None:
             slots = group_rows(np.arange(len(rows)), self.runtime.num_instances, self.copies)
+        if self.layout.packed:
+            return self._start_packed(tokens, rows, slots)
         lengths = tokens.lengths[rows]
         width = max(self.layout.least, int(lengths.max()))
         begun = self.runtime.start(tokens.padded(rows[slots.ravel()], width, self.runtime.pad_token_id))
@@ -189,6 +194,21 @@ class Engine:
         def wait() -> np.ndarray:
             logits = average_slots(begun(), slots, len(rows))
             return logits[np.arange(width) < lengths[:, None]] if self.runtime.per_token else logits
+
+        return wait
+
+    def _start_packed(self, tokens: Tokens, rows: np.ndarray, slots: np.ndarray) -> Callable[[], np.ndarray]:
+        """As `_start`, with groups end to end."""
+        runtime, lengths = cast(PackingRuntime, self.runtime), tokens.lengths[rows]
+        packed = PackedRows.of(tokens, rows[slots], runtime.pad_token_id)
+        begun = runtime.start_packed(packed)
+
+        def wait() -> np.ndarray:
+            logits = begun()
+            if not runtime.per_token:
+                return average_slots(logits, slots, len(rows))
+            own = ranges((np.cumsum(lengths) - lengths)[slots].ravel(), packed.lengths.ravel())
+            return average_slots(logits.reshape(-1, logits.shape[-1])[packed.places], own, int(lengths.sum()))
 
         return wait
 

@@ -2,7 +2,8 @@
 
 The rows are sorted by length, N neighbours make a group, and neighbouring groups make a pass. Every group of a pass is
 padded to the longest row of the pass, so that long passes cost padding and short ones cost overhead. `plan_passes`
-finds the cuts with the least sum of both, by dynamic programming over the sorted groups.
+finds the cuts with the least sum of both, by dynamic programming over the sorted groups. Groups that are packed, end to
+end in one sequence, are padded to no other group: their passes are as full as may be.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ class Layout:
             rows only in its deeper layers.
         prefix: The positions before each sequence.
         least: The positions of a row, at least: a model that attends to padding answers by how much there is.
+        packed: Whether the groups of a pass lie end to end, each as long as its own longest row.
     """
 
     rows: int = 1
     sequences: int = 1
     prefix: int = 0
     least: int = 1
+    packed: bool = False
 
 
 def plan_passes(
@@ -52,7 +55,7 @@ def plan_passes(
         batch_tokens: The positions of a pass, padding counted, at most; a single group may have more.
         layout: How the model lays out groups; a plain encoder's if None.
         pass_tokens: The overhead of a pass, in positions. If the plan would have too much padding, a smaller one is
-            assumed.
+            assumed. Packed groups need none.
 
     Returns:
         Row numbers. Every pass but the last has a multiple of ``layout.rows``, whose neighbours make up the groups.
@@ -68,6 +71,21 @@ def plan_passes(
     order = np.argsort(-lengths, kind="stable")
     # The positions of each group, padded to its longest row, which is its first.
     groups = layout.sequences * (lengths[order[:: layout.rows]] + layout.prefix)
+    cuts = _fullest_cuts(groups, batch_tokens) if layout.packed else _padded_cuts(groups, batch_tokens, pass_tokens)
+    return [order[a * layout.rows : b * layout.rows] for a, b in itertools.pairwise(cuts)]
+
+
+def _fullest_cuts(groups: np.ndarray, batch_tokens: int) -> list[int]:
+    """The numbers of groups after which passes end, from 0: the fewest passes of groups that are not padded."""
+    until, cuts = np.concatenate([[0], np.cumsum(groups)]), [0]
+    while cuts[-1] < len(groups):
+        full = int(np.searchsorted(until, until[cuts[-1]] + batch_tokens, side="right")) - 1
+        cuts.append(max(full, cuts[-1] + 1))
+    return cuts
+
+
+def _padded_cuts(groups: np.ndarray, batch_tokens: int, pass_tokens: int) -> np.ndarray:
+    """The numbers of groups after which passes end, from 0: the cheapest passes with little enough padding."""
     possible = _possible_cuts(groups, batch_tokens)
     cuts = _cheapest_cuts(groups, possible, batch_tokens, pass_tokens)
     if pass_tokens > _LEAST_PASS_TOKENS and not _is_dense(groups, cuts):
@@ -81,7 +99,7 @@ def plan_passes(
                 low, cuts = middle, found
             else:
                 high = middle
-    return [order[a * layout.rows : b * layout.rows] for a, b in itertools.pairwise(cuts)]
+    return cuts
 
 
 def _possible_cuts(groups: np.ndarray, batch_tokens: int) -> np.ndarray:

@@ -66,9 +66,7 @@ class Tokens:
 
     def flat(self, rows: np.ndarray) -> np.ndarray:
         """The places in `ids` of the tokens of rows, row after row."""
-        lengths = self.lengths[rows]
-        before = np.cumsum(lengths) - lengths
-        return np.repeat(self.starts[rows] - before, lengths) + np.arange(int(lengths.sum()))
+        return ranges(self.starts[rows], self.lengths[rows])
 
     def select(self, rows: np.ndarray) -> Tokens:
         """The tokens of these rows."""
@@ -80,6 +78,19 @@ class Tokens:
             None if self.words is None else [self.words[row] for row in rows],
             None if self.spans is None else [self.spans[row] for row in rows],
         )
+
+
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The numbers from each start, as many as each length says, one after another.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastmux.passes.tokens import ranges
+        >>> ranges(np.array([7, 0]), np.array([2, 3]))
+        array([7, 8, 0, 1, 2])
+    """
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:

@@ -25,13 +25,25 @@ class Sums:
         self.widths, self.begun, self.waited, self.most_ahead, self.is_ready = [], 0, 0, 0, False
 
     def start(self, inputs):
-        assert self.is_ready
+        assert not self.layout.packed
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         assert len(ids) % self.num_instances == 0 and (ids[mask == 0] == self.pad_token_id).all()
         self.widths.append(ids.shape[1])
+        return self._begun(ids * mask if self.per_token else (ids * mask).sum(1))
+
+    def start_packed(self, rows):
+        assert self.layout.packed and len(rows.ids) == self.num_instances
+        assert rows.ids.shape[1] == rows.lengths.max(1).sum()
+        assert (np.delete(rows.ids, rows.places) == self.pad_token_id).all()
+        ends = np.cumsum(rows.lengths.ravel())
+        sums = [part.sum() for part in np.split(rows.ids.ravel()[rows.places], ends[:-1])]
+        return self._begun(rows.ids if self.per_token else np.array(sums))
+
+    def _begun(self, values):
+        assert self.is_ready
         self.begun += 1
         self.most_ahead = max(self.most_ahead, self.begun - self.waited)
-        values = self.factor * (ids * mask if self.per_token else (ids * mask).sum(1))
+        values = self.factor * values
 
         def wait():
             self.waited += 1
@@ -53,9 +65,9 @@ def tokens_of(rows):
 rows_of = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), max_size=60)
 
 
-@given(rows_of, st.sampled_from([1, 3, 8]), st.integers(1, 60), st.booleans(), st.integers(1, 3))
-def test_every_row_has_its_own_logits(rows, num_instances, budget, per_token, copies):
-    runtime = Sums(num_instances, per_token)
+@given(rows_of, st.sampled_from([1, 3, 8]), st.integers(1, 60), st.booleans(), st.integers(1, 3), st.booleans())
+def test_every_row_has_its_own_logits(rows, num_instances, budget, per_token, copies, packed):
+    runtime = Sums(num_instances, per_token, packed=packed)
     engine, told = Engine(runtime, budget, min(copies, num_instances)), []
     found = engine.run(tokens_of(rows), on_rows=told.append)
     values = [value for row in rows for value in row] if per_token else [sum(row) for row in rows]
@@ -64,10 +76,10 @@ def test_every_row_has_its_own_logits(rows, num_instances, budget, per_token, co
     assert runtime.most_ahead <= 5 and runtime.waited == runtime.begun and not runtime.is_ready
 
 
-@given(rows_of, st.booleans())
-def test_rows_of_doubt_have_the_fallbacks_logits(rows, per_token):
-    behind, told = Engine(Sums(per_token=per_token, factor=100.0), 30), []
-    engine = Engine(Sums(4, per_token), 30, fallback=behind, min_confidence=1 / (1 + np.exp(-2 * 4)))
+@given(rows_of, st.booleans(), st.booleans())
+def test_rows_of_doubt_have_the_fallbacks_logits(rows, per_token, packed):
+    behind, told = Engine(Sums(per_token=per_token, factor=100.0, packed=not packed), 30), []
+    engine = Engine(Sums(4, per_token, packed=packed), 30, fallback=behind, min_confidence=1 / (1 + np.exp(-2 * 4)))
     found = engine.run(tokens_of(rows), on_rows=told.append)
     doubtful = [row for row, ids in enumerate(rows) if (min(ids) if per_token else sum(ids)) < 4]
     assert found.went_on.tolist() == doubtful and sum(told) == len(rows)

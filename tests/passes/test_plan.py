@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -42,6 +43,21 @@ def test_every_row_once_in_full_groups_and_within_the_budget(lengths, budget, la
     padded = np.maximum(lengths, layout.least)
     ends = [(padded[rows].max(), padded[rows].min()) for rows in batches]
     assert all(low >= high for (_, low), (high, _) in itertools.pairwise(ends)), "the longest first"
+
+
+@given(st.lists(st.integers(0, 60), max_size=300), st.integers(1, 400), layouts, st.integers(1, 3))
+def test_packed_groups_fill_passes_without_padding(lengths, budget, layout, sequences):
+    lengths, layout = np.array(lengths, np.int64), replace(layout, packed=True, sequences=sequences)
+    batches = plan_passes(lengths, budget, layout)
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(lengths)))
+    assert all(len(rows) % layout.rows == 0 for rows in batches[:-1])
+    groups = [np.split(rows, range(layout.rows, len(rows), layout.rows)) for rows in batches]
+    taken = [[positions(lengths, [group], layout) for group in batch] for batch in groups]
+    assert sum(map(sum, taken)) == (by_themselves(lengths, layout) if len(lengths) else 0)
+    assert all(len(batch) == 1 or sum(batch) <= budget for batch in taken)
+    assert all(sum(batch) + following[0] > budget for batch, following in itertools.pairwise(taken)), "full"
+    longest = list(itertools.chain.from_iterable(taken))
+    assert longest == sorted(longest, reverse=True)
 
 
 def cheapest(groups, budget, pass_tokens):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fastmux.passes.packing import PackedRows
 from fastmux.passes.plan import Layout
 
 #: The problem type of a model whose answers are vectors, not logits.
@@ -44,3 +45,15 @@ class Runtime(Protocol):
 
     def ready(self) -> AbstractContextManager[None]:
         """A context in which passes run: the model is in eval mode, and its weights must not change."""
+
+
+class PackingRuntime(Runtime, Protocol):
+    """A runtime whose layout may say ``packed``: the groups of a pass then lie end to end."""
+
+    def start_packed(self, rows: PackedRows) -> Callable[[], np.ndarray]:
+        """Begin a pass over packed rows.
+
+        Returns:
+            A function that waits for the logits, float32 or float64: (G * N, C), slot after slot of each group, or
+            (N, T, C) of tokens.
+        """
