@@ -6,13 +6,20 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from thoroughness import ALL
-from transformers import BertConfig
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 import fastmux
+from fastmux.embedding.config import EmbeddingConfig
+from fastmux.embedding.model import EmbeddingModel
+from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.passes.tokens import Tokens
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -20,21 +27,23 @@ TASKS = {"sequence": fastmux.TMuxForSequenceClassification, "token": fastmux.TMu
 ROWS, LENGTH, WORDS = 8, 16, 50
 
 
+CONFIG = BertConfig(
+    vocab_size=WORDS,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=128,
+    max_position_embeddings=64,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+
+
 @pytest.fixture(params=[(t, d) for t in TASKS for d in ("index", "unbind")], ids="-".join)
 def exact(request):
     task, demultiplexer = request.param
-    config = BertConfig(
-        vocab_size=WORDS,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
     options = {"demultiplexer": demultiplexer, "num_labels": 3, "retrieval_loss_weight": 0.0}
-    return TASKS[task].from_backbone(config, 4, **options).double().eval()
+    return TASKS[task].from_backbone(CONFIG, 4, **options).double().eval()
 
 
 @pytest.fixture
@@ -88,6 +97,39 @@ def test_logits(exact, ids, way):
         expected = exact(input_ids=ids).logits
         logits = run(model, ids.to(DEVICE)).cpu().double()
     assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def joined(join):
+    wide = BertConfig(**CONFIG.to_dict() | {"num_hidden_layers": 4})
+    return fastmux.JoinedForSequenceClassification.from_backbone(BertForSequenceClassification(wide), 2, join=join)
+
+
+#: Models whose rows or groups lie end to end, on a GPU in half precision.
+PACKED = {
+    f"{task}, {name}": partial(made.from_backbone, CONFIG, 4, demultiplexer=name, num_labels=3)
+    for task, made in TASKS.items()
+    for name in ("index", "unbind")
+}
+PACKED |= {
+    "plain": lambda: BertForTokenClassification(CONFIG),
+    "rows": partial(joined, "rows"),
+    "pooled": partial(joined, "pooled"),
+    "embeds": lambda: EmbeddingModel(BertModel(CONFIG), EmbeddingConfig("mean")),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_rows(kind):
+    exact, draw = PACKED[kind]().double().eval(), np.random.default_rng(0)
+    tokens = Tokens.of_rows([draw.integers(1, WORDS, length).tolist() for length in draw.integers(1, 50, 40)])
+    runtime = TorchRuntime(copy.deepcopy(exact).to(DEVICE, torch.bfloat16), 0, packed=None if GPU else True)
+    if not runtime.layout.packed:
+        pytest.skip("this GPU does not attend to sequences of several lengths")
+    engine = Engine(runtime, 500)
+    plan = engine.plan(tokens.lengths)
+    expected = Engine(TorchRuntime(exact, 0), 500).run(tokens, plan).logits
+    error = np.abs(engine.run(tokens, plan).logits - expected).max()
+    assert error <= 0.05 * np.abs(expected).max()
 
 
 def test_a_step_of_training(exact, ids):

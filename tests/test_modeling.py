@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertMode
 
 import fastmux
 from fastmux import reference
-from fastmux.models.tmux import embeddings_of
+from fastmux.models.encoders import embeddings_of
 from fastmux.modules import DEMULTIPLEXERS, MULTIPLEXERS
 from fastmux.testing import assert_agrees, relative_error
 

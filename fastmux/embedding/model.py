@@ -21,12 +21,15 @@ from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
 
 from fastmux.embedding.config import DenseLayer, EmbeddingConfig
 from fastmux.embedding.folder import read_embedding_config, write_embedding_config
+from fastmux.embedding.packed import PackedEmbedding
 from fastmux.files import finish_replacing
 from fastmux.labelling.tokenized_model import check_tokenizer, room_of
 from fastmux.models.encoders import drop_pooler
 from fastmux.models.exporting import any_groups
 from fastmux.models.loading import read_pretrained, read_tokenizer
+from fastmux.modules.is_plain import is_plain
 from fastmux.passes.masks import unasked_by
+from fastmux.passes.packed_model import packed_form
 
 
 class EmbeddingModel(nn.Module):
@@ -117,15 +120,23 @@ class EmbeddingModel(nn.Module):
         """The vectors (B, D) of the encoder's last hidden states (B, L, d)."""
         config = self.embedding_config
         mask = torch.ones_like(states[..., 0], dtype=torch.long) if attention_mask is None else attention_mask
-        pooled = pool(states, mask, config.pooling, 0 if config.include_prompt else prompt_length)
+        return self.behind(pool(states, mask, config.pooling, 0 if config.include_prompt else prompt_length))
+
+    def behind(self, pooled: Tensor) -> Tensor:
+        """What comes behind the pooling: (B, d) -> the vectors (B, D)."""
         layers = iter(zip(self.dense, self.activations, strict=True))
-        for step in config.steps:
+        for step in self.embedding_config.steps:
             if isinstance(step, DenseLayer):
                 linear, activation = next(layers)
                 pooled = activation(linear(pooled))
             else:
                 pooled = nn.functional.normalize(pooled, dim=-1)
         return pooled
+
+    def packed_form(self) -> PackedEmbedding | None:
+        """How the model runs packed rows (`fastmux.passes.packed_model`); None if it only runs padded ones."""
+        encoder = packed_form(self.encoder) if is_plain(self, EmbeddingModel) else None
+        return None if encoder is None else PackedEmbedding(self, encoder)
 
     def with_encoder(self, encoder: PreTrainedModel) -> EmbeddingModel:
         """The same pooling and copies of the same dense layers behind another encoder of the same width."""

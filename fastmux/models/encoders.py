@@ -16,6 +16,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.modeling_outputs import BaseModelOutput
 
 from fastmux.configuration import TMuxConfig
+from fastmux.modules.embeddings import EmbeddingAdapter
 
 # Embedding modules that consist of a word table, LayerNorm and dropout, and of position and type tables in some.
 STANDARD_EMBEDDINGS = {
@@ -232,3 +233,8 @@ def check_embeddings(encoder: PreTrainedModel) -> None:
             f"backbone is a {type(encoder).__name__} that projects its word embeddings before normalising them: "
             "what is multiplexed would not have the width that it takes as inputs_embeds"
         )
+
+
+def embeddings_of(encoder: PreTrainedModel) -> EmbeddingAdapter:
+    """The embeddings of an encoder that has passed `check_embeddings`."""
+    return EmbeddingAdapter(encoder.embeddings, getattr(encoder.config, "max_position_embeddings", None))

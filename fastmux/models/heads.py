@@ -20,15 +20,17 @@ from fastmux.models.losses import (
     share_of_tokens,
     token_loss,
 )
+from fastmux.models.multiplexed_pass import MultiplexedPass
 from fastmux.models.outputs import (
     TMuxMaskedLMOutput,
     TMuxRetrievalOutput,
     TMuxSequenceClassifierOutput,
     TMuxTokenClassifierOutput,
 )
+from fastmux.models.packed_tmux import PackedTMux, packed_tmux
 from fastmux.models.prediction import PredictsInGroups
 from fastmux.models.pretrained import TMuxPreTrainedModel
-from fastmux.models.tmux import MultiplexedPass, TMux
+from fastmux.models.tmux import TMux
 from fastmux.modules.classifier import build_classifier
 from fastmux.modules.groups import group
 from fastmux.modules.is_plain import is_plain
@@ -133,6 +135,10 @@ class _TMuxForTask(PredictsInGroups, TMuxPreTrainedModel):
         if is_plain(self.dropout, nn.Dropout) and not (self.dropout.training and self.dropout.p):
             return self.tmux.demultiplex(mux, h, head=self.classifier)
         return self.classifier(self.dropout(self.tmux.demultiplex(mux, h)))
+
+    def packed_form(self) -> PackedTMux | None:
+        """See `TMux.packed_form`."""
+        return packed_tmux(self, self.tmux)
 
 
 class TMuxForSequenceClassification(_TMuxForTask):

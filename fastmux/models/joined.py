@@ -33,8 +33,10 @@ from fastmux.models.joined_encoder import JoinedEncoder
 from fastmux.models.losses import token_loss
 from fastmux.models.model_card import joined_card
 from fastmux.models.narrowing import resize_heads
+from fastmux.models.packed_joined import PackedJoined
 from fastmux.models.prediction import PredictsInGroups
 from fastmux.models.publishing import WithCard
+from fastmux.modules.is_plain import is_plain
 from fastmux.passes.masks import unasked
 
 
@@ -199,6 +201,11 @@ class JoinedPreTrainedModel(WithCard):
             drop_pooler(model)
         model.load_state_dict(self.model.state_dict())
         return model.train(self.training)
+
+    def packed_form(self) -> PackedJoined | None:
+        """How the model runs packed rows (`fastmux.passes.packed_model`); None if it only runs padded ones."""
+        known = is_plain(self, type(self)) and PackedJoined.can_pack(self.model)
+        return PackedJoined(self.model) if known else None
 
     def _own_card(self, repository: str) -> ModelCard:
         return joined_card(self.config, type(self).__name__, repository)

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.configuration import TMuxConfig
+from fastmux.models.multiplexed_pass import MultiplexedPass
 from fastmux.models.pretrained import TMuxPreTrainedModel
-from fastmux.models.tmux import MultiplexedPass
 from fastmux.modules.retrieval import IGNORE_INDEX, retrieval_labels
 
 

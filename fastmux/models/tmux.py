@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,10 +14,12 @@ from transformers.utils.generic import can_return_tuple
 from fastmux.configuration import TMuxConfig
 from fastmux.functional.pair_norm import Head
 from fastmux.models.alignment import from_first_token
-from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, load_backbone, pool
+from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, embeddings_of, load_backbone, pool
 from fastmux.models.exporting import any_groups
 from fastmux.models.inputs import check_inputs
 from fastmux.models.last_layer import states_at_first_positions
+from fastmux.models.multiplexed_pass import MultiplexedPass
+from fastmux.models.packed_tmux import PackedTMux, packed_tmux
 from fastmux.models.padding import warn_of_width
 from fastmux.models.pretrained import TMuxPreTrainedModel
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS, Demultiplexer
@@ -27,20 +28,6 @@ from fastmux.modules.groups import group
 from fastmux.modules.is_plain import is_plain, tensor_of
 from fastmux.modules.multiplexer import MULTIPLEXERS, Multiplexer
 from fastmux.passes.masks import goes_unasked, inside, unasked
-
-
-@dataclass
-class MultiplexedPass:
-    """The result of one pass of the encoder, before demultiplexing."""
-
-    content: Tensor  # (G, L, d), hidden states after the prefix
-    prefix_states: Tensor | None  # (G, N, d), hidden states at the index tokens
-    transforms: Tensor | None  # the multiplexer's transforms, if the demultiplexer applies them
-    summary: Tensor  # (G, 1, d), the position that sequence tasks read
-    rows: int  # the number of rows of the batch, before the last group was filled
-    input_ids: Tensor | None  # (G, N, L)
-    attention_mask: Tensor | None  # (G, N, L)
-    encoder_outputs: BaseModelOutput
 
 
 class TMux(TMuxPreTrainedModel):
@@ -205,7 +192,9 @@ class TMux(TMuxPreTrainedModel):
         first = conventions.first_token_id
         if ids is not None and first is not None:
             ids = torch.cat([torch.full_like(ids[..., :1], first), ids[..., 1:]], dim=-1)
-        x = self._multiplex(adapter, ids, embeds, position_ids, types, mask)
+        device = (ids if embeds is None else embeds).device
+        prefix = partial(self._embedded_prefix, adapter, device) if self.config.prefix_length else None
+        x = self._multiplex(adapter, ids, embeds, position_ids, types, mask, prefix)
 
         offset = self.config.prefix_length
         encoder_mask = None
@@ -253,10 +242,12 @@ class TMux(TMuxPreTrainedModel):
         z = self.demultiplexer(h, mux.prefix_states, mux.transforms, head=linear).flatten(0, 1)[: mux.rows]
         return z if fused or head is None else head(z)
 
-    def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask) -> Tensor:
-        """Embeds and multiplexes a grouped batch: (G, N + 1 + L, d) with the prefix, or (G, L, d) without one."""
-        device = (ids if embeds is None else embeds).device
-        prefix = partial(self._embedded_prefix, adapter, device) if self.config.prefix_length else None
+    def packed_form(self) -> PackedTMux | None:
+        """How the model runs packed rows (`fastmux.passes.packed_model`); None if it only runs padded ones."""
+        return packed_tmux(self, self)
+
+    def _multiplex(self, adapter: EmbeddingAdapter, ids, embeds, position_ids, types, mask, prefix) -> Tensor:
+        """Embeds and multiplexes a grouped batch: (G, N + 1 + L, d) with a prefix, or (G, L, d) without one."""
         tables = adapter.tables(position_ids, types) if embeds is None else None
         if tables is not None:
             return self.multiplexer.from_tokens(ids, tables, prefix, mask)
@@ -274,8 +265,3 @@ class TMux(TMuxPreTrainedModel):
         positions = None if positions is None else torch.cat([positions[:n], positions])
         embedded = adapter.embed(torch.cat([own, shared]), positions, None)
         return embedded[:n], embedded[n:]
-
-
-def embeddings_of(encoder: PreTrainedModel) -> EmbeddingAdapter:
-    """The embeddings of an encoder that has passed `check_embeddings`."""
-    return EmbeddingAdapter(encoder.embeddings, getattr(encoder.config, "max_position_embeddings", None))

@@ -90,10 +90,12 @@ class LinearMultiplexer(Multiplexer):
         return self._behind(prefix, self(x))
 
     def _behind(self, prefix: Prefix | None, y: Tensor) -> Tensor:
-        if prefix is None:
-            return y
-        own = F.derived(f"prefix on {y.device}", self, (), lambda: self.multiplex_prefix(*prefix()))
-        return torch.cat([own.expand(y.shape[0], -1, -1).to(y.dtype), y], dim=1)
+        return y if prefix is None else torch.cat([self.own_prefix(prefix, y).expand(y.shape[0], -1, -1), y], dim=1)
+
+    def own_prefix(self, prefix: Prefix, like: Tensor) -> Tensor:
+        """The multiplexed prefix (N + 1, d) on the device and in the dtype of ``like``."""
+        own = F.derived(f"prefix on {like.device}", self, (), lambda: self.multiplex_prefix(*prefix()))
+        return own.to(like.dtype)
 
     def multiplex_prefix(self, own: Tensor, shared: Tensor) -> Tensor:
         """Multiplexes the index prefix: own (N, d), shared (N + 1, d) -> (N + 1, d). Instance i has own[i] at position

@@ -185,9 +185,9 @@ class Engine:
         """Begin a pass; the function that is returned waits for its logits, which are as in `Answered`."""
         if slots is None:
             slots = group_rows(np.arange(len(rows)), self.runtime.num_instances, self.copies)
-        if self.layout.packed:
-            return self._start_packed(tokens, rows, slots)
         lengths = tokens.lengths[rows]
+        if self.layout.packed and lengths.min() < lengths.max():  # else there is no padding, and packing costs a little
+            return self._start_packed(tokens, rows, slots)
         width = max(self.layout.least, int(lengths.max()))
         begun = self.runtime.start(tokens.padded(rows[slots.ravel()], width, self.runtime.pad_token_id))
 

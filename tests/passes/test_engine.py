@@ -25,8 +25,8 @@ class Sums:
         self.widths, self.begun, self.waited, self.most_ahead, self.is_ready = [], 0, 0, 0, False
 
     def start(self, inputs):
-        assert not self.layout.packed
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        assert not self.layout.packed or mask.all()
         assert len(ids) % self.num_instances == 0 and (ids[mask == 0] == self.pad_token_id).all()
         self.widths.append(ids.shape[1])
         return self._begun(ids * mask if self.per_token else (ids * mask).sum(1))

@@ -21,8 +21,10 @@ from fastmux.embedding.config import EmbeddingConfig
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.models.alignment import padding_before
 from fastmux.passes import masks
+from fastmux.passes.packing import PackedRows
 from fastmux.passes.runtimes import torch as torch_runtime
 from fastmux.passes.runtimes.torch import TorchRuntime
+from fastmux.passes.tokens import Tokens
 from fastmux.testing import assert_agrees
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
@@ -56,8 +58,8 @@ def _plain(kind):
     return AutoModelForSequenceClassification.from_config(_bert(kind, num_labels=3))
 
 
-def _tmux(made, demultiplexer):
-    return made.from_backbone(_bert(), 4, demultiplexer=demultiplexer, num_labels=3)
+def _tmux(made, demultiplexer, **options):
+    return made.from_backbone(_bert(), 4, demultiplexer=demultiplexer, num_labels=3, **options)
 
 
 def _joined(join):
@@ -70,6 +72,9 @@ KINDS["electra"] = partial(_plain, ElectraConfig)
 for demultiplexer in ("unbind", "index", "key"):
     KINDS[demultiplexer] = partial(_tmux, fastmux.TMuxForSequenceClassification, demultiplexer)
     KINDS[f"{demultiplexer}, tokens"] = partial(_tmux, fastmux.TMuxForTokenClassification, demultiplexer)
+    KINDS[f"{demultiplexer}, mean"] = partial(
+        _tmux, fastmux.TMuxForSequenceClassification, demultiplexer, sequence_summary="mean"
+    )
 for join in ("rows", "positions", "pooled", "feed_forward"):
     KINDS[f"joined {join}"] = partial(_joined, join)
 KINDS["embeds"] = lambda: EmbeddingModel(BertModel(_bert()), EmbeddingConfig("mean"))
@@ -106,6 +111,29 @@ def test_no_value_is_read_and_nothing_is_copied(name, padded, monkeypatch):
     with fastmux.backend("triton"), runtime.ready():
         runtime.start(batch(padded))
     assert watch.seen == []
+
+
+def test_packed_rows_wait_for_nothing(name, monkeypatch):
+    with torch.device("meta"):
+        model = KINDS[name]().eval()
+    runtime, watch = TorchRuntime(model.bfloat16(), 0, takes_types=False, packed=True), Copies()
+    form, moved = runtime._packed, []
+    answers = form.answers
+
+    def watched(given, rows):
+        assert all(t.is_meta for t in given.values())
+        with watch:
+            return answers(given, rows)
+
+    monkeypatch.setattr(form, "answers", watched)
+    monkeypatch.setattr(
+        torch_runtime, "_moved", lambda array, device: moved.append(array) or torch.from_numpy(array).to(device)
+    )
+    tokens = Tokens.of_rows([[7] * length for length in (16, 11, 3, 3, 9, 1, 2, 2)])
+    slots = np.arange(8).reshape(-1, runtime.num_instances)
+    with fastmux.backend("triton"), runtime.ready():
+        runtime.start_packed(PackedRows.of(tokens, slots, 0))
+    assert watch.seen == [] and len(moved) == 1
 
 
 def test_a_look_at_a_mask_would_be_seen():

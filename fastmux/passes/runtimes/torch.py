@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,17 @@ from torch import Tensor, nn
 
 from fastmux.functional import fixed_weights
 from fastmux.passes.masks import right_padded, unasked_by
+from fastmux.passes.packed_model import packed_form
+from fastmux.passes.packing import PackedRows
 from fastmux.passes.plan import Layout
 from fastmux.passes.runtimes import EMBEDDING
+from fastmux.passes.sequences import has_kernel
 from fastmux.passes.tokens import Tokens
 
 #: The rows of a batch of `TorchRuntime.plain_forward`: a usual batch size of pipelines.
 _FORWARD_ROWS = 32
+#: Arrays that are copied to a GPU as one begin at multiples of so many integers, as kernels read them best.
+_ALIGNED = 32
 
 
 class TorchRuntime:
@@ -31,9 +37,19 @@ class TorchRuntime:
         pad_token_id: The tokenizer's.
         takes_types: It takes ``token_type_ids``.
         least_width: The positions of a row, at least, where the model does not say so itself.
+        packed: Whether the groups of a pass lie end to end, where the model's kind allows it. If None, on a GPU that
+            attends to sequences of several lengths without a mask.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int, *, takes_types: bool = True, least_width: int = 0):
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_token_id: int,
+        *,
+        takes_types: bool = True,
+        least_width: int = 0,
+        packed: bool | None = None,
+    ):
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
         kind = type(model).__name__
         config: Any = model.config
@@ -45,7 +61,11 @@ class TorchRuntime:
         self.problem_type = (
             EMBEDDING if embeds else "single_label_classification" if self.per_token else problem_of(config)
         )
-        self.layout = layout_of(model, least_width)
+        self._packed = None if packed is False or least_width else packed_form(model)
+        if packed is None and self._packed is not None:
+            first = next(model.parameters())
+            packed = has_kernel(first.device, first.dtype, self._packed.head_width)
+        self.layout = replace(layout_of(model, least_width), packed=bool(packed) and self._packed is not None)
         self.num_instances = self.layout.rows
         looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self.weights = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in looked_up)
@@ -61,19 +81,15 @@ class TorchRuntime:
         if device.type != "cpu" and inputs["attention_mask"].all():
             # Without a mask attention has a faster kernel, and whether one is needed is known here, before the copy.
             inputs = {name: array for name, array in inputs.items() if name != "attention_mask"}
-        logits = self._logits(self._given(inputs))
-        if device.type != "cuda":
-            return lambda: logits.cpu().numpy()
-        host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-        host.copy_(logits, non_blocking=True)
-        there = torch.cuda.Event()
-        there.record()
+        return _later(self._logits(self._given(inputs)))
 
-        def wait() -> np.ndarray:
-            there.synchronize()
-            return host.numpy()
-
-        return wait
+    @torch.inference_mode()
+    def start_packed(self, rows: PackedRows) -> Callable[[], np.ndarray]:
+        """See `PackingRuntime`. On a GPU this only begins the pass and the copies, of which there is one each way."""
+        assert self._packed is not None, "only a runtime whose layout says packed is given packed rows"
+        rows = rows if self._takes_types else rows.without_types()
+        given = _moved_together(self._packed.arrays(rows), self.device)
+        return _later(_wide(self._packed.answers(given, rows)))
 
     @torch.inference_mode()
     def plain_forward(self, tokens: Tokens) -> None:
@@ -89,8 +105,7 @@ class TorchRuntime:
         if (mask := given.get("attention_mask")) is not None:
             given = given | {"attention_mask": unasked_by(self.model, mask)}
         with right_padded():
-            logits = _answers(self.model(**given))
-        return logits if logits.dtype == torch.float64 else logits.float()
+            return _wide(_answers(self.model(**given)))
 
     def _given(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """The inputs that the model takes, on its device."""
@@ -106,6 +121,27 @@ def _answers(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     return output.logits if "logits" in output else output.last_hidden_state
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Logits in float32, or in float64 as they are."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _later(logits: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy logits to the host; the function that is returned waits for them."""
+    if logits.device.type != "cuda":
+        return lambda: logits.cpu().numpy()
+    host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+    host.copy_(logits, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def wait() -> np.ndarray:
+        there.synchronize()
+        return host.numpy()
+
+    return wait
 
 
 def layout_of(model: nn.Module, least: int = 0) -> Layout:
@@ -170,3 +206,14 @@ def _moved(array: np.ndarray, device: torch.device) -> Tensor:
         return tensor
     # A copy from pinned memory goes on while the next batch is prepared.
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def _moved_together(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Integers as tensors on a device, in one copy, int32."""
+    sizes = [-(-array.size // _ALIGNED) * _ALIGNED for array in arrays.values()]
+    joined = np.zeros(sum(sizes), np.int32)
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    for part, array in zip(parts, arrays.values(), strict=True):
+        part[: array.size] = array.ravel()
+    moved = _moved(joined, device).split(sizes)
+    return {name: t[: a.size].view(a.shape) for (name, a), t in zip(arrays.items(), moved, strict=True)}
