@@ -11,6 +11,7 @@ Models have random weights, which cost what trained ones do. For every model the
 
 - ``text to label``: `fastmux.predict` of a file of JSON lines to another one, with the defaults of the command.
 - ``model only``: the same batches, tokenised before. The pipeline would reach this if all else were free.
+- ``padded``: the model only, with rows padded, where it packs them (on a GPU).
 - ``pipeline``: Hugging Face's ``pipeline(batch_size=...)`` of the plain encoder, at the best of ``--batch_sizes``.
 - ``onnx int8``: the plain encoder in ONNX Runtime, with ONNX Runtime's own weights of 8 bits, through the same
   tokeniser and in the same batches; for labels of rows, if onnxruntime is installed (``--onnx``).
@@ -32,7 +33,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -52,6 +55,7 @@ from fastmux.labelling.classifier import Classifier
 from fastmux.labelling.devices import torch_placement
 from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
 from fastmux.training.formatting import table
 
@@ -87,10 +91,16 @@ class Contest:
         took = times.processor if self.args.clock == "cpu" else times.total
         return {"rows_per_second": len(self.texts) / took, **vars(times)}
 
-    def model_only(self) -> Run:
-        """A function that runs the model on the same rows in the same batches, tokenised before."""
+    def model_only(self) -> dict[str, Run]:
+        """Functions that run the model on the same rows in the same batches, tokenised before."""
         tokens, engine = self.tokens(), self.classifier.engine(self.placement)
-        return lambda: self.rate(lambda: engine.run(tokens))
+        engines = {"model only": engine}
+        if engine.layout.packed:
+            runtime = cast(TorchRuntime, engine.runtime)
+            types = self.classifier.takes_types()
+            padding = TorchRuntime(runtime.model, runtime.pad_token_id, takes_types=types, packed=False)
+            engines["padded"] = replace(engine, runtime=padding)
+        return {name: lambda own=own: self.rate(lambda: own.run(tokens)) for name, own in engines.items()}
 
     def huggingface(self) -> tuple[int, Run]:
         """The batch size at which HF's pipeline is fastest on a quarter of the rows, and a run at that size."""
@@ -152,14 +162,18 @@ def compare(task: str, tokenizer, args: argparse.Namespace, found: Callable[[dic
             stages = {name: round(seconds, 3) for name, seconds in runs["text to label"].items()}
             entry |= {"model_only": only, "of_model_only": rate / only, "seconds": stages}
             told += "  {of_model_only:.2f} of the model alone"
+            if "padded" in runs:
+                entry["packed_x_padded"] = only / runs["padded"]["rows_per_second"]
+                told += ", which is {packed_x_padded:.2f} x as fast as padded"
         print(told.format(**entry), flush=True)
         found(entry)
 
     def both(kind: str, model: PreTrainedModel, rows: int) -> Contest:
         contest = Contest(model.eval(), tokenizer, some(texts, min(args.rows, rows)), args)
         few = some(contest.texts, 8 * getattr(model.config, "num_instances", 1))
-        Contest(model, tokenizer, few, args).model_only()()  # warm-up
-        row(kind, contest, {"model only": contest.model_only(), "text to label": contest.text_to_label})
+        for run in Contest(model, tokenizer, few, args).model_only().values():
+            run()  # warm-up
+        row(kind, contest, contest.model_only() | {"text to label": contest.text_to_label})
         return contest
 
     plain = both("plain", workload.model(task, args.config), wanted)

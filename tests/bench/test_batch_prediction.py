@@ -8,6 +8,7 @@ import pytest
 from thoroughness import on_request
 
 from bench import predict, workload
+from fastmux.passes.runtimes import torch as torch_runtime
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film", "dull"]
 
@@ -35,6 +36,15 @@ def test_every_model_is_measured(data, capsys):
     assert rows[0]["x_plain"] == 1 and set(rows[0]["seconds"]) >= {"model", "waiting", "writing", "total"}
     assert json.loads((data / "out.json").read_text())["rows"] == json.loads(json.dumps(rows))
     assert "of the model alone" in capsys.readouterr().out
+
+
+def test_where_rows_are_packed_the_same_model_is_measured_padded(data, monkeypatch, capsys):
+    monkeypatch.setattr(torch_runtime, "has_kernel", lambda device, dtype, width: True)
+    options = "--preset tiny --num_instances 2 --rows 6 --rows_a_slot 3 --repeats 1 --batch_sizes 2 --tasks sequence"
+    arguments = ["--data_dir", str(data), "--num_workers", "0", "--device", "cpu", "--output", str(data / "out.json")]
+    plain, _, multiplexed = predict.main([*arguments, *options.split()])
+    assert plain["packed_x_padded"] > 0 and multiplexed["packed_x_padded"] > 0
+    assert "x as fast as padded" in capsys.readouterr().out
 
 
 @on_request
