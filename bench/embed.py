@@ -30,13 +30,11 @@ if not __package__:
 import numpy as np
 import pyarrow.parquet
 import sentence_transformers
-import torch
 from sentence_transformers import SentenceTransformer
 from transformers.utils import logging
 
 import fastmux
-from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive
+from bench.machine import CPU, machine_info, results_folder
 from bench.timing import turn_by_turn
 from bench.workload import some
 from fastmux.embedding.vectorizer import Vectorizer
@@ -44,8 +42,9 @@ from fastmux.files import write_json
 from fastmux.labelling.labelling_report import processor_seconds
 from fastmux.labelling.placement import Placement
 from fastmux.training.formatting import table
+from fastmux.training.fronts.embedding_scores import cosines
+from fastmux.training.programs import finish, options_of, positive
 
-_CPU = torch.device("cpu")
 #: Data set -> its file.
 TEXTS = {"snli": "test.tsv.gz", "qqp": "dev.tsv.gz"}
 
@@ -99,12 +98,12 @@ def compare(name: str, args) -> list[dict]:
         "encode": lambda: seconds_of(lambda: encode(texts, best)),
     }
     expected = encode(texts, best)
-    cosines = {"embed": _cosine(embedded(args.model, texts)[1], expected)}
+    nearest = {"embed": float(cosines(embedded(args.model, texts)[1], expected).min())}
     for asked in args.runtimes:
         runtime, precision = asked.split()
         run = partial(embedded, args.model, texts, runtime=runtime, precision=precision)
         calls[f"embed, {asked}"] = lambda run=run: run()[0]
-        cosines[f"embed, {asked}"] = _cosine(run()[1], expected)
+        nearest[f"embed, {asked}"] = float(cosines(run()[1], expected).min())
     rates = {way: len(texts) / statistics.median(took) for way, took in turn_by_turn(calls, args.repeats).items()}
     more = {"encode": {"batch_size": best}}
     rows = [
@@ -115,7 +114,7 @@ def compare(name: str, args) -> list[dict]:
             "rows_per_second": rate,
             "x_encode": rate / rates["encode"],
             "of_model_only": rate / rates["model only"] if way in ("embed", "model only", "encode") else None,
-            "cosine": cosines.get(way),
+            "cosine": nearest.get(way),
             **more.get(way, {}),
         }
         for way, rate in rates.items()
@@ -123,12 +122,6 @@ def compare(name: str, args) -> list[dict]:
     for row in rows:
         print("{data:6} {way:28} {rows_per_second:9.1f} /s {x_encode:6.2f} x encode".format(**row), flush=True)
     return rows
-
-
-def _cosine(found: np.ndarray, expected: np.ndarray) -> float:
-    """The least cosine of two vectors of one row."""
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(((found * expected).sum(1) / lengths).min())
 
 
 def section(result: dict) -> Iterator[str]:
@@ -158,9 +151,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     add("--repeats", type=positive, default=5, help="The turns.")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()
-    args.output = args.output or results_folder(_CPU) / "embed.json"
+    args.output = args.output or results_folder(CPU) / "embed.json"
     rows: list[dict] = []
-    result = {"machine": machine_info(_CPU), "model": Path(args.model).name, "repeats": args.repeats}
+    result = {"machine": machine_info(CPU), "model": Path(args.model).name, "repeats": args.repeats}
     result |= {"sentence_transformers": sentence_transformers.__version__, "embedding": rows}
     for name in args.data:
         rows += compare(name, args)

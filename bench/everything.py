@@ -44,9 +44,9 @@ if not __package__:
 
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import GRACE, ROOT, environment, run
-from bench.record import options_of
 from fastmux.files import replacing, write_json
 from fastmux.training.formatting import table
+from fastmux.training.programs import options_of
 
 #: The share of a step's time that the step is told of, or after which it is interrupted.
 INNER = 0.85

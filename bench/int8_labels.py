@@ -22,14 +22,13 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
-import torch
 import transformers
 
 import fastmux
-from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of
+from bench.machine import CPU, machine_info, results_folder
 from fastmux.tables.opening import open_source
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of
 from fastmux.training.tasks.conll import read_conll
 from fastmux.training.tasks.readers import read_table
 
@@ -86,8 +85,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     for model, _, rows in pairs:
         found.append(compared(Path(model), Path(rows)))
         print(found[-1], flush=True)
-    result = {"machine": machine_info(torch.device("cpu")), "int8_labels": found}
-    finish(result, section, args.output or results_folder(torch.device("cpu")) / "int8_labels.json")
+    result = {"machine": machine_info(CPU), "int8_labels": found}
+    finish(result, section, args.output or results_folder(CPU) / "int8_labels.json")
     return found
 
 

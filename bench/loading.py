@@ -19,15 +19,14 @@ from statistics import median
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import torch
 import transformers
 from transformers import AutoModel, BertConfig, BertModel
 
 import fastmux
-from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive
+from bench.machine import CPU, machine_info, results_folder
 from bench.timing import turn_by_turn
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of, positive
 
 IMPORTS = {
     "import transformers": "import transformers",
@@ -85,10 +84,10 @@ def main(argv: list[str] | None = None) -> None:
             "AutoModel, multiplexed": lambda: load_seconds(AutoModel, mux),
         }
         loading = medians(checkpoints, args.repeats)
-    result = {"machine": machine_info(torch.device("cpu")), **vars(args), "imports": imports, "loading": loading}
+    result = {"machine": machine_info(CPU), **vars(args), "imports": imports, "loading": loading}
     result["parameters_ratio"] = multiplexed.num_parameters() / model.num_parameters()
     del result["output"]
-    finish(result, section, args.output or results_folder(torch.device("cpu")) / "loading.json")
+    finish(result, section, args.output or results_folder(CPU) / "loading.json")
 
 
 if __name__ == "__main__":

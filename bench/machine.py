@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from fastmux.training.environment import environment
+from fastmux.training.programs import environment
 
+CPU = torch.device("cpu")
 BENCH = Path(__file__).resolve().parent
 #: The commit's name, in a tree that was copied without its .git.
 COMMIT = BENCH / "commit.txt"

@@ -33,10 +33,10 @@ if not __package__:
 
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive
 from bench.timing import peak_bytes
 from fastmux.files import write_json
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, positive
 
 NUM_LABELS = 12
 

@@ -47,7 +47,6 @@ from transformers import PreTrainedModel, pipeline
 import fastmux
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive
 from bench.timing import turn_by_turn
 from bench.workload import TASKS, some, texts_of
 from fastmux.files import write_json
@@ -58,6 +57,7 @@ from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, positive
 
 #: A function that answers all rows of a text, and returns at least ``rows_per_second``.
 Run = Callable[[], dict]
@@ -210,14 +210,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max_length", type=positive, default=128, help="The most tokens of a row.")
     add("--batch_tokens", type=positive, help="The most positions of a pass. Default: that of `fastmux predict`.")
     add("--num_workers", type=int, default=1, help="The processes that tokenise.")
-    add(
-        "--batch_sizes",
-        nargs="+",
-        type=positive,
-        default=[1, 8, 32],
-        metavar="B",
-        help="Hugging Face's pipeline runs at the best.",
-    )
+    help = "Hugging Face's pipeline runs at the best."
+    add("--batch_sizes", nargs="+", type=positive, default=[1, 8, 32], metavar="B", help=help)
     add("--onnx", action="store_true", help="Measure ONNX Runtime with 8-bit weights as well.")
     help = "The time on the clock, or the processor's, tokenising included, for a machine that others use too."
     add("--clock", choices=["wall", "cpu"], default="wall", help=help)

@@ -10,7 +10,6 @@ subject. A picture is shown in the section on the file with whose name its own b
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from fastmux.files import read_json
+from fastmux.training.programs import options_of, run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
@@ -145,7 +145,7 @@ def page() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, None)
     parser.add_argument("--check", action="store_true", help="Write nothing, and fail if the page is out of date.")
     parser.add_argument("--folder", type=Path, help="Print the sections on the JSON files below this folder.")
     options = parser.parse_args(argv)
@@ -160,7 +160,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    run_program(main)

@@ -42,11 +42,11 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 import fastmux
 from bench.machine import default_device, machine_info, results_folder
 from bench.processes import ROOT, watched
-from bench.record import finish, options_of, positive
 from bench.timing import turn_by_turn
 from fastmux.embedding.config import EmbeddingConfig
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of, positive
 
 _FEW, _BATCH = 1_000, 50_000
 _WORDS = [f"word{number}" for number in range(1000)]

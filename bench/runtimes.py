@@ -44,8 +44,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 
 import fastmux
 from bench import workload
-from bench.machine import machine_info, results_folder
-from bench.record import finish, positive
+from bench.machine import CPU, machine_info, results_folder
 from bench.runtime_peers import PEERS, WAYS, dynamic, floors, peers
 from bench.workload import stored_tokenizer
 from fastmux.labelling.classifier import Classifier
@@ -57,6 +56,7 @@ from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, positive
 from fastmux.training.tasks.readers import read_table
 
 _PLAIN, _BY_ROW = "plain", "ONNX Runtime int8 by row"
@@ -155,9 +155,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--rows", type=positive, default=872, help="Of the 872 validation rows, so many.")
     parser.add_argument("--repeats", type=positive, default=5, help="Turns, whose medians count.")
     parser.add_argument("--torch_compile", action="store_true", help="torch.compile is measured too: minutes.")
-    parser.add_argument(
-        "--onnx", nargs="+", default=[], metavar="NAME=FILE", help="ONNX files of --model's that others wrote."
-    )
+    parser.add_argument("--onnx", nargs="+", default=[], metavar="NAME=FILE", help="Others' ONNX files of --model's.")
     args = parser.parse_args(argv)
     files = {name: Path(file) for name, _, file in (pair.partition("=") for pair in args.onnx)}
     if missing := [name for name, file in files.items() if not file.is_file()]:
@@ -188,13 +186,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
         rows = measure(models, tokens, args.repeats)
     calls = dict(floors(texts, train[:_TRAINED], tokenizer, plain))
     found = {name: r.rows_per_second for name, r in rates(calls, len(texts), repeats=1, clock="cpu").items()}
-    result = {"machine": machine_info(torch.device("cpu")), "encoder": workload.sizes(config), "runtimes": rows}
+    result = {"machine": machine_info(CPU), "encoder": workload.sizes(config), "runtimes": rows}
     result |= {"weights": weights, "floors": found}
     result |= {"measured_rows": len(texts), "repeats": args.repeats}
     names = ("onnxruntime", *PEERS)
     result |= {"runtime_versions": {name: importlib.metadata.version(name) for name in names}}
     preset = args.preset if args.model is None else args.model.name
-    output = args.output or results_folder(torch.device("cpu")) / f"runtimes_{preset}.json"
+    output = args.output or results_folder(CPU) / f"runtimes_{preset}.json"
     finish(result, section, output)
     return rows
 

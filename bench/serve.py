@@ -39,12 +39,12 @@ import transformers
 from bench import open_load, workload
 from bench.clients import Clients
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive
 from bench.served import LEFT, Server, latencies, percentiles, server
 from bench.workload import stored_tokenizer, texts_of
 from fastmux.embedding.loading import embeds
 from fastmux.files import write_json
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, positive
 
 #: The sum of the shares to which groups were filled so far, and the number of groups.
 _FILLED = {"shares": "fastmux_group_fill_sum", "groups": "fastmux_group_fill_count"}
@@ -204,12 +204,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--overload", type=float, default=0.0, help="Measure an open load of so many times the capacity, not rates.")
     add("--model", nargs="+", type=Path, default=[], help="Folders of models that are measured by --overload as well.")
     add("--timeout", type=float, default=300.0, help="The seconds that clients of --overload have after the others.")
-    add(
-        "--max_concurrent_requests",
-        type=positive,
-        default=512,
-        help="The option of the server, under more than it takes.",
-    )
+    add("--max_concurrent_requests", type=positive, default=512, help="The server's option, for a crowd or overload.")
     args = parser.parse_args(argv)
     if args.model and not args.overload:
         parser.error("--model is given, but --overload is not")

@@ -51,7 +51,6 @@ if not __package__:
 
 from bench import workload
 from bench.machine import machine_info, results_folder
-from bench.record import finish, positive
 from bench.runner import Runner, TrainingRunner, fastest, measure
 from bench.timing import quartiles
 from bench.workload import TASKS
@@ -59,6 +58,7 @@ from fastmux.files import write_json
 from fastmux.functional import fixed_weights
 from fastmux.passes.timer import CLOCKS
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, positive
 
 MANY = {"nargs": "+", "type": positive}
 #: Options whose defaults are others on a GPU: their kind, help, and default on a CPU and on a GPU.

@@ -27,10 +27,8 @@ if not __package__:
 
 import pyarrow
 import pyarrow.parquet
-import torch
 
-from bench.machine import machine_info, results_folder
-from bench.record import finish, options_of, positive
+from bench.machine import CPU, machine_info, results_folder
 from bench.timing import turn_by_turn
 from bench.workload import some, stored_tokenizer, texts_of
 from fastmux.labelling.ahead import Ahead
@@ -41,6 +39,7 @@ from fastmux.labelling.token_cache import TokenCache
 from fastmux.tables.opening import Source, open_source
 from fastmux.tables.writers import WRITERS
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of, positive
 
 _LENGTH, _SHARD = 512, 2048
 
@@ -106,7 +105,7 @@ def main(argv: list[str] | None = None) -> dict:
         found = turn_by_turn(calls, args.repeats)
     one = statistics.median(found.get("text, 1 process", next(iter(found.values()))))
     result = {
-        "machine": machine_info(torch.device("cpu")),
+        "machine": machine_info(CPU),
         "count": len(texts),
         "tokens_a_row": sum(map(len, encoded)) / len(texts),
         "repeats": args.repeats,
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict:
             for way, rates in found.items()
         ],
     }
-    finish(result, section, args.output or results_folder(torch.device("cpu")) / "tokenising.json")
+    finish(result, section, args.output or results_folder(CPU) / "tokenising.json")
     return result
 
 

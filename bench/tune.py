@@ -39,6 +39,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 
 import numpy as np
 import torch
@@ -48,11 +49,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from bench.harness import Sizes
 from bench.machine import default_device, machine_info, synchronize
 from bench.ops import listed
-from bench.record import options_of
 from bench.timing import do_bench, input_sets
 from fastmux.files import read_json, write_json
 from fastmux.testing import TOLERANCE, relative_error
 from fastmux.training.formatting import table
+from fastmux.training.programs import options_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 OPS = ("hadamard_mux", "walsh_hadamard_mux", "embedding_mux", "pair_norm")
@@ -191,10 +192,10 @@ def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, b
         expected = [problem.result() for problem in problems]
     first, again = timed(default), timed(default)
     own_noise = np.maximum(LEAST_NOISE, abs(1 - again / first))
-    found = Outcome(noise=max(LEAST_NOISE, abs(1 - gmean(again / first))))
+    found = Outcome(noise=max(LEAST_NOISE, abs(1 - geometric_mean(again / first))))
 
     def better(times: np.ndarray, than: np.ndarray) -> bool:
-        return gmean(times / than) < 1 - found.noise and bool((times / than < 1 + own_noise).all())
+        return geometric_mean(times / than) < 1 - found.noise and bool((times / than < 1 + own_noise).all())
 
     best, best_times = default, np.minimum(first, again)
     seen, climbing = [default], True
@@ -218,7 +219,7 @@ def search(subject: Subject, seconds: Timer, compiler: Compiler | None = None, b
         # The winner of many draws is also a lucky one, so both are timed once more, side by side.
         baseline, best_times = timed(default), timed(best)
         if better(best_times, baseline):
-            found.tile, found.speedup = best, 1 / gmean(best_times / baseline)
+            found.tile, found.speedup = best, 1 / geometric_mean(best_times / baseline)
     return found
 
 
@@ -234,11 +235,6 @@ def neighbours(tile: Tile) -> Iterator[Tile]:
 
 def describe(tile: Tile) -> str:
     return " ".join(f"{parameter}={value}" for parameter, value in tile.items())
-
-
-def gmean(ratios: np.ndarray) -> float:
-    """The geometric mean."""
-    return float(np.exp(np.log(ratios).mean()))
 
 
 def _drawn(arguments: tuple, device: torch.device) -> tuple:

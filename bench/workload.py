@@ -24,8 +24,8 @@ from transformers import (
 
 import fastmux
 from bench.machine import default_device
-from bench.record import options_of, positive
 from fastmux.lines import read_lines
+from fastmux.training.programs import options_of, positive
 
 PRESETS = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},

@@ -9,7 +9,6 @@ library's engine, all models in turns, and the plain encoder by a forward of Hug
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -23,16 +22,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastmux
 from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
-from fastmux.files import read_json, write_json
+from fastmux.files import read_json
 from fastmux.passes.timer import rates
 from fastmux.training.drawing import Line, Panel, draw
-from fastmux.training.environment import environment
 from fastmux.training.features import encode_sequences
 from fastmux.training.folders import RunFolder
-from fastmux.training.formatting import Cell, for_terminal, measured, table
+from fastmux.training.formatting import Cell, measured, table
 from fastmux.training.models import PLAIN
+from fastmux.training.programs import environment, finish, options_of, positive, run_program
 from fastmux.training.run_result import Score
-from fastmux.training.settings import run_program
 from fastmux.training.tasks import make_task
 
 #: The plain encoder without the engine, among what is timed.
@@ -98,23 +96,20 @@ def plot_copies(path: Path, records: list[dict]) -> None:
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="the folder of a finished run of train.py")
-    parser.add_argument("--variants", nargs="+", default=["index", "unbind"], metavar="NAME")
-    parser.add_argument("--groupings", type=int, default=5, help="random groupings, and turns of the timing")
-    parser.add_argument("--data-dir", help="as given to train.py")
+    parser = options_of(__doc__, None)
+    parser.add_argument("run", type=Path, help="The folder of a finished run of train.py.")
+    parser.add_argument("--variants", nargs="+", default=["index", "unbind"], metavar="NAME", help="What is measured.")
+    parser.add_argument("--groupings", type=positive, default=5, help="Random groupings, and turns of the timing.")
+    parser.add_argument("--data-dir", help="As given to train.py.")
     args = parser.parse_args(argv)
     run = RunFolder(args.run)
     for needed in (run.settings, *(run.model(name) for name in (PLAIN, *args.variants))):
         if not needed.exists():
             missing = needed.relative_to(args.run)
             raise ValueError(f"{args.run} holds no {missing}; expected the folder of a finished run of train.py")
-    if args.groupings < 1:
-        raise ValueError(f"--groupings must be at least 1, got {args.groupings}")
     result = measure(run, args.variants, args.groupings, args.data_dir)
-    write_json(args.run / "copies.json", {"environment": environment(), **result})
     plot_copies(args.run / "copies.png", result["records"])
-    print("\n\n".join(map(for_terminal, section(result))) + f"\n\nwritten: {args.run}/copies.json, copies.png")
+    finish({"environment": environment(), **result}, section, args.run / "copies.json", ", copies.png")
     return result["records"]
 
 

@@ -15,7 +15,6 @@ examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from functools import partial
@@ -25,17 +24,16 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import fastmux
-from fastmux.files import read_json, write_json
+from fastmux.files import read_json
 from fastmux.passes.timer import rates
 from fastmux.searching.search import RESULT as SEARCHED
 from fastmux.training import train
 from fastmux.training.drawing import Line, Panel, draw
-from fastmux.training.environment import environment
-from fastmux.training.folders import RunFolder
-from fastmux.training.formatting import for_terminal, table
+from fastmux.training.folders import RunFolder, numbered
+from fastmux.training.formatting import table
 from fastmux.training.models import PLAIN
+from fastmux.training.programs import environment, finish, options_of, positive, run_program
 from fastmux.training.run import say
-from fastmux.training.settings import run_program
 from fastmux.training.tasks.stdlib import StdlibTask
 
 #: The T-MUX, and what search found, in table and picture.
@@ -51,21 +49,13 @@ def main(argv: list[str] | None = None) -> dict:
         ValueError: An argument is wrong; found before anything is trained.
     """
     started = time.perf_counter()
-    parser = argparse.ArgumentParser(
-        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("runs/demo"), help="A folder; one that was begun goes on."
-    )
-    parser.add_argument("--agreement", type=float, default=0.95, help="What to search for. (default: %(default)s)")
-    parser.add_argument(
-        "--search_steps", type=int, default=150, help="The steps of the longest candidate. (default: %(default)s)"
-    )
+    parser = options_of(__doc__, None, prog="demo.py", allow_abbrev=False)
+    add = parser.add_argument
+    add("--output_dir", type=Path, default=Path("runs/demo"), help="A folder; one that was begun goes on.")
+    add("--agreement", type=float, default=0.95, help="What to search for.")
+    add("--search_steps", type=positive, default=150, help="The steps of the longest candidate.")
     options, others = parser.parse_known_args(argv)
-    base, number = options.output_dir, 1
-    while (options.output_dir / RESULT).is_file():  # of a run that ended
-        number += 1
-        options.output_dir = base.with_name(f"{base.name}-{number}")
+    *_, options.output_dir = numbered(options.output_dir, lambda folder: (folder / RESULT).is_file())
     run, data = RunFolder(options.output_dir / "training"), StdlibTask().load(None)
 
     say("1. train a plain encoder and a T-MUX: which package is a passage from?")
@@ -110,10 +100,9 @@ def main(argv: list[str] | None = None) -> dict:
         "seconds": round(time.perf_counter() - started, 1),
     }
     result["sentence"] = sentence(result)
-    write_json(options.output_dir / RESULT, result)
     _plot(options.output_dir / "demo.png", result)
-    print("\n" + "\n\n".join(map(for_terminal, section(result))))
-    print(f"\nwritten: {options.output_dir}/demo.json and demo.png; {folder} loads with fastmux predict and serve")
+    beside = f", demo.png; {folder} loads with fastmux predict and serve"
+    finish(result, section, options.output_dir / RESULT, beside)
     return result
 
 

@@ -31,9 +31,10 @@ from fastmux.settings import integer, number
 from fastmux.training.fronts.candidates import read_candidates
 from fastmux.training.fronts.embedding_models import EmbeddingModels
 from fastmux.training.fronts.embedding_scores import SCORINGS
-from fastmux.training.fronts.embedding_verdict import embedding_table, plot_embeddings, sentences
+from fastmux.training.fronts.embedding_verdict import embedding_table, plot_embeddings, section, sentences
 from fastmux.training.fronts.program import FrontFolder, FrontSettings, parse
-from fastmux.training.settings import documented, run_program
+from fastmux.training.programs import run_program
+from fastmux.training.settings import documented
 
 
 @documented()
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict:
         "sentences": sentences(points, figures, scorings),
     }
     plot_embeddings(folder.path, points, scorings, Path(options.encoder).name)
-    return folder.write("embeddings", found, "\n".join(found["sentences"]))
+    return folder.write("embeddings", found, section)
 
 
 if __name__ == "__main__":

@@ -33,33 +33,27 @@ import transformers
 import yaml
 
 from fastmux.files import changes, write_json
-from fastmux.training.environment import environment
 from fastmux.training.folders import SETTINGS, check_folder
-from fastmux.training.formatting import for_terminal, number
-from fastmux.training.settings import run_program
+from fastmux.training.formatting import number
+from fastmux.training.programs import environment, finish, options_of, run_program
 from fastmux.training.tables import cell as cells
 from fastmux.training.tables.recipe import RECIPES, TableRecipe, read_recipe
 from fastmux.training.tables.table import TableRow, plot, section, table_rows
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="experiment.py",
-        usage="experiment.py RECIPE [--data_dir DIR] [--variants ...] [--num_instances ...] [--KEY VALUE ...]",
-        description=__doc__,
-        epilog=f"recipes: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usage = "experiment.py RECIPE [--data_dir DIR] [--variants ...] [--num_instances ...] [--KEY VALUE ...]"
+    recipes = f"recipes: {', '.join(sorted(path.stem for path in RECIPES.glob('*.yaml')))}"
+    parser = options_of(__doc__, None, prog="experiment.py", usage=usage, epilog=recipes, allow_abbrev=False)
     add, data = parser.add_argument, os.environ.get("FASTMUX_DATA")
-    add("recipe", metavar="RECIPE", help="the name of a recipe, or a YAML file like one of them")
-    files = "a folder with the experiment's files, or with a subfolder that holds them; default: FASTMUX_DATA"
+    add("recipe", metavar="RECIPE", help="The name of a recipe, or a YAML file like one of them.")
+    files = "A folder with the experiment's files, or with a subfolder that holds them; $FASTMUX_DATA sets the default."
     add("--data_dir", default=data, help=files)
-    add("--variants", nargs="+", metavar="NAME", help="what to train; default: all of the recipe's")
-    add("--num_instances", nargs="+", type=_value, metavar="N", help="rows a pass; default: the recipe's")
-    add("--seeds", nargs="+", type=_value, metavar="SEED", help="default: the recipe's")
-    add("--groupings", type=_value, help="random orders of the test rows; default: the recipe's")
-    add("--output_dir", help="folder to write; default: runs/RECIPE")
+    add("--variants", nargs="+", metavar="NAME", help="What to train. Default: all of the recipe's.")
+    add("--num_instances", nargs="+", type=_value, metavar="N", help="Rows a pass. Default: the recipe's.")
+    add("--seeds", nargs="+", type=_value, metavar="SEED", help="Default: the recipe's.")
+    add("--groupings", type=_value, help="Random orders of the test rows. Default: the recipe's.")
+    add("--output_dir", help="The folder to write. Default: runs/RECIPE.")
     return parser
 
 
@@ -149,11 +143,10 @@ def main(argv: list[str] | None = None) -> list[TableRow]:
         "table": [asdict(row) for row in rows],
         "cells": [cell.record() for cell in own],
     }
-    write_json(folder / "results.json", result)
     title = f"{recipe.name}, {result['environment']['device']}"
     plot(folder / "results.png", rows, experiment.metrics[0], title, experiment.over)
-    print("\n" + "\n\n".join(map(for_terminal, section(result))))
-    print(f"\n{time.perf_counter() - started:.0f} s; written: {folder / 'results.json'}, results.png")
+    finish(result, section, folder / "results.json", ", results.png")
+    print(f"{time.perf_counter() - started:.0f} s")
     return rows
 
 

@@ -38,6 +38,11 @@ def pack_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int)
     )
 
 
+def encode_rows(kind: str, tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
+    """The rows of a task with that kind of head: `encode_tokens` of "token", `encode_sequences` of any other."""
+    return (encode_tokens if kind == "token" else encode_sequences)(tokenizer, split, length)
+
+
 def encode_sequences(tokenizer: PreTrainedTokenizerBase, split: Dataset, length: int) -> Dataset:
     """Columns ``text``, perhaps ``text_pair``, and ``label`` -> input_ids, attention_mask, labels, cut.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,20 +64,26 @@ def is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and all(any(map(p.match, _LEFTOVERS)) for p in path.iterdir()))
 
 
+def numbered(path: Path, taken: Callable[[Path], bool]) -> list[Path]:
+    """The path, and behind it path-2, path-3 and so on, up to the first that is not taken."""
+    found = [path]
+    while taken(found[-1]):
+        found.append(path.with_name(f"{path.name}-{len(found) + 1}"))
+    return found
+
+
 def choose_folder(settings: Settings) -> RunFolder:
     """The run's folder: the given one, or the latest (to resume) or the first free one below ``runs/``.
 
     Raises:
         ValueError: There is nothing to resume, or the folder holds something else.
     """
-    options, latest = settings.options, None
+    options = settings.options
     if settings.output_dir is not None:
         path = Path(settings.output_dir)
     else:
-        names = (options.task if number == 1 else f"{options.task}-{number}" for number in itertools.count(1))
-        while (path := Path("runs", next(names))).exists():
-            latest = path
-        path = latest or path if options.resume else path
+        *former, path = numbered(Path("runs", options.task), Path.exists)
+        path = former[-1] if former and options.resume else path
     folder = RunFolder(path)
     if options.resume:
         if not folder.settings.is_file():

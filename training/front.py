@@ -36,8 +36,9 @@ from fastmux.settings import integer, number, one_of
 from fastmux.training.fronts.candidates import has_candidates, read_candidates
 from fastmux.training.fronts.program import FrontFolder, FrontSettings, parse
 from fastmux.training.fronts.task_models import TaskModels
-from fastmux.training.fronts.verdict import plot_task, sentence, task_table
-from fastmux.training.settings import documented, run_program
+from fastmux.training.fronts.verdict import plot_task, section, sentence, task_table
+from fastmux.training.programs import run_program
+from fastmux.training.settings import documented
 from fastmux.training.tasks import TASKS
 
 
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> dict:
     found = {"task": task.name, "metric": task.metric, "rows": rows, "entries": [asdict(point) for point in points]}
     found |= {"table": task_table(points, task.metric), "sentence": sentence(points)}
     plot_task(folder.path / "front.png", points, f"{task.name}, {rows['evaluation']} rows", task.metric)
-    return folder.write("front", found, found["sentence"])
+    return folder.write("front", found, section)
 
 
 #: Arguments of this program that may differ when models are measured anew.

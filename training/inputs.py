@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from fastmux.training.arguments import Settings
-from fastmux.training.features import encode_sequences, encode_tokens, pack_rows
+from fastmux.training.features import encode_rows, pack_rows
 from fastmux.training.tasks import make_task
 from fastmux.training.tasks.base import Task, texts_of
 from fastmux.training.tokenization import train_tokenizer
@@ -72,14 +73,14 @@ def prepare(settings: Settings) -> Inputs:
         tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
     else:
         tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
-    encode = encode_tokens if task.kind == "token" else encode_sequences
+    encode = partial(encode_rows, task.kind, tokenizer, length=recipe.max_length)
     held_out = pack_rows(tokenizer, texts_of(next(iter(data.evaluation.values()))), recipe.max_length)
     return Inputs(
         task=task,
         labels=data.labels,
         tokenizer=tokenizer,
-        train=encode(tokenizer, data.train, recipe.max_length),
-        evaluation={name: encode(tokenizer, split, recipe.max_length) for name, split in data.evaluation.items()},
+        train=encode(split=data.train),
+        evaluation={name: encode(split=split) for name, split in data.evaluation.items()},
         text=pack_rows(tokenizer, data.text, recipe.max_length),
         held_out_text=held_out.shuffle(seed=0).select(range(min(RETRIEVAL_ROWS, len(held_out)))),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
+from scipy.special import expit
 from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import precision_recall_curve
 from transformers import EvalPrediction
@@ -139,7 +140,7 @@ def multi_label(names: list[str], thresholds: list[float] | None = None) -> Meas
     limits = np.full(len(names), 0.5) if thresholds is None else np.asarray(thresholds)
 
     def count(prediction: EvalPrediction, rows: Dataset) -> np.ndarray:
-        said, true = probabilities(prediction.predictions) > limits, np.asarray(prediction.label_ids) == 1
+        said, true = expit(np.asarray(prediction.predictions, float)) > limits, np.asarray(prediction.label_ids) == 1
         return np.column_stack([np.ones(len(true)), said == true, said & true, said, true])
 
     def score(sums: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,18 +158,13 @@ def multi_label(names: list[str], thresholds: list[float] | None = None) -> Meas
     return Measure(count, score)
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """The sigmoids of logits, (rows, C)."""
-    return 1 / (1 + np.exp(-np.asarray(logits, dtype=float)))
-
-
 def best_thresholds(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     """The threshold of each label with the best F1 on these rows: logits (rows, C), labels (rows, C) of 0 and 1.
 
     It lies half-way between two neighbouring probabilities. A label that no row has keeps 0.5.
     """
     thresholds = []
-    for own, holds in zip(probabilities(logits).T, np.asarray(labels).T == 1, strict=True):
+    for own, holds in zip(expit(np.asarray(logits, float)).T, np.asarray(labels).T == 1, strict=True):
         if not holds.any():
             thresholds.append(0.5)
             continue

@@ -8,7 +8,6 @@ accuracy of each slot. A RUN is the folder of a finished run of train.py, or its
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -24,8 +23,8 @@ from fastmux.training.drawing import Line, Panel, draw
 from fastmux.training.folders import SETTINGS, RunFolder
 from fastmux.training.formatting import for_terminal, interval, markdown, number, table
 from fastmux.training.models import ALONE, PLAIN, SMALLER
+from fastmux.training.programs import finish, options_of, run_program
 from fastmux.training.run_result import RunResult, Score, VariantResult, of_json
-from fastmux.training.settings import run_program
 
 #: What the table's columns are.
 _COLUMNS = (
@@ -36,12 +35,9 @@ _COLUMNS = (
 
 def write_report(result: RunResult, folder: RunFolder) -> None:
     """Writes metrics.json and the learning curves, and prints the tables."""
-    record = asdict(result)
-    write_json(folder.metrics, record)
     recipe = result.settings["recipe"]
     plot(folder.curves, f"{result.task}, N = {recipe['num_instances']}, L = {recipe['max_length']}", {"": result})
-    print("\n" + "\n\n".join(map(for_terminal, section(record))))
-    print(f"\nwritten: {folder.metrics}, {folder.curves.name}, and models in VARIANT/task/model")
+    finish(asdict(result), section, folder.metrics, f", {folder.curves.name}, and models in VARIANT/task/model")
 
 
 def what_it_bought(variants: dict[str, VariantResult], metric: str, split: str) -> list[str]:
@@ -197,9 +193,9 @@ def main(argv: list[str] | None = None) -> Path:
     Raises:
         ValueError: A path holds no finished run, or the folder to write to holds one.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a finished run, or its metrics.json")
-    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="folder to write (report)")
+    parser = options_of(__doc__, None)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="The folder of a finished run, or its metrics.json.")
+    parser.add_argument("--output_dir", type=Path, default=Path("report"), help="The folder to write.")
     options = parser.parse_args(argv)
     runs, folder = read_runs(options.runs), options.output_dir
     if (folder / SETTINGS).exists():

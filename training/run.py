@@ -18,11 +18,11 @@ from fastmux.distillation.speed import engine_of, tokens_of
 from fastmux.passes.timer import rates
 from fastmux.training.arguments import Settings
 from fastmux.training.distillation import Distillation, with_teacher
-from fastmux.training.environment import environment
 from fastmux.training.folders import RunFolder
 from fastmux.training.inputs import Inputs
 from fastmux.training.metrics import accuracy, best_thresholds, multi_label, scores_of
 from fastmux.training.models import ALONE, PLAIN, RIVALS, ModelFactory
+from fastmux.training.programs import environment
 from fastmux.training.report import what_it_bought
 from fastmux.training.run_result import (
     Difference,

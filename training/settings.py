@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -131,11 +130,3 @@ def build(kind: type, values: Mapping[str, object], where: str, what: str, **mor
         return kind(**values, **more)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def run_program(main: Callable[[], object]) -> None:
-    """Run a program. A ValueError or OSError ends it with its message."""
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

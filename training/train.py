@@ -19,11 +19,11 @@ from fastmux.files import write_json
 from fastmux.training.arguments import parse
 from fastmux.training.folders import choose_folder
 from fastmux.training.inputs import prepare
+from fastmux.training.programs import run_program
 from fastmux.training.regression import spread
 from fastmux.training.report import write_report
 from fastmux.training.run import Run, device_arguments, say
 from fastmux.training.run_result import RunResult
-from fastmux.training.settings import run_program
 from fastmux.training.threads import choose_threads
 
 

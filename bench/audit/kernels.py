@@ -41,7 +41,7 @@ from bench.audit.findings import Finding, section, worst
 from bench.audit.launches import calls
 from bench.audit.recording import Launch, launches
 from bench.machine import DATASHEET
-from bench.record import finish, options_of
+from fastmux.training.programs import finish, options_of
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -25,10 +25,10 @@ from bench.conftest import BEGUN, add_options
 from bench.harness import COMPILED, REFERENCES
 from bench.machine import default_device, machine_info
 from bench.processes import GRACE, ROOT, environment, run
-from bench.record import finish, options_of
 from fastmux.backends import BACKENDS
 from fastmux.files import read_json
 from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of
 
 TESTS = Path("bench", "ops")
 #: The microseconds of these are recorded beside an implementation's own.

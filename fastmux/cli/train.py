@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Run the program with the arguments of the command line."""
-    from fastmux.training.settings import run_program
+    from fastmux.training.programs import run_program
     from fastmux.training.train import main
 
     sys.argv[0] = "fastmux train"  # as the program calls itself

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,26 @@ class Mark:
     front: bool = False
 
 
+@contextlib.contextmanager
+def picture(path: Path, panels: int, size: tuple[float, float]) -> Iterator[tuple[Any, Any]]:
+    """A figure and its axes, beside each other; at the end of the block they are a PNG, whole or not at all.
+
+    Args:
+        size: The size of one pair of axes, in inches.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    width, height = size
+    figure, axes = pyplot.subplots(1, panels, figsize=(panels * width, height), layout="constrained", squeeze=False)
+    yield figure, axes[0]
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
 def draw(path: Path, marks: Sequence[Mark], title: str, ylabel: str, level: tuple[str, float] | None = None) -> None:
     """Write a picture, whole or not at all.
 
@@ -51,52 +72,46 @@ def draw(path: Path, marks: Sequence[Mark], title: str, ylabel: str, level: tupl
         marks: The models.
         level: What is asked for: ("x", a speed) or ("y", a share); it gets a dotted line.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(8.0, 5.0), layout="constrained")
-    front = sorted((mark.x, mark.y) for mark in marks if mark.front)
-    axis.plot(*zip(*front, strict=True), color="C0", alpha=0.5, drawstyle="steps-pre", label="the front")
-    for mark in marks:
-        error = [[max(0.0, mark.y - mark.low)], [max(0.0, mark.high - mark.y)]]
-        style: dict[str, Any] = {
-            "color": mark.color,
-            "marker": mark.shape,
-            "ms": 6,
-            "lw": 0,
-            "elinewidth": 0.8,
-            "capsize": 2,
-        }
-        axis.errorbar([mark.x], [mark.y], error, **style)
-    if level is not None:
-        line = axis.axvline if level[0] == "x" else axis.axhline
-        line(level[1], color="0.6", ls=":", label="what is asked for")
-    axis.set_xscale("log")
-    top = max(mark.x for mark in marks)
-    least = min(mark.x for mark in marks)
-    ticks = [t for t in _TICKS if least / 1.5 <= t <= top * 1.5]
-    axis.set(
-        xlabel="times as fast as the original, through the same engine", ylabel=ylabel, xlim=(least / 1.2, top * 1.6)
-    )
-    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower left")
-    axis.set_title(title, fontsize=10)
-    figure.canvas.draw()  # sizes are known from here on
-    _name(figure, axis, marks)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    pyplot.close(figure)
+    with picture(path, 1, (8.0, 5.0)) as (figure, (axis,)):
+        front = sorted((mark.x, mark.y) for mark in marks if mark.front)
+        axis.plot(*zip(*front, strict=True), color="C0", alpha=0.5, drawstyle="steps-pre", label="the front")
+        for mark in marks:
+            error = [[max(0.0, mark.y - mark.low)], [max(0.0, mark.high - mark.y)]]
+            style: dict[str, Any] = {
+                "color": mark.color,
+                "marker": mark.shape,
+                "ms": 6,
+                "lw": 0,
+                "elinewidth": 0.8,
+                "capsize": 2,
+            }
+            axis.errorbar([mark.x], [mark.y], error, **style)
+        if level is not None:
+            line = axis.axvline if level[0] == "x" else axis.axhline
+            line(level[1], color="0.6", ls=":", label="what is asked for")
+        axis.set_xscale("log")
+        top = max(mark.x for mark in marks)
+        least = min(mark.x for mark in marks)
+        ticks = [t for t in _TICKS if least / 1.5 <= t <= top * 1.5]
+        axis.set(
+            xlabel="times as fast as the original, through the same engine",
+            ylabel=ylabel,
+            xlim=(least / 1.2, top * 1.6),
+        )
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="lower left")
+        axis.set_title(title, fontsize=10)
+        write_names(figure, axis, marks)
 
 
-def _name(figure: Any, axis: Any, marks: Sequence[Mark]) -> list[Any]:
+def write_names(figure: Any, axis: Any, marks: Sequence[Mark]) -> list[Any]:
     """Put each name where it covers no other name and no point; returns the texts."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
+    figure.canvas.draw()  # sizes are known from here on
     renderer = figure.canvas.get_renderer()
     spots = [axis.transData.transform((mark.x, mark.y)) for mark in marks]
     taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in spots]

@@ -177,7 +177,7 @@ def test_names_in_the_picture_cover_no_name_and_no_point(tmp_path, monkeypatch):
     from fastmux.searching import picture
 
     boxes = []
-    name = picture._name
+    name = picture.write_names
 
     def kept(figure, axis, marks):
         renderer = figure.canvas.get_renderer()
@@ -187,7 +187,7 @@ def test_names_in_the_picture_cover_no_name_and_no_point(tmp_path, monkeypatch):
         return texts
 
     spots: list = []
-    monkeypatch.setattr(picture, "_name", kept)
+    monkeypatch.setattr(picture, "write_names", kept)
     marks = [Mark(3.0 + 0.02 * k, 0.95 + 0.001 * (k % 3), 0.94, 0.96, f"candidate {k}, 8 bits") for k in range(8)]
     draw(tmp_path / "p.png", [*marks, Mark(1, 1, 1, 1, "original", front=True)], "title", "share", ("y", 0.98))
     assert (tmp_path / "p.png").stat().st_size > 1000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,7 +204,8 @@ def known_answers(rows: int = 40) -> tuple[Measurement, Contestant, Contestant, 
     def metric(prediction, rows):
         return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
 
-    measure = Measurement(data, metric, "accuracy", groupings=1, rate_rows=10, target_agreement=0.99, seed=0)
+    options = SimpleNamespace(groupings=1, max_rate_rows=10, target_agreement=0.99, seed=0, clock="wall")
+    measure = Measurement(data, metric, "accuracy", options)
     original, model = (Contestant([Engine(Known(logits), 64)], 1, cascade=logits is said) for logits in (truth, said))
     return measure, original, model, unsure
 

@@ -18,6 +18,7 @@ from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.measure import answers_in_groups
 from fastmux.training.fronts.candidates import ORIGINAL
+from fastmux.training.metrics import Measure
 from fastmux.training.run_result import Score
 
 #: The original without the engine, among what is timed.
@@ -108,34 +109,23 @@ def speeds(
     }
 
 
-@dataclass
 class Measurement:
     """Measures on one set of rows.
 
-    Attributes:
+    Args:
         rows: ``input_ids``, perhaps ``token_type_ids``, ``labels`` and what the metric reads.
         metric: One of `fastmux.training.metrics`; it gives the score ``name``.
-        groupings: Random orders, hence groups; a score's mean and spread are over them.
-        rate_rows: Rows on which speed is measured, at most, drawn from ``rows``.
-        target_agreement: The share of rows to which a cascade gives the original's label. Its threshold is chosen on
-            one half of the rows and applied to the other, both ways, and needs no label.
-        seed: It draws orders, halves and the rows on which speed is measured.
-        clock: One of `fastmux.passes.timer.CLOCKS`.
+        options: Those of `fastmux.training.front.FrontOptions` that are about measuring. ``groupings`` are random
+            orders, hence groups, over which a score's mean and spread are; ``target_agreement`` is the share of rows to
+            which a cascade gives the original's label. Its threshold is chosen on one half of the rows and applied to
+            the other, both ways, and needs no label.
     """
 
-    rows: Dataset
-    metric: Callable[[EvalPrediction, Dataset], dict[str, float]]
-    name: str
-    groupings: int
-    rate_rows: int
-    target_agreement: float
-    seed: int
-    clock: str = "wall"
-
-    def __post_init__(self):
-        self.tokens = tokens_of(self.rows)
-        order = np.random.default_rng(self.seed).permutation(len(self.rows))
-        self.timed = self.tokens.select(np.sort(order[: self.rate_rows]))
+    def __init__(self, rows: Dataset, metric: Measure, name: str, options):
+        self.rows, self.metric, self.name, self.options = rows, metric, name, options
+        self.tokens = tokens_of(rows)
+        order = np.random.default_rng(options.seed).permutation(len(rows))
+        self.timed = self.tokens.select(np.sort(order[: options.max_rate_rows]))
         self.halves = [(order[::2], order[1::2]), (order[1::2], order[::2])]
 
     def __call__(self, contestants: Mapping[str, Contestant], forward: Callable[[Tokens], object]) -> list[Point]:
@@ -152,15 +142,13 @@ class Measurement:
         cascades = [name for name, contestant in contestants.items() if contestant.cascade]
         if cascades and original.runtime.problem_type == "regression":
             raise ValueError(f"{cascades[0]}: cascade is true, but the original is a regression, which is never unsure")
-        truth = original.run(self.tokens).logits
+        truth, groupings, seed = original.run(self.tokens).logits, self.options.groupings, self.options.seed
         calls: dict[str, Callable[[], object]] = {}
         found = {}
         for name, contestant in contestants.items():
             print(f"== {name}: scores", flush=True)
-            answers = [
-                [one.logits for one in answers_in_groups(engine, self.tokens, self.groupings, self.seed)]
-                for engine in contestant.engines
-            ]
+            groups = [answers_in_groups(engine, self.tokens, groupings, seed) for engine in contestant.engines]
+            answers = [[one.logits for one in own] for own in groups]
             found[name] = (contestant, answers, None)
             calls[name] = partial(contestant.engines[0].run, self.timed)
             if contestant.cascade:
@@ -173,7 +161,7 @@ class Measurement:
                 found[behind_it] = (contestant, [[logits for logits, *_ in together]], share)
                 both = replace(contestant.engines[0], fallback=original, min_confidence=together[0][2])
                 calls[behind_it] = partial(both.run, self.timed)
-        fast = speeds(calls, partial(forward, self.timed), len(self.timed.lengths), self.clock)
+        fast = speeds(calls, partial(forward, self.timed), len(self.timed.lengths), self.options.clock)
         points = []
         for name, (contestant, answers, share) in found.items():
             scores = [[self._score(original, own) for own in said] for said in answers]
@@ -204,7 +192,7 @@ class Measurement:
         sure, same = confidence(logits, problem, lengths), agrees(logits, truth, problem, lengths)
         unsure = np.zeros(len(sure), bool)
         for choose, apply in self.halves:
-            chosen = choose_min_confidence(sure[choose], same[choose], self.target_agreement).min_confidence
+            chosen = choose_min_confidence(sure[choose], same[choose], self.options.target_agreement).min_confidence
             unsure[apply] = sure[apply] < chosen
         goes_on = unsure if lengths is None else np.repeat(unsure, lengths)
         return np.where(goes_on[:, None], truth, logits), float(unsure.mean()), chosen

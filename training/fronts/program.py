@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,9 +17,8 @@ from transformers import HfArgumentParser
 from fastmux.files import write_json
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import integer, number, one_of
-from fastmux.training.environment import environment
 from fastmux.training.folders import SETTINGS, check_folder
-from fastmux.training.formatting import for_terminal
+from fastmux.training.programs import environment, finish
 from fastmux.training.settings import check, documented
 
 #: Where things lie on this machine is nobody else's concern.
@@ -106,14 +105,12 @@ class FrontFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / SETTINGS, self.identity)
 
-    def write(self, stem: str, found: dict, sentences: str) -> dict:
-        """Write ``STEM.json`` with what was found, print table and sentences, and return the file's content."""
+    def write(self, stem: str, found: dict, section: Callable[[dict], Iterator[str]]) -> dict:
+        """Write ``STEM.json`` with what was found, print its section, and return the file's content."""
         settings = {k: _named(v) if k in _PLACES and v else v for k, v in asdict(self.options).items()}
         seconds = round(time.perf_counter() - self.started, 1)
         result = {"environment": environment(), "settings": settings, **found, "seconds": seconds}
-        write_json(self.path / f"{stem}.json", result)
-        print(f"\n{for_terminal(result['table'])}\n\n{sentences}")
-        print(f"\nwritten: {self.path}/{stem}.json, pictures, and a folder for each model")
+        finish(result, section, self.path / f"{stem}.json", ", pictures, and a folder for each model")
         return result
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from fastmux.distillation.speed import plain_forward
 from fastmux.files import write_json
-from fastmux.training.features import encode_sequences, encode_tokens
+from fastmux.training.features import encode_rows
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
 from fastmux.training.fronts.models import SECONDS, Models
@@ -56,17 +56,7 @@ class TaskModels(Models):
 
     def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
         """See `fastmux.training.fronts.measure.Measurement`."""
-        options = self.options
-        measure = Measurement(
-            self.evaluation,
-            self.metric,
-            self.task.metric,
-            groupings=options.groupings,
-            rate_rows=options.max_rate_rows,
-            target_agreement=options.target_agreement,
-            seed=options.seed,
-            clock=options.clock,
-        )
+        measure = Measurement(self.evaluation, self.metric, self.task.metric, self.options)
         return measure(contestants, partial(plain_forward, self.original, self.tokenizer))
 
     @cached_property
@@ -130,6 +120,5 @@ class TaskModels(Models):
         if most is not None and most < len(split):
             order = np.random.default_rng(self.options.seed).permutation(len(split))
             split = split.select(np.sort(order[:most]))
-        encode = encode_tokens if self.kind == "token" else encode_sequences
-        rows = encode(self.tokenizer, split, self.options.max_length)
+        rows = encode_rows(self.kind, self.tokenizer, split, self.options.max_length)
         return rows.add_column("length", [len(ids) for ids in rows["input_ids"]])
