@@ -22,7 +22,7 @@ OLDEST ?= transformers==5.17.0 triton==3.6.0 'numpy<2.4'
 NEWEST_VENV ?= $(VENV)-newest
 NEWEST_TORCH ?= 2.14.1
 NEWEST ?= --upgrade transformers triton
-OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/passes/test_grouping.py tests/functional/test_hadamard_mux.py
+OLDEST_TESTS ?= tests/test_published.py tests/test_checkpoints.py tests/passes/test_grouping.py tests/passes/test_packed.py tests/functional/test_hadamard_mux.py
 
 BIN := $(VENV)/bin
 

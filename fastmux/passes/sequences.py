@@ -106,7 +106,7 @@ def can_pack_layers(config, layers: Iterable[Any]) -> bool:
     added hooks or replaced a module whose ``forward`` is not called."""
     if config.model_type not in BERT_LIKE or config._attn_implementation != "sdpa":
         return False
-    if config.is_decoder or config.output_hidden_states or config.output_attentions:
+    if getattr(config, "is_decoder", False) or config.output_hidden_states or config.output_attentions:
         return False
     called = [module for layer in layers for module in (layer, layer.attention, layer.attention.self)]
     return all(type(m).__module__.startswith("transformers.models.") and is_plain(m, type(m)) for m in called)
