@@ -17,7 +17,6 @@ tokenising, reading and writing. For each data set:
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +34,7 @@ from transformers.utils import logging
 
 import fastmux
 from bench.machine import CPU, machine_info, results_folder
-from bench.timing import turn_by_turn
+from bench.timing import medians
 from bench.workload import some
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.files import write_json
@@ -104,7 +103,7 @@ def compare(name: str, args) -> list[dict]:
         run = partial(embedded, args.model, texts, runtime=runtime, precision=precision)
         calls[f"embed, {asked}"] = lambda run=run: run()[0]
         nearest[f"embed, {asked}"] = float(cosines(run()[1], expected).min())
-    rates = {way: len(texts) / statistics.median(took) for way, took in turn_by_turn(calls, args.repeats).items()}
+    rates = {way: len(texts) / seconds for way, seconds in medians(calls, args.repeats).items()}
     more = {"encode": {"batch_size": best}}
     rows = [
         {

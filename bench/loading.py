@@ -12,9 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -24,7 +23,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 import fastmux
 from bench.machine import CPU, machine_info, results_folder
-from bench.timing import turn_by_turn
+from bench.timing import medians
 from fastmux.training.formatting import table
 from fastmux.training.programs import finish, options_of, positive
 
@@ -50,11 +49,6 @@ def load_seconds(auto_class: type, folder: Path) -> float:
     return time.perf_counter() - start
 
 
-def medians(calls: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The median of what each call returns. Calls take turns, and a first turn does not count."""
-    return {name: median(found[1:]) for name, found in turn_by_turn(calls, repeats + 1).items()}
-
-
 def section(result: dict) -> Iterator[str]:
     """The page's section on a file that this program wrote."""
     yield f"Seconds, medians of {result['repeats']}: `python bench/loading.py`."
@@ -71,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_hidden_layers", type=positive, default=12, help="The encoder's layers.")
     args = parser.parse_args(argv)
     transformers.utils.logging.disable_progress_bar()
-    imports = medians({name: lambda s=s: import_seconds(s) for name, s in IMPORTS.items()}, args.repeats)
+    imports = medians({name: lambda s=s: import_seconds(s) for name, s in IMPORTS.items()}, args.repeats, 1)
     with tempfile.TemporaryDirectory() as folder:
         encoder, mux = Path(folder, "encoder"), Path(folder, "mux")
         model = BertModel(BertConfig(num_hidden_layers=args.num_hidden_layers), add_pooling_layer=False)
@@ -83,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
             "fastmux.TMux, multiplexed": lambda: load_seconds(fastmux.TMux, mux),
             "AutoModel, multiplexed": lambda: load_seconds(AutoModel, mux),
         }
-        loading = medians(checkpoints, args.repeats)
+        loading = medians(checkpoints, args.repeats, 1)
     result = {"machine": machine_info(CPU), **vars(args), "imports": imports, "loading": loading}
     result["parameters_ratio"] = multiplexed.num_parameters() / model.num_parameters()
     del result["output"]

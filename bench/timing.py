@@ -66,6 +66,12 @@ def turn_by_turn(calls: Mapping[Key, Callable[[], Found]], turns: int) -> dict[K
     return found
 
 
+def medians(calls: Mapping[Key, Callable[[], float]], turns: int, unread: int = 0) -> dict[Key, float]:
+    """The median of what each call returned, turn by turn, but for the first ``unread`` turns."""
+    found = turn_by_turn(calls, turns + unread)
+    return {key: statistics.median(values[unread:]) for key, values in found.items()}
+
+
 def in_turns(calls: dict[str, Sequence[Call]], seconds: float, least: int = 5, clock: str = "wall") -> dict[str, Times]:
     """Times implementations in turns, in an order that rotates: if the machine slows down, all of them slow down.
 

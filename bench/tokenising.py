@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ import pyarrow
 import pyarrow.parquet
 
 from bench.machine import CPU, machine_info, results_folder
-from bench.timing import turn_by_turn
+from bench.timing import medians
 from bench.workload import some, stored_tokenizer, texts_of
 from fastmux.labelling.ahead import Ahead
 from fastmux.labelling.columns import choose_column
@@ -102,17 +101,14 @@ def main(argv: list[str] | None = None) -> dict:
         calls["token ids, a thread"] = partial(rate, ids, rows, 0)
         calls["kept tokens, a thread"] = partial(rate, lines, rows, 0, TokenCache(folder / "kept"))
         calls["kept tokens, a thread"]()  # keeps them
-        found = turn_by_turn(calls, args.repeats)
-    one = statistics.median(found.get("text, 1 process", next(iter(found.values()))))
+        found = medians(calls, args.repeats)
+    one = found.get("text, 1 process", next(iter(found.values())))
     result = {
         "machine": machine_info(CPU),
         "count": len(texts),
         "tokens_a_row": sum(map(len, encoded)) / len(texts),
         "repeats": args.repeats,
-        "prepared": [
-            {"way": way, "rows_per_second": statistics.median(rates), "x_one_process": statistics.median(rates) / one}
-            for way, rates in found.items()
-        ],
+        "prepared": [{"way": way, "rows_per_second": rate, "x_one_process": rate / one} for way, rate in found.items()],
     }
     finish(result, section, args.output or results_folder(CPU) / "tokenising.json")
     return result

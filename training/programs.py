@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import fastmux
+from fastmux.distribution import MissingExtraError
 from fastmux.files import write_json
 from fastmux.passes.processor import processor_name
 from fastmux.training.formatting import for_terminal
@@ -81,8 +82,8 @@ def finish(result: dict, section: Callable[[dict], Iterator[str]], output: Path 
 
 
 def run_program(main: Callable[[], object]) -> None:
-    """Run a program. A ValueError or OSError ends it with its message."""
+    """Run a program. A ValueError, an OSError or a package that is not installed ends it with the message."""
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtraError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")

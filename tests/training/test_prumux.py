@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 import fastmux
+from fastmux.distribution import MissingExtraError
 from fastmux.testing import assert_agrees
 from fastmux.training import experiment
 from fastmux.training.experiments import Multiplexing
@@ -128,6 +129,7 @@ def test_bad_input(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="3 labels, expected SST-2's 2"):
         Prumux(original=str(tmp_path / "three")).model(Multiplexing(2))
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
-    with pytest.raises(ValueError, match=r"Torch-Pruning is needed, pip install 'fastmux-transformers\[pruning\]'"):
+    missing = r"torch_pruning is not installed; pip install 'fastmux-transformers\[pruning\]'"
+    with pytest.raises(MissingExtraError, match=missing):
         call(folder, tmp_path / "out", *original, "--variants", "0.6 pruned")
     assert not (tmp_path / "out").exists()

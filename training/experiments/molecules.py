@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastmux.distribution import install_line
+from fastmux.distribution import of_extra
 from fastmux.modules.groups import group
 from fastmux.training.experiments.base import Experiment, Metric, Multiplexing, Rows, draw_split, scales, select
 from fastmux.training.tasks.labels import measurement
@@ -159,16 +159,14 @@ def read_molecules(data_dir: str) -> Rows:
     -1; solubility and Delaney's prediction of it, float32 (rows), log mol/L.
 
     Raises:
-        ValueError: The file, PyTorch Geometric or RDKit is missing; a row is no molecule, its atoms have no bonds, or
-            its solubility is no number.
+        ValueError: The file is missing; a row is no molecule, its atoms have no bonds, or its solubility is no number.
+        MissingExtraError: PyTorch Geometric or RDKit is not installed.
     """
     layout = f"columns {SMILES}, {TARGET}, {DELANEY}"
     path = find_files("esol", data_dir, {"molecules": ("delaney-processed.csv",)}, layout)["molecules"]
     table = read_table(path, [SMILES, TARGET, DELANEY])
-    try:
+    with of_extra("graphs", "the experiment esol"):
         from torch_geometric.utils import from_smiles
-    except ImportError as error:
-        raise ValueError(f"PyTorch Geometric and RDKit are needed, {install_line('graphs')}: {error}") from error
 
     def graph_of(text: str, typed: bool):
         graph = from_smiles(text.strip())

@@ -21,7 +21,7 @@ from fastmux import JoinedForSequenceClassification
 from fastmux.distillation.speed import engine_of
 from fastmux.distillation.teacher import captured_states
 from fastmux.distillation.trainer import distillation_loss
-from fastmux.distribution import install_line
+from fastmux.distribution import of_extra
 from fastmux.models.loading import read_pretrained, read_tokenizer
 from fastmux.models.problems import SingleLabel
 from fastmux.passes.timer import CLOCKS, rates
@@ -175,11 +175,9 @@ def layer_weights(model: PreTrainedModel) -> int:
 
 
 def torch_pruning():
-    """The package. Raises ValueError where it is not installed."""
-    try:
+    """The package. Raises MissingExtraError where it is not installed."""
+    with of_extra("pruning", "sparsity"):
         import torch_pruning
-    except ImportError as error:
-        raise ValueError(f"Torch-Pruning is needed, {install_line('pruning')}: {error}") from error
     return torch_pruning
 
 
