@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from bench.machine import synchronize
 from bench.timing import rotated
+from fastmux.passes.runtimes.captured import CudaGraphs
 from fastmux.passes.timer import CLOCKS
 
 INPUT_SETS = 4
@@ -58,18 +60,11 @@ class Runner:
     def _capture(self) -> None:
         """From now on a pass copies its ids to where the graph reads them, and replays the graph."""
         static = torch.empty_like(self.inputs[0]).copy_(self.inputs[0])
-        eager, graph = self.model, torch.cuda.CUDAGraph()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            eager(input_ids=static)
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            output = eager(input_ids=static)
+        launch, output = CudaGraphs().capture(partial(self.model, input_ids=static))
 
         def replay(input_ids: torch.Tensor) -> object:
             static.copy_(input_ids)
-            graph.replay()
+            launch()
             return output
 
         self.model = replay

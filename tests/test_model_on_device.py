@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from graphs import FakeGraphs
 from thoroughness import ALL
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
@@ -18,6 +19,7 @@ import fastmux
 from fastmux.embedding.config import EmbeddingConfig
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.passes.engine import Engine
+from fastmux.passes.runtimes.captured import CudaGraphs
 from fastmux.passes.runtimes.torch import TorchRuntime
 from fastmux.passes.tokens import Tokens
 
@@ -53,17 +55,11 @@ def ids():
 
 def captured(model, ids):
     """The logits of a CUDA graph's second replay, on ids that it was not captured with."""
-    static, side = torch.zeros_like(ids), torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        model(input_ids=static)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = model(input_ids=static).logits
-    graph.replay()
+    static = torch.zeros_like(ids)
+    launch, logits = CudaGraphs().capture(lambda: model(input_ids=static).logits)
+    launch()
     static.copy_(ids)
-    graph.replay()
+    launch()
     return logits
 
 
@@ -130,6 +126,32 @@ def test_packed_rows(kind):
     expected = Engine(TorchRuntime(exact, 0), 500).run(tokens, plan).logits
     error = np.abs(engine.run(tokens, plan).logits - expected).max()
     assert error <= 0.05 * np.abs(expected).max()
+
+
+def answers(exact, engine):
+    """The engine's answers to rows of several lengths, the third time, and those that they should be."""
+    draw = np.random.default_rng(0)
+    tokens = Tokens.of_rows([draw.integers(1, WORDS, length).tolist() for length in draw.integers(1, 50, 40)])
+    plan = engine.plan(tokens.lengths)
+    *_, found = [engine.run(tokens, plan).logits for _ in range(3)]
+    return found, Engine(TorchRuntime(exact, 0), 500).run(tokens, plan).logits
+
+
+def test_captured_passes(exact):
+    graphs = CudaGraphs() if GPU else FakeGraphs()
+    runtime = TorchRuntime(copy.deepcopy(exact).to(DEVICE, torch.float32), 0, graphs=graphs, room=60)
+    found, expected = answers(exact, Engine(runtime, 500))
+    assert len(runtime._captured._captured) > 1
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+def test_what_waits_for_the_device_runs_eagerly(exact, caplog):
+    model = copy.deepcopy(exact).to(DEVICE, torch.float32)
+    model.register_forward_hook(lambda module, given, output: print(output.logits.sum().item()))
+    found, expected = answers(exact, Engine(TorchRuntime(model, 0, graphs=CudaGraphs(), room=60), 500))
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert sum("cannot be captured" in message for message in caplog.messages) == 1
 
 
 def test_a_step_of_training(exact, ids):

@@ -28,7 +28,7 @@ class Embedder:
         model: A folder of sentence-transformers, or a name on the hub; or an `EmbeddingModel`.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         max_length: The tokens at which a text is cut. By default where the model says, at most ``batch_tokens``.
-        batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+        batch_tokens, runtime, precision, dtype, device, torch_compile, execution: As in `fastmux.LabellingSettings`.
         texts: Texts on which ``runtime="auto"`` chooses; made-up rows if None. They are looked at only if it has not
             chosen before.
 
@@ -65,10 +65,12 @@ class Embedder:
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
+        execution: str | None = None,
         texts: Iterable[str] | None = None,
     ):
         check_runtime(runtime, precision)
-        self.placement = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile).placement(model)
+        asked = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile, execution)
+        self.placement = asked.placement(model)
         loaded = load(model, tokenizer, self.placement, own=texts is not None, form=embedding_form())
         vectorizer = loaded.classifier
         budget = self.placement.batch_tokens

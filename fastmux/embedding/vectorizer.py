@@ -19,7 +19,6 @@ from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.labelling.tokenized_model import TokenizedModel, check_tokenizer
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes import EMBEDDING
-from fastmux.passes.runtimes.torch import TorchRuntime
 
 
 @dataclass
@@ -109,5 +108,5 @@ class Vectorizer(TokenizedModel):
         model: Any = self.model.to(placement.device, getattr(torch, placement.dtype)).eval()
         if placement.torch_compile:
             model.compile(dynamic=True)
-        runtime = TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=self.takes_types())
+        runtime = self.runtime(model, placement)
         return Engine(runtime, placement.batch_tokens, copies, placement.pass_tokens)

@@ -16,14 +16,25 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 Value = TypeVar("Value")
 
-#: Owner -> (name, autocast's dtypes, weights by identity) -> (the weights' versions, the weights, the value). Each
-#: thread has its own: another thread may train meanwhile.
-_values: ContextVar[WeakIdKeyDictionary | None] = ContextVar("fastmux_derived", default=None)
+
+class Held:
+    """Values that `derived` computed. Who captures a graph that reads them keeps it for as long as the graph."""
+
+    def __init__(self) -> None:
+        # Owner -> (name, autocast's dtypes, weights by identity) -> (the weights' versions, the weights, the value)
+        self.by_owner: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+#: What is held, and whether it outlives the block. Each thread has its own: another thread may train meanwhile.
+_values: ContextVar[tuple[Held, bool] | None] = ContextVar("fastmux_derived", default=None)
 
 
 @contextlib.contextmanager
-def fixed_weights() -> Iterator[None]:
+def fixed_weights(held: Held | None = None) -> Iterator[None]:
     """The caller promises that no weight changes within the block, in this thread: `derived` computes each value once.
+
+    Args:
+        held: Where values are kept. By default they are dropped with the outermost block.
 
     Example:
         >>> import torch
@@ -37,7 +48,7 @@ def fixed_weights() -> Iterator[None]:
         (1, tensor([2., 2.]))
     """
     before = _values.get()
-    token = _values.set(WeakIdKeyDictionary() if before is None else before)
+    token = _values.set((held, True) if held is not None else before or (Held(), False))
     try:
         yield
     finally:
@@ -47,8 +58,8 @@ def fixed_weights() -> Iterator[None]:
 def derived(name: Hashable, owner: object, weights: Sequence[Tensor | None], compute: Callable[[], Value]) -> Value:
     """The value of ``compute()``. Within `fixed_weights` it is kept until one of the weights is written to.
 
-    Nothing is kept while gradients are recorded, nor in a graph that is traced or captured by CUDA: such a graph may
-    outlive the block.
+    Nothing is kept while gradients are recorded, nor in a graph that is traced. A graph that CUDA captures may outlive
+    the block: it reads what a caller's `Held` has, and computes all else in each launch.
 
     Args:
         name: The value's name, which tells the values of one owner apart.
@@ -58,14 +69,20 @@ def derived(name: Hashable, owner: object, weights: Sequence[Tensor | None], com
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return compute()
-    values = _values.get()
-    if values is None or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    found = _values.get()
+    if found is None:
+        return compute()
+    held, outlives = found
+    capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if capturing and not outlives:
         return compute()
     given = [t for t in weights if t is not None]
     versions = [0 if t.is_inference() else t._version for t in given]
     autocast = tuple(torch.get_autocast_dtype(k) for k in ("cpu", "cuda") if torch.is_autocast_enabled(k))
-    key, known = (name, autocast, *map(id, given)), values.setdefault(owner, {})
+    key, known = (name, autocast, *map(id, given)), held.by_owner.setdefault(owner, {})
     if key not in known or known[key][0] != versions:
+        if capturing:
+            return compute()  # in the graph's memory, which is only its own
         others = [t for t in given if t is not owner]
         known[key] = versions, others, compute()
     return known[key][2]

@@ -25,7 +25,7 @@ from fastmux.models.joined import JoinedForSequenceClassification
 from fastmux.models.loading import read_pretrained, read_tokenizer
 from fastmux.models.published import is_published, published_config
 from fastmux.passes.engine import Engine
-from fastmux.passes.runtimes.torch import TorchRuntime, problem_of
+from fastmux.passes.runtimes.torch import problem_of
 
 #: For each ending of a classifier's class, the class that loads it and the class that loads a published T-MUX.
 _KINDS = {
@@ -93,7 +93,7 @@ class Classifier(TokenizedModel):
         model = model.to(placement.device, getattr(torch, placement.dtype)).eval()
         if placement.torch_compile:
             model.compile(dynamic=True)
-        runtime = TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=self.takes_types())
+        runtime = self.runtime(model, placement)
         return Engine(runtime, placement.batch_tokens, copies, placement.pass_tokens, fallback, min_confidence)
 
 

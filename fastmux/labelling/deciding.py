@@ -112,7 +112,7 @@ class Deciding:
         options = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
         options |= {"column": self.column.names[0], "ids": self.column.ids, "max_length": self.row_tokenizer.max_length}
         options |= {"batch_tokens": placement.batch_tokens, "rows_per_shard": full}
-        options |= {"dtype": placement.dtype, "runtime": placement.runtime}
+        options |= {"dtype": placement.dtype, "runtime": placement.runtime, "execution": placement.captured}
         options |= {"device": placement.device.partition(":")[0]}
         sizes = growing(full, engine.layout.rows) if settings.rows_per_shard is None else lambda index: full
         return Job(

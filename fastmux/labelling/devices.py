@@ -7,15 +7,26 @@ import torch
 from fastmux.labelling.placement import Placement
 
 
-def torch_placement(device: str | None, dtype: str | None, batch_tokens: int | None, torch_compile: bool) -> Placement:
+def torch_placement(
+    device: str | None,
+    dtype: str | None,
+    batch_tokens: int | None,
+    torch_compile: bool,
+    execution: str | None = None,
+) -> Placement:
     """The placement that is asked for; None stands for the GPU if there is one, and for its usual values.
 
     Raises:
-        ValueError: There is no such device here.
+        ValueError: There is no such device here, or its passes cannot run as ``execution`` says.
     """
     found = checked_device(device)
     usual = "float32" if found.type == "cpu" else "bfloat16"
-    return Placement(str(found), dtype or usual, batch_tokens, torch_compile)
+    if execution == "captured" and found.type != "cuda":
+        raise ValueError(f"execution is 'captured', as CUDA graphs, but device is {str(found)!r}; expected 'eager'")
+    if execution == "captured" and torch_compile:
+        raise ValueError("execution is 'captured', but torch_compile is given; give one of them")
+    captured = found.type == "cuda" and execution != "eager" and not torch_compile
+    return Placement(str(found), dtype or usual, batch_tokens, torch_compile, captured=captured)
 
 
 def checked_device(device: str | torch.device | None) -> torch.device:

@@ -42,7 +42,7 @@ class Labeller:
         fallback: Another model, for the rows of which the first one is less sure than ``min_confidence``.
         min_confidence: A probability; it goes with ``fallback``. `calibrate` finds it. If None, it is read from the
             model's folder, where `fastmux.calibrate` puts it.
-        batch_tokens, runtime, precision, dtype, device, torch_compile: As in `fastmux.LabellingSettings`.
+        batch_tokens, runtime, precision, dtype, device, torch_compile, execution: As in `fastmux.LabellingSettings`.
         texts: Rows on which ``runtime="auto"`` chooses; made-up ones if None. They are looked at only if it has not
             chosen before.
 
@@ -81,18 +81,18 @@ class Labeller:
         dtype: str | None = None,
         device: str | None = None,
         torch_compile: bool = False,
+        execution: str | None = None,
         texts: Iterable | None = None,
     ):
         self._calibration = stored_calibration(model, fallback, min_confidence)
         if self._calibration is not None:
             min_confidence = self._calibration.min_confidence
         check_runtime(runtime, precision)
-        self._asked = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile)
+        self._asked = Asked(runtime, precision, device, dtype, batch_tokens, torch_compile, execution)
         self.placement = self._asked.placement(model)
-        self._tokenizer = tokenizer
         loaded = load(model, tokenizer, self.placement, own=texts is not None)
         self._classifier = classifier = loaded.classifier
-        self.name = _name(model)
+        self._tokenizer, self.name = tokenizer, _name(model)
         self.per_token, self.labels = classifier.per_token, classifier.names
         #: N, the number of inputs that share a pass of the model (see `instances_are`); 1 for a plain encoder.
         self.num_instances: int = classifier.num_instances

@@ -42,6 +42,7 @@ class Asked:
     dtype: str | None = None
     batch_tokens: int | None = None
     torch_compile: bool = False
+    execution: str | None = None
 
     @classmethod
     def of(cls, settings: object) -> Asked:
@@ -78,6 +79,8 @@ class Asked:
             found = replace(self, runtime="torch")._in_torch()
             if not found.on_cpu:  # which nothing on the CPU beats
                 return found
+        if self.execution == "captured":
+            raise ValueError("execution is 'captured', as CUDA graphs, but runtime 'auto' finds no GPU here")
         return Placement(dtype=self.precision or "any", asked=self.batch_tokens, runtime="auto")
 
     def _in_torch(self) -> Placement:
@@ -94,7 +97,7 @@ class Asked:
             if dtype not in (None, self.precision):
                 raise ValueError(f"precision is {self.precision!r} and dtype {dtype!r}; give one of them")
             dtype = self.precision
-        return torch_placement(self.device, dtype, self.batch_tokens, self.torch_compile)
+        return torch_placement(self.device, dtype, self.batch_tokens, self.torch_compile, self.execution)
 
     def _of_folder(self, folder: Path) -> Placement:
         self._check_no_torch("the model is exported")
@@ -116,6 +119,8 @@ class Asked:
             raise ValueError(f"{why} and does not run in torch: dtype is {self.dtype!r}; precision takes its place")
         if self.torch_compile:
             raise ValueError(f"{why} and does not run in torch, but torch_compile is given")
+        if self.execution == "captured":
+            raise ValueError(f"{why} and does not run in torch, but execution is 'captured'")
 
 
 @dataclass(frozen=True)

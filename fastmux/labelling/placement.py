@@ -21,6 +21,7 @@ class Placement:
         torch_compile: Whether the model is compiled.
         runtime: One of `fastmux.labelling.settings.RUNTIMES`; "auto" until it is chosen, and then ``dtype`` is the
             precision that it must have, or "any".
+        captured: Whether small passes are captured as CUDA graphs.
     """
 
     device: str = "cpu"
@@ -28,6 +29,7 @@ class Placement:
     asked: int | None = None
     torch_compile: bool = False
     runtime: str = "torch"
+    captured: bool = False
 
     @property
     def on_cpu(self) -> bool:

@@ -12,6 +12,7 @@ from fastmux.tables.kinds import INPUT_FORMATS
 #: What may run a model.
 RUNTIMES = ("torch", *EXPORTED, "auto")
 DTYPES = ("float32", "bfloat16", "float16")
+EXECUTIONS = ("captured", "eager")
 #: What happens to rows that cannot be labelled.
 REJECTED = ("keep", "reason", "drop")
 
@@ -43,6 +44,8 @@ class RowSettings:
             on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.
         torch_compile: Compile the model with torch.compile, which takes minutes before the first row.
+        execution: How passes run in torch on a GPU: captured, small ones as CUDA graphs, launched all at once; or
+            eager. By default captured, unless the model is compiled.
         input_format: The format of the input: jsonl, csv, tsv, text or parquet. By default the name's ending tells it.
         dataset_name: The configuration of a data set of the Hugging Face hub.
         split: The split of a data set of the Hugging Face hub.
@@ -61,6 +64,7 @@ class RowSettings:
     dtype: str | None = one_of(None, DTYPES)
     device: str | None = None
     torch_compile: bool = False
+    execution: str | None = one_of(None, EXECUTIONS)
     input_format: str | None = one_of(None, tuple(dict.fromkeys(INPUT_FORMATS.values())))
     dataset_name: str | None = None
     split: str | None = None

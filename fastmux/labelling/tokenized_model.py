@@ -15,10 +15,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from fastmux.joins import BERT_LIKE
+from fastmux.labelling.placement import Placement
 from fastmux.labelling.row_tokenizer import RowTokenizer
 from fastmux.models.loading import check_vocabulary
 from fastmux.modules.embeddings import EmbeddingAdapter
 from fastmux.modules.is_plain import is_plain
+from fastmux.passes.runtimes.captured import CudaGraphs
+from fastmux.passes.runtimes.torch import TorchRuntime
 
 #: Texts on which the fast and the slow way of tokenising must agree.
 _PROBES = ["a", "Don't  stop: it's 3.14 \u00e9t\u00e9 \u6f22\u5b57 [MASK]", " b "]
@@ -96,6 +99,12 @@ class TokenizedModel:
         if words is not None:
             raise ValueError("the tokenizer cannot say where words are, which tags need; expected a fast one, in Rust")
         return RowTokenizer(self.tokenizer, max_length, truncation, None, types)
+
+    def runtime(self, model: Any, placement: Placement) -> TorchRuntime:
+        """What runs the model, or a form of it, on its device."""
+        graphs = CudaGraphs() if placement.captured else None
+        types, room = self.takes_types(), room_of(self.model)
+        return TorchRuntime(model, self.tokenizer.pad_token_id, takes_types=types, graphs=graphs, room=room)
 
     def fingerprint(self) -> dict[str, str]:
         """The digests of all weights and of the tokenizer."""

@@ -186,9 +186,10 @@ class Engine:
         if slots is None:
             slots = group_rows(np.arange(len(rows)), self.runtime.num_instances, self.copies)
         lengths = tokens.lengths[rows]
-        if self.layout.packed and lengths.min() < lengths.max():  # else there is no padding, and packing costs a little
-            return self._start_packed(tokens, rows, slots)
         width = max(self.layout.least, int(lengths.max()))
+        padded = lengths.min() < lengths.max()  # without padding, packing costs a little
+        if self.layout.packed and padded and not cast(PackingRuntime, self.runtime).captures(len(slots), width):
+            return self._start_packed(tokens, rows, slots)
         begun = self.runtime.start(tokens.padded(rows[slots.ravel()], width, self.runtime.pad_token_id))
 
         def wait() -> np.ndarray:

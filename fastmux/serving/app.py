@@ -107,7 +107,7 @@ def create_app(
     """
     settings = settings_of(ServingSettings, settings, options, "create_app")
     names = ["max_length", "truncation", "min_confidence", "batch_tokens"]
-    names += ["runtime", "precision", "dtype", "device", "torch_compile"]
+    names += ["runtime", "precision", "dtype", "device", "torch_compile", "execution"]
     options = {name: getattr(settings, name) for name in names}
     labeller: Labeller | Embedder
     if embeds(model):

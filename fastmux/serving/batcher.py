@@ -90,6 +90,7 @@ class Batcher:
     def _warm_up(self, lengths: Sequence[int]) -> None:
         for again, engine in enumerate(self._engines()):
             instances, layout = engine.runtime.num_instances, engine.layout
+            engine.runtime.prepare(max(lengths), engine.batch_tokens)
             for length in lengths:
                 row = self.labeller.of_length(length)
                 positions = layout.sequences * (max(length, layout.least) + layout.prefix)

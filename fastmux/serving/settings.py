@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.labelling.settings import DTYPES, RUNTIMES
+from fastmux.labelling.settings import DTYPES, EXECUTIONS, RUNTIMES
 from fastmux.passes.runtimes.record import PRECISIONS
 from fastmux.settings import check_fields, integer, number, one_of
 
@@ -38,6 +38,8 @@ class ServingSettings:
             on a GPU.
         device: Where the model runs, as in torch: "cpu", "cuda:1". By default the first GPU, if there is one.
         torch_compile: Compile the model with torch.compile before the server is ready, which takes minutes.
+        execution: How passes run in torch on a GPU: captured, small ones as CUDA graphs, launched all at once; or
+            eager. By default captured, unless the model is compiled.
     """
 
     max_length: int | None = integer(None, 1)
@@ -56,6 +58,7 @@ class ServingSettings:
     dtype: str | None = one_of(None, DTYPES)
     device: str | None = None
     torch_compile: bool = False
+    execution: str | None = one_of(None, EXECUTIONS)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,6 +12,7 @@ import classifiers
 import numpy as np
 import pytest
 import torch
+from graphs import FakeGraphs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, ElectraConfig, RobertaConfig
@@ -134,6 +135,21 @@ def test_packed_rows_wait_for_nothing(name, monkeypatch):
     with fastmux.backend("triton"), runtime.ready():
         runtime.start_packed(PackedRows.of(tokens, slots, 0))
     assert watch.seen == [] and len(moved) == 1
+
+
+@pytest.mark.parametrize(("kind", "length"), [("bert", 13), ("unbind", 16), ("index, tokens", 13), ("embeds", 16)])
+def test_captured_passes_copy_once_to_the_device(kind, length):
+    """Eager, at first, and when their graph is launched."""
+    with torch.device("meta"):
+        model = KINDS[kind]().eval()
+    graphs = FakeGraphs()
+    runtime = TorchRuntime(model, 0, takes_types=False, graphs=graphs, room=40)
+    inputs = {"input_ids": np.full((8, length), 7), "attention_mask": np.ones((8, length), np.int64)}
+    with fastmux.backend("triton"), runtime.ready():
+        for launches in range(3):
+            with Copies() as watch:
+                runtime.start(inputs)
+            assert len(graphs.launched) == launches and len(watch.seen) == 1, watch.seen
 
 
 def test_a_look_at_a_mask_would_be_seen():

@@ -43,12 +43,20 @@ class Runtime(Protocol):
             A function that waits for the logits, float32 or float64: (B, C), or (B, L, C) of tokens.
         """
 
+    def prepare(self, length: int, positions: int) -> None:
+        """Within `ready`, prepare for rows of up to so many tokens, in passes of up to so many positions: none is then
+        slow because it is the first of its size."""
+
     def ready(self) -> AbstractContextManager[None]:
         """A context in which passes run: the model is in eval mode, and its weights must not change."""
 
 
 class PackingRuntime(Runtime, Protocol):
     """A runtime whose layout may say ``packed``: the groups of a pass then lie end to end."""
+
+    def captures(self, groups: int, length: int) -> bool:
+        """Whether it would rather have a pass of so many groups padded to that length, as it is small enough to be
+        captured."""
 
     def start_packed(self, rows: PackedRows) -> Callable[[], np.ndarray]:
         """Begin a pass over packed rows.

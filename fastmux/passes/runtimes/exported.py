@@ -37,6 +37,9 @@ class ExportedRuntime:
         """
         raise NotImplementedError
 
+    def prepare(self, length: int, positions: int) -> None:
+        """See `Runtime`: there is nothing to do."""
+
     def ready(self) -> contextlib.AbstractContextManager[None]:
         """See `Runtime`."""
         return contextlib.nullcontext()

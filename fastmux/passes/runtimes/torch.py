@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from fastmux.passes.packed_model import packed_form
 from fastmux.passes.packing import PackedRows
 from fastmux.passes.plan import Layout
 from fastmux.passes.runtimes import EMBEDDING
+from fastmux.passes.runtimes.captured import CapturedPasses, Graphs, later
 from fastmux.passes.sequences import has_kernel
 from fastmux.passes.tokens import Tokens
 
@@ -39,6 +42,8 @@ class TorchRuntime:
         least_width: The positions of a row, at least, where the model does not say so itself.
         packed: Whether the groups of a pass lie end to end, where the model's kind allows it. If None, on a GPU that
             attends to sequences of several lengths without a mask.
+        graphs: Captures small passes, on a GPU. By default all passes run eagerly.
+        room: The most positions of a row, where passes are captured.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class TorchRuntime:
         takes_types: bool = True,
         least_width: int = 0,
         packed: bool | None = None,
+        graphs: Graphs | None = None,
+        room: int = sys.maxsize,
     ):
         self.model, self.pad_token_id, self._takes_types = model, pad_token_id, takes_types
         kind = type(model).__name__
@@ -69,6 +76,12 @@ class TorchRuntime:
         self.num_instances = self.layout.rows
         looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         self.weights = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in looked_up)
+        self._captured: CapturedPasses | None = None
+        if graphs is not None:
+            keeps = attends_padding(model) or not _is_known(model)
+            self._captured = CapturedPasses(
+                graphs, self._logits, self._tensors, self.layout, room, pad_token_id, stretches=not keeps
+            )
 
     @property
     def device(self) -> torch.device:
@@ -77,19 +90,23 @@ class TorchRuntime:
     @torch.inference_mode()
     def start(self, inputs: dict[str, np.ndarray]) -> Callable[[], np.ndarray]:
         """See `Runtime`. On a GPU this only begins the pass and the copy of its logits to the host."""
-        device = self.device
-        if device.type != "cpu" and inputs["attention_mask"].all():
-            # Without a mask attention has a faster kernel, and whether one is needed is known here, before the copy.
-            inputs = {name: array for name, array in inputs.items() if name != "attention_mask"}
-        return _later(self._logits(self._given(inputs)))
+        device, inputs = self.device, self._taken(inputs)
+        with _current(device):
+            if self._captured is not None and (size := self._captured.size_of(inputs)) is not None:
+                return self._captured.start(size, inputs)
+            if device.type != "cpu" and inputs["attention_mask"].all():
+                # Without a mask attention has a faster kernel; whether one is needed is known before the copy.
+                del inputs["attention_mask"]
+            return later(self._logits(self._moved(inputs)))
 
     @torch.inference_mode()
     def start_packed(self, rows: PackedRows) -> Callable[[], np.ndarray]:
         """See `PackingRuntime`. On a GPU this only begins the pass and the copies, of which there is one each way."""
         assert self._packed is not None, "only a runtime whose layout says packed is given packed rows"
         rows = rows if self._takes_types else rows.without_types()
-        given = _moved_together(self._packed.arrays(rows), self.device)
-        return _later(_wide(self._packed.answers(given, rows)))
+        with _current(self.device):
+            given = _moved_together(self._packed.arrays(rows), self.device)
+            return later(_wide(self._packed.answers(given, rows)))
 
     @torch.inference_mode()
     def plain_forward(self, tokens: Tokens) -> None:
@@ -98,7 +115,7 @@ class TorchRuntime:
         count = len(tokens.lengths)
         for rows in np.array_split(np.arange(count), range(_FORWARD_ROWS, count, _FORWARD_ROWS)):
             batch = tokens.padded(rows, max(1, int(tokens.lengths[rows].max())), self.pad_token_id)
-            _answers(self.model(**self._given(batch))).float().cpu().numpy()
+            _answers(self.model(**self._moved(self._taken(batch)))).float().cpu().numpy()
 
     def _logits(self, given: dict[str, Tensor]) -> Tensor:
         """The logits, float32 or float64, of inputs that lie on the device."""
@@ -107,13 +124,36 @@ class TorchRuntime:
         with right_padded():
             return _wide(_answers(self.model(**given)))
 
-    def _given(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
-        """The inputs that the model takes, on its device."""
-        known = (name for name in inputs if self._takes_types or name != "token_type_ids")
-        return {name: _moved(inputs[name], self.device) for name in known}
+    def _taken(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The inputs that the model takes."""
+        return {name: inputs[name] for name in inputs if self._takes_types or name != "token_type_ids"}
+
+    def _moved(self, inputs: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """The inputs on the model's device; on a GPU by one copy, while the host goes on."""
+        if self.device.type == "cpu":
+            return {name: torch.from_numpy(array) for name, array in inputs.items()}
+        together = _moved(np.stack([*inputs.values()]), self.device)
+        return dict(zip(inputs, together.unbind(), strict=True))
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """All tensors of the model."""
+        return itertools.chain(self.model.parameters(), self.model.buffers())
+
+    def captures(self, groups: int, length: int) -> bool:
+        """See `PackingRuntime`."""
+        return self._captured is not None and self._captured.fits(groups, length)
+
+    @torch.inference_mode()
+    def prepare(self, length: int, positions: int) -> None:
+        """See `Runtime`: on a GPU passes are captured."""
+        if self._captured is not None:
+            with _current(self.device):
+                self._captured.prepare(length, positions, self._takes_types)
 
     def ready(self) -> contextlib.AbstractContextManager[None]:
         """See `Runtime`: the model is in eval mode, and what depends only on weights is computed once."""
+        if self._captured is not None:
+            self._captured.check_weights()
         return predicting(self.model)
 
 
@@ -126,22 +166,6 @@ def _answers(output: Any) -> Tensor:
 def _wide(logits: Tensor) -> Tensor:
     """Logits in float32, or in float64 as they are."""
     return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _later(logits: Tensor) -> Callable[[], np.ndarray]:
-    """Begin to copy logits to the host; the function that is returned waits for them."""
-    if logits.device.type != "cuda":
-        return lambda: logits.cpu().numpy()
-    host = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
-    host.copy_(logits, non_blocking=True)
-    there = torch.cuda.Event()
-    there.record()
-
-    def wait() -> np.ndarray:
-        there.synchronize()
-        return host.numpy()
-
-    return wait
 
 
 def layout_of(model: nn.Module, least: int = 0) -> Layout:
@@ -179,6 +203,13 @@ def attends_padding(model: nn.Module) -> bool:
     return conventions is not None and conventions.attend_padding
 
 
+def _is_known(model: nn.Module) -> bool:
+    """Whether the encoder is one of transformers: a module of somebody's own may look at padding, mask or not."""
+    encoder: Any = model.encoder if hasattr(model, "vector_size") else model
+    config = getattr(encoder.config, "backbone_config", encoder.config)
+    return type(config).__module__.startswith("transformers.models.")
+
+
 def problem_of(config) -> str:
     """The kind of labels of a model. If its config does not say, the number of labels decides, as in its loss."""
     return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
@@ -200,10 +231,13 @@ def predicting(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Makes a GPU the current one, whose streams events are of."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def _moved(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
-    if device.type == "cpu":
-        return tensor
     # A copy from pinned memory goes on while the next batch is prepared.
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
