@@ -48,6 +48,7 @@ from bench.machine import CPU, machine_info, results_folder
 from bench.runtime_peers import PEERS, WAYS, dynamic, floors, peers
 from bench.workload import stored_tokenizer
 from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.fastest import leak
 from fastmux.labelling.placement import Placement
 from fastmux.passes.engine import Engine
 from fastmux.passes.runtimes import Runtime
@@ -62,8 +63,8 @@ from fastmux.training.tasks.readers import read_table
 _PLAIN, _BY_ROW = "plain", "ONNX Runtime int8 by row"
 #: Rows to measure, and rows to train on what is no encoder.
 _FILES, _TRAINED = ("dev.tsv", "train.tsv"), 20_000
-#: Groups whose companions are changed, and the companions of each.
-_TRIALS, _COMPANIONS = 20, 7
+#: Groups whose companions are changed, and how many groups take part in each trial.
+_TRIALS, _GROUPS = 20, 9
 
 
 def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool, files: dict[str, Path]) -> dict[str, Runtime]:
@@ -85,19 +86,11 @@ def runtimes(name: str, model, tokenizer, folder: Path, compiled: bool, files: d
     return found
 
 
-def leak(runtime: Runtime, tokens: Tokens, spread: float) -> float:
+def worst_leak(runtime: Runtime, tokens: Tokens, spread: float) -> float:
     """How far a group's logits move, at most, when other groups take the places of its companions."""
-    draw, size = np.random.default_rng(0), runtime.layout.rows
-    moved = 0.0
-    for _ in range(_TRIALS):
-        group, *others = (draw.choice(len(tokens.lengths), size * count) for count in (1, _COMPANIONS, _COMPANIONS))
-        width = max(runtime.layout.least, *(int(tokens.lengths[rows].max()) for rows in (group, *others)))
-        one, other = (
-            runtime.start(tokens.padded(np.concatenate([group, rows]), width, runtime.pad_token_id))()[:size]
-            for rows in others
-        )
-        moved = max(moved, float(np.abs(one - other).max()) / spread)
-    return moved
+    draw, rows = np.random.default_rng(0), _GROUPS * runtime.layout.rows
+    trials = (tokens.select(draw.choice(len(tokens.lengths), rows)) for _ in range(_TRIALS))
+    return max(leak(runtime, some) for some in trials) / spread
 
 
 def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int) -> list[dict]:
@@ -111,7 +104,7 @@ def measure(models: dict[str, dict[str, Runtime]], tokens: Tokens, repeats: int)
             expected = logits if expected is None else expected
             spread = float(expected.std(0).mean())
             error = float(np.sqrt(np.mean((logits - expected) ** 2))) / spread
-            row = {"model": name, "runtime": kind, "error": error, "leak": leak(runtime, tokens, spread)}
+            row = {"model": name, "runtime": kind, "error": error, "leak": worst_leak(runtime, tokens, spread)}
             rows.append(row | {"labels": float((logits.argmax(-1) == expected.argmax(-1)).mean())})
             calls[name, kind] = partial(engine.run, tokens, engine.plan(tokens.lengths))
             if name == _PLAIN and kind in ("torch float32", _BY_ROW):

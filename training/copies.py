@@ -24,6 +24,7 @@ import fastmux
 from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json
 from fastmux.passes.timer import rates
+from fastmux.searching.measure import answers_in_groups
 from fastmux.training.drawing import Line, Panel, draw
 from fastmux.training.features import encode_sequences
 from fastmux.training.folders import RunFolder
@@ -63,8 +64,8 @@ def measure(run: RunFolder, variants: list[str], groupings: int, data_dir: str |
     speeds = {key: rate.rows_per_second for key, rate in rates(calls, len(labels), repeats=groupings).items()}
     records = []
     for (name, copies), engine in engines.items():
-        plans = [engine.shuffled_plan(tokens.lengths, seed) for seed in range(1 if name == PLAIN else groupings)]
-        score = Score.of([float((engine.run(tokens, plan).logits.argmax(-1) == labels).mean()) for plan in plans])
+        answers = answers_in_groups(engine, tokens, groupings, 0)
+        score = Score.of([float((said.logits.argmax(-1) == labels).mean()) for said in answers])
         record = {"variant": name, "copies": copies, "rows_per_group": 1 if name == PLAIN else n // copies}
         record |= {"accuracy": score.mean, "accuracy_std": score.std, "instances_per_second": speeds[name, copies]}
         records.append(record)

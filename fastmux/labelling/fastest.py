@@ -172,11 +172,11 @@ def _wrong(engine: Engine, tokens: Tokens, expected: np.ndarray) -> str | None:
     if changed > _MOST_CHANGED:
         what = "vectors" if runtime.problem_type == EMBEDDING else "labels"
         return f"it changes {changed:.1%} of the {what}"
-    moved = _leak(runtime, tokens) / spread
+    moved = leak(runtime, tokens) / spread
     return f"it lets the companions of a row move its answer by {moved:.1g} deviations" if moved > _LEAST_LEAK else None
 
 
-def _leak(runtime: Runtime, tokens: Tokens) -> float:
+def leak(runtime: Runtime, tokens: Tokens) -> float:
     """How far the first group's logits move when other groups take the places of its companions."""
     size, count = runtime.layout.rows, len(tokens.lengths)
     own, others = np.arange(size) % count, np.arange(size, 5 * size) % count
