@@ -8,11 +8,14 @@ LayerNorm and, if there is one, a linear head, so that z need not be written.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastmux.functional._checks import Shapes, check_floating
+from fastmux.functional.derived import derived
 from fastmux.functional.pair_norm import pair_norm
 
 
@@ -63,7 +66,7 @@ def index_demux(
         # The product would ask of how many groups slices of states are, to know whether to copy it.
         h, p = (t.clone(memory_format=torch.contiguous_format) for t in (h, p))
     a = F.linear(h, weight[:, width:])
-    b = F.linear(p, weight[:, :width], bias)
-    if p.dim() == 2:
-        b = b.expand(h.shape[0], -1, -1)
+    b_of = partial(F.linear, p, weight[:, :width], bias)
+    # Keys are weights, too.
+    b = b_of() if p.dim() == 3 else derived("keys", weight, [weight, bias, p], b_of).expand(h.shape[0], -1, -1)
     return pair_norm(a, b, ln_weight, ln_bias, eps, instances=instances, head_weight=head_weight, head_bias=head_bias)

@@ -89,7 +89,9 @@ def _context_of_first(layer: nn.Module, x: Tensor, keep: Tensor | None) -> Tenso
     folded = torch.bmm(query.transpose(0, 1) * scale, key).transpose(0, 1)  # (B, H, d)
     scores = torch.bmm(folded, x.mT)  # (B, H, L)
     if keep is not None:
-        scores = torch.where(keep[:, None], scores, torch.finfo(scores.dtype).min)
+        # As a number it would be put on the device by a launch of its own.
+        least = torch.tensor(torch.finfo(scores.dtype).min, dtype=scores.dtype, device="cpu")
+        scores = torch.where(keep[:, None], scores, least)
     weights = scores.softmax(-1)
     drops = layer.training and attention.dropout.p > 0
     if drops:

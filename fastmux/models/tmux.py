@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.utils.generic import can_return_tuple
 
 from fastmux.configuration import TMuxConfig
+from fastmux.functional.derived import derived
 from fastmux.functional.pair_norm import Head
 from fastmux.models.alignment import from_first_token
 from fastmux.models.encoders import build_encoder, check_embeddings, drop_pooler, embeddings_of, load_backbone, pool
@@ -203,7 +204,9 @@ class TMux(TMuxPreTrainedModel):
             if not goes_unasked(mask, self.backbone.config):
                 encoder_mask = encoder_mask.to(mask.dtype)
             if offset:
-                encoder_mask = nn.functional.pad(encoder_mask, (offset, 0), value=1)
+                ones = partial(torch.ones, 1, offset, dtype=encoder_mask.dtype, device=encoder_mask.device)
+                seen = derived(("prefix is seen", encoder_mask.dtype, encoder_mask.device), self, (), ones)
+                encoder_mask = torch.cat([seen.expand(encoder_mask.shape[0], -1), encoder_mask], dim=1)
         kwargs.pop("return_dict", None)
         states = None
         if x.shape[1] > adapter.max_length and adapter.position is not None:
