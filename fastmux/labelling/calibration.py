@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from fastmux.files import write_json
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.threshold import CASCADE, Calibration, fallback_digest
-from fastmux.passes.cascade import beside_unseen, interval
+from fastmux.passes.cascade import beside_unseen
 from fastmux.passes.timer import rates
+from fastmux.searching.shares import Share
 from fastmux.settings import Number
 
 #: Fewer rows say nothing about a share near 1. Speed is measured on some of the rows, in so many turns.
@@ -111,7 +112,7 @@ def calibrate(
         min_confidence=found.min_confidence,
         target_agreement=agreement,
         agreement=found.agreement,
-        agreement_interval=interval(found.agreement, found.rows),
+        agreement_interval=Share(found.agreement, found.rows, found.rows).interval(),
         agreement_alone=float(same.mean()),
         fallback_share=found.fallback,
         rows=found.rows,

@@ -158,17 +158,3 @@ def beside_unseen(confidence: np.ndarray, agrees: np.ndarray, target_agreement: 
         on = confidence[apply] < chosen
         same, went_on = same + int((agrees[apply] | on).sum()), went_on + int(on.sum())
     return replace(found, agreement=same / found.rows, fallback=went_on / found.rows)
-
-
-def interval(share: float, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was counted on so many rows (Wilson, 1927).
-
-    Example:
-        >>> from fastmux.passes.cascade import interval
-        >>> [round(end, 3) for end in interval(0.98, 1000)]
-        [0.969, 0.987]
-    """
-    z = 1.96
-    middle, scale = share + z**2 / (2 * rows), 1 + z**2 / rows
-    spread = z * np.sqrt(share * (1 - share) / rows + z**2 / (4 * rows**2))
-    return float((middle - spread) / scale), float((middle + spread) / scale)
