@@ -103,7 +103,8 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--split", "test"], "--split 'test': sst2 has validation"),
         (
             ["--candidates", "none"],
-            "'none' is neither one of embedding, embedding_12, embedding_narrow, levers, pairs, sequence, structures, token nor a file",
+            "'none' is neither one of embedding, embedding_12, embedding_narrow, levers, pairs, sequence, structures, "
+            "token nor a file",
         ),
     ],
 )
