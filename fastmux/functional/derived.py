@@ -67,10 +67,9 @@ def derived(name: Hashable, owner: object, weights: Sequence[Tensor | None], com
         weights: All tensors that ``compute`` reads; none for a constant.
         compute: Computes the value.
     """
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return compute()
     found = _values.get()
-    if found is None:
+    # In one line: PyTorch's check of a trace, without gradients, wants the ops that it traced, and where they are.
+    if found is None or torch.compiler.is_compiling() or torch.is_grad_enabled():
         return compute()
     held, outlives = found
     capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
