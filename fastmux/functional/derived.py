@@ -67,9 +67,9 @@ def derived(name: Hashable, owner: object, weights: Sequence[Tensor | None], com
         weights: All tensors that ``compute`` reads; none for a constant.
         compute: Computes the value.
     """
-    found = _values.get()
-    # In one line: PyTorch's check of a trace, without gradients, wants the ops that it traced, and where they are.
-    if found is None or torch.compiler.is_compiling() or torch.is_grad_enabled():
+    # One `return`: PyTorch's check of a trace, without gradients, wants ops from the lines of the trace.
+    # What is compiled reads no context variable.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or (found := _values.get()) is None:
         return compute()
     held, outlives = found
     capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
