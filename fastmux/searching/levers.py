@@ -124,11 +124,8 @@ def fewer_neurons(config: PreTrainedConfig) -> list[Candidate]:
     total = _layers(config)
     found = []
     for share, words in ((1 / 2, "half"), (1 / 4, "a quarter")) if total else ():
-        for count in sorted({total, max(2, round(total * 2 / 3)), max(2, round(total / 2))}, reverse=True):
-            kept = _spread(0, total - 1, count)[1:-1] if total > 1 else ()
-            structure = {"joined_layers": kept} if total > 1 else {"row_layers": 0, "joined_layers": ()}
+        for count, layers, structure in _kept(total, {total, max(2, round(total * 2 / 3)), max(2, round(total / 2))}):
             make = partial(joined, num_instances=1, ffn_width=share, **structure)
-            layers = f"{count} of {total} layers" if count < total else "all layers"
             found.append(Candidate(f"narrow-{share:g}-{count}", f"{layers}, {words} of the neurons", make))
     return found
 
@@ -151,10 +148,8 @@ def fewer_neurons_and_some_heads(config: PreTrainedConfig) -> list[Candidate]:
     their speed that `training/embeddings.py` found for a model of six layers."""
     total = _layers(config)
     found = []
-    for count in sorted({total, max(2, round(total / 2))} if total > 1 else (), reverse=True):
-        structure: dict = {"joined_layers": _spread(0, total - 1, count)[1:-1]}
+    for count, layers, structure in _kept(total, {total, max(2, round(total / 2))} if total > 1 else set()):
         make = partial(joined, num_instances=1, ffn_width=1 / 4, attention_width=3 / 4, **structure)
-        layers = f"{count} of {total} layers" if count < total else "all layers"
         words = f"{layers}, a quarter of the neurons, three quarters of the heads"
         found.append(Candidate(f"narrow-0.25-0.75-{count}", words, make))
     return found
@@ -208,6 +203,16 @@ def joined_feed_forward(config: PreTrainedConfig) -> list[Candidate]:
 def joined_rows(config: PreTrainedConfig) -> list[Candidate]:
     """N rows share some layers between the first and the last."""
     return _joined(config, "rows", "rows", [(2, 1 / 3), (4, 1 / 3)])
+
+
+def _kept(total: int, counts: set[int]) -> list[tuple[int, str, dict[str, Any]]]:
+    """For each number of layers that stay, the largest first: it, words for it, and the arguments of `joined`."""
+    found = []
+    for count in sorted(counts, reverse=True):
+        kept = {"joined_layers": _spread(0, total - 1, count)[1:-1]}
+        structure: dict[str, Any] = kept if total > 1 else {"row_layers": 0, "joined_layers": ()}
+        found.append((count, f"{count} of {total} layers" if count < total else "all layers", structure))
+    return found
 
 
 def _joined(config: PreTrainedConfig, join: str, what: str, kinds: list[tuple[int, float]]) -> list[Candidate]:
