@@ -25,7 +25,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from fastmux.distillation.distil import last_checkpoint
+from fastmux.distillation.distil import last_checkpoint, on_this_machine
 from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.models.losses import share_of_labels, token_loss
 from fastmux.models.problems import PROBLEMS, problem_of
@@ -212,9 +212,10 @@ class Stage:
         interval = max(1, steps // EVALUATIONS)
         intervals = {"eval_steps": interval, "save_steps": interval, "logging_steps": max(1, steps // 50)}
         curve_rows = self.evaluation.select(range(min(CURVE_ROWS, len(self.evaluation))))
+        given = on_this_machine({**_ARGUMENTS, **intervals, **self.arguments})
         return MuxTrainer(
             model=model,
-            args=TrainingArguments(**{**_ARGUMENTS, **intervals, **self.arguments}, output_dir=str(self.folder)),
+            args=TrainingArguments(**given, output_dir=str(self.folder)),
             train_dataset=self.train,
             eval_dataset=curve_rows,
             processing_class=self.tokenizer,

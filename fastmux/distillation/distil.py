@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ from fastmux.files import read_json, write_json
 from fastmux.models.problems import PROBLEMS, problem_of
 
 
-def precision(bf16: bool) -> dict[str, bool]:
-    """The arguments of `TrainingArguments` for training under bfloat16 autocast or in float32."""
-    # Without an accelerator the trainer accepts bfloat16 only together with use_cpu.
-    return {"bf16": bf16, "use_cpu": bf16 and not torch.accelerator.is_available()}
+def on_this_machine(given: Mapping[str, object]) -> dict[str, object]:
+    """Arguments of `TrainingArguments` as a machine takes them: without an accelerator, the trainer accepts bfloat16
+    only together with ``use_cpu``."""
+    half = given.get("bf16") or given.get("bf16_full_eval")
+    return {**given, "use_cpu": True} if half and not torch.accelerator.is_available() else dict(given)
 
 
 def distillation_arguments(folder: Path, settings: ConversionSettings, given: dict[str, object]) -> TrainingArguments:
@@ -57,8 +58,7 @@ def distillation_arguments(folder: Path, settings: ConversionSettings, given: di
             "report_to": [],
             "seed": settings.seed,
             "dataloader_pin_memory": torch.cuda.is_available(),
-            **given,
-            **(precision(True) if given.get("bf16") else {}),
+            **on_this_machine(given),
         }
     )
     if arguments.n_gpu > 1:

@@ -371,6 +371,17 @@ def test_only_given_trainer_arguments_count():
     assert "--task" in make_parser().format_help().split("Hugging Face Trainer")[0]
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="the accelerator would train")
+def test_without_an_accelerator_bfloat16_trains_on_the_processor(data_dir, tmp_path):
+    arguments = [word for word in command(data_dir, tmp_path / "run", "--variants", "plain") if word != "--use_cpu"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main([*arguments, "--max_steps", "2", "--bf16"])
+    assert "plain" in printed.getvalue()
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["trainer"]["bf16"] is True and "use_cpu" not in settings["trainer"]
+
+
 def test_a_folder_in_use_or_of_other_settings_is_refused(data_dir, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not empty; give --resume"):

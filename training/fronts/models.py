@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from fastmux.distillation.distil import distil, distillation_arguments, precision
+from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of
@@ -52,7 +52,7 @@ class Models(ABC):
     first_only: bool
 
     def __init__(self, options: Any, folder: Path):
-        self.options, self.folder, self.precision = options, folder, precision(options.bf16)
+        self.options, self.folder, self.precision = options, folder, {"bf16": options.bf16}
         self.settings = ConversionSettings(**{k: v for k, v in vars(options).items() if k in _SHARED})
 
     @abstractmethod
