@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 #: Public name -> module that has it; loaded when it is asked for, so that ``import fastmux`` costs nothing.
 _MODULES = {
     "Calibration": "fastmux.labelling.threshold",
-    "Conversion": "fastmux.distillation.convert",
+    "Conversion": "fastmux.converting.convert",
     "ConversionSettings": "fastmux.distillation.settings",
     "DEMULTIPLEXERS": "fastmux.modules",
     "JoinedConfig": "fastmux.joined_configuration",
@@ -41,7 +41,7 @@ _MODULES = {
     "Predictions": "fastmux.labelling.predict",
     "backend": "fastmux.backends",
     "calibrate": "fastmux.labelling.calibration",
-    "convert": "fastmux.distillation.convert",
+    "convert": "fastmux.converting.convert",
     "embed": "fastmux.embedding.embed",
     "export": "fastmux.exporting.export",
     "predict": "fastmux.labelling.predict",

@@ -51,6 +51,10 @@ FORBIDDEN = [
     ("fastmux.passes", ("fastmux.kernels", "fastmux.reference", "transformers", "huggingface_hub")),
     ("fastmux.models", ("fastmux.kernels", "fastmux.reference")),
     ("fastmux.training", ("fastmux.kernels", "fastmux.reference", "bench")),
+    # A search trains and measures what a conversion does; a conversion is one candidate of it.
+    ("fastmux.distillation", ("fastmux.searching", "fastmux.converting")),
+    ("fastmux.labelling", ("fastmux.searching", "fastmux.converting")),
+    ("fastmux.searching", ("fastmux.converting",)),
 ]
 #: What a function may import when it is called, and why.
 LATE = {

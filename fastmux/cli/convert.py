@@ -54,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Convert the model and print a summary."""
-    from fastmux.distillation.advice import advice
+    from fastmux.converting.advice import advice
 
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}

@@ -1,1 +1,1 @@
-"""Make a faster copy of a trained model, from text without labels."""
+"""Train a student on the outputs of its original, from text without labels."""

@@ -15,8 +15,8 @@ from fastmux.files import write_json
 from fastmux.labelling.labeller import Labeller
 from fastmux.labelling.threshold import CASCADE, Calibration, fallback_digest
 from fastmux.passes.cascade import beside_unseen
+from fastmux.passes.shares import Share
 from fastmux.passes.timer import rates
-from fastmux.searching.shares import Share
 from fastmux.settings import Number
 
 #: Fewer rows say nothing about a share near 1. Speed is measured on some of the rows, in so many turns.

@@ -52,6 +52,13 @@ in the scripts of its authors. `fastmux.predict`, `fastmux.Labeller` and `model.
 tokenize with `padding="max_length", max_length={length}`.
 """
 
+_ENCODING = """\
+```python
+{needed}from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{repository}")
+```"""
+
 _JOINED_TEXT = """\
 # {title}
 
@@ -77,6 +84,12 @@ import {library}
 
 model = {library}.{architecture}.from_pretrained("{repository}")
 ```"""
+
+
+def encoding(repository: str, ours: bool) -> str:
+    """The code that loads a model of sentence-transformers, as Markdown."""
+    needed = "import fastmux  # which knows its layers\n" if ours else ""
+    return _ENCODING.format(needed=needed, repository=repository)
 
 
 def for_repository(card: ModelCard, former: str, repository: str) -> ModelCard:

@@ -6,9 +6,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from fastmux import distribution
-from fastmux.distillation.card import encoding
 from fastmux.embedding.model import EmbeddingModel
-from fastmux.models.model_card import card_of, named, title
+from fastmux.models.model_card import card_of, encoding, named, title
 from fastmux.searching.forms import Form
 from fastmux.searching.found import Found
 from fastmux.searching.kinds import KINDS, ROWS, VECTORS, WORDS

@@ -19,11 +19,11 @@ from fastmux.embedding.neighbours import NEIGHBOURS, directions
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
 from fastmux.passes.runtimes.record import is_exported
+from fastmux.passes.shares import word_places
 from fastmux.searching.forms import FLOAT32, INT8, why_not_exported
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.settings import SearchSettings
-from fastmux.searching.shares import word_places
 
 #: How many bytes a search takes on the disk for checkpoints and exported models, in those of the original, about.
 _COPIES = 30

@@ -13,8 +13,8 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from fastmux.distillation.texts import Row
+from fastmux.passes.shares import Share
 from fastmux.searching.measure import Part
-from fastmux.searching.shares import Share
 
 #: So many rows are enough to tell how far words alone go.
 _ROWS, _FEATURES = 20_000, 100_000

@@ -15,12 +15,12 @@ from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.passes.cascade import CascadeThreshold, agrees, choose_min_confidence, confidence
 from fastmux.passes.engine import Answered, Engine
 from fastmux.passes.runtimes import EMBEDDING
+from fastmux.passes.shares import Share, rows_of_words, same_labels
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.forms import INT8, ORIGINAL, SMALL_ORIGINAL, Form
 from fastmux.searching.need import Need
 from fastmux.searching.points import Point
-from fastmux.searching.shares import Share, rows_of_words, same_labels
 
 #: Random groupings over which a model is measured whose answers depend on the rows of a group.
 GROUPINGS = 3

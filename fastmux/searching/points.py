@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastmux.searching.shares import Share
+from fastmux.passes.shares import Share
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from datasets import Dataset
 from fastmux.distillation.texts import Row
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
+from fastmux.passes.shares import Share
 from fastmux.passes.tokens import Tokens
-from fastmux.searching.shares import Share
 
 #: The share and the largest number of the rows that models are chosen on, and of those that figures are reported on.
 _APART, _MOST_APART = 0.2, 2000

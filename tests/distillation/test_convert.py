@@ -22,8 +22,8 @@ from transformers import (
 )
 
 from fastmux.cli.main import main
-from fastmux.distillation.advice import advice
-from fastmux.distillation.convert import convert
+from fastmux.converting.advice import advice
+from fastmux.converting.convert import convert
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.texts import read_texts
 from fastmux.distillation.trainer import DistillationTrainer
@@ -150,7 +150,7 @@ _KILLED = """
 import sys
 from transformers import TrainerCallback
 from fastmux.distillation import distil as module
-from fastmux.distillation.convert import convert
+from fastmux.converting.convert import convert
 from fastmux.distillation.texts import read_texts
 
 class Slow(TrainerCallback):

@@ -8,8 +8,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from fastmux.cli.main import main
+from fastmux.converting.convert import convert
 from fastmux.distillation.agreement import Agreement, measure_agreement
-from fastmux.distillation.convert import convert
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import compute_teacher_outputs
 from fastmux.distillation.texts import tokenize
@@ -45,7 +45,7 @@ def make(tiny_config):
 def no_timing(monkeypatch):
     """Speed is not what is tested here."""
     rates = {name: Rate(rate, rate, rate) for name, rate in (("original", 100), ("converted", 250), ("forward", 50))}
-    monkeypatch.setattr("fastmux.distillation.convert.measure_speed", lambda *_, **__: rates)
+    monkeypatch.setattr("fastmux.converting.convert.measure_speed", lambda *_, **__: rates)
 
 
 def compared(student, original, tokenizer, texts, n=1):

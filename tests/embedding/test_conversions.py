@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import fastmux
-from fastmux.distillation.convert import convert
+from fastmux.converting.convert import convert
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.embedding.folder import read_embedding_config
 from fastmux.models.problems import PROBLEMS

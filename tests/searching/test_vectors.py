@@ -16,12 +16,12 @@ from fastmux.embedding.folder import read_embedding_config
 from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.passes.runtimes import EMBEDDING
+from fastmux.passes.shares import Share
 from fastmux.passes.tokens import Tokens
 from fastmux.searching.floor import measure_vector_floor
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.searching.search import search
-from fastmux.searching.shares import Share
 from fastmux.testing import assert_agrees
 
 QUICK = {"max_steps": 4}

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
+from fastmux.passes.shares import Share
 from fastmux.searching.floor import Floor
 from fastmux.searching.kinds import VECTORS
 from fastmux.searching.need import Need
 from fastmux.searching.picture import Mark, draw
 from fastmux.searching.points import Point
-from fastmux.searching.shares import Share
 from fastmux.searching.verdict import LINES, Told, decide, on_front, sentence, still_rising, table
 
 TOLD = Told("my-model", "out", candidates=6, still_rising=False, passes=1.0, minutes=20)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from fastmux import distribution
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.joined_configuration import JoinedConfig
-from fastmux.models.model_card import PIPELINES, card_of, joined_in_words, loading, named, title
+from fastmux.models.model_card import PIPELINES, card_of, encoding, joined_in_words, loading, named, title
 
 _TEXT = """\
 # {title}
@@ -38,20 +38,6 @@ _COMPANIONS = """\
 """
 
 
-_ENCODING = """\
-```python
-{needed}from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("{repository}")
-```"""
-
-
-def encoding(repository: str, ours: bool) -> str:
-    """The code that loads a model of sentence-transformers, as Markdown."""
-    needed = "import fastmux  # which knows its layers\n" if ours else ""
-    return _ENCODING.format(needed=needed, repository=repository)
-
-
 def conversion_card(
     conversion,
     student: PreTrainedModel | EmbeddingModel,
@@ -62,7 +48,7 @@ def conversion_card(
     """The card of a converted model.
 
     Args:
-        conversion: A `fastmux.distillation.convert.Conversion`.
+        conversion: A `fastmux.converting.convert.Conversion`.
         student: The converted model.
         model: What was saved: the student, or the same as a plain Hugging Face model.
         original: The model that it was made from. The original's card, if there is one, says licence and languages.

@@ -57,7 +57,7 @@ class Share:
         """Jeffreys' interval (Brown, Cai and DasGupta, 2001, "Interval estimation for a binomial proportion").
 
         Example:
-            >>> from fastmux.searching.shares import Share
+            >>> from fastmux.passes.shares import Share
             >>> low, high = Share(0.98, 1000.0, 1000).interval()
             >>> round(low, 3), round(high, 3)
             (0.97, 0.987)

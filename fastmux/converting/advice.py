@@ -19,7 +19,7 @@ def advice(speed_up: float, log: Sequence[dict]) -> list[str]:
         log: The trainer's log history.
 
     Example:
-        >>> from fastmux.distillation.advice import advice
+        >>> from fastmux.converting.advice import advice
         >>> for line in advice(1.02, [{"loss": 1.0}, {"loss": 0.5}, {"loss": 0.49}, {"loss": 0.48}]):
         ...     print(line)
         It is hardly faster than the original: fewer joined layers or a larger N give more; so does fastmux search.

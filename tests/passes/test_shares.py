@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastmux.passes.shares import Share, rows_of_words, same_labels
 from fastmux.passes.tokens import Tokens
-from fastmux.searching.shares import Share, rows_of_words, same_labels
 
 
 @pytest.mark.parametrize("truth", [0.5, 0.9, 0.98])

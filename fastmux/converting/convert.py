@@ -23,8 +23,8 @@ from transformers import (
     set_seed,
 )
 
+from fastmux.converting.card import conversion_card
 from fastmux.distillation.agreement import Agreement, groupings_of, measure_agreement
-from fastmux.distillation.card import conversion_card
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.embedding_student import EmbeddingStudent
 from fastmux.distillation.narrow import narrowed_for
