@@ -73,6 +73,8 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"steps", "without"}, "A run of everything", "bench.everything:section"),
     ],
 }
+#: Subject -> the function that writes what several of its files say together, in front of them.
+SUMMARIES = {"Accuracy against speed": "fastmux.training.fronts.winners:summary"}
 #: Every kind by its place on the page.
 KINDS = [(subject, *kind) for subject, kinds in SUBJECTS.items() for kind in kinds]
 
@@ -136,6 +138,8 @@ def sections(folder: Path, whole: bool = True) -> Iterator[str]:
         if KINDS[kind][0] != subject:
             subject = KINDS[kind][0]
             yield f"## {subject}"
+            if summary := SUMMARIES.get(subject):
+                yield from resolve_name(summary)([one for own, _, _, one in files if KINDS[own][0] == subject])
         yield section(path, result, kind, name)
 
 

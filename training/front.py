@@ -10,7 +10,8 @@ and say which of them are on the front: as good and as fast as none other. What 
 candidate: training/fronts/sequence.yaml, training/fronts/token.yaml, or your own. Every candidate learns from the same
 rows in as many steps. Speed is that of the engine that runs fastmux.predict, at real lengths, all models in turns; it
 is given over the original through the same engine, and over the original as Hugging Face alone runs it.
-training/fronts/levers.yaml holds what was tried to make multiplexed models better. Started again with the same
+training/fronts/winners.yaml has every lever at two, four and eight times the speed,
+training/fronts/levers.yaml what was tried to make multiplexed models better. Started again with the same
 arguments, the program keeps finished models and measures them anew.
 
 examples:
@@ -22,7 +23,7 @@ examples:
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 if not __package__:
@@ -32,8 +33,8 @@ if not __package__:
 from transformers import AutoConfig
 
 from fastmux.models.loading import read_pretrained
-from fastmux.settings import integer, number, one_of
-from fastmux.training.fronts.candidates import has_candidates, read_candidates
+from fastmux.settings import Number, integer, number, one_of
+from fastmux.training.fronts.candidates import USUAL, read_candidates
 from fastmux.training.fronts.program import FrontFolder, FrontSettings, parse
 from fastmux.training.fronts.task_models import TaskModels
 from fastmux.training.fronts.verdict import plot_task, section, sentence, task_table
@@ -55,18 +56,20 @@ class FrontOptions(FrontSettings):
         original_learning_rate: Their peak learning rate.
         max_evaluation_rows: Score on so many rows, drawn at random. Default: all.
         groupings: Random groupings over which multiplexed models are scored.
-        target_agreement: Of a cascade with the original.
+        target_agreement: Of cascades with the original: one each for each of these.
         seeds: Distil each model with so many seeds, and score their mean.
     """
 
-    task: str = one_of("sst2", tuple(name for name, task in TASKS.items() if task.files and has_candidates(task.kind)))
+    task: str = one_of("sst2", tuple(name for name, task in TASKS.items() if task.files and task.kind in USUAL))
     original: str | None = None
     split: str | None = None
     original_epochs: float = number(1.0, above=True)
     original_learning_rate: float = number(0.0001, above=True)
     max_evaluation_rows: int | None = integer(None, 1)
     groupings: int = integer(5, 1)
-    target_agreement: float = number(0.99, 0, 1, above=True)
+    target_agreement: list[float] = field(
+        default_factory=lambda: [0.99], metadata={"allowed": Number(False, 0, 1, above=True)}
+    )
     seeds: int = integer(1, 1)
 
 
@@ -79,14 +82,14 @@ def main(argv: list[str] | None = None) -> dict:
     options = parse(FrontOptions, __doc__, argv)
     task = TASKS[options.task]()
     encoder = read_pretrained(AutoConfig, options.encoder, "--encoder")
-    candidates = read_candidates(options.candidates or task.kind, encoder.num_hidden_layers)
+    candidates = read_candidates(options.candidates or USUAL[task.kind], encoder.num_hidden_layers)
     folder = FrontFolder(options, f"front-{options.task}", _MEASURING)
     models = TaskModels(options, folder.path, task)
     folder.begin()
-    points = models.measure(models.contestants(candidates))
+    points, best = models.measure(models.contestants(candidates))
     rows = models.counts()
     found = {"task": task.name, "metric": task.metric, "rows": rows, "entries": [asdict(point) for point in points]}
-    found |= {"table": task_table(points, task.metric), "sentence": sentence(points)}
+    found |= {"table": task_table(points, task.metric), "sentence": sentence(points), "winners": best}
     plot_task(folder.path / "front.png", points, f"{task.name}, {rows['evaluation']} rows", task.metric)
     return folder.write("front", found, section)
 

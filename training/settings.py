@@ -50,7 +50,9 @@ def check(settings: Any, prefix: str = "") -> None:
     for name, allowed in settings.allowed.items():
         value = getattr(settings, name)
         # Choices on a command line are checked where that is parsed.
-        if value is not None and value not in allowed and not (prefix and isinstance(allowed, OneOf)):
+        if value is None or (prefix and isinstance(allowed, OneOf)):
+            continue
+        if not all(one in allowed for one in (value if isinstance(value, list) else [value])):
             raise ValueError(f"{prefix}{name} is {value!r}, expected {allowed}")
 
 

@@ -22,6 +22,7 @@ from fastmux.training.fronts.candidates import Candidate, read_candidates
 from fastmux.training.fronts.masked import learn_masked_words
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
 from fastmux.training.fronts.verdict import margin, on_front, sentence
+from fastmux.training.metrics import accuracy
 from fastmux.training.run_result import Score
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -74,7 +75,19 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
     out = tmp_path / "out"
     result = front.main(arguments(files, task, out))
     entries = {entry["name"]: entry for entry in result["entries"]}
-    alone = ["original", "copy", "copy, int8", "cut", "labels", "narrow", "n2", "n3", "n4-positions", "masked"]
+    alone = [
+        "original",
+        "original, int8",
+        "copy",
+        "copy, int8",
+        "cut",
+        "labels",
+        "narrow",
+        "n2",
+        "n3",
+        "n4-positions",
+        "masked",
+    ]
     assert set(alone) <= set(entries) <= {*alone, "cut + original", "n2 + original"}
     assert entries["copy"]["score"] == entries["original"]["score"] and entries["copy"]["agreement"] == 1.0
     assert entries["original"]["speed_up"] == 1.0
@@ -99,12 +112,15 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--encoder", "nowhere"], "--encoder 'nowhere' cannot be loaded"),
         (["--groupings", "0"], "--groupings is 0, expected an integer of at least 1"),
         (["--learning_rate", "0"], r"--learning_rate is 0\.0, expected a number above 0"),
-        (["--target_agreement", "1.5"], r"--target_agreement is 1\.5, expected a number above 0, up to 1"),
+        (
+            ["--target_agreement", "0.9", "1.5"],
+            r"--target_agreement is \[0\.9, 1\.5\], expected a number above 0, up to 1",
+        ),
         (["--split", "test"], "--split 'test': sst2 has validation"),
         (
             ["--candidates", "none"],
             "'none' is neither one of embedding, embedding_12, embedding_narrow, levers, pairs, sequence, structures, "
-            "token nor a file",
+            "token, winners, winners_words nor a file",
         ),
     ],
 )
@@ -116,9 +132,14 @@ def test_what_is_wrong_is_said_before_anything_is_written(given, message, files,
 
 def test_a_task_without_candidates_is_not_offered(files, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        front.main(arguments(files, "research_articles", tmp_path / "out"))
+        front.main(arguments(files, "stdlib", tmp_path / "out"))
     said = capsys.readouterr().err
-    assert "invalid choice: 'research_articles'" in said and "'qnli'" in said and "'conll2003'" in said
+    assert (
+        "invalid choice: 'stdlib'" in said
+        and "'qnli'" in said
+        and "'research_articles'" in said
+        and "'conll2003'" in said
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -167,7 +188,7 @@ def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
         assert 0 < max(apart) < 0.05, model
 
 
-@pytest.mark.parametrize("name", ["sequence", "pairs", "token"])
+@pytest.mark.parametrize("name", ["sequence", "pairs", "token", "winners", "winners_words"])
 def test_the_files_that_come_along_suit_six_layers(name):
     found = read_candidates(name, layers=6)
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)
@@ -202,11 +223,8 @@ def known_answers(rows: int = 40) -> tuple[Measurement, Contestant, Contestant, 
     said = np.where(unsure[:, None], truth[:, ::-1] * 0.1, truth)
     data = Dataset.from_dict({"input_ids": [[i] for i in range(rows)], "labels": truth.argmax(-1).tolist()})
 
-    def metric(prediction, rows):
-        return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
-
-    options = SimpleNamespace(groupings=1, max_rate_rows=10, target_agreement=0.99, seed=0, clock="wall")
-    measure = Measurement(data, metric, "accuracy", options)
+    options = SimpleNamespace(groupings=1, max_rate_rows=10, target_agreement=[0.99], seed=0, clock="wall")
+    measure = Measurement(data, accuracy, "accuracy", options)
     original, model = (Contestant([Engine(Known(logits), 64)], 1, cascade=logits is said) for logits in (truth, said))
     return measure, original, model, unsure
 

@@ -16,7 +16,16 @@ from fastmux.training.settings import build, read_yaml, typed
 
 #: The candidates that have a name, written for an encoder of six layers.
 CANDIDATES = Path(__file__).resolve().parent
+#: Kind of task -> the file of candidates that is compared if none is named.
+USUAL = {"sequence": "sequence", "multi_label": "winners", "token": "token"}
 ORIGINAL = "original"
+#: What joined models join -> the lever, in the words of tables.
+_JOINS = {
+    "rows": "joined rows",
+    "positions": "joined positions",
+    "pooled": "pooled positions",
+    "feed_forward": "shared feed-forward layers",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,15 @@ class Candidate:
     def multiplexed(self) -> bool:
         return self.num_instances > 1
 
+    @property
+    def lever(self) -> str:
+        """What makes it faster, in the words of tables."""
+        if self.multiplexed:
+            return _JOINS[self.join]
+        if self.hidden_size is not None or min(self.ffn_width, self.attention_width) < 1:
+            return "narrower layers"
+        return ORIGINAL if self.learn == "copied" else "fewer layers"
+
     def make(self, source: PreTrainedModel, kind: str) -> PreTrainedModel:
         """The candidate before it learns: layers of ``source``, a trained model or one with a new head; drawn anew in
         another width."""
@@ -97,11 +115,6 @@ def _narrower(model: PreTrainedModel, hidden_size: int) -> PreTrainedModel:
     config.intermediate_size = round(config.intermediate_size * scale)
     config.hidden_size = hidden_size
     return type(model)(config)
-
-
-def has_candidates(kind: str) -> bool:
-    """Whether there is a front of tasks with that kind of head: a file of candidates that has its name."""
-    return (CANDIDATES / f"{kind}.yaml").is_file()
 
 
 def read_candidates(name: str, layers: int) -> list[Candidate]:

@@ -10,12 +10,7 @@ from fastmux.training.formatting import interval, number, table
 from fastmux.training.fronts.candidates import ORIGINAL
 from fastmux.training.fronts.embedding_models import AllFigures, EmbeddingPoint
 from fastmux.training.fronts.embedding_scores import Scoring
-from fastmux.training.fronts.verdict import given, plot, table_of
-
-#: Times the original's speed at which models are compared.
-SPEEDS = (2, 4, 8)
-#: A rival may be so much slower than what it is compared with: two runs of one model differ as much.
-_AS_FAST = 0.97
+from fastmux.training.fronts.verdict import AS_FAST, SPEEDS, given, plot, table_of
 
 
 def _score(point: EmbeddingPoint, scoring: int = 0) -> float:
@@ -40,7 +35,7 @@ def sentences(points: Sequence[EmbeddingPoint], figures: AllFigures, scorings: S
         kind = [point for point in points if point.precision == precision]
         base = next((point.rows_per_second for point in kind if point.name.split(",")[0] == ORIGINAL), None)
         for speed in SPEEDS if base else ():
-            fast = [point for point in kind if point.rows_per_second >= speed * _AS_FAST * base]
+            fast = [point for point in kind if point.rows_per_second >= speed * AS_FAST * base]
             plain = [point for point in fast if not point.multiplexed and point.parameters is not None]
             muxes = [point for point in fast if point.multiplexed]
             if not plain:

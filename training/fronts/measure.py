@@ -16,11 +16,15 @@ from fastmux.passes.cascade import agrees, choose_min_confidence, confidence
 from fastmux.passes.engine import Engine
 from fastmux.passes.timer import rates
 from fastmux.passes.tokens import Tokens
+from fastmux.searching.forms import INT8
 from fastmux.searching.measure import answers_in_groups
 from fastmux.training.fronts.candidates import ORIGINAL
 from fastmux.training.metrics import Measure
-from fastmux.training.run_result import Score
+from fastmux.training.run_result import Difference, Score
+from fastmux.training.scoring import difference
 
+#: The original in 8 bits, among the contestants.
+SMALL_ORIGINAL = f"{ORIGINAL}, {INT8}"
 #: The original without the engine, among what is timed.
 _FORWARD = "forward"
 
@@ -36,6 +40,7 @@ class Contestant:
         cascade: It is to be measured with the original behind it, too.
         seconds: Of its training, as far as its folder knows.
         precision: "float32" or "int8".
+        lever: What makes it faster, in the words of tables.
         embed: In place of engines, what makes vectors (texts, D) of texts.
     """
 
@@ -45,6 +50,7 @@ class Contestant:
     cascade: bool = False
     seconds: float | None = None
     precision: str = "float32"
+    lever: str = ""
     embed: Callable[[Sequence[str]], np.ndarray] | None = None
 
 
@@ -77,6 +83,8 @@ class Point(Measured):
 
     Attributes:
         cascade: The original stands behind it.
+        precision: "float32" or "int8"; of both models of a cascade.
+        lever: What makes it faster, in the words of tables.
         score: Over the groupings; of several seeds, each one's mean.
         agreement: The share of rows with the original's label (with all its labels, of tokens and where there may be
             several), over the groupings; None of a regression.
@@ -84,6 +92,8 @@ class Point(Measured):
     """
 
     cascade: bool = False
+    precision: str = "float32"
+    lever: str = ""
     score: Score
     agreement: float | None
     fallback: float | None = None
@@ -116,9 +126,13 @@ class Measurement:
         rows: ``input_ids``, perhaps ``token_type_ids``, ``labels`` and what the metric reads.
         metric: One of `fastmux.training.metrics`; it gives the score ``name``.
         options: Those of `fastmux.training.front.FrontOptions` that are about measuring. ``groupings`` are random
-            orders, hence groups, over which a score's mean and spread are; ``target_agreement`` is the share of rows to
-            which a cascade gives the original's label. Its threshold is chosen on one half of the rows and applied to
+            orders, hence groups, over which a score's mean and spread are; ``target_agreement`` has the shares of rows
+            to which cascades give the original's label. A threshold is chosen on one half of the rows and applied to
             the other, both ways, and needs no label.
+
+    Attributes:
+        counts: After a call, what each row adds to the metric's counts, (rows, K), by the model's name: the mean over
+            groupings and seeds.
     """
 
     def __init__(self, rows: Dataset, metric: Measure, name: str, options):
@@ -127,6 +141,7 @@ class Measurement:
         order = np.random.default_rng(options.seed).permutation(len(rows))
         self.timed = self.tokens.select(np.sort(order[: options.max_rate_rows]))
         self.halves = [(order[::2], order[1::2]), (order[1::2], order[::2])]
+        self.counts: dict[str, np.ndarray] = {}
 
     def __call__(self, contestants: Mapping[str, Contestant], forward: Callable[[Tokens], object]) -> list[Point]:
         """The points of all contestants, the original's first, each cascade's after its model's.
@@ -151,25 +166,34 @@ class Measurement:
             answers = [[one.logits for one in own] for own in groups]
             found[name] = (contestant, answers, None)
             calls[name] = partial(contestant.engines[0].run, self.timed)
-            if contestant.cascade:
+            # The original that stands behind a model in 8 bits has 8 bits, if it is measured at all.
+            second = SMALL_ORIGINAL if contestant.precision == INT8 and SMALL_ORIGINAL in contestants else ORIGINAL
+            for target in self.options.target_agreement if contestant.cascade else ():
+                given = (original, answers[0], truth, found[second][1][0][0], target)
                 try:
-                    together = [self._cascade(original, logits, truth) for logits in answers[0]]
+                    together = [self._cascade(*given, place) for place in range(len(answers[0]))]
                 except ValueError as error:
                     print(f"== {name}: no cascade: {error}", flush=True)
                     continue
-                behind_it, share = f"{name} + {ORIGINAL}", float(np.mean([sent for _, sent, _ in together]))
+                label = f" ({target:g})" if len(self.options.target_agreement) > 1 else ""
+                behind_it, share = f"{name} + {second}{label}", float(np.mean([sent for _, sent, _ in together]))
                 found[behind_it] = (contestant, [[logits for logits, *_ in together]], share)
-                both = replace(contestant.engines[0], fallback=original, min_confidence=together[0][2])
+                fallback = contestants[second].engines[0]
+                both = replace(contestant.engines[0], fallback=fallback, min_confidence=together[0][2])
                 calls[behind_it] = partial(both.run, self.timed)
         fast = speeds(calls, partial(forward, self.timed), len(self.timed.lengths), self.options.clock)
         points = []
         for name, (contestant, answers, share) in found.items():
-            scores = [[self._score(original, own) for own in said] for said in answers]
+            counts = [[self._counts(original, own) for own in said] for said in answers]
+            scores = [[self._score(own) for own in said] for said in counts]
+            self.counts[name] = np.mean([own for said in counts for own in said], axis=0)
             points.append(
                 Point(
                     name=name,
                     multiplexed=contestant.multiplexed,
                     cascade=share is not None,
+                    precision=contestant.precision,
+                    lever=contestant.lever,
                     score=Score.of(scores[0] if len(scores) == 1 else [float(np.mean(own)) for own in scores]),
                     agreement=self._agreement(original, [own for said in answers for own in said], truth),
                     fallback=share,
@@ -180,22 +204,35 @@ class Measurement:
             )
         return points
 
-    def _cascade(self, original: Engine, logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Logits with the original behind the model, the share of the rows that went on, and a threshold. The threshold
+    def less(self, name: str, other: str) -> Difference:
+        """A model's score less another's on the same rows, with a 95 % interval over rows."""
+        return difference(self._score_of_sums, self.counts[name], self.counts[other])
+
+    def _cascade(
+        self,
+        original: Engine,
+        answers: Sequence[np.ndarray],
+        truth: np.ndarray,
+        behind: np.ndarray,
+        target: float,
+        grouping: int,
+    ) -> tuple[np.ndarray, float, float]:
+        """Logits with what stands behind the model, the share of the rows that went on, and a threshold. The threshold
         is chosen on one half of the rows and applied to the other, both ways.
 
         Raises:
             ValueError: No threshold reaches the target.
         """
         lengths = self.tokens.lengths if original.runtime.per_token else None
-        problem = original.runtime.problem_type
+        problem, logits = original.runtime.problem_type, answers[grouping]
         sure, same = confidence(logits, problem, lengths), agrees(logits, truth, problem, lengths)
+        right = agrees(behind, truth, problem, lengths)
         unsure = np.zeros(len(sure), bool)
         for choose, apply in self.halves:
-            chosen = choose_min_confidence(sure[choose], same[choose], self.options.target_agreement).min_confidence
+            chosen = choose_min_confidence(sure[choose], same[choose], target, right[choose]).min_confidence
             unsure[apply] = sure[apply] < chosen
         goes_on = unsure if lengths is None else np.repeat(unsure, lengths)
-        return np.where(goes_on[:, None], truth, logits), float(unsure.mean()), chosen
+        return np.where(goes_on[:, None], behind, logits), float(unsure.mean()), chosen
 
     def _agreement(self, original: Engine, answers: list[np.ndarray], truth: np.ndarray) -> float | None:
         problem, lengths = original.runtime.problem_type, self.tokens.lengths if original.runtime.per_token else None
@@ -203,7 +240,14 @@ class Measurement:
             return None
         return float(np.mean([agrees(logits, truth, problem, lengths).mean() for logits in answers]))
 
-    def _score(self, original: Engine, logits: np.ndarray) -> float:
+    def _score(self, counts: np.ndarray) -> float:
+        return float(self._score_of_sums(counts.sum(0)))
+
+    def _score_of_sums(self, sums: np.ndarray) -> np.ndarray:
+        return self.metric.score(sums)[self.name]
+
+    def _counts(self, original: Engine, logits: np.ndarray) -> np.ndarray:
+        """What each row adds to the metric's counts: (rows, K)."""
         labels, runtime = self.rows["labels"], original.runtime
         # Of several labels, and of numbers, a metric reads what the model says; of one label, which it is.
         said = logits.argmax(-1) if runtime.problem_type == "single_label_classification" else logits
@@ -214,4 +258,4 @@ class Measurement:
             ids, gold = np.zeros(inside.shape, int), np.full(inside.shape, IGNORE_INDEX)
             ids[inside], gold[inside] = said, np.concatenate(labels[:])
             prediction = EvalPrediction(ids, gold)
-        return self.metric(prediction, self.rows)[self.name]
+        return self.metric.count(prediction, self.rows)

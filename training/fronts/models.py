@@ -69,16 +69,18 @@ class Models(ABC):
 
     def contestants(self, candidates: Sequence[Candidate]) -> dict[str, Contestant]:
         """The original and all candidates, trained, by name; each that is wanted in int8, too, behind its own."""
-        found = self.forms(ORIGINAL, [self.original], self.kind == "embedding")
+        # What stands behind a cascade in 8 bits has 8 bits.
+        small = self.kind == "embedding" or any(candidate.int8 for candidate in candidates)
+        found = self.forms(ORIGINAL, [self.original], small, lever=ORIGINAL)
         for candidate in candidates:
             print(f"== {candidate.name}", flush=True)
             models = self.trained(candidate)
             multiplexed = candidate.multiplexed or getattr(models[0].config, "num_instances", 1) > 1
-            options = {"multiplexed": multiplexed, "cascade": candidate.cascade}
+            options = {"multiplexed": multiplexed, "cascade": candidate.cascade, "lever": candidate.lever}
             found |= self.forms(candidate.name, models, candidate.int8, **options)
         return found
 
-    def forms(self, name: str, models: list[PreTrainedModel], int8: bool, **options: bool) -> dict[str, Contestant]:
+    def forms(self, name: str, models: list[PreTrainedModel], int8: bool, **options: Any) -> dict[str, Contestant]:
         """A model of one or several seeds as it is measured, by name: in float32 and, if asked for, in 8 bits."""
         seconds = self.folder / name / SECONDS
         own = Contestant(

@@ -16,6 +16,7 @@ from fastmux.training.features import encode_rows
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
 from fastmux.training.fronts.models import SECONDS, Models
+from fastmux.training.fronts.winners import winners
 from fastmux.training.metrics import scores_of
 from fastmux.training.models import head_class, label_options
 from fastmux.training.stages import Stage
@@ -54,10 +55,11 @@ class TaskModels(Models):
         """Rows, by what they are for."""
         return {"train": len(self.train), "evaluation": len(self.evaluation)}
 
-    def measure(self, contestants: dict[str, Contestant]) -> list[Point]:
-        """See `fastmux.training.fronts.measure.Measurement`."""
+    def measure(self, contestants: dict[str, Contestant]) -> tuple[list[Point], list[dict]]:
+        """The points, see `fastmux.training.fronts.measure.Measurement`, and what wins at each speed."""
         measure = Measurement(self.evaluation, self.metric, self.task.metric, self.options)
-        return measure(contestants, partial(plain_forward, self.original, self.tokenizer))
+        points = measure(contestants, partial(plain_forward, self.original, self.tokenizer))
+        return points, winners(points, measure.less)
 
     @cached_property
     def original(self) -> PreTrainedModel:

@@ -11,6 +11,9 @@ from fastmux.training.formatting import Cell, table
 from fastmux.training.fronts.candidates import ORIGINAL
 from fastmux.training.fronts.measure import Measured, Point
 
+#: Times the original's speed at which models are compared, and the share of it that is near enough: two runs of one
+#: model differ as much.
+SPEEDS, AS_FAST = (2, 4, 8), 0.97
 #: What is compared: the score of a point.
 Worth = Callable[[Measured], float]
 
@@ -91,7 +94,8 @@ def task_table(points: Sequence[Point], metric: str) -> str:
 
 def given(settings: dict) -> str:
     """A program's arguments, as a command has them."""
-    return " ".join(f"--{name} {value}" for name, value in settings.items() if value not in (None, []))
+    said = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+    return " ".join(f"--{name} {' '.join(map(str, own))}" for name, own in said.items() if own not in ([None], []))
 
 
 def section(result: dict) -> Iterator[str]:
@@ -100,11 +104,17 @@ def section(result: dict) -> Iterator[str]:
     yield (
         f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} training rows, "
         f"{settings['num_train_epochs']:g} epochs of distillation, {rows['evaluation']:,} rows scored; cascades at "
-        f"{settings['target_agreement']:.0%} agreement with the original; {settings['clock']} clock. "
+        f"{_targets(settings)} agreement with the original; {settings['clock']} clock. "
         f"`python training/front.py {given(settings)}`, of files and folders the names."
     )
     yield result["table"]
     yield f"**{result['sentence']}**"
+
+
+def _targets(settings: dict) -> str:
+    """The agreement that cascades were to have; of older files one number."""
+    targets = settings["target_agreement"]
+    return ", ".join(f"{one:.0%}" for one in (targets if isinstance(targets, list) else [targets]))
 
 
 def plot(
