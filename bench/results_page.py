@@ -37,6 +37,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"task", "entries", "sentence"}, "Models of one task", "fastmux.training.fronts.verdict:section"),
         ({"sentence", "chosen", "points"}, "A search for a faster model", "bench.searches:section"),
         ({"embedding_points"}, "Vectors of one model", "fastmux.training.fronts.embedding_verdict:section"),
+        ({"promises"}, "Searches, on rows that they never saw", "bench.promises:section"),
         ({"records"}, "One checkpoint, several speeds", "fastmux.training.copies:section"),
     ],
     "Speed of whole models": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -242,6 +243,28 @@ def test_a_cascade_is_judged_on_rows_that_did_not_choose_its_threshold():
     # Speed is beside the original through the same engine, and beside a forward without it, on the same rows.
     assert found["original"].speed_up == 1.0 and found["m"].speed_up_forward > 0
     assert {len(tokens.lengths) for tokens in timed} == {10}
+
+
+def test_a_model_in_8_bits_has_the_original_in_8_bits_behind_it_at_each_target():
+    """That original is wrong, too, in one row of eight of which the model is sure."""
+    measure, original, model, unsure = known_answers()
+    measure.options.target_agreement = [0.9, 0.99]
+    small = original.engines[0].run(measure.tokens).logits.copy()
+    small[1::8] = small[1::8, ::-1]
+    behind = Contestant([Engine(Known(small), 64)], precision="int8")
+    eight = replace(model, precision="int8")
+    given = {"original": original, "original, int8": behind, "m": model, "m, int8": eight}
+    found = {p.name: p for p in measure(given, lambda tokens: None)}
+    assert {name for name in found if "+" in name} == {
+        "m + original (0.9)",
+        "m + original (0.99)",
+        "m, int8 + original, int8 (0.9)",
+        "m, int8 + original, int8 (0.99)",
+    }
+    assert found["m, int8 + original, int8 (0.99)"].precision == "int8"
+    assert found["m, int8 + original, int8 (0.99)"].score.mean == 1.0
+    apart = measure.less("m", "original")
+    assert apart.mean == pytest.approx(-unsure.mean()) and apart.low < apart.mean < apart.high <= 0
 
 
 def test_masked_words_teach_the_encoder_and_nothing_else(files, tmp_path):
