@@ -46,7 +46,7 @@ from fastmux.models.loading import read_pretrained
 from fastmux.settings import integer, number, one_of
 from fastmux.training.entities import SCHEMES
 from fastmux.training.models import ALONE, RIVALS, config_path
-from fastmux.training.recipe import Recipe, read_recipe
+from fastmux.training.recipe import Recipe, pretrained_values, read_recipe
 from fastmux.training.settings import DECIDED, check, documented
 from fastmux.training.tasks import TASKS, OwnFiles, OwnTokens, StatementsTask, labels_tokens, make_task
 from fastmux.training.tasks.conll import CONLL_FORMATS
@@ -100,7 +100,7 @@ class RunOptions:
             less width) and joined (all but the first layers run on averages of N neighbouring positions). By
             default, plain, index and unbind; for the task statements, all of these but index.
         recipe: The recipe of sizes, steps and rates: the name of a file in training/recipes, or a YAML file like them.
-            By default, the task's.
+            By default, the task's, with the values of pretrained.yaml if --encoder is given.
         encoder: A pretrained encoder to start from, with its tokenizer: a hub name or a folder. By default, a BERT of
             the recipe's size with random weights, and a tokenizer that is trained on the task's text.
         config_name: The config of an encoder to make anew in place of that BERT: a name in training/custom_encoders
@@ -200,7 +200,10 @@ def parse(argv: list[str] | None = None) -> Settings:
     task = make_task(vars(options))
     options.variants = options.variants or list(task.variants)
     _check(options)
-    recipe = read_recipe(options.recipe or task.recipe).override(Recipe(**values))
+    recipe = read_recipe(options.recipe or task.recipe)
+    if options.encoder is not None and options.recipe is None:
+        recipe = recipe.override(pretrained_values())
+    recipe = recipe.override(Recipe(**values))
     output_dir = given.pop("output_dir", None)
     for name in REFUSED.keys() & given.keys():
         raise ValueError(f"--{name} is not supported here: {REFUSED[name]}")

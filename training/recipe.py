@@ -121,6 +121,12 @@ class Recipe:
             raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}")
 
 
+def pretrained_values() -> Recipe:
+    """What a task's own recipe has in place of its values where the encoder is a pretrained one."""
+    path, values = read_yaml(RECIPES, "pretrained", "recipe")
+    return build(Recipe, values, str(path), "recipe")
+
+
 def read_recipe(name: str) -> Recipe:
     """Reads a recipe by its name, or from a YAML file. It has a value for each field of `Recipe`; or some values and
     ``base``, the name of a recipe that has the others.

@@ -363,6 +363,15 @@ def test_a_recipe_of_ones_own(tmp_path, change, message):
         parse(["--recipe", "stlib"])
 
 
+def test_a_pretrained_encoder_does_not_get_the_rates_of_one_from_scratch(tmp_path):
+    scratch = parse(["--task", "sst2"]).recipe
+    settings = parse(["--task", "sst2", "--encoder", "anything", "--mux_dropout", "0"])
+    changed = {"dropout": 0.1, "plain_learning_rate": 1e-4, "mux_learning_rate": 3e-4, "mux_dropout": 0.0}
+    assert settings.recipe == scratch.override(Recipe(**changed))
+    # Who names a recipe gets it as it is.
+    assert parse(["--task", "sst2", "--recipe", "sst2", "--encoder", "anything"]).recipe == scratch
+
+
 def test_only_given_trainer_arguments_count():
     settings = parse(["--learning-rate", "5e-5", "--bf16", "--num_layers", "7"])
     # 5e-5 is the Trainer's own default: given all the same.
