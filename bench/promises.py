@@ -31,9 +31,9 @@ import fastmux
 from bench.machine import CPU, machine_info, results_folder
 from fastmux.distillation.texts import Row
 from fastmux.files import read_json, write_json
+from fastmux.passes.shares import Share
 from fastmux.searching.forms import INT8
 from fastmux.searching.found import Found
-from fastmux.searching.shares import Share
 from fastmux.training.formatting import table
 from fastmux.training.programs import finish, options_of, run_program
 

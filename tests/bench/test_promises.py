@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from bench import promises
+from fastmux.passes.shares import Share
 from fastmux.searching.points import Point
-from fastmux.searching.shares import Share
 
 TEXTS = [f"text {number}" for number in range(50)]
 
