@@ -35,6 +35,7 @@ has not been measured. A ± is the standard deviation over random groupings of t
 SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     "Accuracy against speed": [
         ({"task", "entries", "sentence"}, "Models of one task", "fastmux.training.fronts.verdict:section"),
+        ({"task", "curves", "sentences"}, "Curves of training", "fastmux.training.fronts.curve_verdict:section"),
         ({"sentence", "chosen", "points"}, "A search for a faster model", "bench.searches:section"),
         ({"embedding_points"}, "Vectors of one model", "fastmux.training.fronts.embedding_verdict:section"),
         ({"promises"}, "Searches, on rows that they never saw", "bench.promises:section"),

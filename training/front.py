@@ -33,9 +33,9 @@ if not __package__:
 from transformers import AutoConfig
 
 from fastmux.models.loading import read_pretrained
-from fastmux.settings import Number, integer, number, one_of
-from fastmux.training.fronts.candidates import USUAL, read_candidates
-from fastmux.training.fronts.program import FrontFolder, FrontSettings, parse
+from fastmux.settings import Number, integer
+from fastmux.training.fronts.candidates import read_candidates
+from fastmux.training.fronts.program import FrontFolder, FrontSettings, TaskSettings, parse
 from fastmux.training.fronts.task_models import TaskModels
 from fastmux.training.fronts.verdict import plot_task, section, sentence, task_table
 from fastmux.training.programs import run_program
@@ -45,28 +45,14 @@ from fastmux.training.tasks import TASKS
 
 @documented()
 @dataclass
-class FrontOptions(FrontSettings):
+class FrontOptions(TaskSettings, FrontSettings):
     """The program's arguments.
 
     Attributes:
-        task: What to train on and score.
-        original: A folder: --encoder, trained on the task already. Default: it is trained here.
-        split: What to score. Default: the task's last evaluation split.
-        original_epochs: Passes over the labelled rows, of the original and of those trained alone.
-        original_learning_rate: Their peak learning rate.
-        max_evaluation_rows: Score on so many rows, drawn at random. Default: all.
-        groupings: Random groupings over which multiplexed models are scored.
         target_agreement: Of cascades with the original: one each for each of these.
         seeds: Distil each model with so many seeds, and score their mean.
     """
 
-    task: str = one_of("sst2", tuple(name for name, task in TASKS.items() if task.files and task.kind in USUAL))
-    original: str | None = None
-    split: str | None = None
-    original_epochs: float = number(1.0, above=True)
-    original_learning_rate: float = number(0.0001, above=True)
-    max_evaluation_rows: int | None = integer(None, 1)
-    groupings: int = integer(5, 1)
     target_agreement: list[float] = field(
         default_factory=lambda: [0.99], metadata={"allowed": Number(False, 0, 1, above=True)}
     )

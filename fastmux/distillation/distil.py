@@ -103,7 +103,7 @@ def distil(
             data_collator=TeacherCollator(tokenizer, teacher),
             processing_class=tokenizer,
             problem=problem,
-            state_variance=_variance(teacher.states),
+            state_variance=variance_of(teacher.states),
             logit_variance=None if teacher.logits is None else problem.variance(torch.from_numpy(teacher.logits)),
             state_weight=state_weight if same_width else 0.0,
         )
@@ -153,7 +153,7 @@ class _Clock(TrainerCallback):
             write_json(self.path, self.seconds())
 
 
-def _variance(states: np.ndarray) -> float:
+def variance_of(states: np.ndarray) -> float:
     """The mean variance of the features of the first states; 1 if they are all equal."""
     return float(np.asarray(states[:50_000], dtype=np.float32).var(0).mean()) or 1.0
 

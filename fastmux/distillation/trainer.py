@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from fastmux.distillation.teacher import TeacherOutputs, captured_states, logits_of, pad_rows
+from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.models.problems import Problem
 
 #: The data set's column with the number of each row in the teacher's outputs.
@@ -66,6 +69,26 @@ def distillation_loss(
     return loss
 
 
+def states_and_logits(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """What a student says of a batch: its last states before the head, (B, L, d) or (B, 1, d) of the first position,
+    and its logits, None without a head. The states of a T-MUX are the demultiplexed ones.
+
+    Args:
+        model: The student. A T-MUX reads the first position, ``sequence_summary="first"``, or every one.
+        inputs: Its inputs, rows padded on the right.
+    """
+    if isinstance(model, (TMuxForSequenceClassification, TMuxForTokenClassification)):
+        first = isinstance(model, TMuxForSequenceClassification)
+        mux = model.tmux.encode(**inputs, summary_only=first)
+        # Not by the op that computes logits and never writes the states.
+        states = model.tmux.demultiplex(mux, mux.summary if first else mux.content)
+        logits = model.classifier(states)
+        return states, logits.squeeze(1) if first else logits
+    with captured_states(model) as captured:
+        outputs = model(**inputs)
+    return captured[-1], logits_of(outputs)
+
+
 class DistillationTrainer(Trainer):
     """The Trainer, with `distillation_loss` in place of the model's own."""
 
@@ -89,17 +112,12 @@ class DistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_states, teacher_logits = inputs.pop("teacher_states"), inputs.pop("teacher_logits", None)
-        with captured_states(self.accelerator.unwrap_model(model)) as states:
-            outputs = model(**inputs)
-        loss = distillation_loss(
-            states[-1],
-            teacher_states,
-            logits_of(outputs),
-            teacher_logits,
-            inputs.get("attention_mask"),
-            **self.terms,
-        )
-        return (loss, outputs) if return_outputs else loss
+        # Accelerate casts in the model's forward, which a T-MUX's states do not come from.
+        with self.accelerator.autocast():
+            states, logits = states_and_logits(self.accelerator.unwrap_model(model), inputs)
+        mask = inputs.get("attention_mask")
+        loss = distillation_loss(states, teacher_states, logits, teacher_logits, mask, **self.terms)
+        return (loss, {"logits": logits}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)

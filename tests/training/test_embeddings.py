@@ -147,7 +147,10 @@ def test_the_interval_of_a_difference_is_of_the_same_rows():
     [
         (["--encoder", "nowhere"], "--encoder 'nowhere'"),
         (["--state_weight", "-1"], r"--state_weight is -1\.0, expected a number of at least 0"),
-        (["--candidates", "none"], "'none' is neither one of embedding, embedding_12, embedding_narrow, levers"),
+        (
+            ["--candidates", "none"],
+            "'none' is neither one of curves, embedding, embedding_12, embedding_narrow",
+        ),
         (["--data_dir", "nowhere"], "sts-train.csv, sts-dev.csv, sts-test.csv missing"),
     ],
 )

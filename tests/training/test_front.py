@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,9 +14,19 @@ from datasets import Dataset
 from known import Known
 from safetensors.torch import load_file
 from thoroughness import on_request
-from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast, TrainingArguments
+from tiny_tasks import WORDS, write_tasks
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertTokenizerFast,
+    TrainingArguments,
+)
 
+from fastmux.distillation.teacher import TeacherOutputs
+from fastmux.distillation.trainer import states_and_logits
 from fastmux.passes.engine import Engine
+from fastmux.testing import assert_agrees
 from fastmux.training import front
 from fastmux.training.fronts.candidates import Candidate, read_candidates
 from fastmux.training.fronts.masked import learn_masked_words
@@ -25,8 +34,8 @@ from fastmux.training.fronts.measure import Contestant, Measurement, Point
 from fastmux.training.fronts.verdict import margin, on_front, sentence
 from fastmux.training.metrics import accuracy
 from fastmux.training.run_result import Score
+from fastmux.training.starts import start_head
 
-WORDS = [f"w{i}" for i in range(30)]
 CANDIDATES = """
 copy:         {row_layers: 3, learn: copied, int8: true}
 cut:          {cascade: true}
@@ -36,31 +45,14 @@ n2:           {num_instances: 2, joined_layers: [1, 2], cascade: true}
 n3:           {num_instances: 3, joined_layers: [1, 2], vectors: learned, start: n2, state_weight: 0}
 n4-positions: {num_instances: 4, join: positions, joined_layers: [1]}
 masked:       {num_instances: 2, joined_layers: [1], masked_epochs: 1}
+whole:        {num_instances: 2, demultiplexer: unbind}
+whole-3:      {num_instances: 3, demultiplexer: unbind, vectors: learned, start: whole}
 """
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A pretrained encoder, and rows of two tasks whose label is whether w0 is there."""
-    folder = tmp_path_factory.mktemp("front")
-    torch.manual_seed(0)
-    tokenizer = BertTokenizerFast(
-        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    )
-    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, initializer_range=0.3, **sizes)
-    BertModel(config).save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    draw = random.Random(0)
-    rows = [[draw.choice(WORDS[:3] + WORDS) for _ in range(draw.randint(2, 9))] for _ in range(96)]
-    for task in ("sst2", "conll2003"):
-        (folder / task).mkdir()
-    for name, part in (("train", rows[:64]), ("dev", rows[64:])):
-        lines = [f"{' '.join(row)}\t{int('w0' in row)}" for row in part]
-        (folder / "sst2" / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
-    for name, part in (("train", rows[:64]), ("valid", rows[64:80]), ("test", rows[80:])):
-        tagged = ["\n".join(f"{w} {'B-PER' if w == 'w0' else 'O'}" for w in row) for row in part]
-        (folder / "conll2003" / f"{name}.txt").write_text("\n\n".join(tagged) + "\n")
+    folder = write_tasks(tmp_path_factory.mktemp("front"))
     (folder / "candidates.yaml").write_text(CANDIDATES)
     return folder
 
@@ -88,18 +80,20 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         "n3",
         "n4-positions",
         "masked",
+        "whole",
+        "whole-3",
     ]
     assert set(alone) <= set(entries) <= {*alone, "cut + original", "n2 + original"}
     assert entries["copy"]["score"] == entries["original"]["score"] and entries["copy"]["agreement"] == 1.0
     assert entries["original"]["speed_up"] == 1.0
     multiplexed = {name for name, entry in entries.items() if entry["multiplexed"]}
-    assert multiplexed - {"n2 + original"} == {"n2", "n3", "n4-positions", "masked"}
+    assert multiplexed - {"n2 + original"} == {"n2", "n3", "n4-positions", "masked", "whole", "whole-3"}
     assert len(entries["n2"]["score"]["values"]) == 2
     assert entries["narrow"]["parameters"] < entries["cut"]["parameters"] < entries["original"]["parameters"]
     written = json.loads((out / "front.json").read_text())
     assert written["sentence"] == result["sentence"] and (out / "front.png").stat().st_size > 0
     weights = {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")}
-    assert len(weights) == 8
+    assert len(weights) == 10
     again = front.main(arguments(files, task, out))
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/model/model.safetensors")} == weights
     assert [e["score"] for e in again["entries"]] == [e["score"] for e in result["entries"]]
@@ -120,8 +114,8 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--split", "test"], "--split 'test': sst2 has validation"),
         (
             ["--candidates", "none"],
-            "'none' is neither one of embedding, embedding_12, embedding_narrow, levers, pairs, sequence, structures, "
-            "token, winners, winners_words nor a file",
+            "'none' is neither one of curves, embedding, embedding_12, embedding_narrow, levers, pairs, sequence, "
+            "structures, token, winners, winners_words nor a file",
         ),
     ],
 )
@@ -159,6 +153,12 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
         ("a: {learn: nothing}", "a: learn is 'nothing', expected one of 'distilled'"),
         ("a: {masked_epochs: 1, learn: labels}", "masked_epochs is 1.0, expected 0, as learn is 'labels'"),
         ("a: {num_instances: 2, learn: labels}", "are for plain encoders"),
+        ("a: {demultiplexer: unbind}", "demultiplexer is 'unbind', expected none, as num_instances is 1"),
+        ("a: {num_instances: 2, demultiplexer: none}", "demultiplexer is 'none', expected one of 'index'"),
+        (
+            "a: {num_instances: 2, demultiplexer: key, join: rows, row_layers: 2}",
+            "row_layers is for joined layers, but",
+        ),
         ("a: {vectors: unit}", "vectors is 'unit', expected one of 'signs'"),
         ("a: {start: b}", "start is 'b', expected a candidate that comes before"),
         ("original: {}", "is the name of the original"),
@@ -193,6 +193,30 @@ def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
 def test_the_files_that_come_along_suit_six_layers(name):
     found = read_candidates(name, layers=6)
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)
+
+
+def test_a_t_mux_says_the_states_that_its_head_reads():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = BertConfig(vocab_size=20, num_labels=3, **sizes)
+    inputs = {
+        "input_ids": torch.randint(1, 20, (7, 6)),
+        "attention_mask": torch.arange(6) < torch.arange(1, 8)[:, None],
+    }
+    candidate = Candidate("a", num_instances=3, demultiplexer="index", vectors="gaussian")
+    for kind, source in (("sequence", BertForSequenceClassification), ("token", BertForTokenClassification)):
+        model = candidate.make(source(config), kind).eval()
+        states, logits = states_and_logits(model, inputs)
+        assert states.shape == ((7, 1, 32) if kind == "sequence" else (7, 6, 32))
+        assert_agrees(logits, model(**inputs).logits)
+        assert_agrees(model.classifier(states).flatten(0, -2), logits.flatten(0, -2))
+
+
+def test_a_head_starts_as_what_the_original_says_of_its_states():
+    torch.manual_seed(0)
+    states, head, new = torch.randn(500, 16) + 1, torch.nn.Linear(16, 3), torch.nn.Linear(16, 3)
+    said = head(states).detach().numpy()
+    start_head(new, TeacherOutputs(np.arange(501), states.numpy().astype(np.float16), said, per_token=False))
+    assert (new.weight - head.weight).abs().max() < 0.01 and (new.bias - head.bias).abs().max() < 0.02
 
 
 def point(name: str, score: float, rate: float, multiplexed: bool = False) -> Point:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
+from fastmux.modules.demultiplexers import DEMULTIPLEXERS
 from fastmux.settings import check_fields, integer, number, one_of
 from fastmux.training.models import head_class
 from fastmux.training.settings import build, read_yaml, typed
@@ -37,10 +38,12 @@ class Candidate:
         num_instances, join, row_layers, joined_layers, last_layers, first_layers: See `ConversionSettings`; with
             N = 1 a plain encoder that keeps these layers, whose last one runs at the first position alone where the
             head reads no other, as it does in the multiplexed ones.
+        demultiplexer: Makes a T-MUX as the papers do: whole rows from the embeddings on, with this demultiplexer, all
+            layers and a new linear head. Without it, the layers between the first and the last are joined.
         learn: How it learns: "distilled", from what the original says, without labels; "labels", from the pretrained
             encoder, as the original learnt; "copied", not at all: the original itself, if all its layers are kept.
-        vectors: What joined rows are multiplied with: "signs"; "gaussian", which undo themselves only roughly; or
-            "learned", which start as signs and are trained along.
+        vectors: What rows are multiplied with: "signs"; "gaussian", which undo themselves only roughly; or "learned",
+            which start as signs and are trained along.
         start: The name of another candidate, of the same layers and another N, from whose weights this one goes on.
         masked_epochs: Passes over the rows as a masked-language model, joined as it is, before it is distilled.
         learning_rate, state_weight: See `ConversionSettings`; None for what the program is told.
@@ -58,6 +61,7 @@ class Candidate:
     joined_layers: tuple[int, ...] = ()
     last_layers: int = 1
     first_layers: int = 1
+    demultiplexer: str | None = one_of(None, tuple(DEMULTIPLEXERS))
     learn: str = one_of("distilled", ("distilled", "labels", "copied"))
     vectors: str = one_of("signs", ("signs", "gaussian", "learned"))
     start: str | None = None
@@ -77,6 +81,11 @@ class Candidate:
             raise ValueError("hidden_size and learn are for plain encoders, num_instances: 1")
         if self.masked_epochs and self.learn != "distilled":
             raise ValueError(f"masked_epochs is {self.masked_epochs}, expected 0, as learn is {self.learn!r}")
+        if self.demultiplexer is not None:
+            if self.num_instances == 1:
+                raise ValueError(f"demultiplexer is {self.demultiplexer!r}, expected none, as num_instances is 1")
+            if given := [name for name in (*STRUCTURE, "masked_epochs") if getattr(self, name) != _DEFAULTS[name]]:
+                raise ValueError(f"{given[0]} is for joined layers, but demultiplexer is {self.demultiplexer!r}")
 
     @property
     def multiplexed(self) -> bool:
@@ -96,6 +105,17 @@ class Candidate:
         another width."""
         if self.hidden_size is not None:
             source = _narrower(source, self.hidden_size)
+        if self.demultiplexer is not None:
+            vectors = {"vectors": "gaussian" if self.vectors == "gaussian" else "signs"}
+            if self.vectors == "learned":
+                vectors["learnable"] = True
+            return head_class("TMux", kind).from_backbone(
+                copy.deepcopy(source),  # whose weights the new model has
+                self.num_instances,
+                demultiplexer=self.demultiplexer,
+                multiplexer_options=vectors,
+                retrieval_loss_weight=0.0,
+            )
         structure = {name: getattr(self, name) for name in STRUCTURE}
         model = head_class("Joined", kind).from_backbone(source, self.num_instances, **structure)
         encoder = None if self.vectors == "signs" else model.model.base_model.encoder
@@ -106,6 +126,10 @@ class Candidate:
             del encoder.signs
             encoder.signs = nn.Parameter(vectors)
         return model
+
+
+#: What a candidate is unless its entry says something else.
+_DEFAULTS = {own.name: own.default for own in fields(Candidate)}
 
 
 def _narrower(model: PreTrainedModel, hidden_size: int) -> PreTrainedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +17,17 @@ from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.files import digest_of, read_json, remove, replacing, write_json
 from fastmux.passes.engine import Engine
 from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate, settings_of
 from fastmux.training.fronts.masked import learn_masked_words
 from fastmux.training.fronts.measure import Contestant
+from fastmux.training.starts import start_head
 
 SECONDS = "seconds.json"
+#: How the names of tensors end of which there is one for each of the N.
+_OF_SLOTS = ("encoder.signs", "multiplexer.transforms", "prefix_tokens.weight")
 #: The program's arguments that are settings of a conversion.
 _SHARED = ("max_length", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "state_weight", "seed")
 
@@ -110,13 +112,10 @@ class Models(ABC):
         """The candidate, distilled with this seed."""
         folder = self._place(candidate.name, seed)
         if not (folder / SECONDS).is_file():
-            set_seed(seed)
-            widths = {name: getattr(candidate, name) for name in WIDTHS}
-            source = narrowed_for(self.original, self.rows, self.tokenizer, **widths)
-            student = candidate.make(source, self.kind)
+            student = self.untrained(candidate, seed)
             if candidate.start is not None:
                 start = self.load(self._place(candidate.start, seed) / "model").state_dict()
-                own = {name: t for name, t in start.items() if not name.endswith("encoder.signs")}
+                own = {name: t for name, t in start.items() if not name.endswith(_OF_SLOTS)}
                 student.load_state_dict(own, strict=False)
             settings = settings_of(candidate, self.settings, seed)
             if candidate.masked_epochs:
@@ -125,7 +124,7 @@ class Models(ABC):
                 arguments = distillation_arguments(folder / "masked", settings, masking)
                 learn_masked_words(student, self.tokenizer, self.rows, arguments)
             arguments = distillation_arguments(folder / "training", settings, self.precision)
-            given = (student, self.tokenizer, self.rows, self._teacher, arguments)
+            given = (student, self.tokenizer, self.rows, self.teacher, arguments)
             student, _, seconds = distil(*given, state_weight=settings.state_weight)
             with replacing(folder / "model") as temporary:
                 self.save(student, temporary)
@@ -133,12 +132,23 @@ class Models(ABC):
             remove(folder / "training")
         return self.load(folder / "model")
 
+    def untrained(self, candidate: Candidate, seed: int) -> PreTrainedModel:
+        """The candidate as it begins, with this seed: the original's weights, and signs and new layers drawn."""
+        set_seed(seed)
+        widths = {name: getattr(candidate, name) for name in WIDTHS}
+        source = narrowed_for(self.original, self.rows, self.tokenizer, **widths)
+        student = candidate.make(source, self.kind)
+        if candidate.demultiplexer is not None:
+            start_head(student.classifier, self.teacher)
+        return student
+
     def _place(self, name: str, seed: int) -> Path:
         """The folder of a student."""
         return self.folder / (name if seed == self.settings.seed else f"{name}, seed {seed}")
 
     @cached_property
-    def _teacher(self) -> TeacherOutputs:
-        digest = hashlib.sha256(repr([p.sum().item() for p in self.original.parameters()]).encode()).hexdigest()
+    def teacher(self) -> TeacherOutputs:
+        """What the original says of all rows, computed once for all students."""
+        digest = digest_of([[p.sum().item() for p in self.original.parameters()], list(self.rows["length"])])
         given = (self.original, self.tokenizer, self.rows, self.folder / "teacher")
         return compute_teacher_outputs(*given, fingerprint=digest, first_only=self.first_only)

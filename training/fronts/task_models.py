@@ -10,8 +10,9 @@ import numpy as np
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
+from fastmux.configuration import TMuxConfig
 from fastmux.distillation.speed import plain_forward
-from fastmux.files import write_json
+from fastmux.files import read_json, write_json
 from fastmux.training.features import encode_rows
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
@@ -70,7 +71,8 @@ class TaskModels(Models):
         return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
 
     def load(self, folder: Path) -> PreTrainedModel:
-        return self._load("Joined", folder)
+        kind = read_json(folder / "config.json")["model_type"]
+        return self._load("TMux" if kind == TMuxConfig.model_type else "Joined", folder)
 
     def _load(self, family: str, folder: str | Path) -> PreTrainedModel:
         return head_class(family, self.kind).from_pretrained(folder).eval()
