@@ -34,7 +34,7 @@ from transformers import AutoConfig
 
 from fastmux.models.loading import read_pretrained
 from fastmux.settings import Number, integer
-from fastmux.training.fronts.candidates import read_candidates
+from fastmux.training.fronts.candidates import USUAL, read_candidates
 from fastmux.training.fronts.program import FrontFolder, FrontSettings, TaskSettings, parse
 from fastmux.training.fronts.task_models import TaskModels
 from fastmux.training.fronts.verdict import plot_task, section, sentence, task_table

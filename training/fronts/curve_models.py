@@ -201,7 +201,7 @@ class CurveModels(TaskModels):
         lengths = measure.tokens.lengths if original.runtime.per_token else None
         problem = original.runtime.problem_type
         same = np.stack([agrees(found.logits, self.truth, problem, lengths) for found in answers])
-        counts = [measure.counts(original, own.logits) for own in answers]
+        counts = [measure.counts_of(original, own.logits) for own in answers]
         scores = [float(self.metric.score(own.sum(0))[self.task.metric]) for own in counts]
         return Scored(same.mean(0), np.mean(counts, 0), scores, same.mean(1).tolist())
 

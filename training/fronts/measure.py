@@ -184,7 +184,7 @@ class Measurement:
         fast = speeds(calls, partial(forward, self.timed), len(self.timed.lengths), self.options.clock)
         points = []
         for name, (contestant, answers, share) in found.items():
-            counts = [[self.counts(original, own) for own in said] for said in answers]
+            counts = [[self.counts_of(original, own) for own in said] for said in answers]
             scores = [[self._score(own) for own in said] for said in counts]
             self.counts[name] = np.mean([own for said in counts for own in said], axis=0)
             points.append(
@@ -246,7 +246,7 @@ class Measurement:
     def _score_of_sums(self, sums: np.ndarray) -> np.ndarray:
         return self.metric.score(sums)[self.name]
 
-    def counts(self, original: Engine, logits: np.ndarray) -> np.ndarray:
+    def counts_of(self, original: Engine, logits: np.ndarray) -> np.ndarray:
         """What each row adds to the metric's counts: (rows, K)."""
         labels, runtime = self.rows["labels"], original.runtime
         # Of several labels, and of numbers, a metric reads what the model says; of one label, which it is.
