@@ -58,7 +58,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, names: Collect
         if setting.default is not False:
             kind = Typed(setting.metadata["allowed"]) if "allowed" in setting.metadata else str
             options = {"type": kind, "default": setting.default}
-            options |= {"nargs": "+"} if str(setting.type).startswith("tuple") else {}
+            options |= {"nargs": "*"} if str(setting.type).startswith("tuple") else {}
             text += "" if setting.default in (None, "") else " (default: %(default)s)"
         parser.add_argument(f"--{setting.name}", help=text, **options)
 

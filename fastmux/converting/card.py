@@ -16,6 +16,8 @@ _TEXT = """\
 {original}, made faster with fastmux (package `{distribution}`) from {train_rows:,} rows of text without
 labels: {structure}.
 
+{verdict}
+
 | on {rows:,} rows that nothing was trained on | |
 | --- | ---: |
 {figures}
@@ -87,6 +89,7 @@ def conversion_card(
         original=f"`{name}`" if name else f"A {original.config.model_type} model",
         train_rows=conversion.train_rows,
         structure=joined_in_words(config) + narrow,
+        verdict="\n\n".join([conversion.sentence, *conversion.advice]),
         rows=agreement.rows,
         figures="\n".join(f"| {name} | {value} |" for name, value in figures.items()),
         loading=encoding(repository, ours) if embeds else loading(type(model).__name__, repository, library),

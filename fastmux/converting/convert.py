@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ from transformers import (
 )
 
 from fastmux.converting.card import conversion_card
+from fastmux.converting.plain_copies import PlainCopies, PlainCopy, steps_in_all
+from fastmux.converting.verdict import advice, beside_plain, sentence
 from fastmux.distillation.agreement import Agreement, groupings_of, measure_agreement
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.embedding_student import EmbeddingStudent
-from fastmux.distillation.narrow import narrowed_for
-from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
+from fastmux.distillation.settings import STRUCTURE, ConversionSettings
 from fastmux.distillation.speed import CONVERTED, FORWARD, ORIGINAL, REPEATS, measure_speed
 from fastmux.distillation.teacher import compute_teacher_outputs, teacher_bytes
 from fastmux.distillation.texts import Row, check_texts, tokenize, with_prompt
@@ -39,6 +42,7 @@ from fastmux.files import check_output_dir, digest_of, remove, write_json
 from fastmux.labelling.tokenized_model import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
+from fastmux.models.problems import problem_of
 
 #: For each ending of the original's class, the class that loads it and the class of the converted model.
 _STUDENTS = {
@@ -60,10 +64,14 @@ class Conversion:
     Attributes:
         agreement: The agreement with the original, on rows that nothing was trained on.
         rows_per_second: The rows a second of "converted" and "original", both as `fastmux.predict` runs them, and of
-            "forward", the original as Hugging Face runs it in batches of 32. All ran the same rows, in turns.
+            "forward", the original as Hugging Face runs it in batches of 32; and of plain copies, by what they are. All
+            ran the same rows, in turns.
         speed_up: How many times as fast as the original the converted model is, both as `fastmux.predict` runs them.
         speed_up_forward: How many times as fast as the original as Hugging Face runs it.
         seconds: The time of training, including that of processes that were interrupted.
+        sentence: The verdict, in words.
+        advice: Sentences that say whether it was worth it, and what would help.
+        plain: Plain copies of about this speed, beside this model after a few steps; none where nothing is joined.
     """
 
     settings: dict
@@ -75,6 +83,9 @@ class Conversion:
     speed_up_forward: float
     steps: int
     seconds: float
+    sentence: str = ""
+    advice: list[str] = field(default_factory=list)
+    plain: list[PlainCopy] = field(default_factory=list)
     log: list[dict] = field(default_factory=list, repr=False)
 
 
@@ -85,6 +96,7 @@ def convert(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     settings: ConversionSettings | None = None,
+    estimate: bool = True,
     **trainer: object,
 ) -> Conversion:
     """Make a faster copy of a trained model, whose deeper layers process N states in one pass.
@@ -105,6 +117,9 @@ def convert(
             heads are kept, it holds a model of the original's class, which runs without fastmux.
         tokenizer: The model's tokenizer. It is loaded with a model that is given as a name or a folder.
         settings: The settings; `ConversionSettings` lists them.
+        estimate: Whether to train plain copies of about the same speed as well, for a tenth of the steps, and to say
+            what they keep beside this one after as many. It takes up to a fifth more time. Where nothing is joined, or
+            steps are too few, it is left out.
         trainer: Further arguments of `transformers.TrainingArguments`, for example ``max_steps`` or ``bf16``.
 
     Returns:
@@ -162,13 +177,33 @@ def convert(
     teacher = compute_teacher_outputs(
         original, tokenizer, train, work / "teacher", fingerprint=digest_of(identity), first_only=first_only
     )
-    widths = {name: getattr(settings, name) for name in WIDTHS}
-    narrow = narrowed_for(original, train, tokenizer, **widths)
-    student = student_class.from_backbone(narrow, settings.num_instances, **structure)
-    student, state, seconds = distil(student, tokenizer, train, teacher, arguments, state_weight=settings.state_weight)
-    with tqdm(total=3 * (REPEATS + 1), desc="speed", unit="turn") as bar:
-        found = measure_speed(student, original, tokenizer, held_out, bar.update)
+    copies = PlainCopies(
+        original,
+        student_class,
+        tokenizer,
+        settings,
+        trainer,
+        train,
+        teacher,
+        held_out,
+        None if student_class is JoinedModel else problem_of(original),
+        work / "plain",
+    )
+    student, early = copies.make(settings), work / "early.npy"
+    callbacks = []
+    if estimate and settings.num_instances > 1 and copies.choose(student, steps_in_all(arguments, len(train))):
+        copies.learn()
+        callbacks = [copies.watch(early, partial(copies.make, settings), then=partial(_say_early, copies, early))]
+    weight = settings.state_weight
+    student, state, seconds = distil(
+        student, tokenizer, train, teacher, arguments, state_weight=weight, callbacks=callbacks
+    )
+    # (Of a conversion that is long past these steps, from a process that made no estimate, there is none.)
+    others = copies.models() if early.is_file() else {}
+    with tqdm(total=(3 + len(others)) * (REPEATS + 1), desc="speed", unit="turn") as bar:
+        found = measure_speed(student, original, tokenizer, held_out, bar.update, others)
     rates = {name: rate.rows_per_second for name, rate in found.items()}
+    plain = copies.compared(early, [rates[name] / rates[ORIGINAL] for name in others]) if others else []
     # With joined positions a row depends on no other, so that all groupings are equal.
     joined_rows = settings.num_instances if settings.join == "rows" else 1
     with tqdm(total=groupings_of(joined_rows) * len(held_out), desc="agreement", unit="row") as bar:
@@ -181,16 +216,21 @@ def convert(
             seed=settings.seed,
             on_rows=bar.update,
         )
+    speed_up, speed_up_forward = (rates[CONVERTED] / rates[name] for name in (ORIGINAL, FORWARD))
+    at_end = float(copies.kept(student).mean()) if plain else None
     conversion = Conversion(
         settings=identity,
         train_rows=len(train),
         cut_rows=cut,
         agreement=agreement,
         rows_per_second=rates,
-        speed_up=rates[CONVERTED] / rates[ORIGINAL],
-        speed_up_forward=rates[CONVERTED] / rates[FORWARD],
+        speed_up=speed_up,
+        speed_up_forward=speed_up_forward,
         steps=state.global_step,
         seconds=round(seconds, 1),
+        sentence=sentence(agreement, speed_up, speed_up_forward),
+        advice=advice(speed_up, state.log_history, plain, copies.problem, at_end),
+        plain=plain,
         log=state.log_history,
     )
     if state.is_world_process_zero:
@@ -204,6 +244,14 @@ def convert(
         write_json(folder / _RECORD, asdict(conversion))
         remove(work)
     return conversion
+
+
+def _say_early(copies: PlainCopies, early: Path) -> None:
+    """Say what the estimate found, as soon as it is known: most of the steps are still to come."""
+    for one in copies.compared(early):
+        if one.better:
+            said = beside_plain(one, copies.problem)
+            tqdm.write(f"fastmux convert: {said} Ctrl-C stops here; the same command goes on.", file=sys.stderr)
 
 
 def _load(

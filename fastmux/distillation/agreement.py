@@ -18,6 +18,7 @@ from fastmux.distillation.teacher import captured_states, logits_of, padded
 from fastmux.embedding.neighbours import NEIGHBOURS, nearest, same_neighbours
 from fastmux.models.problems import PROBLEMS, Regression, SingleLabel, TokenLabels, Vectors, problem_of
 from fastmux.passes.cascade import agrees
+from fastmux.passes.shares import Share
 
 #: Figures are averaged over so many random groupings, as a row's result can depend on the rows of its group.
 GROUPINGS = 3
@@ -45,6 +46,7 @@ class Agreement:
         cosine: The mean cosine of the hidden states with the original's, at the positions that the head reads.
         groupings: The number of groupings.
         rows: The number of rows.
+        interval: The 95 % interval of ``labels``, or of ``neighbours``, that these rows leave open; None without.
     """
 
     problem: str | None
@@ -59,6 +61,7 @@ class Agreement:
     cosine: float
     groupings: int
     rows: int
+    interval: tuple[float, float] | None = None
 
     def figures(self) -> dict[str, str]:
         """The figures that there are, as names and values in words."""
@@ -98,11 +101,12 @@ def measure_agreement(
     measured = ("labels", "kl", "r2", "vectors", "similarities", "neighbours", "cosine")
     figures: dict[str, list[float]] = {figure: [] for figure in measured}
     name = None
+    counted, pairs = [], None
     groupings = groupings_of(num_instances)
     for grouping in range(groupings):
         order = np.random.default_rng([seed, grouping]).permutation(len(rows))
         size = max(1, _BATCH_ROWS // num_instances) * num_instances
-        cosines, said, wanted = [], [], []
+        cosines, said, wanted, of_row = [], [], [], []
         for begin in range(0, len(order), size):
             batch = padded(rows, order[begin : begin + size], tokenizer).to(original.device)
             (states, logits), (their_states, their_logits) = (_answers(model, batch) for model in (student, original))
@@ -111,13 +115,21 @@ def measure_agreement(
             their_states = their_states[:, : states.shape[1]]
             cosines.append(F.cosine_similarity(states[kept].float(), their_states[kept].float(), dim=-1))
             if logits is not None:
+                own = order[begin : begin + size]
+                of_row.append(own if logits.dim() == 2 else np.repeat(own, real.sum(1).cpu()))
                 said.append(logits if logits.dim() == 2 else logits[real])
                 wanted.append(their_logits if their_logits.dim() == 2 else their_logits[real])
             on_rows(len(real))
         figures["cosine"].append(torch.cat(cosines).mean().item())
         if said:
             name = problem_of(original)
-            for figure, value in _compare(name, torch.cat(said), torch.cat(wanted)).items():
+            rows_of = np.concatenate(of_row)
+            places = np.argsort(rows_of, kind="stable")  # all groupings in the order of the rows
+            both = torch.cat(said)[places].double(), torch.cat(wanted)[places].double()
+            if (cases := _cases(name, *both, rows_of[places])) is not None:
+                counted.append(cases[0])
+                pairs = cases[1:]
+            for figure, value in _compare(name, *both).items():
                 figures[figure].append(value)
     mean = {figure: statistics.fmean(values) if values else None for figure, values in figures.items()}
     std = {figure: statistics.stdev(v) if len(v) > 1 else None for figure, v in figures.items()}
@@ -134,6 +146,7 @@ def measure_agreement(
         cosine=mean["cosine"],
         groupings=groupings,
         rows=len(rows),
+        interval=Share.of(np.mean(counted, axis=0), *pairs).interval() if pairs is not None else None,
     )
 
 
@@ -150,7 +163,7 @@ def _answers(model: PreTrainedModel, batch) -> tuple[Tensor, Tensor | None]:
 
 def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
     """The figures of all rows, or of all their tokens: said and wanted are (R, C)."""
-    problem, said, wanted = PROBLEMS[name], said.double(), wanted.double()
+    problem = PROBLEMS[name]
     if isinstance(problem, Regression):
         return {"r2": problem.r2(said, wanted)}
     if isinstance(problem, Vectors):
@@ -159,10 +172,29 @@ def _compare(name: str, said: Tensor, wanted: Tensor) -> dict[str, float]:
         near = [nearest(one) for one in vectors] if len(said) > NEIGHBOURS else []
         shares = {"neighbours": float(same_neighbours(*near).mean())} if near else {}
         return {"vectors": cosine, "similarities": similarities, **shares}
-    kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
-    same = agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
     # No divergence is below 0, but its rounded sum may be.
-    return {"labels": float(same.mean()), "kl": max(0.0, problem.divergence(said, wanted).item())}
+    return {"labels": float(_same(name, said, wanted).mean()), "kl": max(0.0, problem.divergence(said, wanted).item())}
+
+
+def _same(name: str, said: Tensor, wanted: Tensor) -> np.ndarray:
+    kind = SingleLabel.name if name == TokenLabels.name else name  # here each token is a row
+    return agrees(said.cpu().numpy(), wanted.cpu().numpy(), kind)
+
+
+def _cases(
+    name: str, said: Tensor, wanted: Tensor, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None:
+    """What a share is counted on, as `Share.of` takes it: of labels whether each is the same, of vectors whether each
+    neighbour is; None of numbers, and of too few vectors."""
+    if name == Vectors.name:
+        if len(said) <= NEIGHBOURS:
+            return None
+        near = nearest(wanted.cpu().numpy())
+        same = same_neighbours(nearest(said.cpu().numpy()), near)
+        return same.ravel(), np.repeat(np.arange(len(said)), NEIGHBOURS), near.ravel()
+    if name == Regression.name:
+        return None
+    return _same(name, said, wanted), rows if name == TokenLabels.name else None, None
 
 
 def compare_vectors(said: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def distil(
         teacher: The original's outputs for these rows.
         arguments: The trainer's arguments, from `distillation_arguments`.
         state_weight: The weight of the states' error in `fastmux.distillation.trainer.distillation_loss`.
-        callbacks: Further callbacks of the trainer. With some, it prints no bar and no log: they say how it goes.
+        callbacks: Further callbacks of the trainer.
 
     Returns:
         The student in eval mode; the trainer's state; the seconds of training, including interrupted processes.
@@ -109,13 +109,15 @@ def distil(
         )
         clock = _Clock(Path(arguments.output_dir) / "seconds.json")
         trainer.add_callback(clock)
-        if callbacks:
-            trainer.remove_callback(PrinterCallback)
+        if arguments.logging_strategy == "no":
+            trainer.remove_callback(PrinterCallback)  # which would tell of the time
         for callback in callbacks:
             trainer.add_callback(callback)
         checkpoint = last_checkpoint(Path(arguments.output_dir))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return trainer.accelerator.unwrap_model(trainer.model).eval(), trainer.state, clock.seconds()
+    # Without the autocast of training: what is measured and saved runs in float32.
+    student = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+    return student, trainer.state, clock.seconds()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

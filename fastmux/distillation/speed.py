@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from datasets import Dataset
@@ -28,16 +28,18 @@ def measure_speed(
     tokenizer: PreTrainedTokenizerBase,
     rows: Dataset,
     on_turn: Callable[[], None] = lambda: None,
+    others: Mapping[str, PreTrainedModel] | None = None,
 ) -> dict[str, Rate]:
     """The rows a second of three ways to answer the same rows, in turns. Tokenising is not timed.
 
     Args:
         rows: A data set with ``input_ids``, perhaps ``token_type_ids``.
-        on_turn: Called after each of 3 (`REPEATS` + 1) calls.
+        on_turn: Called after each of (3 + ``others``) (`REPEATS` + 1) calls.
+        others: Further models by name, which run as the converted one does.
 
     Returns:
         By name: "converted" and "original", both through the engine that `fastmux.predict` uses, and "forward", the
-        original without this library (`TorchRuntime.plain_forward`).
+        original without this library (`TorchRuntime.plain_forward`); and the others.
     """
     tokens = tokens_of(rows)
     calls: dict[str, Callable[[], object]] = {
@@ -45,6 +47,7 @@ def measure_speed(
         ORIGINAL: partial(engine_of(original, tokenizer).run, tokens),
         FORWARD: partial(plain_forward, original, tokenizer, tokens),
     }
+    calls |= {name: partial(engine_of(model, tokenizer).run, tokens) for name, model in (others or {}).items()}
     return rates(calls, len(rows), repeats=REPEATS, on_turn=on_turn)
 
 

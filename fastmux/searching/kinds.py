@@ -52,6 +52,8 @@ def _labels(name: str, label: str) -> Kind:
 
 
 ROWS, WORDS = _labels("rows", "labels"), _labels("words", "label")
+#: Of a conversion, which does not know where words begin.
+TOKENS = _labels("tokens", "label")
 VECTORS = Kind(
     name="vectors",
     usual=0.8,

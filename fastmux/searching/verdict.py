@@ -149,12 +149,22 @@ def _described(point: Point) -> str:
 
 
 def _figures(point: Point, kind: Kind) -> str:
-    low, high = point.agreement.interval()
+    share = gives(kind, point.agreement.mean, point.agreement.interval())
+    return f"{times_as_fast(point.speed_up, point.speed_up_forward)} and {share}"
+
+
+def times_as_fast(speed_up: float, speed_up_forward: float) -> str:
+    """How fast a model is, in words; see `Point`."""
     return (
-        f"{point.speed_up:.1f} x as fast as your model through the same engine ({point.speed_up_forward:.1f} x Hugging "
-        f"Face's forward) and {kind.gives.format(share=percent(point.agreement.mean))} ({percent(low)} to "
-        f"{percent(high)})"
+        f"{speed_up:.1f} x as fast as your model through the same engine ({speed_up_forward:.1f} x Hugging Face's "
+        "forward)"
     )
+
+
+def gives(kind: Kind, share: float, interval: tuple[float, float]) -> str:
+    """What a model gives, in words: "gives 98 % of the rows the same labels (97.1 % to 98.7 %)"."""
+    low, high = interval
+    return f"{kind.gives.format(share=percent(share))} ({percent(low)} to {percent(high)})"
 
 
 def _scores(point: Point, original: Point) -> str:

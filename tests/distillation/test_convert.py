@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from fastmux.cli.main import main
-from fastmux.converting.advice import advice
+from fastmux.converting import convert as module
 from fastmux.converting.convert import convert
+from fastmux.converting.verdict import advice
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.texts import read_texts
 from fastmux.distillation.trainer import DistillationTrainer
@@ -208,6 +209,21 @@ def test_the_command_says_what_came_of_it(saved, texts, tmp_path, capsys):
     assert config["dtype"] == "float32"
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["settings"]["trainer"]["bf16"] is True
     assert config["backbone_config"]["num_hidden_layers"] == 3  # one row by row, one joined, one at the end
+
+
+def test_figures_are_of_float32_after_training_under_bfloat16(original, tokenizer, texts, tmp_path, monkeypatch):
+    """As the saved model is."""
+    seen, measure = set(), module.measure_agreement
+
+    def watched(student, *given, **more):
+        for layer in student.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_hook(lambda _layer, _given, out: seen.add(out.dtype))
+        return measure(student, *given, **more)
+
+    monkeypatch.setattr(module, "measure_agreement", watched)
+    convert(original, texts, tmp_path / "out", tokenizer=tokenizer, **QUICK, bf16=True)
+    assert seen == {torch.float32}
 
 
 def test_help_teaches(capsys):
