@@ -55,6 +55,8 @@ _WORK, _SETTINGS = ".conversion", "settings.json"
 _RECORD = "conversion.json"
 #: The share and the largest number of rows that are not trained on, to measure agreement and speed on.
 HELD_OUT_SHARE, HELD_OUT_ROWS = 0.1, 2000
+#: The most of them that speed is measured on, in turns.
+_TIMED_ROWS = 400
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,8 @@ def convert(
     # (Of a conversion that is long past these steps, from a process that made no estimate, there is none.)
     others = copies.models() if early.is_file() else {}
     with tqdm(total=(3 + len(others)) * (REPEATS + 1), desc="speed", unit="turn") as bar:
-        found = measure_speed(student, original, tokenizer, held_out, bar.update, others)
+        timed = held_out.select(range(min(_TIMED_ROWS, len(held_out))))
+        found = measure_speed(student, original, tokenizer, timed, bar.update, others)
     rates = {name: rate.rows_per_second for name, rate in found.items()}
     plain = copies.compared(early, [rates[name] / rates[ORIGINAL] for name in others]) if others else []
     # With joined positions a row depends on no other, so that all groupings are equal.
