@@ -44,12 +44,14 @@ class Plan:
         rungs: The rounds.
         bf16: Whether they train under bfloat16 autocast.
         step_seconds: How long a step of each takes, by name.
+        turn_seconds: How long a candidate takes in a round beside its steps, to be judged, about.
     """
 
     names: tuple[str, ...]
     rungs: tuple[Rung, ...]
     bf16: bool
     step_seconds: dict[str, float]
+    turn_seconds: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -61,9 +63,15 @@ class Plan:
         mean = sum(self.step_seconds[name] for name in self.names) / len(self.names)
         before, total = 0, 0.0
         for rung in self.rungs:
-            total += rung.candidates * (rung.steps - before) * mean
+            total += rung.candidates * ((rung.steps - before) * mean + self.turn_seconds)
             before = rung.steps
         return total
+
+    def seconds_of(self, name: str, before: int, rungs: Sequence[Rung]) -> float:
+        """About how long a candidate that made ``before`` steps takes for these rounds."""
+        turns = [rung for rung in rungs if rung.steps > before]
+        steps = turns[-1].steps - before if turns else 0
+        return steps * self.step_seconds[name] + len(turns) * self.turn_seconds
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -73,7 +81,7 @@ class Plan:
     def from_dict(cls, stored: dict) -> Plan:
         """What `as_dict` gave."""
         rungs = tuple(Rung(**rung) for rung in stored["rungs"])
-        return cls(tuple(stored["names"]), rungs, stored["bf16"], stored["step_seconds"])
+        return cls(**{**stored, "names": tuple(stored["names"]), "rungs": rungs})
 
 
 def make_plan(
@@ -82,12 +90,14 @@ def make_plan(
     seconds: float,
     bf16: bool = False,
     max_steps: int | None = None,
+    turn_seconds: float = 0.0,
 ) -> Plan:
     """The race that fits into so many seconds: with as many of the candidates as can have enough steps.
 
     Args:
         names: The candidates, the most promising first: the last are left out where time is short.
         max_steps: The steps of the last rung, whatever the time.
+        turn_seconds: See `Plan`.
 
     Raises:
         ValueError: There is too little time for one candidate.
@@ -102,12 +112,13 @@ def make_plan(
         some = tuple(names[:count])
         times = {name: step_seconds[name] for name in some}
         if max_steps is not None:
-            return Plan(some, _rungs(count, max_steps), bf16, times)
-        unit = Plan(some, _rungs(count, 2**16), bf16, times).seconds() / 2**16
-        steps = int(seconds / unit)
+            return Plan(some, _rungs(count, max_steps), bf16, times, turn_seconds)
+        rungs = _rungs(count, 2**16)
+        unit = Plan(some, rungs, bf16, times).seconds() / 2**16
+        steps = int((seconds - turn_seconds * sum(rung.candidates for rung in rungs)) / unit)
         enough = LEAST_STEPS if count <= FINALISTS else max(LEAST_STEPS, LEAST_FIRST_STEPS << len(_rungs(count, 1)) - 1)
         if steps >= enough:
-            return Plan(some, _rungs(count, steps), bf16, times)
+            return Plan(some, _rungs(count, steps), bf16, times, turn_seconds)
     least = min(step_seconds.values()) * LEAST_STEPS
     raise ValueError(
         f"minutes leaves {max(0.0, seconds):.0f} s for training, too few for one candidate, which needs "

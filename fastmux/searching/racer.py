@@ -11,12 +11,12 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from fastmux.distillation.distil import distil, distillation_arguments, with_weights
+from fastmux.distillation.distil import distil, distillation_arguments, last_checkpoint, with_weights
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs
 from fastmux.files import read_json, remove, write_json
 from fastmux.searching.kinds import ROWS
-from fastmux.searching.plan import Plan
+from fastmux.searching.plan import Plan, Rung
 
 _STATE, _WHOLE = "race.json", "whole.json"
 #: How often a checkpoint is written: after this share of all steps, and at the end of a rung.
@@ -62,6 +62,8 @@ class Race:
         settings: How they learn.
         folder: A folder for each candidate, and how far the race is.
         same: What the agreement is a share of, in words.
+        deadline: When it should be over, by `time.monotonic`. Where the machine turns out to be slower than the plan
+            took it to be, fewer candidates run, so that the best of them can make all its steps. None for no such time.
     """
 
     plan: Plan
@@ -81,6 +83,7 @@ class Race:
         stored = read_json(self.folder / _STATE) if (self.folder / _STATE).is_file() else []
         known = {entry["name"]: Standing(**entry) for entry in stored}
         self.standings = {name: known.get(name, Standing(name)) for name in self.plan.names}
+        self._planned = self._taken = 0.0
 
     def run(self, bar: tqdm) -> None:
         """Run all rungs that are left. ``bar`` gets about as many seconds as each step takes."""
@@ -88,18 +91,23 @@ class Race:
         for number, rung in enumerate(self.plan.rungs):
             # By what was known then: a race that goes on after an interruption takes the same turns.
             racing = sorted(racing, key=lambda name: -self.standings[name].worth(before))[: rung.candidates]
-            racing, before = self._in_time(racing, rung.steps), rung.steps
+            before = rung.steps
             for name in set(self.plan.names) - set(racing):  # of who is out, weights are enough
                 for moments in (self.folder / name).glob("checkpoint-*/optimizer.pt"):
                     moments.unlink()
+            ran = []
             for place, name in enumerate(racing):
                 standing = self.standings[name]
                 bar.set_description(
                     f"round {number + 1} of {len(self.plan.rungs)}, {name} ({place + 1} of {len(racing)})"
                 )
                 if standing.steps < rung.steps:
+                    if place and not self._in_time(name, racing[0], number):
+                        continue
                     self._train(standing, rung.steps, bar)
+                ran.append(name)
                 bar.set_postfix_str(self._best_so_far())
+            racing = ran
 
     def ranked(self) -> list[Standing]:
         """The candidates that were judged, the best first: those that were trained longest, by their worth."""
@@ -110,17 +118,16 @@ class Race:
         """A candidate as it was when it was judged last."""
         return self._read(name, self.standings[name].steps)
 
-    def _in_time(self, racing: list[str], steps: int) -> list[str]:
-        """The first of these for which the time is enough; at least one."""
+    def _in_time(self, name: str, best: str, number: int) -> bool:
+        """Whether there is time for a candidate's turn in a round, and then for the best to make all its steps, at the
+        pace that the race had so far."""
         if self.deadline is None:
-            return racing
-        left = self.deadline - time.monotonic()
-        some: list[str] = []
-        for name in racing:
-            left -= max(0, steps - self.standings[name].steps) * self.plan.step_seconds[name]
-            if left > 0 or not some:
-                some.append(name)
-        return some
+            return True
+        rungs, done = self.plan.rungs, self.standings[name].steps
+        seconds = self.plan.seconds_of(name, done, rungs[number : number + 1])
+        seconds += self.plan.seconds_of(best, rungs[number].steps, rungs[number + 1 :])
+        pace = self._taken / self._planned if self._planned else 1.0
+        return time.monotonic() + pace * seconds < self.deadline
 
     def _train(self, standing: Standing, steps: int, bar: tqdm) -> None:
         folder = self.folder / standing.name
@@ -128,10 +135,16 @@ class Race:
         for checkpoint in folder.glob("checkpoint-*"):  # a killed process may have left half of one
             if not (checkpoint / _WHOLE).is_file():
                 remove(checkpoint)
-        if not (folder / f"checkpoint-{steps}").is_dir():
+        begin, checkpoint = time.monotonic(), last_checkpoint(folder)
+        made = 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
+        if made < steps:
             self._learn(standing.name, folder, steps, bar)
         model = self._read(standing.name, steps)
         standing.history.append((steps, *self.judge(standing.name, model)))
+        if made < steps:
+            self._taken += time.monotonic() - begin
+            self._planned += self.plan.seconds_of(standing.name, made, [Rung(1, steps)])
+        bar.update(min(self.plan.turn_seconds, bar.total - bar.n))
         write_json(self.folder / _STATE, [asdict(s) for s in self.standings.values() if s.steps])
 
     def _learn(self, name: str, folder: Path, steps: int, bar: tqdm) -> None:

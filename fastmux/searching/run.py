@@ -42,6 +42,8 @@ _TEACHING = 0.2
 _TIMED_ROWS, _TIMED = 400, 0.003
 #: How many forms are measured in the end, about, and the part of the original's time that each takes, about.
 _FORMS, _OF_ORIGINAL = 9, 0.4
+#: How much longer than planned a race may take before it goes on with fewer candidates.
+_LATE = 1.1
 
 
 @dataclass
@@ -241,10 +243,11 @@ class Run:
         wanted = self.need.speedup or 4.0
         names = sorted(names, key=lambda name: abs(np.log(self.speeds[name] / wanted)))
         spent, finish = time.monotonic() - self.started, self._finish_seconds()
+        left, turn = 60 * self.settings.minutes - spent - finish, _OF_ORIGINAL * len(self.rows.choosing) / self.rate
         try:
-            return make_plan(names, steps, 60 * self.settings.minutes - spent - finish, bf16, self.settings.max_steps)
+            return make_plan(names, steps, left, bf16, self.settings.max_steps, turn)
         except ValueError:
-            least = np.ceil((spent + finish + LEAST_STEPS * min(steps.values())) / 60 * 1.1)
+            least = np.ceil((spent + finish + turn + LEAST_STEPS * min(steps.values())) / 60 * 1.1)
             raise ValueError(
                 f"minutes is {self.settings.minutes:g}, too few for one candidate: beside {spent:.0f} s until now and "
                 f"about {finish:.0f} s to measure, {LEAST_STEPS} steps of the quickest take "
@@ -278,8 +281,8 @@ class Run:
             plan, self.make, self._judge, self.tokenizer, data, teacher, settings, self.folder / "race", self.kind.same
         )
         if self.settings.max_steps is None:
-            done = sum(s.steps * plan.step_seconds[s.name] for s in race.standings.values())
-            race.deadline = time.monotonic() + 1.2 * max(0.0, plan.seconds() - done)
+            done = sum(plan.seconds_of(s.name, 0, plan.rungs[: len(s.history)]) for s in race.standings.values())
+            race.deadline = time.monotonic() + _LATE * max(0.0, plan.seconds() - done)
         return race
 
     def _judge(self, name: str, model: PreTrainedModel | EmbeddingModel) -> tuple[float, float]:

@@ -19,6 +19,15 @@ def test_it_takes_the_time_that_there_is(seconds):
     assert Plan.from_dict(plan.as_dict()) == plan
 
 
+def test_what_a_turn_takes_beside_its_steps_is_time_too():
+    steps = dict.fromkeys(NAMES, 0.2)
+    bare, judged = make_plan(NAMES, steps, 600.0), make_plan(NAMES, steps, 600.0, turn_seconds=5.0)
+    assert judged.steps < bare.steps and 0.8 * 600 < judged.seconds() <= 600
+    assert judged.seconds_of("a", 0, judged.rungs) == pytest.approx(0.2 * judged.steps + 5.0 * len(judged.rungs))
+    assert judged.seconds_of("a", judged.steps, judged.rungs) == 0.0
+    assert Plan.from_dict(judged.as_dict()) == judged
+
+
 def test_where_time_is_short_the_most_promising_run():
     plan = make_plan(NAMES, dict.fromkeys(NAMES, 1.0), 1.5 * LEAST_STEPS)
     assert plan.names == ("a",) and plan.steps >= LEAST_STEPS

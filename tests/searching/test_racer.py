@@ -101,6 +101,29 @@ def test_a_race_goes_on_and_takes_the_same_turns(race_in, tmp_path, monkeypatch)
     }
 
 
+@pytest.mark.parametrize(("slower", "ran"), [(1.0, [4, 2]), (1.5, [3, 1]), (9.0, [1, 1])])
+def test_on_a_slower_machine_fewer_run_and_the_best_makes_all_its_steps(race_in, tmp_path, monkeypatch, slower, ran):
+    """Rounds take as long as the ones before them did, whatever was planned; the best so far goes to the end."""
+    now = [0.0]
+    monkeypatch.setattr("fastmux.searching.racer.time.monotonic", lambda: now[0])
+    turns = []
+
+    def learn(self, name, folder, steps, bar):
+        made = self.standings[name].steps
+        turns.append((name, steps))
+        now[0] += slower * (steps - made) * self.plan.step_seconds[name]
+
+    monkeypatch.setattr(Race, "_learn", learn)
+    monkeypatch.setattr(Race, "_read", lambda self, name, steps: None)
+    race = race_in(tmp_path / "race", {name: [0.5 + 0.1 * k, 0.9] for k, name in enumerate(NAMES)})
+    race.deadline = 1.1 * race.plan.seconds()
+    run(race)
+    assert [sum(steps == made for _, made in turns) for steps in (4, 8)] == ran
+    assert race.ranked()[0].steps == race.plan.steps
+    needed = slower * race.plan.seconds_of(NAMES[0], 0, race.plan.rungs)
+    assert now[0] <= max(race.deadline, needed), "it is over in time, or as soon as one candidate can be"
+
+
 _KILLED = """
 import sys
 from transformers import TrainerCallback

@@ -1,0 +1,232 @@
+"""Would early exit pay? Rows leave a classifier behind layer k if a head there is sure of them, the others go on.
+
+    python bench/early_exit.py models/sst2=sst2.tsv:sentence models/qnli=qnli.tsv:sentence1,sentence2 --bf16
+
+Each argument is a folder of a classifier of rows, a table of rows that it was not trained on, and the columns of its
+text. Nothing is computed twice: rows that go on do so from layer k, through layers that nothing has changed, so that
+they get the original's own label. The head at layer k is the original's last layer, at the first position alone, and
+its head. It learns the original's answers; the k layers below it stay as they are.
+
+Beside it, copies with the original behind them (cascades), which learn the same answers in as many steps: fewer layers,
+``cut-3`` being as quick as a head behind two layers, and narrower ones. These may change all their weights, but what
+they computed of a row that goes on is lost. If the layers below a head learnt along, it could at best be as good as the
+cut copy, whose layers have nothing else to serve: ``exit 2, were it as good as cut-3`` says what that would give.
+
+Thresholds are chosen on some rows, and applied to others. Speeds are computed from the share of these that goes on, and
+from the measured times of embeddings, a layer, a narrower layer and a layer at the first position: one thread of
+processor time, torch float32, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel, set_seed
+
+from bench.machine import CPU, machine_info, results_folder
+from fastmux.distillation.distil import distil, distillation_arguments
+from fastmux.distillation.settings import ConversionSettings
+from fastmux.distillation.speed import engine_of
+from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs, padded
+from fastmux.distillation.texts import read_texts
+from fastmux.labelling.classifier import Classifier
+from fastmux.models.joined import JoinedForSequenceClassification
+from fastmux.models.last_layer import first_positions
+from fastmux.passes.cascade import choose_min_confidence
+from fastmux.passes.timer import rates
+from fastmux.searching.levers import Source, candidates_for
+from fastmux.searching.measure import Part
+from fastmux.searching.rows import SearchRows
+from fastmux.training.formatting import table
+from fastmux.training.programs import finish, options_of, positive
+
+#: Rows on which the times of layers are measured, in passes of so many.
+_TIMED, _PASS = 192, 32
+
+
+class Contest:
+    """Early exits and cascades of one original.
+
+    Args:
+        classifier: The original.
+        rows: What is learnt from, chosen by and reported on.
+        options: The program's.
+        folder: For what is under way.
+    """
+
+    def __init__(self, classifier: Classifier, rows: SearchRows, options: argparse.Namespace, folder: Path):
+        self.original, self.tokenizer = classifier.model.eval(), classifier.tokenizer
+        self.rows, self.options, self.folder = rows, options, folder
+        self.layers = self.original.config.num_hidden_layers
+        self.learning = rows.dataset(rows.learning[: options.steps * options.batch])
+        self.source = Source(self.original, self.learning.select(range(min(512, len(self.learning)))), self.tokenizer)
+        self.parts = []
+        for some in (rows.choosing, rows.reporting):
+            tokens = rows.tokens.select(some)
+            answers = engine_of(self.original, self.tokenizer).run(tokens).logits
+            self.parts.append(Part(tokens, answers, classifier.problem_type))
+        given = (self.original, self.tokenizer, self.learning, folder / "teacher")
+        self.teacher: TeacherOutputs = compute_teacher_outputs(*given, fingerprint="", first_only=True)
+
+    def exit_behind(self, layers: int) -> PreTrainedModel:
+        """The first layers, which learn nothing, the last one at the first position, and the head."""
+        structure = {"row_layers": layers, "joined_layers": [], "last_layers": 1}
+        model = JoinedForSequenceClassification.from_backbone(self.original, 1, **structure)
+        below = model.model.base_model
+        for module in (below.embeddings, *below.encoder.layer[:layers]):
+            module.requires_grad_(False)
+        return model
+
+    def learnt(self, name: str, model: PreTrainedModel) -> PreTrainedModel:
+        """The model, once it learnt the original's answers."""
+        settings = ConversionSettings(per_device_train_batch_size=self.options.batch)
+        given = {
+            "max_steps": self.options.steps,
+            "save_strategy": "no",
+            "bf16": self.options.bf16,
+            "disable_tqdm": True,
+        }
+        arguments = distillation_arguments(self.folder / name, settings, given | {"disable_tqdm": True})
+        return distil(model, self.tokenizer, self.learning, self.teacher, arguments)[0]
+
+    @torch.no_grad()
+    def seconds(self) -> dict[str, float]:
+        """How long the parts of a pass take, for the same rows."""
+        rows, bert = self.learning.select(range(min(_TIMED, len(self.learning)))), self.original.base_model
+        order = np.argsort(rows["length"])
+        work = []
+        for begin in range(0, len(order), _PASS):
+            inputs = padded(rows, order[begin : begin + _PASS], self.tokenizer)
+            keep = inputs.pop("attention_mask") != 0
+            work.append((inputs, bert.embeddings(**inputs), keep))
+        narrow, last = self.source.narrowed(1 / 4, 1.0).base_model.encoder.layer[0], bert.encoder.layer[-1]
+        parts: dict[str, Callable] = {
+            "embeddings": lambda inputs, states, keep: bert.embeddings(**inputs),
+            "layer": lambda inputs, states, keep: bert.encoder.layer[0](states, keep[:, None, None]),
+            "narrow layer": lambda inputs, states, keep: narrow(states, keep[:, None, None]),
+            "head": lambda inputs, states, keep: first_positions(last, states, keep),
+        }
+        calls = {name: partial(_all, part, work) for name, part in parts.items()}
+        return {name: 1 / rate.rows_per_second for name, rate in rates(calls, len(rows), clock="cpu").items()}
+
+    def said(self, model: PreTrainedModel) -> list[tuple]:
+        """How sure a model is of each row, and whether it gives it the original's label: of both parts of the rows."""
+        return [p.sure_and_same(engine_of(model, self.tokenizer).run(p.tokens).logits) for p in self.parts]
+
+    def figures(self, said: list[tuple], cost: float, behind: float, original: float) -> dict:
+        """What a model is worth with the original behind it.
+
+        Args:
+            said: As from `said`.
+            cost: Seconds of a row.
+            behind: Further seconds of one that goes on.
+            original: Seconds of a row of the original alone.
+        """
+        (sure, same), (other, kept) = said
+        found: dict = {"agreement": float(kept.mean()), "speed": original / cost, "behind": []}
+        for target in self.options.agreements:
+            try:
+                threshold = choose_min_confidence(sure, same, target).min_confidence
+            except ValueError:
+                continue
+            on = other < threshold
+            share = {"target": target, "agreement": float((kept | on).mean()), "going_on": float(on.mean())}
+            found["behind"].append(share | {"speed": original / (cost + share["going_on"] * behind)})
+        return found
+
+    def __call__(self) -> dict:
+        took = self.seconds()
+        original = took["embeddings"] + self.layers * took["layer"]
+        entries = []
+        for layers in self.options.exits:
+            if layers < self.layers - 1:
+                model = self.learnt(f"exit-{layers}", self.exit_behind(layers))
+                cost = took["embeddings"] + layers * took["layer"] + took["head"]
+                rest = (self.layers - layers) * took["layer"]
+                entries.append({"name": f"exit {layers}", **self.figures(self.said(model), cost, rest, original)})
+                print(entries[-1], flush=True)
+        candidates = {candidate.name: candidate for candidate in candidates_for(self.original.config)}
+        for name in self.options.cascades:
+            if name in candidates:
+                set_seed(0)
+                made = candidates[name].make(self.source)
+                layers, narrow = made.config.backbone_config.num_hidden_layers - 1, name.startswith("narrow")
+                cost = took["embeddings"] + layers * took["narrow layer" if narrow else "layer"] + took["head"]
+                said = self.said(self.learnt(name, made))
+                entries.append({"name": name, **self.figures(said, cost, original, original)})
+                if not narrow:
+                    rest = (self.layers - layers) * took["layer"]
+                    found = self.figures(said, cost, rest, original)
+                    entries.append({"name": f"exit {layers}, were it as good as {name}", **found})
+                print(entries[-1], flush=True)
+        rows = {"learning": len(self.learning), **{n: len(getattr(self.rows, n)) for n in ("choosing", "reporting")}}
+        return {"rows": rows, "tokens": float(np.mean(self.learning["length"])), "seconds": took, "entries": entries}
+
+
+def _all(part: Callable, work: list[tuple]) -> None:
+    for given in work:
+        part(*given)
+
+
+def section(result: dict) -> Iterator[str]:
+    """The page's section on a file that this program wrote."""
+    yield (
+        "Rows of which a head behind a layer is sure leave there, beside copies with the original behind them; each "
+        f"learnt for {result['options']['steps']} steps. `python bench/early_exit.py`."
+    )
+    lines = []
+    for task in result["early_exits"]:
+        for entry in task["entries"]:
+            for one in entry["behind"]:
+                lines.append({"task": task["task"], "name": entry["name"], "alone": entry["agreement"], **one})
+    columns = {"task": "{task}", "": "{name}", "same labels alone": "{alone:.3f}", "asked for": "{target:g}"}
+    columns |= {"same labels": "{agreement:.3f}", "go on": "{going_on:.1%}", "x original": "{speed:.2f}"}
+    yield table(lines, columns)
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    parser = options_of(__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL=ROWS:COLUMN[,COLUMN]", help="A classifier, and its rows.")
+    parser.add_argument("--steps", type=positive, default=100, help="Optimiser steps of each model.")
+    parser.add_argument("--batch", type=positive, default=32, help="Rows of a step.")
+    parser.add_argument("--max_rows", type=positive, default=8000, help="Rows of a table that are read.")
+    parser.add_argument("--max_length", type=positive, default=128, help="Tokens of a row; longer ones are cut.")
+    parser.add_argument("--exits", type=positive, nargs="+", default=[1, 2, 3], help="Layers behind which rows leave.")
+    parser.add_argument(
+        "--cascades", nargs="+", default=["cut-2", "cut-3", "cut-4", "narrow-0.25-3"], help="Candidates of search."
+    )
+    parser.add_argument("--agreements", type=float, nargs="+", default=[0.98, 0.99], help="Of thresholds.")
+    parser.add_argument("--bf16", action="store_true", help="Train under bfloat16 autocast.")
+    args = parser.parse_args(argv)
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    asked = [(model, *rest.rpartition(":")[::2]) for model, _, rest in (one.partition("=") for one in args.models)]
+    if missing := [path for model, file, _ in asked for path in (model, file) if not Path(path or ".").exists()]:
+        parser.error(f"{missing[0]} is not there; expected MODEL=ROWS:COLUMN[,COLUMN]")
+    found = []
+    for model, file, columns in asked:
+        classifier = Classifier.of(model, None)
+        texts = read_texts([file], *columns.split(","))[: args.max_rows]
+        rows = SearchRows.of(texts, None, classifier, args.max_length, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            found.append({"task": Path(file).name.split(".")[0], **Contest(classifier, rows, args, Path(folder))()})
+    options = {name: value for name, value in vars(args).items() if name not in ("models", "output")}
+    result = {"machine": machine_info(CPU), "options": options, "early_exits": found}
+    finish(result, section, args.output or results_folder(CPU) / "early_exit.json")
+    return found
+
+
+if __name__ == "__main__":
+    main()

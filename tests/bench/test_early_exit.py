@@ -1,0 +1,91 @@
+"""The benchmark of early exit: what a head behind a layer is, what it leaves alone, and what its speed is made of."""
+
+from __future__ import annotations
+
+import argparse
+import random
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from bench import early_exit
+from fastmux.labelling.classifier import Classifier
+from fastmux.searching.rows import SearchRows
+from fastmux.testing import assert_agrees
+
+WORDS = [f"w{i}" for i in range(40)]
+OPTIONS = {"steps": 4, "batch": 8, "exits": [1, 2], "cascades": ["cut-2"], "agreements": [0.9], "bf16": False}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A tiny classifier's folder, and a table of text."""
+    torch.manual_seed(0)
+    tokenizer = BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **sizes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    draw = random.Random(0)
+    lines = ["text", *(" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(600))]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "model", tmp_path / "rows.tsv"
+
+
+@pytest.fixture
+def contest(saved, tmp_path):
+    classifier = Classifier.of(str(saved[0]), None)
+    texts = saved[1].read_text().splitlines()[1:]
+    rows = SearchRows.of(texts, None, classifier, 32, 0)
+    return early_exit.Contest(classifier, rows, argparse.Namespace(**OPTIONS), tmp_path / "work")
+
+
+def test_a_head_behind_all_layers_but_the_last_is_the_original(contest):
+    """No row leaves with another label, so that the only cost is that of the parts that ran."""
+    model = contest.exit_behind(2)
+    ids = torch.randint(5, 45, (4, 7))
+    with torch.no_grad():
+        assert_agrees(model.double()(input_ids=ids).logits, contest.original.double()(input_ids=ids).logits)
+    contest.original.float()
+    found = contest.figures(contest.said(model.float()), cost=2.0, behind=1.0, original=3.0)
+    assert found["agreement"] == 1.0 and found["speed"] == 1.5
+    assert found["behind"] == [{"target": 0.9, "agreement": 1.0, "going_on": 0.0, "speed": 1.5}]
+
+
+def test_rows_that_go_on_cost_what_is_left_and_get_the_originals_label(contest):
+    model = contest.exit_behind(1)
+    with torch.no_grad():
+        model.model.classifier.weight.neg_()  # nearly always wrong, and it must not matter
+    found = contest.figures(contest.said(model), cost=1.0, behind=2.0, original=3.0)
+    assert found["agreement"] < 0.6
+    for one in found["behind"]:
+        assert one["agreement"] >= found["agreement"] + 0.5 * (0.9 - found["agreement"])
+        assert one["speed"] == pytest.approx(3.0 / (1.0 + 2.0 * one["going_on"]))
+
+
+def test_only_what_is_behind_the_layer_learns(contest):
+    model = contest.exit_behind(1)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    learnt = contest.learnt("exit-1", model).state_dict()
+    changed = {name for name, t in before.items() if not torch.equal(t, learnt[name])}
+    assert changed and all(".layer.1." in name or "pooler" in name or "classifier" in name for name in changed)
+    assert len(changed) > 10
+
+
+def test_a_table_of_exits_and_cascades(saved, tmp_path, capsys):
+    model, rows = saved
+    options = ["--steps", "2", "--batch", "8", "--exits", "1", "--cascades", "cut-2", "--agreements", "0.6", "0.9"]
+    (found,) = early_exit.main([f"{model}={rows}:text", *options, "--output", str(tmp_path / "found.json")])
+    assert found["task"] == "rows" and set(found["seconds"]) == {"embeddings", "layer", "narrow layer", "head"}
+    assert [entry["name"] for entry in found["entries"]] == ["exit 1", "cut-2", "exit 1, were it as good as cut-2"]
+    (cut, bound) = ({one["target"]: one for one in entry["behind"]} for entry in found["entries"][1:])
+    assert cut and all(bound[target]["speed"] >= one["speed"] for target, one in cut.items())
+    assert "x original" in capsys.readouterr().out and (tmp_path / "found.json").is_file()
+
+
+def test_a_file_that_is_not_there(tmp_path, refusal):
+    said = refusal(early_exit.main, [f"{tmp_path}={tmp_path / 'none.tsv'}:text"])
+    assert "none.tsv is not there; expected MODEL=ROWS:COLUMN[,COLUMN]" in said
