@@ -54,6 +54,7 @@ from fastmux.training.programs import finish, options_of, positive
 
 #: Rows on which the times of layers are measured, in passes of so many.
 _TIMED, _PASS = 192, 32
+_QUIET = {"disable_tqdm": True, "logging_strategy": "no"}
 
 
 class Contest:
@@ -92,13 +93,8 @@ class Contest:
     def learnt(self, name: str, model: PreTrainedModel) -> PreTrainedModel:
         """The model, once it learnt the original's answers."""
         settings = ConversionSettings(per_device_train_batch_size=self.options.batch)
-        given = {
-            "max_steps": self.options.steps,
-            "save_strategy": "no",
-            "bf16": self.options.bf16,
-            "disable_tqdm": True,
-        }
-        arguments = distillation_arguments(self.folder / name, settings, given | {"disable_tqdm": True})
+        given = {"max_steps": self.options.steps, "bf16": self.options.bf16, "save_strategy": "no", **_QUIET}
+        arguments = distillation_arguments(self.folder / name, settings, given)
         return distil(model, self.tokenizer, self.learning, self.teacher, arguments)[0]
 
     @torch.no_grad()

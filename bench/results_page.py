@@ -40,6 +40,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"embedding_points"}, "Vectors of one model", "fastmux.training.fronts.embedding_verdict:section"),
         ({"promises"}, "Searches, on rows that they never saw", "bench.promises:section"),
         ({"records"}, "One checkpoint, several speeds", "fastmux.training.copies:section"),
+        ({"early_exits"}, "Early exit", "bench.early_exit:section"),
     ],
     "Speed of whole models": [
         ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),
