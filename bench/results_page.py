@@ -61,6 +61,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
     ],
     "Training on text": [
         ({"task", "variants"}, "Training run", "fastmux.training.report:section"),
+        ({"superposed", "gains"}, "Superposed at first", "fastmux.training.superposed_run:section"),
         ({"environment", "tasks"}, "Training runs beside each other", "fastmux.training.report:comparison_section"),
     ],
     "Experiments of the papers": [
