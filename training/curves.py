@@ -37,6 +37,7 @@ from fastmux.training.fronts.candidates import Candidate, read_candidates
 from fastmux.training.fronts.curve_models import CurveModels
 from fastmux.training.fronts.curve_run import CurveRun
 from fastmux.training.fronts.curve_verdict import section
+from fastmux.training.fronts.growth import Stop
 from fastmux.training.fronts.program import FrontFolder, TaskSettings, parse
 from fastmux.training.programs import run_program
 from fastmux.training.settings import documented
@@ -57,6 +58,8 @@ class CurveOptions(TaskSettings):
         points: Row-updates after which a student is scored.
         seeds: Of the order of rows, of signs and of new weights: a trunk each.
         text: Further files of unlabelled text, as for fastmux.convert; rows that are scored are left out.
+        first_text: Files of unlabelled text: the original's states of it, at all positions, are learnt before the task.
+        first_rows: Row-updates of that text, which are among those of a point.
         column, pair_column: The columns of their text, and of the second text of a pair. Default: sentence1 and
             sentence2 where a file has both, else its column of text.
         per_device_train_batch_size: Rows of a step; every N must divide it.
@@ -70,6 +73,8 @@ class CurveOptions(TaskSettings):
     points: list[int] = field(default_factory=lambda: [1000, 3000, 10_000, 30_000, 100_000])
     seeds: list[int] = field(default_factory=lambda: [0])
     text: list[str] = field(default_factory=list)
+    first_text: list[str] = field(default_factory=list)
+    first_rows: int = integer(0, 0)
     column: str | None = None
     pair_column: str | None = None
     per_device_train_batch_size: int = integer(60, 1)
@@ -124,7 +129,16 @@ def _chosen(options: CurveOptions, candidates: list[Candidate]) -> list[Candidat
         raise ValueError(f"--points is {options.points}, expected numbers of row-updates of at least a step's {batch}")
     if not options.seeds or options.seeds[0] < 0:
         raise ValueError(f"--seeds is {options.seeds}, expected integers of at least 0")
+    if bool(options.first_text) != bool(options.first_rows):
+        raise ValueError("--first_text and --first_rows go together, but only one of them was given")
+    if options.first_rows >= Stop.at(options.points[0], batch).leave * batch > 0 or options.first_rows % batch:
+        raise ValueError(
+            f"--first_rows is {options.first_rows}, expected a multiple of a step's {batch} rows, fewer than the first "
+            f"point leaves after"
+        )
     for own in chosen:
+        if options.first_rows and (own.join == "pooled" or own.hidden_size is not None):
+            raise ValueError(f"{own.name}: has no states like the original's, which --first_text teaches")
         if own.learn != "distilled" or own.start or own.folder or own.masked_epochs:
             raise ValueError(f"{own.name}: learn, start, folder and masked_epochs have no curve")
         if batch % own.num_instances:

@@ -13,13 +13,18 @@ import pytest
 import torch
 from killing import in_child
 from tiny_tasks import write_tasks
+from transformers import BertForSequenceClassification
 
+from fastmux.distillation.trainer import states_and_logits
+from fastmux.testing import assert_agrees
 from fastmux.training import curves
 from fastmux.training.fronts import curve_run
+from fastmux.training.fronts.candidates import Candidate
 from fastmux.training.fronts.curve_figures import Curve, Figures, Stored
 from fastmux.training.fronts.curve_verdict import sentence
 from fastmux.training.fronts.growth import Stop, length_of
 from fastmux.training.fronts.law import Estimate, draw_weights, fit
+from fastmux.training.fronts.masked import states_everywhere
 from fastmux.training.learner import Learner, Order
 from fastmux.training.metrics import accuracy
 from fastmux.training.run_result import Score
@@ -154,9 +159,38 @@ def test_further_text_is_learnt_from_and_what_is_scored_is_not(files, tmp_path, 
     assert result["settings"]["text"] == "pairs.tsv more.txt"
 
 
+@pytest.mark.parametrize("task", ["sst2", "conll2003"])
+def test_the_original_s_states_of_any_text_are_learnt_first(task, files, tmp_path, quick):
+    first = ("--first_text", str(files / "more.txt"), "--first_rows", "24", "--students", "n2", "n2-rows", "cut")
+    words = [f"w{k} w{k + 1} w{k + 2}" for k in range(3, 23)]
+    (files / "more.txt").write_text("\n".join([*words, ""]))
+    result = curves.main(arguments(files, tmp_path / "out", *first, task=task, points="40"))
+    assert result["rows"]["first text"] == 20 and result["settings"]["first_text"] == "more.txt"
+    plain = curves.main(arguments(files, tmp_path / "plain", *first[4:], task=task, points="40"))
+    assert [c["points"][0]["row_updates"] for c in result["curves"]] == [40] * 3
+    assert not same_weights(weights_of(tmp_path / "out"), weights_of(tmp_path / "plain")) and len(plain["curves"]) == 3
+    teacher = np.load(tmp_path / "out" / "teacher-first" / "states.npy")
+    assert teacher.shape == (20 * 5, 64)  # of every position
+
+
+def test_every_student_has_states_at_every_position(files):
+    for entry in ({"demultiplexer": "unbind"}, {"joined_layers": (1, 2)}, {"join": "positions", "joined_layers": (1,)}):
+        model = Candidate("a", num_instances=2, **entry).make(
+            BertForSequenceClassification.from_pretrained(files / "encoder"), "sequence"
+        )
+        ids = torch.randint(5, 30, (4, 6))
+        states = states_everywhere(model.eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+        assert states.shape == (4, 6, 64)
+        alone = states_and_logits(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})[0]
+        assert_agrees(states[:, :1], alone)
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
+        (["--first_rows", "8"], "--first_text and --first_rows go together"),
+        (["--first_rows", "16", "--first_text", "pairs.tsv"], "--first_rows is 16, expected a multiple of a step's 8"),
+        (["--first_rows", "9", "--first_text", "pairs.tsv"], "--first_rows is 9, expected a multiple of a step's 8"),
         (["--students", "n3"], "--students 'n3': .* has cut, narrow, n2, n2-index, n2-rows"),
         (["--points", "4"], r"--points is \[4\], expected numbers of row-updates of at least a step's 8"),
         (["--seeds", "-1"], r"--seeds is \[-1\], expected integers"),

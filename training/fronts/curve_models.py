@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 
 from fastmux.distillation.distil import variance_of
 from fastmux.distillation.speed import engine_of, plain_forward
+from fastmux.distillation.teacher import compute_teacher_outputs
 from fastmux.distillation.texts import read_texts, tokenize
 from fastmux.distillation.trainer import ROW, TeacherCollator, distillation_loss, states_and_logits
-from fastmux.files import read_json, write_json
+from fastmux.files import digest_of, read_json, write_json
 from fastmux.models.problems import PROBLEMS, problem_of
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
@@ -26,6 +27,7 @@ from fastmux.searching.plan import step_seconds
 from fastmux.tables.opening import open_source
 from fastmux.tables.values import column_names
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
+from fastmux.training.fronts.masked import states_everywhere
 from fastmux.training.fronts.measure import Measurement, speeds
 from fastmux.training.fronts.task_models import TaskModels
 from fastmux.training.learner import Learner, Order
@@ -92,10 +94,16 @@ class CurveModels(TaskModels):
         self.rows = concatenate_datasets([self.rows, *texts]) if texts else self.rows
         self.lengths = np.asarray(self.rows["length"])
         Order(self.lengths, options.per_device_train_batch_size)  # raises what is wrong
+        self.first_steps, self.first = options.first_rows // options.per_device_train_batch_size, None
+        if options.first_text:
+            self.first = concatenate_datasets([self._unlabelled(Path(file), scored) for file in options.first_text])
+            Order(np.asarray(self.first["length"]), options.per_device_train_batch_size)
         self.measurement = Measurement(self.evaluation, self.metric, task.metric, options)
 
     def counts(self) -> dict[str, int]:
         found = {"train": self.task_rows, "further text": len(self.rows) - self.task_rows}
+        if self.first is not None:
+            found["first text"] = len(self.first)
         return {name: rows for name, rows in found.items() if rows} | {"evaluation": len(self.evaluation)}
 
     def _unlabelled(self, path: Path, scored: set[tuple[int, ...]]) -> Dataset:
@@ -126,18 +134,38 @@ class CurveModels(TaskModels):
                 module.p = 0.0  # as `fastmux.distillation.distil.distil` has it, for the same reason
         if student.config.hidden_size == self.teacher.states.shape[1]:
             student.get_input_embeddings().requires_grad_(False)
-        order = Order(self.lengths, self.options.per_device_train_batch_size, seed)
-        return Learner(student, lambda step: self._batch(order.rows(step)), self._loss(student, candidate), seed, bf16)
+        size, before = self.options.per_device_train_batch_size, self.first_steps
+        order = Order(self.lengths, size, seed)
+        first = None if self.first is None else Order(np.asarray(self.first["length"]), size, seed)
 
-    def _batch(self, rows: np.ndarray) -> dict[str, Tensor]:
-        columns = self.rows[rows.tolist()]
-        features = [dict(zip([*columns, ROW], own, strict=True)) for own in zip(*columns.values(), rows, strict=True)]
-        batch = self._collate(features)
-        return {name: t.to(self.original.device) for name, t in batch.items()}
+        def batch(step: int) -> dict[str, Tensor]:
+            if first is not None and step < before:
+                found = self._batch(first.rows(step), self.first, self._collate_first)
+                return {name: t for name, t in found.items() if name != "teacher_logits"}
+            return self._batch(order.rows(step - before), self.rows, self._collate)
+
+        return Learner(student, batch, self._loss(student, candidate), seed, bf16)
+
+    def _batch(self, places: np.ndarray, rows: Dataset, collate: TeacherCollator) -> dict[str, Tensor]:
+        columns = rows[places.tolist()]
+        features = [dict(zip([*columns, ROW], own, strict=True)) for own in zip(*columns.values(), places, strict=True)]
+        return {name: t.to(self.original.device) for name, t in collate(features).items()}
 
     @cached_property
     def _collate(self) -> TeacherCollator:
         return TeacherCollator(self.tokenizer, self.teacher)
+
+    @cached_property
+    def _collate_first(self) -> TeacherCollator:
+        """With the original's states of the first text, at every position."""
+        digest = digest_of([[p.sum().item() for p in self.original.parameters()], list(self.first["length"])])
+        given = (self.original, self.tokenizer, self.first, self.folder / "teacher-first")
+        teacher = compute_teacher_outputs(*given, fingerprint=digest, first_only=False)
+        return TeacherCollator(self.tokenizer, teacher)
+
+    @cached_property
+    def _first_variance(self) -> float:
+        return variance_of(self._collate_first.teacher.states)
 
     @cached_property
     def _variance(self) -> float:
@@ -151,6 +179,12 @@ class CurveModels(TaskModels):
 
         def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             inputs = {name: t for name, t in batch.items() if not name.startswith("teacher")}
+            if "teacher_logits" not in batch:  # of the first text
+                states, own = states_everywhere(model, inputs), {"state_variance": self._first_variance}
+                wanted = batch["teacher_states"], None, None
+                return distillation_loss(
+                    states, *wanted, inputs["attention_mask"], **{**terms, **own, "state_weight": 1.0}
+                )
             states, logits = states_and_logits(model, inputs)
             wanted = batch["teacher_states"], logits, batch["teacher_logits"]
             return distillation_loss(states, *wanted, inputs.get("attention_mask"), **terms)
@@ -184,7 +218,7 @@ class CurveModels(TaskModels):
         chosen = self.options.precision
         quicker = taken["bf16"] < _QUICKER * taken["float32"]
         with FlopCounterMode(display=False) as counter:
-            learner.loss(student, self._batch(middle)).backward()
+            learner.loss(student, self._batch(middle, self.rows, self._collate)).backward()
         return Student(
             entry=self.entry(candidate),
             bf16=quicker if chosen == "auto" else chosen == "bf16",

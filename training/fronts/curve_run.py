@@ -95,7 +95,7 @@ class CurveRun:
         # Until a student's own steps are seen.
         self._taken = {name: min(known.step_seconds.values()) for name, known in self.known.items()}
         rows = sum(self._left.values()) * self.options.per_device_train_batch_size
-        shown = "{percentage:3.1f} % of {total:,} row-updates, {elapsed}{postfix}"
+        shown = "{n:,} " + f"of {rows:,} row-updates, " + "{elapsed}{postfix}"
         return tqdm(total=rows, unit="row", bar_format=shown, mininterval=5.0, disable=not rows)
 
     def _on_step(self, name: str) -> None:
