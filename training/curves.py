@@ -45,6 +45,8 @@ from fastmux.training.tasks import TASKS
 
 #: Arguments of this program that may differ when a folder is gone on with.
 _FURTHER = ("points", "seeds", "students", "save_seconds", "precision")
+#: Files and folders, which may lie elsewhere on another machine: what they hold is compared.
+_ELSEWHERE = ("encoder", "original", "text", "first_text")
 
 
 @documented()
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> dict:
     task = TASKS[options.task]()
     encoder = read_pretrained(AutoConfig, options.encoder, "--encoder")
     candidates = _chosen(options, read_candidates(options.candidates, encoder.num_hidden_layers))
-    folder = FrontFolder(options, f"curves-{options.task}", _FURTHER)
+    folder = FrontFolder(options, f"curves-{options.task}", (*_FURTHER, *_ELSEWHERE))
     models = CurveModels(options, folder.path, task)
     run = CurveRun(options, models, candidates)
     run.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -145,6 +146,13 @@ def test_a_later_call_goes_on_with_further_points_seeds_and_students(files, tmp_
         curves.main(arguments(files, parts, "--students", "cut", points="24 64"))
     with pytest.raises(ValueError, match=r"holds work of other settings: learning_rate was 0\.0003, is 0\.001"):
         curves.main(arguments(files, parts, "--learning_rate", "1e-3"))
+    elsewhere = shutil.copytree(files, tmp_path / "elsewhere")
+    moved = shutil.move(parts, tmp_path / "moved")
+    curves.main(arguments(elsewhere, moved, "--students", "cut"))
+    assert points_of(moved) == points_of(whole)
+    with pytest.raises(ValueError, match="teacher is of another original, or of other rows"):
+        curves.main(arguments(elsewhere, moved, "--students", "cut", "--text", str(files / "pairs.tsv")))
+    shutil.move(moved, parts)
     (files / "other.yaml").write_text("cut: {joined_layers: [1]}\n")
     with pytest.raises(ValueError, match=r"student\.json is of another cut: joined_layers was"):
         curves.main(arguments(files, parts, "--candidates", str(files / "other.yaml")))

@@ -18,7 +18,7 @@ from fastmux.distillation.speed import engine_of, plain_forward
 from fastmux.distillation.teacher import compute_teacher_outputs
 from fastmux.distillation.texts import read_texts, tokenize
 from fastmux.distillation.trainer import ROW, TeacherCollator, distillation_loss, states_and_logits
-from fastmux.files import digest_of, read_json, write_json
+from fastmux.files import read_json, write_json
 from fastmux.models.problems import PROBLEMS, problem_of
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
@@ -29,12 +29,14 @@ from fastmux.tables.values import column_names
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.masked import states_everywhere
 from fastmux.training.fronts.measure import Measurement, speeds
+from fastmux.training.fronts.models import TEACHER
 from fastmux.training.fronts.task_models import TaskModels
 from fastmux.training.learner import Learner, Order
 from fastmux.training.tasks.base import Task
 
 #: The columns of the two texts of a pair in the files of GLUE.
 _PAIR = ("sentence1", "sentence2")
+_TEACHER_FIRST = f"{TEACHER}-first"
 #: A step under bfloat16 must be so much quicker than one in float32 to be worth its rounding.
 _QUICKER = 0.9
 
@@ -158,10 +160,19 @@ class CurveModels(TaskModels):
     @cached_property
     def _collate_first(self) -> TeacherCollator:
         """With the original's states of the first text, at every position."""
-        digest = digest_of([[p.sum().item() for p in self.original.parameters()], list(self.first["length"])])
-        given = (self.original, self.tokenizer, self.first, self.folder / "teacher-first")
-        teacher = compute_teacher_outputs(*given, fingerprint=digest, first_only=False)
+        given = (self.original, self.tokenizer, self.first, self.folder / _TEACHER_FIRST)
+        teacher = compute_teacher_outputs(*given, fingerprint=self.fingerprint(self.first), first_only=False)
         return TeacherCollator(self.tokenizer, teacher)
+
+    def check_teacher(self) -> None:
+        """Raise ValueError if the folder holds what another original says, or of other rows."""
+        for name, rows in ((TEACHER, self.rows), (_TEACHER_FIRST, self.first)):
+            record = self.folder / name / "teacher.json"
+            if record.is_file() and (rows is None or read_json(record)["fingerprint"] != self.fingerprint(rows)):
+                raise ValueError(
+                    f"{record.parent} is of another original, or of other rows: --encoder, --original, --data_dir, "
+                    "--text and --first_text must lead to what they led to. Give another --output_dir"
+                )
 
     @cached_property
     def _first_variance(self) -> float:

@@ -46,7 +46,9 @@ class CurveRun:
         )
 
     def check(self) -> None:
-        """Raise ValueError for a student that another entry made, or whose trunk has gone past a point."""
+        """Raise ValueError for a student that another entry made or another original taught, or whose trunk has gone
+        past a point."""
+        self.models.check_teacher()
         for candidate in self.candidates:
             path = self.models.place(candidate.name) / "student.json"
             was = read_json(path)["entry"] if path.is_file() else None

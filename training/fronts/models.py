@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -17,7 +20,7 @@ from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from fastmux.files import digest_of, read_json, remove, replacing, write_json
+from fastmux.files import read_json, remove, replacing, write_json
 from fastmux.passes.engine import Engine
 from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate, settings_of
@@ -25,7 +28,7 @@ from fastmux.training.fronts.masked import learn_masked_words
 from fastmux.training.fronts.measure import Contestant
 from fastmux.training.starts import start_head
 
-SECONDS = "seconds.json"
+SECONDS, TEACHER = "seconds.json", "teacher"
 #: How the names of tensors end of which there is one for each of the N.
 _OF_SLOTS = ("encoder.signs", "multiplexer.transforms", "prefix_tokens.weight")
 #: The program's arguments that are settings of a conversion.
@@ -149,6 +152,13 @@ class Models(ABC):
     @cached_property
     def teacher(self) -> TeacherOutputs:
         """What the original says of all rows, computed once for all students."""
-        digest = digest_of([[p.sum().item() for p in self.original.parameters()], list(self.rows["length"])])
-        given = (self.original, self.tokenizer, self.rows, self.folder / "teacher")
-        return compute_teacher_outputs(*given, fingerprint=digest, first_only=self.first_only)
+        given = (self.original, self.tokenizer, self.rows, self.folder / TEACHER)
+        return compute_teacher_outputs(*given, fingerprint=self.fingerprint(self.rows), first_only=self.first_only)
+
+    def fingerprint(self, rows: Dataset) -> str:
+        """A digest of the original's weights, bit by bit, and of rows: the same on every machine."""
+        digest = hashlib.sha256()
+        for p in self.original.parameters():
+            digest.update(p.detach().cpu().flatten().view(torch.uint8).numpy())
+        digest.update(np.concatenate([*map(np.asarray, rows["input_ids"]), rows["length"]]).astype(np.int64))
+        return digest.hexdigest()[:16]
