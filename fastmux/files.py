@@ -7,6 +7,7 @@ name is in the result's own folder, since that may be a link or another file sys
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -181,6 +182,36 @@ def check_output_dir(folder: Path, record: Path, identity: dict, what: str) -> N
             raise ValueError(f"output_dir {str(folder)!r} holds an unfinished {what} with other settings: {changed}")
     elif any(folder.iterdir()):
         raise ValueError(f"output_dir {str(folder)!r} is not empty; give a new folder")
+
+
+def check_room(folder: Path, needed: float, what: str) -> None:
+    """Raise OSError if the disk of a folder has less room than so many bytes; ``what`` is the work, for the message."""
+    there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"output_dir {str(folder)!r}: {what} keeps up to {needed / 2**30:.1f} GiB there while it runs, and "
+            f"{free / 2**30:.1f} GiB are free",
+        )
+
+
+@contextlib.contextmanager
+def write_errors(folder: Path, way_on: str = "--resume") -> Iterator[None]:
+    """Raises `OSError`, with what to do next (``way_on``), when a checkpoint or a model cannot be written.
+
+    Python's own writes raise one; the writers of safetensors, tokenizers and torch raise errors of their own kinds,
+    which name no file.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or "(os error" in str(error) or "inline_container.cc" in str(error):
+            raise OSError(
+                f"writing to {folder} failed: {error}. Is the disk full? What was whole before still is; "
+                f"{way_on} goes on from there"
+            ) from error
+        raise
 
 
 def digest_of(value: object) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from transformers import (
 )
 
 from fastmux.distillation.distil import last_checkpoint, on_this_machine
-from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.files import read_json, remove, replacing, write_errors, write_json
 from fastmux.models.losses import share_of_labels, token_loss
 from fastmux.models.problems import PROBLEMS, problem_of
 from fastmux.training.distillation import TEACHER, Distillation, LogitsCollator
@@ -234,21 +233,3 @@ class Stage:
             return max(0, steps)  # a warm-up that is left out has none; what was learnt without it is still measured
         rows = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
         return math.ceil(arguments["num_train_epochs"] * len(self.train) / rows)
-
-
-@contextmanager
-def write_errors(folder: Path, way_on: str = "--resume") -> Iterator[None]:
-    """Raises `OSError`, with what to do next (``way_on``), when a checkpoint or a model cannot be written.
-
-    Python's own writes raise one; the writers of safetensors, tokenizers and torch raise errors of their own kinds,
-    which name no file.
-    """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) or "(os error" in str(error) or "inline_container.cc" in str(error):
-            raise OSError(
-                f"writing to {folder} failed: {error}. Is the disk full? What was whole before still is; "
-                f"{way_on} goes on from there"
-            ) from error
-        raise

@@ -61,6 +61,7 @@ def add_parser(commands: argparse._SubParsersAction) -> Parser:
 
 def run(options: argparse.Namespace) -> None:
     """Convert the model and print a summary."""
+    settings = given(options, ConversionSettings)
     trainer = {"max_steps": options.max_steps} if options.max_steps else {}
     trainer |= {"bf16": True} if options.bf16 else {}
     trainer |= _placed(options.device)
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
         options.model,
         fastmux.read_texts(options.text, options.column, options.pair_column, options.input_format),
         options.output_dir,
-        settings=given(options, ConversionSettings),
+        settings=settings,
         estimate=not options.no_estimate,
         **trainer,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import fastmux
 from fastmux.cli import calibrate, convert, embed, env, export, predict, search, serve, train
-from fastmux.cli.parser import Parser
+from fastmux.cli.parser import Parser, WrongArgumentError
 from fastmux.cli.wording import near, with_dashes
 from fastmux.distribution import MissingExtraError
 
@@ -65,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
         commands[options.command].error(f"{left[0]!r} is one argument too many")
     try:
         COMMANDS[options.command][1](options)
+    except WrongArgumentError as error:
+        parser = commands[options.command]
+        parser.error(with_dashes(str(error), parser.options))
     except (ValueError, OSError, RuntimeError, MissingExtraError) as error:
         sys.exit(f"fastmux {options.command}: {with_dashes(str(error), commands[options.command].options)}")
     except KeyboardInterrupt:

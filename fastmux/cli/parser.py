@@ -49,6 +49,10 @@ def OneOf(*words: str) -> Typed:
     return Typed(settings.OneOf(words))
 
 
+class WrongArgumentError(ValueError):
+    """An argument, or several together, that no command takes."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes only whole names of options, keeps the layout of its texts, and reports errors in
     one line."""

@@ -62,6 +62,7 @@ def run(options: argparse.Namespace) -> None:
     """Search, and print table and verdict."""
     from fastmux.distillation.texts import read_labelled
 
+    settings = given(options, SearchSettings)  # wrong ones are refused before files are read
     read = (options.text, options.column, options.pair_column, options.label_column or (), options.input_format)
     texts, labels = read_labelled(*read)
     found = fastmux.search(
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         texts,
         options.output_dir,
         labels=labels if options.label_column else None,
-        settings=given(options, SearchSettings),
+        settings=settings,
     )
     rows = found.rows
     print(f"\non {rows['reporting']:,} rows that nothing was trained or chosen on:\n")

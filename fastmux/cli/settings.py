@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 import fastmux
-from fastmux.cli.parser import OneOf, Parser, Typed
+from fastmux.cli.parser import OneOf, Parser, Typed, WrongArgumentError
 from fastmux.settings import descriptions
 from fastmux.tables.kinds import INPUT_FORMATS
 
@@ -64,6 +64,13 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, names: Collect
 
 
 def given(options: argparse.Namespace, settings: type) -> Any:
-    """Make the settings from the parsed options."""
+    """Make the settings from the parsed options.
+
+    Raises:
+        WrongArgumentError: They do not go together.
+    """
     values = {setting.name: getattr(options, setting.name) for setting in fields(settings)}
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    try:
+        return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    except ValueError as error:
+        raise WrongArgumentError(str(error)) from error

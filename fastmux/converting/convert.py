@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from fastmux.converting.card import conversion_card
+from fastmux.converting.checks import check_alone, check_disk, check_enough, check_labels
 from fastmux.converting.plain_copies import PlainCopies, PlainCopy, steps_in_all
 from fastmux.converting.verdict import advice, beside_plain, sentence
 from fastmux.distillation.agreement import Agreement, groupings_of, measure_agreement
@@ -38,7 +38,8 @@ from fastmux.distillation.texts import Row, check_texts, tokenize, with_prompt
 from fastmux.embedding.loading import embeds
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.embedding.vectorizer import Vectorizer
-from fastmux.files import check_output_dir, digest_of, remove, write_json
+from fastmux.files import check_output_dir, digest_of, remove, write_errors, write_json
+from fastmux.labelling.known_text import check_known
 from fastmux.labelling.tokenized_model import room_of
 from fastmux.models.joined import JoinedForSequenceClassification, JoinedForTokenClassification, JoinedModel
 from fastmux.models.loading import check_vocabulary, read_pretrained, read_tokenizer
@@ -129,11 +130,12 @@ def convert(
 
     Raises:
         ValueError: The model is no encoder, or has no tokenizer or one of another vocabulary; the tokenizer has no pad
-            token; there are too few texts, or something else than texts; there is nothing to learn from; the output
-            folder has other content; the original returns NaN; or several processes were started. Raised before
-            anything is trained.
+            token; there are too few texts, texts in another script, or something else than texts; the original gives
+            all of them one label, or NaN; there is nothing to learn from; the output folder has other content; or
+            several processes were started. Raised before anything is trained.
+        OSError: The disk is full. What was trained is kept.
     """
-    _check_alone()
+    check_alone()
     settings = settings or ConversionSettings()
     texts = check_texts(texts)
     original, tokenizer, student_class, prompt = _load(model, tokenizer)
@@ -147,8 +149,7 @@ def convert(
             "could be learnt"
         )
     least = max(2, math.ceil(settings.num_instances / HELD_OUT_SHARE))
-    if len(texts) < least:
-        raise ValueError(f"texts has {len(texts)} rows, expected at least {least}: some are kept apart to measure on")
+    check_enough(len(texts), least, HELD_OUT_SHARE)
     folder, work = Path(output_dir), Path(output_dir) / _WORK
     identity = {**asdict(settings), "trainer": trainer, "texts": digest_of(texts), "model": _weights_digest(original)}
     identity = json.loads(json.dumps(identity, default=str))
@@ -156,6 +157,7 @@ def convert(
 
     set_seed(settings.seed)
     rows = tokenize(texts, tokenizer, settings.max_length)
+    check_known(np.concatenate(rows["input_ids"]), tokenizer)
     longest, room = max(rows["length"]), room_of(original)
     if longest > room:
         raise ValueError(
@@ -170,43 +172,49 @@ def convert(
     # Of other positions nothing is learnt: a head does not read them, or their error has no weight.
     first_only = student_class is JoinedForSequenceClassification
     first_only |= student_class is EmbeddingStudent and settings.state_weight == 0
-    size = teacher_bytes(np.asarray(train["length"]), original.config.hidden_size, first_only) / 2**20
+    size = teacher_bytes(np.asarray(train["length"]), original.config.hidden_size, first_only)
     arguments = distillation_arguments(work, settings, trainer)
     original = original.eval().to(arguments.device)
-    print(f"the original's outputs for {len(train)} rows: {size:.0f} MiB in {work}", flush=True)
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / _SETTINGS, identity)
-    teacher = compute_teacher_outputs(
-        original, tokenizer, train, work / "teacher", fingerprint=digest_of(identity), first_only=first_only
-    )
-    copies = PlainCopies(
-        original,
-        student_class,
-        tokenizer,
-        settings,
-        trainer,
-        train,
-        teacher,
-        held_out,
-        None if student_class is JoinedModel else problem_of(original),
-        work / "plain",
-    )
-    student, early = copies.make(settings), work / "early.npy"
-    callbacks = []
-    if estimate and settings.num_instances > 1 and copies.choose(student, steps_in_all(arguments, len(train))):
-        copies.learn()
-        callbacks = [copies.watch(early, partial(copies.make, settings), then=partial(_say_early, copies, early))]
-    weight = settings.state_weight
-    student, state, seconds = distil(
-        student, tokenizer, train, teacher, arguments, state_weight=weight, callbacks=callbacks
-    )
+    problem = None if student_class is JoinedModel else problem_of(original)
+    check_labels(original, tokenizer, held_out, problem)
+    check_disk(folder, size, original)
+    print(f"the original's outputs for {len(train)} rows: {size / 2**20:.0f} MiB in {work}", flush=True)
+    with write_errors(folder, "the same command"):
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / _SETTINGS, identity)
+        teacher = compute_teacher_outputs(
+            original, tokenizer, train, work / "teacher", fingerprint=digest_of(identity), first_only=first_only
+        )
+        copies = PlainCopies(
+            original,
+            student_class,
+            tokenizer,
+            settings,
+            trainer,
+            train,
+            teacher,
+            held_out,
+            problem,
+            work / "plain",
+        )
+        student, early = copies.make(settings), work / "early.npy"
+        callbacks = []
+        if estimate and settings.num_instances > 1 and copies.choose(student, steps_in_all(arguments, len(train))):
+            copies.learn()
+            callbacks = [copies.watch(early, partial(copies.make, settings), then=partial(_say_early, copies, early))]
+        weight = settings.state_weight
+        student, state, seconds = distil(
+            student, tokenizer, train, teacher, arguments, state_weight=weight, callbacks=callbacks
+        )
     # (Of a conversion that is long past these steps, from a process that made no estimate, there is none.)
-    others = copies.models() if early.is_file() else {}
+    others = copies.models() if callbacks and early.is_file() else {}
     with tqdm(total=(3 + len(others)) * (REPEATS + 1), desc="speed", unit="turn") as bar:
         timed = held_out.select(range(min(_TIMED_ROWS, len(held_out))))
         found = measure_speed(student, original, tokenizer, timed, bar.update, others)
     rates = {name: rate.rows_per_second for name, rate in found.items()}
-    plain = copies.compared(early, [rates[name] / rates[ORIGINAL] for name in others]) if others else []
+    plain = []
+    if others:
+        plain = copies.compared(early, [rates[name] / rates[ORIGINAL] for name in others], copies.kept(student))
     # With joined positions a row depends on no other, so that all groupings are equal.
     joined_rows = settings.num_instances if settings.join == "rows" else 1
     with tqdm(total=groupings_of(joined_rows) * len(held_out), desc="agreement", unit="row") as bar:
@@ -220,7 +228,6 @@ def convert(
             on_rows=bar.update,
         )
     speed_up, speed_up_forward = (rates[CONVERTED] / rates[name] for name in (ORIGINAL, FORWARD))
-    at_end = float(copies.kept(student).mean()) if plain else None
     conversion = Conversion(
         settings=identity,
         train_rows=len(train),
@@ -232,11 +239,11 @@ def convert(
         steps=state.global_step,
         seconds=round(seconds, 1),
         sentence=sentence(agreement, speed_up, speed_up_forward),
-        advice=advice(speed_up, state.log_history, plain, copies.problem, at_end),
+        advice=advice(speed_up, state.log_history, plain, problem),
         plain=plain,
         log=state.log_history,
     )
-    if state.is_world_process_zero:
+    with write_errors(folder, "the same command"):
         saved = student.plain() if student.config.is_plain else student
         if isinstance(saved, EmbeddingModel):
             saved.save_pretrained(folder, tokenizer)
@@ -280,16 +287,6 @@ def _load(
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which batches need")
     return model, tokenizer, _STUDENTS[kind][1], None
-
-
-def _check_alone() -> None:
-    """Raise ValueError in one of several processes, which would all train and write the same model."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdigit() and int(processes) > 1:
-        raise ValueError(
-            f"convert runs in one process, but a launcher started {processes} (WORLD_SIZE={processes}); start it "
-            "without torchrun or accelerate launch: fastmux convert MODEL --text FILE --output_dir DIR"
-        )
 
 
 def _weights_digest(model: PreTrainedModel) -> str:

@@ -51,6 +51,8 @@ class PlainCopy:
         kept: How much it keeps of the original's answers, as from `fastmux.converting.kept.kept_by_row`.
         beside: How much the conversion kept after as many steps.
         apart: The difference, in its standard errors over rows.
+        at_end: How much the conversion keeps after all of its steps; None while it is training.
+        apart_at_end: How far the plain copy, after its few steps, is from that, in standard errors.
     """
 
     words: str
@@ -60,16 +62,28 @@ class PlainCopy:
     kept: float
     beside: float
     apart: float
+    at_end: float | None = None
+    apart_at_end: float | None = None
 
     @property
     def better(self) -> bool:
-        """Whether it surely keeps more."""
+        """Whether it surely keeps more after as many steps."""
         return self.apart > _SURELY
 
     @property
     def worse(self) -> bool:
-        """Whether it surely keeps less."""
+        """Whether it surely keeps less after as many steps."""
         return self.apart < -_SURELY
+
+    @property
+    def better_than_all(self) -> bool:
+        """Whether it surely keeps more after its few steps than the conversion does after all."""
+        return self.apart_at_end is not None and self.apart_at_end > _SURELY
+
+    @property
+    def as_good_as_all(self) -> bool:
+        """Whether it keeps as much after its few steps as the conversion does after all."""
+        return self.apart_at_end is not None and self.apart_at_end > -_SURELY
 
 
 @dataclass
@@ -217,19 +231,20 @@ class PlainCopies:
         """The chosen ones by what they are, untrained: their speed is that of trained ones."""
         return {words: self.make(own) for words, own in self.chosen.items()}
 
-    def compared(self, beside: Path, speeds: Sequence[float] | None = None) -> list[PlainCopy]:
+    def compared(
+        self, beside: Path, speeds: Sequence[float] | None = None, at_end: np.ndarray | None = None
+    ) -> list[PlainCopy]:
         """The chosen ones beside the conversion.
 
         Args:
             beside: What `watch` wrote of the conversion.
             speeds: How many times as fast as the original each is, if that is known.
+            at_end: What the conversion keeps of each row after all steps, (rows), if that is known.
         """
         ours, found = np.load(beside), []
         known = [None] * len(self.chosen) if speeds is None else speeds
         for number, ((words, own), speed_up) in enumerate(zip(self.chosen.items(), known, strict=True)):
             theirs = np.load(self.folder / str(number) / _KEPT)
-            apart = theirs - ours
-            error = apart.std(ddof=1) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
             found.append(
                 PlainCopy(
                     words=words,
@@ -238,7 +253,9 @@ class PlainCopies:
                     speed_up=speed_up,
                     kept=float(theirs.mean()),
                     beside=float(ours.mean()),
-                    apart=float(apart.mean() / error) if error else 0.0,
+                    apart=_apart(theirs, ours),
+                    at_end=None if at_end is None else float(at_end.mean()),
+                    apart_at_end=None if at_end is None else _apart(theirs, at_end),
                 )
             )
         return found
@@ -250,6 +267,13 @@ _PLAIN = {
     name: getattr(ConversionSettings(), name)
     for name in ("row_layers", "last_layers", "first_layers", "joined_layers", *WIDTHS)
 }
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """How far the mean of a figure over rows is from another one's, in standard errors of the difference."""
+    difference = one - other
+    error = difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(difference.mean() / error) if error else 0.0
 
 
 def _settings(stored: dict[str, Any]) -> ConversionSettings:

@@ -15,6 +15,8 @@ from fastmux.searching.verdict import gives, times_as_fast
 
 #: A model that is not so much faster is not worth a loss.
 _FASTER = 1.1
+#: A plain copy of less than this share of the speed is slower.
+_AS_FAST = 0.9
 #: What the loss must have fallen by in the second half of the steps, as a share, for more steps to be worth a try.
 _FALL = 0.1
 
@@ -43,7 +45,6 @@ def advice(
     log: Sequence[dict],
     plain: Sequence[PlainCopy] = (),
     problem: str | None = None,
-    at_end: float | None = None,
 ) -> list[str]:
     """Sentences for the user.
 
@@ -52,7 +53,6 @@ def advice(
         log: The trainer's log history.
         plain: Plain copies of about this speed, beside it after a few steps.
         problem: The original's kind of labels; None without a head.
-        at_end: What the model keeps after all steps, as `PlainCopy.beside` after a few.
 
     Example:
         >>> from fastmux.converting.verdict import advice
@@ -68,10 +68,10 @@ def advice(
             f"It is {how} than the original: fewer joined layers or a larger N give more; so does fastmux search."
         )
     found += [beside_plain(one, problem, speed_up) for one in plain]
-    if plain and at_end is not None:
+    if plain and plain[0].at_end is not None:
         found.append(
             f"The steps after the first {plain[0].steps:,} brought it from {in_words(plain[0].beside, problem)} to "
-            f"{figure(at_end, problem)}."
+            f"{figure(plain[0].at_end, problem)}."
         )
     if (fall := _late_fall(log)) is not None:
         helps = "more steps should help" if fall > _FALL else "more steps would change little"
@@ -84,22 +84,31 @@ def advice(
 def beside_plain(plain: PlainCopy, problem: str | None, speed_up: float | None = None) -> str:
     """How a plain copy compares, and the command that makes it where it is the better buy.
 
+    The lead of a plain copy after a few steps shrinks, as joined layers have more to learn. So in the end the command
+    is named where the plain copy keeps as much after its few steps as the conversion does after all.
+
     Args:
         speed_up: How many times as fast as the original the model is, if that is known.
     """
     theirs, ours = in_words(plain.kept, problem), figure(plain.beside, problem)
     after = f"after the same {plain.steps:,} steps"
-    speed = "as fast as this one" if plain.speed_up is None else f"{plain.speed_up:.1f} x as fast as your model"
-    what = f"plain copy ({plain.words}; {speed})"
-    faster = plain.speed_up is not None and speed_up is not None and plain.speed_up >= _FASTER * speed_up
-    if plain.better or (faster and not plain.worse):
-        more = "" if plain.better else ", which is as much,"
-        return (
-            f"A {what} kept {theirs}{more} {after}, this one {ours}: `fastmux convert MODEL --text FILE "
-            f"{plain.options} --output_dir DIR` makes it, and fastmux search tries more."
-        )
-    how = "less" if plain.worse else "about as much"
-    return f"A {what} kept {how} {after}: {theirs}, this one {ours}."
+    known = plain.speed_up is not None and speed_up is not None
+    speed = f"{plain.speed_up:.1f} x as fast as your model" if known else "as fast as this one"
+    what = f"A plain copy ({plain.words}; {speed})"
+    makes = (
+        f"`fastmux convert MODEL --text FILE {plain.options} --output_dir DIR` makes it, and fastmux search tries more."
+    )
+    if known and plain.speed_up < _AS_FAST * speed_up:
+        return f"{what} is slower; it kept {theirs} {after}, this one {ours}."
+    if plain.at_end is None:
+        return f"{what} kept {theirs} {after}, this one {ours}: {makes}"
+    if plain.as_good_as_all:
+        more = "more than" if plain.better_than_all else "as much as"
+        end = figure(plain.at_end, problem)
+        return f"{what} kept {theirs} after {plain.steps:,} steps, {more} this one after all ({end}): {makes}"
+    if plain.better:
+        return f"{what} kept more {after}: {theirs}, this one {ours}; the lead shrinks with further steps."
+    return f"{what} kept {'less' if plain.worse else 'about as much'} {after}: {theirs}, this one {ours}."
 
 
 def _late_fall(log: Sequence[dict]) -> float | None:

@@ -12,10 +12,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fastmux.files import write_json
+from fastmux.labelling.known_text import check_known
 from fastmux.labelling.labeller import Labeller
+from fastmux.labelling.majority import majority_share
 from fastmux.labelling.threshold import CASCADE, Calibration, fallback_digest
 from fastmux.passes.cascade import beside_unseen
-from fastmux.passes.shares import Share
+from fastmux.passes.shares import Share, known_to
 from fastmux.passes.timer import rates
 from fastmux.settings import Number
 
@@ -56,9 +58,9 @@ def calibrate(
         The threshold, what it gives on rows that did not choose it, and the speed of both models and of the cascade.
 
     Raises:
-        ValueError: The model is no folder; there are fewer than 50 rows, or one cannot be labelled; the models differ
-            in labels or tokenizer; the model is a regression; or no threshold reaches the agreement. Nothing is
-            written then.
+        ValueError: The model is no folder; there are fewer than 50 rows, they are in another script, or one cannot be
+            labelled; the fallback gives all of them one label; the models differ in labels or tokenizer; the model is a
+            regression; or no threshold reaches the agreement. Nothing is written then.
 
     Example:
         >>> import fastmux, tempfile
@@ -89,11 +91,18 @@ def calibrate(
         raise ValueError(f"agreement is {agreement!r}, expected {_AGREEMENT}")
     rows = list(texts)
     if len(rows) < LEAST_ROWS:
-        raise ValueError(f"texts has {len(rows)} rows, expected at least {LEAST_ROWS}, better a thousand")
+        raise ValueError(
+            f"texts has {len(rows)} rows, expected at least {LEAST_ROWS}, better a thousand: by so few "
+            f"{known_to(len(rows))}"
+        )
     labeller = Labeller(model, fallback=fallback, min_confidence=0.0, **options)
     tokens = labeller.tokens(rows).select(np.random.default_rng(seed).permutation(len(rows)))
+    if hasattr(tokenizer := getattr(labeller.fallback, "tokenizer", None), "all_special_ids"):  # exported, it has none
+        check_known(tokens.ids, tokenizer)
     engine = replace(labeller.engine, copies=copies)
     some = tokens.select(np.arange(min(_SPEED_ROWS, len(rows))))
+    if not labeller.per_token and engine.fallback.runtime.problem_type != "regression":
+        majority_share(engine.fallback.run(some).logits, engine.fallback.runtime.problem_type, labeller.labels)
     turns = 3 * (_REPEATS + 1) * len(some.lengths)
     with tqdm(total=2 * len(rows) + turns, unit="row", desc="calibrating", disable=disable_tqdm) as bar:
         sure, same = engine.beside_fallback(tokens, on_rows=bar.update)

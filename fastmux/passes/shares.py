@@ -101,3 +101,15 @@ def rows_of_words(tokens: Tokens) -> np.ndarray | None:
     if tokens.words is None:
         return None
     return np.repeat(np.arange(len(tokens.words)), [int((words >= 0).sum()) for words in tokens.words])
+
+
+def known_to(rows: int, share: float = 0.98) -> str:
+    """What so many rows tell of a share, in words.
+
+    Example:
+        >>> from fastmux.passes.shares import known_to
+        >>> known_to(40)
+        'a share of 98 % would be known to within ± 4.9 points'
+    """
+    margin = Share(share, float(max(1, rows)), max(1, rows)).margin
+    return f"a share of {share:.0%} would be known to within \u00b1 {100 * margin:.1f} points".replace("%", " %")

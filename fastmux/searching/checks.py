@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from os import PathLike
 from pathlib import Path
 
@@ -17,7 +15,9 @@ from fastmux.embedding.loading import embeds
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.embedding.neighbours import NEIGHBOURS, directions
 from fastmux.embedding.vectorizer import Vectorizer
+from fastmux.files import check_room
 from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.majority import majority_share
 from fastmux.passes.runtimes.record import is_exported
 from fastmux.passes.shares import word_places
 from fastmux.searching.forms import FLOAT32, INT8, why_not_exported
@@ -67,15 +67,7 @@ def check_disk(folder: Path, rows: SearchRows, classifier: Classifier | Vectoriz
     weights = sum(p.numel() * p.element_size() for p in classifier.model.parameters())
     lengths = rows.tokens.lengths[rows.learning]
     states = teacher_bytes(lengths, classifier.model.config.hidden_size, not classifier.per_token)
-    needed = _COPIES * weights + states
-    there = next(parent for parent in [folder, *folder.resolve().parents] if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"output_dir {str(folder)!r}: the search keeps up to {needed / 2**30:.1f} GiB there while it runs, and "
-            f"{free / 2**30:.1f} GiB are free",
-        )
+    check_room(folder, _COPIES * weights + states, "the search")
 
 
 def check_answers(part: Part, names: list[str]) -> float:
@@ -87,22 +79,10 @@ def check_answers(part: Part, names: list[str]) -> float:
     """
     if part.embeds:
         return _check_vectors(part)
-    if part.problem_type == "multi_label_classification":
-        given = part.original > 0
-        labels = np.unique(given, axis=0, return_inverse=True)[1].ravel()
-        said = " and ".join(name for name, there in zip(names, given[0], strict=True) if there) or "no label"
-    else:
-        labels = part.original.argmax(-1)
-        labels = labels if part.tokens.words is None else labels[word_places(part.tokens)]
-        said = repr(names[labels[0]])
-    share = float(np.bincount(labels).max() / len(labels))
-    if share == 1.0:
-        what = "rows" if part.tokens.words is None else "words"
-        raise ValueError(
-            f"texts: the original gives all {len(labels):,} {what} that are kept "
-            f"apart one label, {said}: agreement with it means nothing; give text of all kinds that it tells apart"
-        )
-    return share
+    logits, words = part.original, part.tokens.words is not None
+    return majority_share(
+        logits[word_places(part.tokens)] if words else logits, part.problem_type, names, "words" if words else "rows"
+    )
 
 
 def _check_vectors(part: Part) -> float:

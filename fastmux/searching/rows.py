@@ -11,13 +11,14 @@ from datasets import Dataset
 from fastmux.distillation.texts import Row
 from fastmux.embedding.vectorizer import Vectorizer
 from fastmux.labelling.classifier import Classifier
-from fastmux.passes.shares import Share
+from fastmux.labelling.known_text import check_known
+from fastmux.passes.shares import known_to
 from fastmux.passes.tokens import Tokens
 
 #: The share and the largest number of the rows that models are chosen on, and of those that figures are reported on.
 _APART, _MOST_APART = 0.2, 2000
-#: The fewest different rows, and the largest share of tokens that the tokenizer does not know.
-LEAST_ROWS, MOST_UNKNOWN = 500, 0.25
+#: The fewest different rows.
+LEAST_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class SearchRows:
         row_tokenizer = classifier.row_tokenizer(max_length, True, words, pairs)
         row_tokenizer.start()
         tokens, cut = row_tokenizer.encode(texts)
-        _check_known(tokens, classifier)
+        check_known(tokens.ids, classifier.tokenizer)
         first = _first_of_each(tokens)
         _check_enough(len(first), len(texts))
         order = np.random.default_rng(seed).permutation(first)
@@ -111,21 +112,8 @@ def _check_enough(different: int, rows: int) -> None:
     if different >= LEAST_ROWS:
         return
     apart = int(_APART * different)
-    margin = Share(0.98, float(max(1, apart)), max(1, apart)).margin
     counted = f"{rows:,} rows" if different == rows else f"{rows:,} rows, {different:,} of them different,"
     raise ValueError(
-        f"texts has {counted} which leaves {apart:,} to report on: a share of 98 % would be known to within "
-        f"\u00b1 {100 * margin:.1f} points; give at least {LEAST_ROWS:,} different rows, better some thousands"
+        f"texts has {counted} which leaves {apart:,} to report on: {known_to(apart)}; give at least {LEAST_ROWS:,} "
+        "different rows, better some thousands"
     )
-
-
-def _check_known(tokens: Tokens, classifier: Classifier | Vectorizer) -> None:
-    unknown = classifier.tokenizer.unk_token_id
-    special = [k for k in classifier.tokenizer.all_special_ids if k != unknown]
-    own = tokens.ids[~np.isin(tokens.ids, special)]
-    share = 0.0 if unknown is None or not len(own) else float((own == unknown).mean())
-    if share > MOST_UNKNOWN:
-        raise ValueError(
-            f"texts has {share:.0%} tokens that the tokenizer does not know, expected at most {MOST_UNKNOWN:.0%}: are "
-            "they in another language or script than the model's?"
-        )

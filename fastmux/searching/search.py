@@ -19,7 +19,7 @@ from fastmux.distillation.texts import Row, check_texts, with_prompt
 from fastmux.embedding.loading import cut_at
 from fastmux.embedding.model import EmbeddingModel
 from fastmux.embedding.vectorizer import Vectorizer
-from fastmux.files import check_output_dir, digest_of, remove, replacing_files, write_json
+from fastmux.files import check_output_dir, digest_of, remove, replacing_files, write_errors, write_json
 from fastmux.labelling.threshold import CASCADE, Calibration
 from fastmux.models.joined import JoinedPreTrainedModel
 from fastmux.passes.runtimes.record import RECORD, RuntimeRecord
@@ -30,7 +30,7 @@ from fastmux.searching.forms import Form
 from fastmux.searching.found import Found
 from fastmux.searching.labels import read_labels
 from fastmux.searching.picture import draw_points
-from fastmux.searching.plan import FINALISTS
+from fastmux.searching.plan import FINALISTS, Plan
 from fastmux.searching.points import Point
 from fastmux.searching.racer import Race
 from fastmux.searching.rows import SearchRows
@@ -122,15 +122,26 @@ def search(
     length = min(settings.max_length, own)
     rows = SearchRows.of(texts, truth, classifier, length, settings.seed)
     check_disk(folder, rows, classifier)
-    with _quiet():
+    begun = record.is_file()
+    with _quiet(), write_errors(folder, "the same command"):
         write_json(record, identity)
         name = str(model) if isinstance(model, (str, PathLike)) else "ORIGINAL"
-        return _search(Run(classifier, rows, settings, folder / _WORK, _say), folder, name, str(output_dir), identity)
+        run = Run(classifier, rows, settings, folder / _WORK, _say)
+        try:
+            majority = check_answers(run.parts[1], run.classifier.names)
+            plan = run.plan()
+        except ValueError:
+            if not begun:  # other text, or more minutes, is another search
+                remove(folder / _WORK)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+        return _search(run, plan, majority, folder, name, str(output_dir), identity)
 
 
-def _search(run: Run, folder: Path, model: str, output_dir: str, identity: dict) -> Found:
-    majority = check_answers(run.parts[1], run.classifier.names)
-    plan = run.plan()
+def _search(
+    run: Run, plan: Plan | None, majority: float, folder: Path, model: str, output_dir: str, identity: dict
+) -> Found:
     race, interrupted = None, False
     if plan is not None:
         race = run.race(plan)

@@ -87,7 +87,12 @@ def test_a_damaged_file_is_refused(written, said, fast, folders, rows):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"texts": ["w1"] * 49}, "texts has 49 rows, expected at least 50"),
+        (
+            {"texts": ["w1"] * 49},
+            "texts has 49 rows, expected at least 50, better a thousand: by so few a share",
+        ),
+        ({"texts": ["w1"] * 120}, "gives all 120 rows that are kept apart one label"),
+        ({"texts": ["\u0444\u0438\u043b\u044c\u043c"] * 120}, "100% tokens that the tokenizer does not know"),
         ({"texts": ["w1"] * 49 + [""]}, "row 50 cannot be labelled: the text is empty"),
         ({"agreement": 1.2}, "agreement is 1.2, expected a number above 0, up to 1"),
         ({"model": "name/on-the-hub"}, "model is 'name/on-the-hub', expected a folder"),

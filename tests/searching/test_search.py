@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import namedtuple
 
 import pytest
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 import fastmux
+from fastmux import files
 from fastmux.cli.main import main
 from fastmux.searching import checks
 from fastmux.searching.racer import Race
@@ -186,7 +186,7 @@ def test_a_full_disk_stops_it_and_loses_nothing(
     given = {"tokenizer": tokenizer, "speedup": 1.5, **QUICK}
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as disk:
-        disk.setattr(checks.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
+        disk.setattr(files.shutil, "disk_usage", lambda path: usage(10**9, 10**9, 1000))
         with pytest.raises(OSError, match=r"the search keeps up to .* GiB there while it runs, and 0\.0 GiB are free"):
             search(original, texts, tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
@@ -239,10 +239,10 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         assert not out.exists(), message
     with pytest.raises(ValueError, match="gives all 120 rows that are kept apart one label, 'LABEL_1': agreement with"):
         search(one_label, texts, out, tokenizer=tokenizer)
-    shutil.rmtree(out)
+    assert not out.exists()
     with pytest.raises(ValueError, match=r"minutes is 1e-06, too few for one candidate: .* give at least \d"):
         search(original, texts, out, tokenizer=tokenizer, minutes=1e-6)
-    shutil.rmtree(out)
+    assert not out.exists(), "a search with more minutes would be refused"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="is not empty; give a new folder"):
@@ -263,3 +263,12 @@ def test_the_command_prints_a_table_and_a_sentence(saved, texts, tmp_path, capsy
     with pytest.raises(SystemExit) as error:
         main(["search", str(saved), "--text", str(tmp_path / "rows.csv"), "--output_dir", out, *options])
     assert "fastmux search: --output_dir" in str(error.value) and "is not empty" in str(error.value)
+
+
+def test_needs_that_exclude_one_another_are_wrong_arguments(tmp_path, capsys):
+    given = ["search", "my-model", "--text", "none.txt", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--speedup", "4", "--agreement", "0.98"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert said.startswith("fastmux search: --speedup is 4 and --agreement is 0.98, expected one of them")

@@ -18,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForSequenceClassification
 
 from fastmux.distillation.distil import last_checkpoint
-from fastmux.training.stages import write_errors
+from fastmux.files import write_errors
 from fastmux.training.train import main
 
 ROOT = Path(__file__).resolve().parents[2]

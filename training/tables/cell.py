@@ -17,11 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from fastmux.files import read_json, replacing, write_json
+from fastmux.files import read_json, replacing, write_errors, write_json
 from fastmux.training.experiments import Experiment, Rows
 from fastmux.training.experiments.base import select
 from fastmux.training.run_result import Score, of_json
-from fastmux.training.stages import write_errors
 from fastmux.training.tables.recipe import Cell
 
 GROUP_BY_LENGTH = "group_by_length"
