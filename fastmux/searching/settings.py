@@ -51,6 +51,6 @@ class SearchSettings:
             raise ValueError("precision is 'int8', which torch does not run; expected runtime 'onnxruntime', or none")
         if self.speedup is not None and self.agreement is not None:
             raise ValueError(
-                f"speedup is {self.speedup:g} and agreement is {self.agreement:g}, expected one of them: the search "
+                f"speedup is {self.speedup:g}, agreement is {self.agreement:g}, expected one of them: the search "
                 "finds the best agreement at a speed, or the best speed at an agreement"
             )

@@ -219,7 +219,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
         one_label.classifier.bias[1] = 1000.0
     joined = fastmux.JoinedForSequenceClassification.from_backbone(original, 2)
     cases = [
-        ({"speedup": 4.0, "agreement": 0.98}, "speedup is 4 and agreement is 0.98, expected one of them"),
+        ({"speedup": 4.0, "agreement": 0.98}, "speedup is 4, agreement is 0.98, expected one of them"),
         ({"speedup": 1.0}, "speedup is 1.0, expected a number above 1"),
         ({"agreement": 1.2}, r"agreement is 1\.2, expected a number from 0\.5 to 1"),
         ({"runtime": "ctranslate2"}, "runtime is 'ctranslate2', expected one of 'torch', 'onnxruntime'"),
@@ -271,4 +271,4 @@ def test_needs_that_exclude_one_another_are_wrong_arguments(tmp_path, capsys):
         main([*given, "--speedup", "4", "--agreement", "0.98"])
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1
-    assert said.startswith("fastmux search: --speedup is 4 and --agreement is 0.98, expected one of them")
+    assert said.startswith("fastmux search: --speedup is 4, --agreement is 0.98, expected one of them")
