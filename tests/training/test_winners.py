@@ -75,6 +75,9 @@ def test_the_page_says_where_multiplexed_models_win_and_where_none_does(found):
     assert page[0] == "### Who wins where" and "older" not in text
     at = {part: page[page.index(part) + 1 : page.index(part) + 3] for part in page if part.startswith("**At")}
     table, said = at["**At 8 times the original's speed, any runtime**"]
+    assert "| task | original | fewer layers | joined positions | multiplexed less plain |" in table
+    two = at["**At 2 times the original's speed, any runtime**"][0]
+    assert "| task | original | 8 bits alone |" in two and "| sst2, minilm | 0.9000 | **0.8950 at 3.0** |" in two
     assert "**0.8400 at 8.5**" in table and "0.8200 at 9.0" in table and "+0.0200 (+0.0150 to +0.0250)" in table
     assert said == "At 8 times, beside the best plain model, the best multiplexed one is ahead on 1 (sst2, minilm)."
     _, said = at["**At 2 times the original's speed, any runtime**"]

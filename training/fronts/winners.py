@@ -7,12 +7,13 @@ from dataclasses import asdict
 
 from fastmux.searching.forms import FLOAT32
 from fastmux.training.formatting import interval, number, table
+from fastmux.training.fronts.candidates import ORIGINAL
 from fastmux.training.fronts.measure import Point
 from fastmux.training.fronts.verdict import AS_FAST, SPEEDS, score_of
 from fastmux.training.run_result import Difference
 
-#: The lever of cascades, in the words of tables.
-_BEHIND = "original behind"
+#: The lever of cascades, and that of the original itself: nothing else makes it faster than 8 bits.
+_BEHIND, _EIGHT = "original behind", "8 bits alone"
 #: The forms that are compared, by the word for them: all, or those of PyTorch in float32 alone.
 _FORMS = {"any runtime": None, "float32 in PyTorch": FLOAT32}
 
@@ -69,7 +70,8 @@ def summary(results: Sequence[dict]) -> Iterator[str]:
         for speed in SPEEDS:
             rows = [(result, _at(result["winners"], forms, speed)) for result in results]
             levers = sorted({lever for _, row in rows for lever in row["levers"]}, key=_place)
-            columns = {"task": "{task}", "original": "{own}"} | {lever: _cell(lever) for lever in levers}
+            columns = {"task": "{task}", "original": "{own}"}
+            columns |= {_EIGHT if lever == ORIGINAL else lever: _cell(lever) for lever in levers}
             columns["multiplexed less plain"] = lambda row: interval(**row["difference"]) if row["difference"] else "-"
             lines = [row | {"task": _title(result), "own": number(_own(result))} for result, row in rows]
             yield f"**At {speed} times the original's speed, {forms}**"
@@ -79,7 +81,7 @@ def summary(results: Sequence[dict]) -> Iterator[str]:
 
 def _place(lever: str) -> tuple[int, str]:
     """Plain levers first, cascades last."""
-    plain = ("original", "fewer layers", "narrower layers")
+    plain = (ORIGINAL, "fewer layers", "narrower layers")
     return (plain.index(lever) if lever in plain else 8 if lever == _BEHIND else 4), lever
 
 
@@ -92,7 +94,7 @@ def _title(result: dict) -> str:
 
 
 def _own(result: dict) -> float:
-    return next(entry["score"]["mean"] for entry in result["entries"] if entry["name"] == "original")
+    return next(entry["score"]["mean"] for entry in result["entries"] if entry["name"] == ORIGINAL)
 
 
 def _cell(lever: str) -> Callable[[dict], str]:
