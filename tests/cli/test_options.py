@@ -197,8 +197,10 @@ WRONG = {
 }
 
 
-def takes_value(command: str, name: str) -> bool:
-    return next(action for action in build()[1][command]._actions if action.dest == name).nargs != 0
+def takes_value(command: str, name: str) -> bool | str:
+    """Whether an option takes values; "*" if it takes none, too."""
+    nargs = next(action for action in build()[1][command]._actions if action.dest == name).nargs
+    return nargs if nargs == "*" else nargs != 0
 
 
 CASES = [
@@ -229,7 +231,10 @@ def test_a_wrong_value(command, name, value, said, typed, place):
 @pytest.mark.parametrize("command", list(WRONG))
 def test_values_that_are_missing_or_too_many(command, typed):
     for name in set(build()[1][command].options) - {"help", "texts", "labels"}:
-        if takes_value(command, name):
+        if takes_value(command, name) == "*":  # no value is the empty list; what is wrong is the rest of the command
+            code, _, err = typed(command, f"--{name}")
+            assert code == 2 and f"--{name}" not in err
+        elif takes_value(command, name):
             code, _, err = typed(command, f"--{name}")
             assert (code, err) == (2, f"fastmux {command}: --{name} needs a value (--help says more)\n")
         else:
