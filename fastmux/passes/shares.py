@@ -109,7 +109,7 @@ def known_to(rows: int, share: float = 0.98) -> str:
     Example:
         >>> from fastmux.passes.shares import known_to
         >>> known_to(40)
-        'a share of 98 % would be known to within ± 4.9 points'
+        'a share of 98 % would be known to within ± 5.0 points'
     """
     margin = Share(share, float(max(1, rows)), max(1, rows)).margin
     return f"a share of {share:.0%} would be known to within \u00b1 {100 * margin:.1f} points".replace("%", " %")
