@@ -32,7 +32,7 @@ from bench.machine import CPU, machine_info, results_folder
 from fastmux.distillation.texts import Row
 from fastmux.files import read_json, write_json
 from fastmux.passes.shares import Share
-from fastmux.searching.forms import INT8
+from fastmux.searching.forms import INT8, SMALL_ORIGINAL
 from fastmux.searching.found import Found
 from fastmux.training.formatting import table
 from fastmux.training.programs import finish, options_of, run_program
@@ -64,15 +64,14 @@ def answers(labeller: fastmux.Labeller, texts: Sequence[Row]) -> list[list]:
     return [[answer["label"] if "label" in answer else sorted(answer["labels"])] for answer in labeller(rows)]
 
 
-def unseen(original: Path, found: Path, chosen: dict, texts: Sequence[Row]) -> Share:
+def unseen(original: Path, found: Path, behind: str | None, texts: Sequence[Row]) -> Share:
     """The share of the rows, or words, that get the original's labels from what was found, as its sentence runs it.
 
     Args:
-        chosen: The point that was chosen, as ``search.json`` has it.
+        behind: What stands behind the chosen model, see `fastmux.searching.points.Point`.
     """
-    options = {"fallback": str(original)} if chosen["behind"] else {}
-    if chosen["behind"] and chosen["precision"] == INT8:
-        options |= {"runtime": "onnxruntime", "precision": INT8} if "8 bits" in chosen["behind"] else {}
+    options = {"fallback": str(original)} if behind else {}
+    options |= {"runtime": "onnxruntime", "precision": INT8} if behind == SMALL_ORIGINAL else {}
     expected = answers(fastmux.Labeller(str(original), truncation=True), texts)
     said = answers(fastmux.Labeller(str(found), truncation=True, **options), texts)
     same = [a == b for own, other in zip(expected, said, strict=True) for a, b in zip(own, other, strict=True)]
@@ -135,6 +134,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         parser.error(f"{missing[0]} is not there; expected MODEL=ROWS")
     output = args.output or results_folder(CPU) / "promises.json"
     entries = read_json(output)["promises"] if output.is_file() else []
+    result = {"machine": machine_info(CPU), "promises": entries}
     for model, file in pairs:
         texts = fastmux.read_texts([file], args.column, args.pair_column)
         for seed in args.seeds:
@@ -146,10 +146,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
             options = {"agreement": args.agreement, "minutes": args.minutes, "clock": "cpu", "seed": seed}
             found = fastmux.search(str(model), searched, folder, **options)
             print(found.sentence, flush=True)
-            chosen = read_json(folder / "search.json")["chosen"]
-            entries.append(own | entry(found, unseen(model, folder, chosen, aside), args.agreement))
-            write_json(output, {"machine": machine_info(CPU), "promises": entries})
-    finish({"machine": machine_info(CPU), "promises": entries}, section, output)
+            share = unseen(model, folder, found.chosen.behind, aside)
+            entries.append(own | entry(found, share, args.agreement))
+            write_json(output, result)
+    finish(result, section, output)
     return entries
 
 

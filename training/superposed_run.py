@@ -17,9 +17,10 @@ from transformers import BertConfig, BertForMaskedLM, set_seed
 from fastmux.distillation.texts import read_texts
 from fastmux.files import read_json, write_json
 from fastmux.modules.multiplexer import draw_signs
+from fastmux.training import formatting
 from fastmux.training.drawing import Line, Panel, draw
 from fastmux.training.features import pack_rows
-from fastmux.training.formatting import interval, number, table
+from fastmux.training.formatting import interval, table
 from fastmux.training.fronts.law import Estimate
 from fastmux.training.fronts.verdict import given
 from fastmux.training.learner import Learner
@@ -287,18 +288,14 @@ def section(result: dict) -> Iterator[str]:
         "": "{name}",
         "N": "{num_instances}",
         "share a pass": "{join}",
-        "masked loss": lambda row: _score(row["loss"]),
-        "masked accuracy": lambda row: _score(row["accuracy"]),
-        "processor, s": lambda row: _score(row["seconds"]),
+        "masked loss": lambda row: formatting.score(row["loss"]),
+        "masked accuracy": lambda row: formatting.score(row["accuracy"]),
+        "processor, s": lambda row: formatting.score(row["seconds"]),
         "rows learnt from": "{rows:,}",
     }
     yield table(result["superposed"], columns)
     for said in result["sentences"]:
         yield f"**{said}**"
-
-
-def _score(found: dict) -> str:
-    return number(found["mean"]) + (f" ± {number(found['std'])}" if found["std"] else "")
 
 
 def plot(path: Path, found: dict) -> None:

@@ -17,6 +17,8 @@ from fastmux.distillation.trainer import ROW, TeacherCollator
 #: The fewest steps of the candidate that is trained longest, and of those that are left out after the first round where
 #: there are several: with fewer, none has learnt anything.
 LEAST_STEPS, LEAST_FIRST_STEPS = 40, 20
+#: A step under bfloat16 must take less than this share of one in float32 to be worth its rounding.
+QUICKER = 0.9
 #: How many candidates the last rung has: one may not be as good in its last form as it looked.
 FINALISTS = 2
 

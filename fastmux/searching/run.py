@@ -29,7 +29,7 @@ from fastmux.searching.kinds import ROWS, VECTORS, WORDS, Kind
 from fastmux.searching.levers import Candidate, Source, candidates_for
 from fastmux.searching.measure import Measure, Part
 from fastmux.searching.need import Need
-from fastmux.searching.plan import LEAST_STEPS, Plan, make_plan, step_seconds
+from fastmux.searching.plan import LEAST_STEPS, QUICKER, Plan, make_plan, step_seconds
 from fastmux.searching.points import Point
 from fastmux.searching.racer import Race
 from fastmux.searching.rows import SearchRows
@@ -237,7 +237,7 @@ class Run:
         collate, batch = TeacherCollator(self.tokenizer, teacher), self.settings.per_device_train_batch_size
         time_of = partial(step_seconds, rows=data, collate=collate, teacher=teacher, batch=batch)
         first = self.make(names[0])
-        bf16 = time_of(first, bf16=True) < 0.9 * time_of(first, bf16=False)
+        bf16 = time_of(first, bf16=True) < QUICKER * time_of(first, bf16=False)
         steps = {name: time_of(self.make(name), bf16=bf16) for name in names}
         # The most promising first: the nearest to the speed that is asked for, as the fastest are the least like it.
         wanted = self.need.speedup or 4.0

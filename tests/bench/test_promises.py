@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -41,20 +40,15 @@ def labellers(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "behind, precision, options",
+    "behind, options",
     [
-        (None, "int8", {}),
-        ("original", "float32", {"fallback": "model"}),
-        ("original", "int8", {"fallback": "model"}),
-        (
-            "original, 8 bits",
-            "int8",
-            {"fallback": "model", "runtime": "onnxruntime", "precision": "int8"},
-        ),
+        (None, {}),
+        ("original", {"fallback": "model"}),
+        ("original, 8 bits", {"fallback": "model", "runtime": "onnxruntime", "precision": "int8"}),
     ],
 )
-def test_what_was_found_runs_as_its_sentence_says(behind, precision, options, labellers):
-    share = promises.unseen("model", "found", {"behind": behind, "precision": precision}, TEXTS[:10])
+def test_what_was_found_runs_as_its_sentence_says(behind, options, labellers):
+    share = promises.unseen("model", "found", behind, TEXTS[:10])
     assert (share.mean, share.count) == (0.7, 10)
     assert labellers.made == [{"folder": "model"}, {"folder": "found", **options}]
 
@@ -97,8 +91,6 @@ def test_a_search_that_is_recorded_is_not_made_again(tmp_path, monkeypatch, labe
 
     def search(model, texts, folder, **options):
         made.append(options["seed"])
-        folder.mkdir(parents=True)
-        (folder / "search.json").write_text(json.dumps({"chosen": {"behind": None, "precision": "int8"}}))
         return found()
 
     monkeypatch.setattr(promises.fastmux, "search", search)

@@ -9,11 +9,9 @@ from functools import cache
 import numpy as np
 
 from fastmux.training.fronts.law import DRAWS, LEAST_POINTS, Estimate, Laws, draw_weights, fit
+from fastmux.training.fronts.verdict import AS_FAST
 from fastmux.training.metrics import Measure
 from fastmux.training.run_result import Score
-
-#: A plain student may be so much slower than a T-MUX that it is held to: two runs of one model differ as much.
-AS_FAST = 0.97
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fastmux.models.problems import PROBLEMS, problem_of
 from fastmux.passes.cascade import agrees
 from fastmux.passes.engine import Engine
 from fastmux.searching.measure import answers_in_groups
-from fastmux.searching.plan import step_seconds
+from fastmux.searching.plan import QUICKER, step_seconds
 from fastmux.tables.opening import open_source
 from fastmux.tables.values import column_names
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
@@ -37,8 +37,6 @@ from fastmux.training.tasks.base import Task
 #: The columns of the two texts of a pair in the files of GLUE.
 _PAIR = ("sentence1", "sentence2")
 _TEACHER_FIRST = f"{TEACHER}-first"
-#: A step under bfloat16 must be so much quicker than one in float32 to be worth its rounding.
-_QUICKER = 0.9
 
 
 @dataclass(frozen=True)
@@ -227,7 +225,7 @@ class CurveModels(TaskModels):
         given = (student, self.rows.select(middle), self._collate, self.teacher, batch)
         taken = {name: step_seconds(*given, bf16=name == "bf16") for name in ("float32", "bf16")}
         chosen = self.options.precision
-        quicker = taken["bf16"] < _QUICKER * taken["float32"]
+        quicker = taken["bf16"] < QUICKER * taken["float32"]
         with FlopCounterMode(display=False) as counter:
             learner.loss(student, self._batch(middle, self.rows, self._collate)).backward()
         return Student(
@@ -247,7 +245,7 @@ class CurveModels(TaskModels):
         problem = original.runtime.problem_type
         same = np.stack([agrees(found.logits, self.truth, problem, lengths) for found in answers])
         counts = [measure.counts_of(original, own.logits) for own in answers]
-        scores = [float(self.metric.score(own.sum(0))[self.task.metric]) for own in counts]
+        scores = [measure.score_of(own) for own in counts]
         return Scored(same.mean(0), np.mean(counts, 0), scores, same.mean(1).tolist())
 
     def speeds(self, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:

@@ -169,9 +169,9 @@ class Measurement:
             # The original that stands behind a model in 8 bits has 8 bits, if it is measured at all.
             second = SMALL_ORIGINAL if contestant.precision == INT8 and SMALL_ORIGINAL in contestants else ORIGINAL
             for target in self.options.target_agreement if contestant.cascade else ():
-                given = (original, answers[0], truth, found[second][1][0][0], target)
+                rest = (truth, found[second][1][0][0], target)
                 try:
-                    together = [self._cascade(*given, place) for place in range(len(answers[0]))]
+                    together = [self._cascade(original, logits, *rest) for logits in answers[0]]
                 except ValueError as error:
                     print(f"== {name}: no cascade: {error}", flush=True)
                     continue
@@ -185,7 +185,7 @@ class Measurement:
         points = []
         for name, (contestant, answers, share) in found.items():
             counts = [[self.counts_of(original, own) for own in said] for said in answers]
-            scores = [[self._score(own) for own in said] for said in counts]
+            scores = [[self.score_of(own) for own in said] for said in counts]
             self.counts[name] = np.mean([own for said in counts for own in said], axis=0)
             points.append(
                 Point(
@@ -211,11 +211,10 @@ class Measurement:
     def _cascade(
         self,
         original: Engine,
-        answers: Sequence[np.ndarray],
+        logits: np.ndarray,
         truth: np.ndarray,
         behind: np.ndarray,
         target: float,
-        grouping: int,
     ) -> tuple[np.ndarray, float, float]:
         """Logits with what stands behind the model, the share of the rows that went on, and a threshold. The threshold
         is chosen on one half of the rows and applied to the other, both ways.
@@ -224,7 +223,7 @@ class Measurement:
             ValueError: No threshold reaches the target.
         """
         lengths = self.tokens.lengths if original.runtime.per_token else None
-        problem, logits = original.runtime.problem_type, answers[grouping]
+        problem = original.runtime.problem_type
         sure, same = confidence(logits, problem, lengths), agrees(logits, truth, problem, lengths)
         right = agrees(behind, truth, problem, lengths)
         unsure = np.zeros(len(sure), bool)
@@ -240,7 +239,8 @@ class Measurement:
             return None
         return float(np.mean([agrees(logits, truth, problem, lengths).mean() for logits in answers]))
 
-    def _score(self, counts: np.ndarray) -> float:
+    def score_of(self, counts: np.ndarray) -> float:
+        """The score of what rows add to the metric's counts, (rows, K)."""
         return float(self._score_of_sums(counts.sum(0)))
 
     def _score_of_sums(self, sums: np.ndarray) -> np.ndarray:
