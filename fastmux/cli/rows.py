@@ -69,6 +69,7 @@ def run_rows(
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's
         import torch
         import torch.distributed as dist
+        import torch.distributed.nn  # now, as later its functions would have the group as a default, which never ends
 
         # Wait for the others as long as they take; if one dies, its connections are closed.
         dist.init_process_group("gloo", timeout=timedelta(days=100))

@@ -9,9 +9,11 @@ import sys
 
 import pytest
 
-#: Labels its share, but for the process and the shard at which it is killed.
+#: Labels its share, but for the process and the shard at which it is killed. In the end nothing keeps the group, whose
+#: threads would run on while Python ends, which has been seen to abort.
 PROGRAM = """
-import os, sys
+import os, sys, weakref
+import torch.distributed as dist
 from transformers.utils import logging
 logging.disable_progress_bar()
 from fastmux.cli.main import main
@@ -25,7 +27,15 @@ def killed(self, index, *args):
         os._exit(9)
 
 ShardFolder.commit = killed
+destroy, groups = dist.destroy_process_group, []
+
+def noted():
+    groups.append(weakref.ref(dist.group.WORLD))
+    destroy()
+
+dist.destroy_process_group = noted
 main(["predict", *sys.argv[2:]])
+assert [group() for group in groups] == [None], sys.getrefcount(groups[0]())
 """
 
 
