@@ -103,7 +103,7 @@ def test_curves_have_every_student_and_every_point(task, files, tmp_path):
     assert cut["points"][0]["flops"] < whole["points"][0]["flops"] and not cut["multiplexed"]
     assert {gap["name"] for gap in result["gaps"]} == {"n2", "n2-index", "n2-rows"} and len(result["sentences"]) == 3
     assert json.loads((out / "curves.json").read_text())["sentences"] == result["sentences"]
-    assert {path.name for path in out.glob("*.png")} == {"curves.png", "curves_time.png"}
+    assert {path.name for path in out.glob("*.png")} == {"curves.png", "curves_time.png", "curves_passes.png"}
     assert not list(out.glob("students/*/*/branch*"))
 
 
@@ -257,9 +257,10 @@ def known(wrong: dict[int, float], rows: int = 1000) -> dict[int, dict[int, Stor
 
 def a_curve(name: str, speed: float, figures: Figures, multiplexed: bool) -> Curve:
     speeds = dict.fromkeys(("rows_per_second", "speed_up", "speed_up_forward"), speed)
-    points = figures.points(name, 2 if multiplexed else 1, 1.0, 100)
+    instances = 2 if multiplexed else 1
+    points = figures.points(name, instances, 1.0, 100)
     laws = {"agreement": figures.law(name, 0), "score": figures.law(name, 1)}
-    own = {"name": name, "multiplexed": multiplexed, "num_instances": 1, "parameters": 1, "bf16": False}
+    own = {"name": name, "multiplexed": multiplexed, "num_instances": instances, "parameters": 1, "bf16": False}
     return Curve(**own, **speeds, points=points, **laws)
 
 
@@ -278,6 +279,9 @@ def test_a_gap_is_to_the_best_plain_student_that_is_as_fast():
     said = sentence(gap, list(made.values()))
     assert "mux (2.00 x) has the original's label on 85.7 % of the rows, 10.4 points" in said
     assert said.endswith("never agree: training does not close the gap.")
+    half = 0.0585 + (0.039 - 0.0585) * np.log(5) / np.log(10)  # the rival's after 500,000, between its points
+    assert gap.equal_passes.value == pytest.approx(0.143 - half, abs=0.001)
+    assert "beside fast after as many passes, of a row each, it is 9.8 points" in said
     closing = figures.gap(made["quick"], plain)
     assert closing.behind.value == pytest.approx(-0.007, abs=0.002) and closing.closes
     assert "ahead of fast (2.00 x)" in sentence(closing, list(made.values()))
@@ -295,7 +299,8 @@ def test_of_few_points_there_is_no_law():
     gap = figures.gap(one, [other])
     assert one.agreement is None and gap.closes is None and gap.behind == Estimate(0.0, 0.0, 0.0)
     assert sentence(gap, [one, other]).endswith(
-        "it was 0.0 points (0.0 to 0.0) behind. The points are too few for a law."
+        "it was 0.0 points (0.0 to 0.0) behind; beside b after as many passes, of a row each, it is 3.0 points "
+        "(2.4 to 3.5) ahead. The points are too few for a law."
     )
 
 

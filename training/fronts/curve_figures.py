@@ -115,6 +115,8 @@ class Gap:
         as_fast: The rival has the T-MUX's speed, or more; otherwise it is the fastest plain student that there is.
         row_updates, behind: At the last point of both.
         tenth, was: At about a tenth of that; None where no point is near.
+        equal_passes: Beside the rival after as many passes of the encoder, a row in each, between whose points lines in
+            the logarithm of row-updates are drawn; None if its first point is later.
         then: What the laws say for ten times more; None of few points.
         floors: The difference of the floors; None of few points.
     """
@@ -126,6 +128,7 @@ class Gap:
     behind: Estimate
     tenth: int | None = None
     was: Estimate | None = None
+    equal_passes: Estimate | None = None
     then: Estimate | None = None
     floors: Estimate | None = None
 
@@ -242,10 +245,24 @@ class Figures:
         if ours is not None and theirs is not None:
             then = Estimate.of(ours.at(10.0 * at) - theirs.at(10.0 * at))
             floors = Estimate.of(ours.floor - theirs.floor)
-        return Gap(curve.name, best.name, bool(fast), at, behind[at], tenth, behind.get(tenth), then, floors)
+        equal = self._between(best.name, at / curve.num_instances)
+        passes = None if equal is None else Estimate.of(self._at(curve.name, at) - equal)
+        return Gap(curve.name, best.name, bool(fast), at, behind[at], tenth, behind.get(tenth), passes, then, floors)
 
     def _at(self, name: str, n: int) -> np.ndarray:
         return self.wrong(name)[0][:, self.reached(name).index(n)]
+
+    def _between(self, name: str, n: float) -> np.ndarray | None:
+        """`_at` for n that need be no point."""
+        reached = self.reached(name)
+        if n in reached:
+            return self._at(name, int(n))
+        if not reached[0] < n < reached[-1]:
+            return None
+        right = int(np.searchsorted(reached, n))
+        first, last = reached[right - 1], reached[right]
+        share = np.log(n / first) / np.log(last / first)
+        return (1 - share) * self._at(name, first) + share * self._at(name, last)
 
 
 def _over(values: list[list[float]]) -> Score:

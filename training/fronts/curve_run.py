@@ -111,7 +111,7 @@ class CurveRun:
         self._bar.update(self.options.per_device_train_batch_size)
 
     def found(self) -> dict:
-        """What `curves.json` says, of all that is there; two pictures are drawn beside it."""
+        """What `curves.json` says, of all that is there; three pictures are drawn beside it."""
         models, metric = self.models, self.models.task.metric
         stored = {}
         for candidate in self.candidates:
@@ -126,6 +126,7 @@ class CurveRun:
         for stem, x, label in (
             ("curves", "row_updates", "row-updates"),
             ("curves_time", "seconds", "processor seconds of training"),
+            ("curves_passes", "passes", "passes of the encoder"),
         ):
             plot(models.folder / f"{stem}.png", curves, title, metric, x, label)
         return {

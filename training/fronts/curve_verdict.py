@@ -52,6 +52,8 @@ def sentence(gap: Gap, curves: Sequence[Curve]) -> str:
     )
     if gap.was is not None:
         said += f"; after {gap.tenth:,} it was {_apart(gap.was)}"
+    if gap.equal_passes is not None:
+        said += f"; beside {rival.name} after as many passes, of a row each, it is {_apart(gap.equal_passes)}"
     if gap.then is None or own.agreement is None or rival.agreement is None:
         return said + ". The points are too few for a law."
     floors = (f"{100 * law.floor.value:.1f} % {_range(law.floor)}" for law in (own.agreement, rival.agreement))
