@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from fastmux.distillation.attention import attention_in_float32
 from fastmux.distillation.teacher import TeacherOutputs, captured_states, logits_of, pad_rows
 from fastmux.models.heads import TMuxForSequenceClassification, TMuxForTokenClassification
 from fastmux.models.problems import Problem
@@ -112,8 +113,10 @@ class DistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_states, teacher_logits = inputs.pop("teacher_states"), inputs.pop("teacher_logits", None)
-        # Accelerate casts in the model's forward, which a T-MUX's states do not come from.
-        with self.accelerator.autocast():
+        # Accelerate casts in the model's forward, which a T-MUX's states do not come from. (What is computed again for
+        # the backward is outside the context, and must be the same.)
+        float32 = attention_in_float32(self.args.bf16 and not self.args.gradient_checkpointing)
+        with self.accelerator.autocast(), float32:
             states, logits = states_and_logits(self.accelerator.unwrap_model(model), inputs)
         mask = inputs.get("attention_mask")
         loss = distillation_loss(states, teacher_states, logits, teacher_logits, mask, **self.terms)

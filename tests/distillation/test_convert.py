@@ -25,6 +25,7 @@ from fastmux.cli.main import main
 from fastmux.converting import convert as module
 from fastmux.converting.convert import convert
 from fastmux.converting.verdict import advice
+from fastmux.distillation import attention
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.texts import read_texts
 from fastmux.distillation.trainer import DistillationTrainer
@@ -221,9 +222,17 @@ def test_figures_are_of_float32_after_training_under_bfloat16(original, tokenize
                 layer.register_forward_hook(lambda _layer, _given, out: seen.add(out.dtype))
         return measure(student, *given, **more)
 
+    wide, widened = attention._float32, []
+
+    def noted(value):
+        widened.append(getattr(value, "dtype", None))
+        return wide(value)
+
     monkeypatch.setattr(module, "measure_agreement", watched)
+    monkeypatch.setattr(attention, "_float32", noted)
     convert(original, texts, tmp_path / "out", tokenizer=tokenizer, **QUICK, bf16=True)
     assert seen == {torch.float32}
+    assert torch.bfloat16 in widened  # attention in bfloat16 is slow on a CPU
 
 
 def test_help_teaches(capsys):
