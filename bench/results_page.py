@@ -49,6 +49,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"encoder", "options", "rows"}, "Throughput", "bench.throughput:section"),
         ({"encoder", "runtimes", "measured_rows"}, "Runtimes on a CPU", "bench.runtimes:section"),
         ({"int8_labels"}, "Labels in 8 bits", "bench.int8_labels:section"),
+        ({"bf16_steps"}, "A training step in bfloat16", "bench.bf16_steps:section"),
         ({"encoder", "p99_ms", "rows"}, "Serving", "bench.serve:rates_section"),
         ({"encoder", "clients", "rounds"}, "A crowd of clients", "bench.serve:crowd_section"),
         ({"encoder", "overload", "open_load"}, "More requests than can be answered", "bench.open_load:section"),

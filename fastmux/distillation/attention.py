@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 def attention_in_float32(bf16: bool) -> contextlib.AbstractContextManager:
     """A context in which the attention of a model on a CPU reads bfloat16 and writes it, but computes in float32.
 
-    PyTorch's fused attention for a CPU, without dropout, has a backward that takes 1.5 to 16 times as long in bfloat16
-    as in float32 for up to 128 positions, and as long for 256 (torch 2.13, a Zen 4; heads of 32 and 64). Of a step of a
-    MiniLM on sentences that was half of the time. Linear layers stay in bfloat16.
+    PyTorch's fused attention for a CPU, which runs where there is no dropout, is slow backward in bfloat16. In float32
+    a step of a MiniLM takes 0.57 of the time with 16 positions, 0.76 with 128 and 0.95 with 256 (torch 2.13, a Zen 4;
+    ``bench/bf16_steps.py``). Linear layers stay in bfloat16.
 
     Args:
         bf16: Whether the step is under bfloat16 autocast; without, or on a GPU, nothing is changed.
