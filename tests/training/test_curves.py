@@ -22,7 +22,7 @@ from fastmux.training import curves
 from fastmux.training.fronts import curve_run
 from fastmux.training.fronts.candidates import Candidate
 from fastmux.training.fronts.curve_figures import Curve, Figures, Stored
-from fastmux.training.fronts.curve_verdict import sentence
+from fastmux.training.fronts.curve_verdict import curve_table, sentence
 from fastmux.training.fronts.growth import Stop, length_of
 from fastmux.training.fronts.law import Estimate, draw_weights, fit
 from fastmux.training.fronts.masked import states_everywhere
@@ -97,8 +97,12 @@ def test_curves_have_every_student_and_every_point(task, files, tmp_path):
         last = curve["points"][-1]
         assert last["epochs"] == 1.0 and last["steps"] == 8 and last["passes"] == 64 / curve["num_instances"]
         assert last["flops"] > 0 and last["seconds"] > 0 and curve["rows_per_second"] > 0
+        begun = [point for point in curve["points"] if curve["begins"] and point["row_updates"] >= curve["begins"]]
         law = curve["agreement"]
-        assert 0 <= law["floor"]["value"] <= 1 and law["more"] == 640
+        assert (law is None) == (len(begun) < 4)
+        if law is not None:
+            assert 0 <= law["floor"]["value"] <= 1 and law["more"] == 640
+    assert 0 < result["constant"] < 1
     cut, whole = (next(c for c in result["curves"] if c["name"] == name) for name in ("cut", "n2"))
     assert cut["points"][0]["flops"] < whole["points"][0]["flops"] and not cut["multiplexed"]
     assert {gap["name"] for gap in result["gaps"]} == {"n2", "n2-index", "n2-rows"} and len(result["sentences"]) == 3
@@ -261,7 +265,7 @@ def a_curve(name: str, speed: float, figures: Figures, multiplexed: bool) -> Cur
     points = figures.points(name, instances, 1.0, 100)
     laws = {"agreement": figures.law(name, 0), "score": figures.law(name, 1)}
     own = {"name": name, "multiplexed": multiplexed, "num_instances": instances, "parameters": 1, "bf16": False}
-    return Curve(**own, **speeds, points=points, **laws)
+    return Curve(**own, **speeds, points=points, begins=figures.begins(name), **laws)
 
 
 def test_a_gap_is_to_the_best_plain_student_that_is_as_fast():
@@ -290,6 +294,24 @@ def test_a_gap_is_to_the_best_plain_student_that_is_as_fast():
     assert figures.gap(made["mux"], []) is None
     unsure = replace(gap, floors=Estimate(0.1, -0.1, 0.2))
     assert unsure.closes is None and "do not tell" in sentence(unsure, list(made.values()))
+
+
+def test_a_law_is_of_the_points_where_a_student_has_begun_to_learn():
+    n = [100, 1000, 10_000, 100_000, 1_000_000, 10_000_000]
+    wrong = {"still": [0.5] * 6, "late": [0.5, 0.49, 0.5, 0.3, 0.2, 0.1], "law": [0.5, 0.45, 0.3, 0.2, 0.15, 0.12]}
+    stored = {name: known(dict(zip(n, own, strict=True))) for name, own in wrong.items()}
+    figures = Figures(stored, accuracy, "accuracy", constant=0.5, draws=50)
+    assert [figures.begins(name) for name in wrong] == [None, 100_000, 1000]
+    made = {name: a_curve(name, 1.0, figures, name != "law") for name in wrong}
+    assert made["still"].agreement is made["late"].agreement is None and made["law"].agreement.floor.value < 0.13
+    still, late = (figures.gap(made[name], [made["law"]]) for name in ("still", "late"))
+    assert still.closes is late.closes is None
+    curves = list(made.values())
+    assert sentence(still, curves).endswith("It has not begun to learn: one answer to all rows would agree in as many.")
+    assert sentence(late, curves).endswith(
+        "The points from 100,000 on, where it begins to learn, are too few for a law."
+    )
+    assert "| 100,000 | - | - | - |" in curve_table(curves, "accuracy")
 
 
 def test_of_few_points_there_is_no_law():

@@ -89,7 +89,10 @@ class Curve:
         bf16: It was trained under bfloat16 autocast.
         rows_per_second, speed_up, speed_up_forward: See `fastmux.training.fronts.measure.Measured`.
         points: The points, by row-updates.
-        agreement, score: The laws of what disagrees with the original, and of 1 less the score; None of few points.
+        begins: The row-updates of the point from which on it agrees in more rows than one answer to all would; None if
+            the last point does not.
+        agreement, score: The laws of what disagrees with the original, and of 1 less the score, from there on; None of
+            few points.
     """
 
     name: str
@@ -101,6 +104,7 @@ class Curve:
     speed_up: float
     speed_up_forward: float
     points: list[CurvePoint]
+    begins: int | None
     agreement: Law | None
     score: Law | None
 
@@ -148,6 +152,7 @@ class Figures:
     Args:
         stored: By student and seed, the points by row-updates.
         measure: The task's metric, which gives the score ``metric``.
+        constant: The share of rows in which one answer to all agrees with the original.
         draws: Of rows, seeds and points.
     """
 
@@ -156,9 +161,11 @@ class Figures:
         stored: Mapping[str, Mapping[int, Mapping[int, Stored]]],
         measure: Measure,
         metric: str,
+        constant: float = 0.0,
         draws: int = DRAWS,
     ):
         self._stored, self._measure, self._metric, self._draws = stored, measure, metric, draws
+        self._constant = constant
         points = [p for seeds in stored.values() for own in seeds.values() for p in own.values()]
         self._rows = len(points[0].same)
         self._row_weights = draw_weights(self._rows, draws, seed=1)
@@ -187,9 +194,21 @@ class Figures:
         score = self._measure.score(self._row_weights.astype(np.float64) @ point.counts)[self._metric]
         return 1 - np.stack([same, score])
 
+    def _begun(self, name: str) -> np.ndarray:
+        """Which points are no longer those of one answer to all rows, by two standard errors: (points), bool."""
+        chance = 2 * np.sqrt(self._constant * (1 - self._constant) / self._rows)
+        better = self.wrong(name)[0][0] < 1 - self._constant - chance
+        return np.logical_and.accumulate(better[::-1])[::-1]
+
+    def begins(self, name: str) -> int | None:
+        """See `Curve`."""
+        begun = self._begun(name)
+        return self.reached(name)[int(begun.argmax())] if begun.any() else None
+
     def laws(self, name: str, which: int = 0) -> Laws | None:
-        """A student's law in every draw: of `wrong`'s first, or second."""
-        n, wrong = np.array(self.reached(name), float), self.wrong(name)[which]
+        """A student's law in every draw, from where it begins to learn: of `wrong`'s first, or second."""
+        begun = self._begun(name)
+        n, wrong = np.array(self.reached(name), float)[begun], self.wrong(name)[which][:, begun]
         if len(n) < LEAST_POINTS:
             return None
         likely = np.clip(wrong[0] * (1 - wrong[0]), 1 / self._rows, None)  # a share's variance, but for the rows

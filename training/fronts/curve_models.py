@@ -126,6 +126,18 @@ class CurveModels(TaskModels):
         """The original's logits for the rows that are scored."""
         return self.engine.run(self.measurement.tokens).logits
 
+    @cached_property
+    def constant(self) -> float:
+        """The share of the rows that are scored in which one answer to all agrees with the original."""
+        lengths = self.measurement.tokens.lengths if self.engine.runtime.per_token else None
+        problem = self.engine.runtime.problem_type
+        if problem == "multi_label_classification":
+            answers = np.unique(self.truth > 0, axis=0) - 0.5
+        else:
+            answers = np.eye(self.truth.shape[-1])
+        given = (np.broadcast_to(own, self.truth.shape) for own in answers)
+        return max(float(agrees(own, self.truth, problem, lengths).mean()) for own in given)
+
     def learner(self, candidate: Candidate, seed: int, bf16: bool) -> Learner:
         """The candidate before its first step."""
         student = self.untrained(candidate, seed)

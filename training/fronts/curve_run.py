@@ -118,7 +118,7 @@ class CurveRun:
             own = {seed: self.growth(candidate, seed).points() for seed in self.options.seeds}
             if own := {seed: points for seed, points in own.items() if points}:
                 stored[candidate.name] = own
-        figures = Figures(stored, models.metric, metric)
+        figures = Figures(stored, models.metric, metric, models.constant)
         curves = [self._curve(own, figures) for own in self.candidates if own.name in stored]
         plain = [curve for curve in curves if not curve.multiplexed]
         gaps = [gap for curve in curves if curve.multiplexed and (gap := figures.gap(curve, plain))]
@@ -133,6 +133,7 @@ class CurveRun:
             "task": models.task.name,
             "metric": metric,
             "rows": models.counts(),
+            "constant": models.constant,
             "curves": [asdict(curve) for curve in curves],
             "gaps": [asdict(gap) | {"closes": gap.closes} for gap in gaps],
             "table": curve_table(curves, metric),
@@ -149,6 +150,7 @@ class CurveRun:
             bf16=known.bf16,
             **self.speeds[name],
             points=figures.points(name, candidate.num_instances, known.flops_a_row, len(self.models.rows)),
+            begins=figures.begins(name),
             agreement=figures.law(name, 0),
             score=figures.law(name, 1),
         )

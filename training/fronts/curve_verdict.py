@@ -20,13 +20,15 @@ def curve_table(curves: Sequence[Curve], metric: str) -> str:
     every = sorted({point.row_updates for curve in curves for point in curve.points})
     for n in every:
         columns[f"{n:,}"] = "{" + f"at_{n}" + "}"
-    columns |= {"floor": "{floor}", "ten times more": "{then}", "power": "{power}", f"{metric}, floor": "{score_floor}"}
+    columns |= {"begins to learn at": "{began}", "floor": "{floor}", "ten times more": "{then}", "power": "{power}"}
+    columns |= {f"{metric}, floor": "{score_floor}"}
     columns |= {"processor, s": "{seconds:.0f}", "passes a row": "1/{num_instances}"}
     rows = []
     for curve in sorted(curves, key=lambda curve: curve.rows_per_second):
         row = asdict(curve) | {"title": curve.name + (" (T-MUX)" if curve.multiplexed else "")}
         for point in curve.points:
             row[f"at_{point.row_updates}"] = f"{point.agreement.mean:.4f} ({point.score.mean:.4f})"
+        row["began"] = "-" if curve.begins is None else f"{curve.begins:,}"
         row["seconds"] = curve.points[-1].seconds if curve.points else None
         if (law := curve.agreement) is not None:
             row |= {"floor": _best(law.floor), "then": _best(law.then), "power": f"{law.power.value:.2f}"}
@@ -54,8 +56,11 @@ def sentence(gap: Gap, curves: Sequence[Curve]) -> str:
         said += f"; after {gap.tenth:,} it was {_apart(gap.was)}"
     if gap.equal_passes is not None:
         said += f"; beside {rival.name} after as many passes, of a row each, it is {_apart(gap.equal_passes)}"
+    if own.begins is None:
+        return said + ". It has not begun to learn: one answer to all rows would agree in as many."
     if gap.then is None or own.agreement is None or rival.agreement is None:
-        return said + ". The points are too few for a law."
+        since = "" if own.begins == own.points[0].row_updates else f" from {own.begins:,} on, where it begins to learn,"
+        return said + f". The points{since} are too few for a law."
     floors = (f"{100 * law.floor.value:.1f} % {_range(law.floor)}" for law in (own.agreement, rival.agreement))
     verdict = {
         True: "training closes the gap",
@@ -86,9 +91,11 @@ def section(result: dict) -> Iterator[str]:
     yield (
         f"Task `{result['task']}`, {settings['encoder']}; {rows['train']:,} rows{text} to learn from, without labels, "
         f"{rows['evaluation']:,} scored. A column is a number of row-updates: the share of rows with the original's "
-        f"label, and {result['metric']}. `floor` and `ten times more` are the share that the fitted law promises, with "
-        f"95 % intervals; {settings['clock']} clock. `python training/curves.py {given(settings)}`, of files and "
-        "folders the names."
+        f"label, and {result['metric']}. One answer to all rows would have the original's label on "
+        f"{100 * result['constant']:.1f} % of them; a student *begins to learn* at the first point from which on it "
+        "has more, and its law is of the points from there. `floor` and `ten times more` are the share that the fitted "
+        f"law promises, with 95 % intervals; {settings['clock']} clock. `python training/curves.py {given(settings)}`, "
+        "of files and folders the names."
     )
     yield result["table"]
     for said in result["sentences"]:
