@@ -114,8 +114,8 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (["--split", "test"], "--split 'test': sst2 has validation"),
         (
             ["--candidates", "none"],
-            "'none' is neither one of curves, embedding, embedding_12, embedding_narrow, levers, pairs, sequence, "
-            "structures, token, winners, winners_words nor a file",
+            "'none' is neither one of curves, embedding, embedding_12, embedding_narrow, levers, pairs, papers, "
+            "sequence, structures, token, winners, winners_words nor a file",
         ),
     ],
 )
@@ -189,7 +189,7 @@ def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
         assert 0 < max(apart) < 0.05, model
 
 
-@pytest.mark.parametrize("name", ["sequence", "pairs", "token", "winners", "winners_words"])
+@pytest.mark.parametrize("name", ["sequence", "pairs", "papers", "token", "winners", "winners_words"])
 def test_the_files_that_come_along_suit_six_layers(name):
     found = read_candidates(name, layers=6)
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)

@@ -62,8 +62,9 @@ def _best(points: Sequence[Point]) -> str | None:
 
 
 def summary(results: Sequence[dict]) -> Iterator[str]:
-    """The fronts that know their winners, in Markdown: a table for each speed, tasks by levers, and a sentence."""
-    results = sorted((one for one in results if one.get("winners")), key=lambda one: one["task"])
+    """The fronts that know their winners, in Markdown: a table for each speed, tasks by levers, and a sentence. Those
+    without a model at the highest speed are of another question."""
+    results = sorted((one for one in results if _at_all_speeds(one.get("winners"))), key=lambda one: one["task"])
     if results:
         yield "### Who wins where"
     for forms in _FORMS if results else ():
@@ -83,6 +84,10 @@ def _place(lever: str) -> tuple[int, str]:
     """Plain levers first, cascades last."""
     plain = (ORIGINAL, "fewer layers", "narrower layers")
     return (plain.index(lever) if lever in plain else 8 if lever == _BEHIND else 4), lever
+
+
+def _at_all_speeds(found: Sequence[dict] | None) -> bool:
+    return bool(found) and any(row["levers"] for row in found if row["speed"] == max(SPEEDS))
 
 
 def _at(found: Sequence[dict], forms: str, speed: int) -> dict:
