@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict:
     resume = ["--resume"] if run.settings.is_file() else []
     task = ["--task", StdlibTask.name, "--variants", PLAIN, MUX, "--output_dir", str(run.path)]
     # It starts from the plain encoder, whose head reads the first position: its own does, too, which is the fastest.
-    task += ["--sequence_summary", "first", "--mux_task_epochs", "5", "--groupings", "3"]
+    task += ["--sequence_summary", "first", "--mux_task_epochs", "8", "--groupings", "3"]
     trained = train.main([*task, *resume, *others])
 
     say("2. search: a faster model that answers as the plain one does, from text without labels")
