@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from thoroughness import on_request
 from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from fastmux.cli.main import main
@@ -111,7 +112,7 @@ convert(sys.argv[1], read_texts([sys.argv[2]]), sys.argv[3], max_steps=100, per_
 """
 
 
-@pytest.mark.parametrize("where", ["step 0 9", "step .conversion 35"])
+@pytest.mark.parametrize("where", ["step 0 9", pytest.param("step .conversion 35", marks=on_request)])
 def test_a_killed_conversion_goes_on_with_its_estimate(
     where, original, tokenizer, texts, tmp_path, as_fast, monkeypatch
 ):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from killing import in_child
+from thoroughness import on_request
 from tiny_tasks import write_tasks
 from transformers import BertForSequenceClassification
 
@@ -86,7 +87,7 @@ def same_weights(one, other) -> bool:
     )
 
 
-@pytest.mark.parametrize("task", ["sst2", "conll2003"])
+@pytest.mark.parametrize("task", [pytest.param("sst2", marks=on_request), "conll2003"])
 def test_curves_have_every_student_and_every_point(task, files, tmp_path):
     out = tmp_path / "out"
     result = curves.main(arguments(files, out, "--seeds", "0", "1", task=task, points="8 16 32 64"))
