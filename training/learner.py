@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastmux.distillation.attention import attention_in_float32
+from fastmux.distillation.attention import bfloat16_steps
 from fastmux.files import replacing
 
 #: AdamW's, as `fastmux.distillation.distil` has them.
@@ -67,7 +67,7 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16), attention_in_float32(self.bf16):
+        with bfloat16_steps(self._device, self.bf16):
             loss = self.loss(self.model, inputs)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, _LARGEST_NORM)

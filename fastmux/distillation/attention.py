@@ -1,8 +1,9 @@
-"""Attention of training steps under bfloat16 autocast on a CPU: in float32, which is quicker."""
+"""Training steps under bfloat16 autocast, on a CPU with attention in float32, which is quicker."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,22 @@ def attention_in_float32(bf16: bool) -> contextlib.AbstractContextManager:
         (torch.bfloat16, torch.Size([1, 2, 5, 4]))
     """
     return _AttentionInFloat32() if bf16 else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def bfloat16_steps(device: torch.device, bf16: bool) -> Iterator[None]:
+    """A training step's forward: under bfloat16 autocast, with `attention_in_float32` on a CPU, if ``bf16`` is set.
+
+    Example:
+        >>> import torch
+        >>> from fastmux.distillation.attention import bfloat16_steps
+        >>> with bfloat16_steps(torch.device("cpu"), True):
+        ...     made = torch.nn.Linear(3, 2)(torch.ones(1, 3))
+        >>> made.dtype
+        torch.bfloat16
+    """
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16), attention_in_float32(bf16):
+        yield
 
 
 class _AttentionInFloat32(TorchFunctionMode):

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from fastmux.distillation.attention import attention_in_float32
+from fastmux.distillation.attention import bfloat16_steps
 from fastmux.distillation.teacher import TeacherOutputs, logits_of
 from fastmux.distillation.trainer import ROW, TeacherCollator
 
@@ -150,7 +149,7 @@ def step_seconds(
     model.train()
     for _ in range(3):
         start = time.perf_counter()
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16), attention_in_float32(bf16):
+        with bfloat16_steps(model.device, bf16):
             logits = logits_of(model(**inputs))
         logits.float().square().mean().backward()
         model.zero_grad()

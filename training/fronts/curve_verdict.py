@@ -128,8 +128,8 @@ def _panel(
         law = of_curve(curve) if x == "row_updates" else None
         name = f"{curve.name}, {curve.speed_up:.1f} x"
         lines.append(Line(points, spread, style={**style, "label": name, "lw": 0 if law else 1, "elinewidth": 0.8}))
-        if law is not None:
-            first, last = curve.begins or curve.points[0].row_updates, law.more
+        if law is not None and curve.begins is not None:
+            first, last = curve.begins, law.more
             ns = [first * (last / first) ** (k / 40) for k in range(41)]
             own = [(n, max(law.floor.value + law.scale * n**-law.power.value, 1e-4)) for n in ns]
             lines.append(Line(own, style={"color": style["color"], "marker": "", "lw": 1}))
