@@ -21,65 +21,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import datasets
 import numpy as np
-import torch
-import transformers
 from transformers import PreTrainedModel, set_seed
 
+from bench.contests import Contest, contest_options, embeddings_and_layer, options_said, run_contests
 from bench.machine import CPU, machine_info, results_folder
-from fastmux.distillation.distil import distil, distillation_arguments
-from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.speed import engine_of
-from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs, padded
-from fastmux.distillation.texts import read_texts
 from fastmux.labelling.classifier import Classifier
 from fastmux.models.joined import JoinedForSequenceClassification
 from fastmux.models.last_layer import first_positions
 from fastmux.passes.cascade import choose_min_confidence
-from fastmux.passes.timer import rates
-from fastmux.searching.levers import Source, candidates_for
+from fastmux.searching.levers import candidates_for
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.training.formatting import table
-from fastmux.training.programs import finish, options_of, positive
-
-#: Rows on which the times of layers are measured, in passes of so many.
-_TIMED, _PASS = 192, 32
-_QUIET = {"disable_tqdm": True, "logging_strategy": "no"}
+from fastmux.training.programs import finish, positive, run_program
 
 
-class Contest:
-    """Early exits and cascades of one original.
-
-    Args:
-        classifier: The original.
-        rows: What is learnt from, chosen by and reported on.
-        options: The program's.
-        folder: For what is under way.
-    """
+class ExitContest(Contest):
+    """Early exits and cascades of one original; see `Contest`."""
 
     def __init__(self, classifier: Classifier, rows: SearchRows, options: argparse.Namespace, folder: Path):
-        self.original, self.tokenizer = classifier.model.eval(), classifier.tokenizer
-        self.rows, self.options, self.folder = rows, options, folder
-        self.layers = self.original.config.num_hidden_layers
-        self.learning = rows.dataset(rows.learning[: options.steps * options.batch])
-        self.source = Source(self.original, self.learning.select(range(min(512, len(self.learning)))), self.tokenizer)
+        super().__init__(classifier, rows, options, folder)
         self.parts = []
         for some in (rows.choosing, rows.reporting):
             tokens = rows.tokens.select(some)
             answers = engine_of(self.original, self.tokenizer).run(tokens).logits
             self.parts.append(Part(tokens, answers, classifier.problem_type))
-        given = (self.original, self.tokenizer, self.learning, folder / "teacher")
-        self.teacher: TeacherOutputs = compute_teacher_outputs(*given, fingerprint="", first_only=True)
 
     def exit_behind(self, layers: int) -> PreTrainedModel:
         """The first layers, which learn nothing, the last one at the first position, and the head."""
@@ -90,32 +64,16 @@ class Contest:
             module.requires_grad_(False)
         return model
 
-    def learnt(self, name: str, model: PreTrainedModel) -> PreTrainedModel:
-        """The model, once it learnt the original's answers."""
-        settings = ConversionSettings(per_device_train_batch_size=self.options.batch)
-        given = {"max_steps": self.options.steps, "bf16": self.options.bf16, "save_strategy": "no", **_QUIET}
-        arguments = distillation_arguments(self.folder / name, settings, given)
-        return distil(model, self.tokenizer, self.learning, self.teacher, arguments)[0]
-
-    @torch.no_grad()
-    def seconds(self) -> dict[str, float]:
+    def times(self) -> dict[str, float]:
         """How long the parts of a pass take, for the same rows."""
-        rows, bert = self.learning.select(range(min(_TIMED, len(self.learning)))), self.original.base_model
-        order = np.argsort(rows["length"])
-        work = []
-        for begin in range(0, len(order), _PASS):
-            inputs = padded(rows, order[begin : begin + _PASS], self.tokenizer)
-            keep = inputs.pop("attention_mask") != 0
-            work.append((inputs, bert.embeddings(**inputs), keep))
-        narrow, last = self.source.narrowed(1 / 4, 1.0).base_model.encoder.layer[0], bert.encoder.layer[-1]
+        encoder = self.original.base_model.encoder
+        narrow, last = self.source.narrowed(1 / 4, 1.0).base_model.encoder.layer[0], encoder.layer[-1]
         parts: dict[str, Callable] = {
-            "embeddings": lambda inputs, states, keep: bert.embeddings(**inputs),
-            "layer": lambda inputs, states, keep: bert.encoder.layer[0](states, keep[:, None, None]),
+            **embeddings_and_layer(self.original),
             "narrow layer": lambda inputs, states, keep: narrow(states, keep[:, None, None]),
             "head": lambda inputs, states, keep: first_positions(last, states, keep),
         }
-        calls = {name: partial(_all, part, work) for name, part in parts.items()}
-        return {name: 1 / rate.rows_per_second for name, rate in rates(calls, len(rows), clock="cpu").items()}
+        return self.seconds(parts)
 
     def said(self, model: PreTrainedModel) -> list[tuple]:
         """How sure a model is of each row, and whether it gives it the original's label: of both parts of the rows."""
@@ -143,7 +101,7 @@ class Contest:
         return found
 
     def __call__(self) -> dict:
-        took = self.seconds()
+        took = self.times()
         original = took["embeddings"] + self.layers * took["layer"]
         entries = []
         for layers in self.options.exits:
@@ -171,11 +129,6 @@ class Contest:
         return {"rows": rows, "tokens": float(np.mean(self.learning["length"])), "seconds": took, "entries": entries}
 
 
-def _all(part: Callable, work: list[tuple]) -> None:
-    for given in work:
-        part(*given)
-
-
 def section(result: dict) -> Iterator[str]:
     """The page's section on a file that this program wrote."""
     yield (
@@ -193,36 +146,17 @@ def section(result: dict) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    parser = options_of(__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL=ROWS:COLUMN[,COLUMN]", help="A classifier, and its rows.")
-    parser.add_argument("--steps", type=positive, default=100, help="Optimiser steps of each model.")
-    parser.add_argument("--batch", type=positive, default=32, help="Rows of a step.")
-    parser.add_argument("--max_rows", type=positive, default=8000, help="Rows of a table that are read.")
-    parser.add_argument("--max_length", type=positive, default=128, help="Tokens of a row; longer ones are cut.")
+    parser = contest_options(__doc__, batch=32)
     parser.add_argument("--exits", type=positive, nargs="+", default=[1, 2, 3], help="Layers behind which rows leave.")
     parser.add_argument(
         "--cascades", nargs="+", default=["cut-2", "cut-3", "cut-4", "narrow-0.25-3"], help="Candidates of search."
     )
     parser.add_argument("--agreements", type=float, nargs="+", default=[0.98, 0.99], help="Of thresholds.")
-    parser.add_argument("--bf16", action="store_true", help="Train under bfloat16 autocast.")
-    args = parser.parse_args(argv)
-    transformers.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    asked = [(model, *rest.rpartition(":")[::2]) for model, _, rest in (one.partition("=") for one in args.models)]
-    if missing := [path for model, file, _ in asked for path in (model, file) if not Path(path or ".").exists()]:
-        parser.error(f"{missing[0]} is not there; expected MODEL=ROWS:COLUMN[,COLUMN]")
-    found = []
-    for model, file, columns in asked:
-        classifier = Classifier.of(model, None)
-        texts = read_texts([file], *columns.split(","))[: args.max_rows]
-        rows = SearchRows.of(texts, None, classifier, args.max_length, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            found.append({"task": Path(file).name.split(".")[0], **Contest(classifier, rows, args, Path(folder))()})
-    options = {name: value for name, value in vars(args).items() if name not in ("models", "output")}
-    result = {"machine": machine_info(CPU), "options": options, "early_exits": found}
+    found, args = run_contests(ExitContest, parser, argv)
+    result = {"machine": machine_info(CPU), "options": options_said(args), "early_exits": found}
     finish(result, section, args.output or results_folder(CPU) / "early_exit.json")
     return found
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -41,6 +41,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"promises"}, "Searches, on rows that they never saw", "bench.promises:section"),
         ({"records"}, "One checkpoint, several speeds", "fastmux.training.copies:section"),
         ({"early_exits"}, "Early exit", "bench.early_exit:section"),
+        ({"same_tokens"}, "Shared feed-forward passes", "bench.same_tokens:section"),
     ],
     "Speed of whole models": [
         ({"encoder", "batch_tokens", "num_workers", "rows"}, "Text in, labels out", "bench.predict:section"),

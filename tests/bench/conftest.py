@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from bench import harness
 
 ROOT = Path(__file__).resolve().parents[2]
+WORDS = [f"w{i}" for i in range(40)]
 TINY = ["--num_hidden_layers", "1", "--hidden_size", "16", "--num_attention_heads", "2", "--intermediate_size", "32"]
 
 
@@ -47,3 +51,20 @@ def refusal(capsys) -> Callable[..., str]:
         return capsys.readouterr().err
 
     return of
+
+
+@pytest.fixture
+def saved_classifier(tmp_path):
+    """A tiny classifier's folder, and a table of text."""
+    torch.manual_seed(0)
+    tokenizer = BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **sizes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    draw = random.Random(0)
+    lines = ["text", *(" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(600))]
+    (tmp_path / "rows.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "model", tmp_path / "rows.tsv"

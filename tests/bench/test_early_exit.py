@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import random
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from bench import early_exit
 from fastmux.labelling.classifier import Classifier
 from fastmux.searching.rows import SearchRows
 from fastmux.testing import assert_agrees
 
-WORDS = [f"w{i}" for i in range(40)]
 OPTIONS = {"steps": 4, "batch": 8, "exits": [1, 2], "cascades": ["cut-2"], "agreements": [0.9], "bf16": False}
 
 
 @pytest.fixture
-def saved(tmp_path):
-    """A tiny classifier's folder, and a table of text."""
-    torch.manual_seed(0)
-    tokenizer = BertTokenizerFast(
-        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    )
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **sizes)
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    draw = random.Random(0)
-    lines = ["text", *(" ".join(draw.choices(WORDS, k=draw.randint(3, 9))) for _ in range(600))]
-    (tmp_path / "rows.tsv").write_text("\n".join(lines) + "\n")
-    return tmp_path / "model", tmp_path / "rows.tsv"
-
-
-@pytest.fixture
-def contest(saved, tmp_path):
-    classifier = Classifier.of(str(saved[0]), None)
-    texts = saved[1].read_text().splitlines()[1:]
+def contest(saved_classifier, tmp_path):
+    classifier = Classifier.of(str(saved_classifier[0]), None)
+    texts = saved_classifier[1].read_text().splitlines()[1:]
     rows = SearchRows.of(texts, None, classifier, 32, 0)
-    return early_exit.Contest(classifier, rows, argparse.Namespace(**OPTIONS), tmp_path / "work")
+    return early_exit.ExitContest(classifier, rows, argparse.Namespace(**OPTIONS), tmp_path / "work")
 
 
 def test_a_head_behind_all_layers_but_the_last_is_the_original(contest):
@@ -77,8 +57,8 @@ def test_only_what_is_behind_the_layer_learns(contest):
     assert len(changed) > 10
 
 
-def test_a_table_of_exits_and_cascades(saved, tmp_path, capsys):
-    model, rows = saved
+def test_a_table_of_exits_and_cascades(saved_classifier, tmp_path, capsys):
+    model, rows = saved_classifier
     options = ["--steps", "2", "--batch", "8", "--exits", "1", "--cascades", "cut-2", "--agreements", "0.6", "0.9"]
     (found,) = early_exit.main([f"{model}={rows}:text", *options, "--output", str(tmp_path / "found.json")])
     assert found["task"] == "rows" and set(found["seconds"]) == {"embeddings", "layer", "narrow layer", "head"}
