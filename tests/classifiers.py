@@ -6,18 +6,18 @@ import random
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+from word_tokenizer import word_tokenizer
 
 import fastmux
 
 WORDS = [f"w{i}" for i in range(40)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL + WORDS)})
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="session")

@@ -132,8 +132,8 @@ def triton_device() -> torch.device:
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_there_stays():
-    """Each `Trainer` asks for two collections of garbage, which go through whatever was ever imported: half of the time
-    of a short training."""
+    """Each `Trainer.train` asks for a collection of garbage, which goes through whatever was ever imported: half of the
+    time of a short training."""
     gc.collect()
     gc.freeze()
 

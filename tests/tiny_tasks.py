@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel
+from word_tokenizer import word_tokenizer
 
 WORDS = [f"w{i}" for i in range(30)]
 
@@ -14,9 +15,7 @@ WORDS = [f"w{i}" for i in range(30)]
 def write_tasks(folder: Path) -> Path:
     """Writes ``encoder``, ``sst2`` and ``conll2003`` to a folder, and returns it."""
     torch.manual_seed(0)
-    tokenizer = BertTokenizerFast(
-        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    )
+    tokenizer = word_tokenizer(WORDS)
     sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=40, initializer_range=0.3, **sizes)
     BertModel(config).save_pretrained(folder / "encoder")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification
+from word_tokenizer import word_tokenizer
 
 from bench import harness
 
@@ -57,9 +58,7 @@ def refusal(capsys) -> Callable[..., str]:
 def saved_classifier(tmp_path):
     """A tiny classifier's folder, and a table of text."""
     torch.manual_seed(0)
-    tokenizer = BertTokenizerFast(
-        vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    )
+    tokenizer = word_tokenizer(WORDS)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, num_labels=3, **sizes)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "model")

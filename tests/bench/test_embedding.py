@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel
+from word_tokenizer import word_tokenizer
 
 from bench import embed
 from fastmux.embedding.config import EmbeddingConfig, Normalize
 from fastmux.embedding.model import EmbeddingModel
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "fine", "film", "dull"]
-
 
 def test_all_ways_are_measured(tmp_path, capsys):
-    tokenizer = BertTokenizerFast(vocab={word: place for place, word in enumerate(WORDS)})
+    tokenizer = word_tokenizer(["fine", "film", "dull"])
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = BertModel(BertConfig(vocab_size=8, max_position_embeddings=16, **sizes))
     EmbeddingModel(model, EmbeddingConfig(steps=(Normalize(),))).save_pretrained(tmp_path / "model", tokenizer)

@@ -6,15 +6,15 @@ import random
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification
+from word_tokenizer import word_tokenizer
 
 WORDS = [f"w{i}" for i in range(40)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL + WORDS)})
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import classifiers
 import pytest
 import torch
 from filelock import FileLock
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+from word_tokenizer import word_tokenizer
 
 import fastmux
 
@@ -21,7 +22,7 @@ texts = classifiers.texts
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(classifiers.SPECIAL + classifiers.WORDS)})
+    return word_tokenizer(classifiers.WORDS)
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 
-import classifiers
 import pytest
 from fastapi.testclient import TestClient
 from thoroughness import on_request
+from word_tokenizer import word_tokenizer
 
 import fastmux
 from fastmux.serving.app import create_app
@@ -105,7 +105,7 @@ def test_a_cascade_of_either_kind(first, behind, models, tokenizer, exported, te
 def test_a_fallback_of_other_labels_or_tokens(exported, models, tokenizer):
     with pytest.raises(ValueError, match="the fallback labels tokens and the model sequences"):
         fastmux.Labeller(exported("plain"), fallback=exported("tagger"), min_confidence=0.9)
-    other = type(tokenizer)(vocab={word: i for i, word in enumerate([*classifiers.SPECIAL, "other"])})
+    other = word_tokenizer(["other"])
     with pytest.raises(ValueError, match=r"tokenizer has other tokens than the one that model .* was exported with"):
         fastmux.Labeller(exported("plain"), other)
 

@@ -6,13 +6,8 @@ import random
 
 import pytest
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertModel,
-    BertTokenizerFast,
-)
+from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification, BertModel
+from word_tokenizer import word_tokenizer
 
 from fastmux.embedding.config import DenseLayer, EmbeddingConfig, Normalize
 from fastmux.embedding.model import EmbeddingModel
@@ -21,13 +16,12 @@ from fastmux.searching import measure, run
 from fastmux.searching.levers import candidates_for
 
 WORDS = [f"w{i}" for i in range(40)]
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return BertTokenizerFast(vocab={word: i for i, word in enumerate(SPECIAL + WORDS)})
+    return word_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
 )
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel
+from word_tokenizer import word_tokenizer
 
 from fastmux.embedding.config import EmbeddingConfig, Normalize
 from fastmux.embedding.model import EmbeddingModel
@@ -38,8 +39,7 @@ def files(tmp_path_factory):
     """A model that embeds, and files of the four data sets in which a text has many words of its like."""
     folder = tmp_path_factory.mktemp("vectors")
     torch.manual_seed(0)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = BertTokenizerFast(vocab={word: i for i, word in enumerate([*special, *WORDS])})
+    tokenizer = word_tokenizer(WORDS)
     sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
     bert = BertModel(BertConfig(vocab_size=35, max_position_embeddings=40, initializer_range=0.3, **sizes))
     EmbeddingModel(bert, EmbeddingConfig("mean", steps=(Normalize(),))).save_pretrained(folder / "model", tokenizer)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import BertConfig, BertForSequenceClassification
+from word_tokenizer import word_tokenizer
 
 import fastmux
 from fastmux.distribution import MissingExtraError
@@ -29,9 +30,8 @@ def classifier(**more):
 def folder(tmp_path_factory):
     """A classifier, and rows whose label is whether w0 is there."""
     folder = tmp_path_factory.mktemp("prumux")
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
     classifier().save_pretrained(folder / "original")
-    BertTokenizerFast(vocab=vocabulary).save_pretrained(folder / "original")
+    word_tokenizer(WORDS).save_pretrained(folder / "original")
     draw = random.Random(0)
     for name, rows in (("train", 48), ("dev", 24)):
         lines = ["sentence\tlabel"]
