@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import datasets
 import numpy as np
 import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedModel
 
+from bench.machine import CPU, machine_info, results_folder
 from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs, padded
@@ -24,7 +24,7 @@ from fastmux.labelling.classifier import Classifier
 from fastmux.passes.timer import rates
 from fastmux.searching.levers import Source
 from fastmux.searching.rows import SearchRows
-from fastmux.training.programs import options_of, positive
+from fastmux.training.programs import finish, options_of, positive
 
 #: Rows on which the times of layers are measured, in passes of so many.
 _TIMED, _PASS = 192, 32
@@ -49,7 +49,7 @@ class Contest:
         self.rows, self.options, self.folder = rows, options, folder
         self.layers = self.original.config.num_hidden_layers
         self.learning = rows.dataset(rows.learning[: options.steps * options.batch])
-        self.source = Source(self.original, self.learning.select(range(min(512, len(self.learning)))), self.tokenizer)
+        self.source = Source(self.original, self.learning, self.tokenizer)
         given = (self.original, self.tokenizer, self.learning, folder / "teacher")
         self.teacher: TeacherOutputs = compute_teacher_outputs(*given, fingerprint="", first_only=self.first_only)
 
@@ -68,11 +68,12 @@ class Contest:
         return distil(model, self.tokenizer, self.learning, self.teacher, made)[0]
 
     @torch.no_grad()
-    def seconds(self, parts: Mapping[str, Callable]) -> dict[str, float]:
-        """How long parts of a pass take, for a row: one thread of processor time, in turns.
+    def seconds(self, further: Mapping[str, Callable]) -> dict[str, float]:
+        """How long ``embeddings``, a ``layer`` and further parts of a pass take, for a row: one thread of processor
+        time, in turns.
 
         Args:
-            parts: Calls with a batch's inputs, its embeddings (B, L, d) and which positions are no padding, (B, L).
+            further: Calls with a batch's inputs, its embeddings (B, L, d) and which positions are no padding, (B, L).
         """
         rows, bert = self.learning.select(range(min(_TIMED, len(self.learning)))), self.original.base_model
         order = np.argsort(rows["length"])
@@ -81,17 +82,13 @@ class Contest:
             inputs = padded(rows, order[begin : begin + _PASS], self.tokenizer)
             keep = inputs.pop("attention_mask") != 0
             work.append((inputs, bert.embeddings(**inputs), keep))
+        parts: dict[str, Callable] = {
+            "embeddings": lambda inputs, states, keep: bert.embeddings(**inputs),
+            "layer": lambda inputs, states, keep: bert.encoder.layer[0](states, keep[:, None, None]),
+            **further,
+        }
         calls = {name: partial(_all, part, work) for name, part in parts.items()}
         return {name: 1 / rate.rows_per_second for name, rate in rates(calls, len(rows), clock="cpu").items()}
-
-
-def embeddings_and_layer(original: nn.Module) -> dict[str, Callable]:
-    """The parts of a pass of a BERT that every contest measures."""
-    bert = original.base_model
-    return {
-        "embeddings": lambda inputs, states, keep: bert.embeddings(**inputs),
-        "layer": lambda inputs, states, keep: bert.encoder.layer[0](states, keep[:, None, None]),
-    }
 
 
 def _all(part: Callable, work: list[tuple]) -> None:
@@ -112,29 +109,41 @@ def contest_options(description: str | None, batch: int) -> argparse.ArgumentPar
 
 
 def run_contests(
-    kind: Callable[..., Callable[[], dict]], parser: argparse.ArgumentParser, argv: list[str] | None
-) -> tuple[list[dict], argparse.Namespace]:
-    """Runs a contest for each classifier.
+    kind: Callable[..., Callable[[], dict]],
+    parser: argparse.ArgumentParser,
+    argv: list[str] | None,
+    section: Callable[[dict], Iterator[str]],
+    *,
+    key: str,
+    file: str,
+) -> list[dict]:
+    """Runs a contest for each classifier, and writes what they found.
+
+    Args:
+        kind: A `Contest`, which is called for what it found.
+        parser: From `contest_options`.
+        argv: The arguments of the program.
+        section: Says the result.
+        key: The name of what was found, in the result.
+        file: The name of the file of results, where none is asked for.
 
     Returns:
-        What each found, with its ``task``; the program's arguments.
+        What each found, with its ``task``.
     """
     args = parser.parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     asked = [(model, *rest.rpartition(":")[::2]) for model, _, rest in (one.partition("=") for one in args.models)]
-    if missing := [path for model, file, _ in asked for path in (model, file) if not Path(path or ".").exists()]:
+    if missing := [path for *paths, _ in asked for path in paths if not Path(path or ".").exists()]:
         parser.error(f"{missing[0]} is not there; expected {_EXPECTED}")
     found = []
-    for model, file, columns in asked:
+    for model, table, columns in asked:
         classifier = Classifier.of(model, None)
-        texts = read_texts([file], *columns.split(","))[: args.max_rows]
+        texts = read_texts([table], *columns.split(","))[: args.max_rows]
         rows = SearchRows.of(texts, None, classifier, args.max_length, 0)
         with tempfile.TemporaryDirectory() as folder:
-            found.append({"task": Path(file).name.split(".")[0], **kind(classifier, rows, args, Path(folder))()})
-    return found, args
-
-
-def options_said(args: argparse.Namespace) -> dict:
-    """The options as a file of results has them: without paths."""
-    return {name: value for name, value in vars(args).items() if name not in ("models", "output")}
+            found.append({"task": Path(table).name.split(".")[0], **kind(classifier, rows, args, Path(folder))()})
+    options = {name: value for name, value in vars(args).items() if name not in ("models", "output")}
+    result = {"machine": machine_info(CPU), "options": options, key: found}
+    finish(result, section, args.output or results_folder(CPU) / file)
+    return found

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:
@@ -30,8 +30,7 @@ if not __package__:
 import numpy as np
 from transformers import PreTrainedModel, set_seed
 
-from bench.contests import Contest, contest_options, embeddings_and_layer, options_said, run_contests
-from bench.machine import CPU, machine_info, results_folder
+from bench.contests import Contest, contest_options, run_contests
 from fastmux.distillation.speed import engine_of
 from fastmux.labelling.classifier import Classifier
 from fastmux.models.joined import JoinedForSequenceClassification
@@ -41,7 +40,7 @@ from fastmux.searching.levers import candidates_for
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.training.formatting import table
-from fastmux.training.programs import finish, positive, run_program
+from fastmux.training.programs import positive, run_program
 
 
 class ExitContest(Contest):
@@ -66,14 +65,14 @@ class ExitContest(Contest):
 
     def times(self) -> dict[str, float]:
         """How long the parts of a pass take, for the same rows."""
-        encoder = self.original.base_model.encoder
-        narrow, last = self.source.narrowed(1 / 4, 1.0).base_model.encoder.layer[0], encoder.layer[-1]
-        parts: dict[str, Callable] = {
-            **embeddings_and_layer(self.original),
-            "narrow layer": lambda inputs, states, keep: narrow(states, keep[:, None, None]),
-            "head": lambda inputs, states, keep: first_positions(last, states, keep),
-        }
-        return self.seconds(parts)
+        narrow = self.source.narrowed(1 / 4, 1.0).base_model.encoder.layer[0]
+        last = self.original.base_model.encoder.layer[-1]
+        return self.seconds(
+            {
+                "narrow layer": lambda inputs, states, keep: narrow(states, keep[:, None, None]),
+                "head": lambda inputs, states, keep: first_positions(last, states, keep),
+            }
+        )
 
     def said(self, model: PreTrainedModel) -> list[tuple]:
         """How sure a model is of each row, and whether it gives it the original's label: of both parts of the rows."""
@@ -152,10 +151,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         "--cascades", nargs="+", default=["cut-2", "cut-3", "cut-4", "narrow-0.25-3"], help="Candidates of search."
     )
     parser.add_argument("--agreements", type=float, nargs="+", default=[0.98, 0.99], help="Of thresholds.")
-    found, args = run_contests(ExitContest, parser, argv)
-    result = {"machine": machine_info(CPU), "options": options_said(args), "early_exits": found}
-    finish(result, section, args.output or results_folder(CPU) / "early_exit.json")
-    return found
+    return run_contests(ExitContest, parser, argv, section, key="early_exits", file="early_exit.json")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,14 +31,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from bench.contests import Contest, contest_options, embeddings_and_layer, options_said, run_contests
-from bench.machine import CPU, machine_info, results_folder
+from bench.contests import Contest, contest_options, run_contests
 from fastmux.distillation.teacher import padded
 from fastmux.labelling.classifier import Classifier
+from fastmux.models.windows import feed_forward_change
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.training.formatting import table
-from fastmux.training.programs import finish, positive, run_program
+from fastmux.training.programs import positive, run_program
 
 
 def groups_of(input_ids: Tensor, keep: Tensor, copies: int) -> Tensor:
@@ -100,15 +100,15 @@ class SharedFeedForward:
         ids = given["input_ids"] if "input_ids" in given else args[0]
         keep = given["attention_mask"] if given.get("attention_mask") is not None else torch.ones_like(ids)
         self._groups = groups_of(ids, keep, self.copies)
-        self.positions += int(keep.sum())
-        self.passes += len(self._groups[keep.flatten() != 0].unique())
+        self._sizes = torch.bincount(self._groups)
+        kept = int(keep.sum())
+        self.positions += kept
+        self.passes += len(self._sizes) - (keep.numel() - kept)  # padding has groups of its own
 
     def _run(self, layer: nn.Module, attended: Tensor) -> Tensor:
         states = attended.flatten(0, 1)
-        count = int(self._groups.max()) + 1
-        sizes = torch.bincount(self._groups, minlength=count)
-        sums = states.new_zeros(count, states.shape[1]).index_add(0, self._groups, states)
-        change = layer.output.dropout(layer.output.dense(layer.intermediate(sums / sizes[:, None])))
+        sums = states.new_zeros(len(self._sizes), states.shape[1]).index_add(0, self._groups, states)
+        change = feed_forward_change(layer, sums / self._sizes[:, None])
         return layer.output.LayerNorm(change[self._groups].view(attended.shape) + attended)
 
 
@@ -143,8 +143,7 @@ class SharingContest(Contest):
 
     def __call__(self) -> dict:
         layer = self.original.base_model.encoder.layer[0]
-        feed_forward: Callable = lambda inputs, states, keep: layer.feed_forward_chunk(states)  # noqa: E731
-        took = self.seconds({**embeddings_and_layer(self.original), "feed-forward": feed_forward})
+        took = self.seconds({"feed-forward": lambda inputs, states, keep: layer.feed_forward_chunk(states)})
         original, entries = took["embeddings"] + self.layers * took["layer"], []
         for copies in self.options.copies:
             for name, layers in {"all layers": range(self.layers), "first half": range(self.layers // 2)}.items():
@@ -186,10 +185,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.set_defaults(max_rows=12000)
     parser.add_argument("--copies", type=positive, nargs="+", default=[2, 4], help="Positions that share a pass.")
     parser.add_argument("--max_reported_rows", type=positive, default=1000, help="Rows that are reported on.")
-    found, args = run_contests(SharingContest, parser, argv)
-    result = {"machine": machine_info(CPU), "options": options_said(args), "same_tokens": found}
-    finish(result, section, args.output or results_folder(CPU) / "same_tokens.json")
-    return found
+    return run_contests(SharingContest, parser, argv, section, key="same_tokens", file="same_tokens.json")
 
 
 if __name__ == "__main__":

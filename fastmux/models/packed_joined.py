@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmux.models.joined_encoder import JoinedEncoder
+from fastmux.models.windows import feed_forward_change
 from fastmux.passes.packed_model import PackedModel, laid_out
 from fastmux.passes.packing import PackedRows, ends
 from fastmux.passes.sequences import Asked, Sequences, attention, run_at, run_layers
@@ -126,7 +127,7 @@ class PackedJoined(PackedModel):
         x = run_layers(before, x, sequences)
         for layer in joined:
             attended = attention(layer, x, sequences)
-            change = layer.output.dropout(layer.output.dense(layer.intermediate(_means(attended, given))))
+            change = feed_forward_change(layer, _means(attended, given))
             x = layer.output.LayerNorm(change.index_select(0, given["window"]) + attended)
         return self._last(last, x, sequences, first)
 

@@ -33,6 +33,11 @@ def separate_windows(y: Tensor, size: int, length: int) -> Tensor:
     return torch.cat([y[:, :1], rest], dim=1)
 
 
+def feed_forward_change(layer: nn.Module, states: Tensor) -> Tensor:
+    """What the feed-forward part of a BERT-like layer adds to states (..., d), before the norm: (..., d)."""
+    return layer.output.dropout(layer.output.dense(layer.intermediate(states)))
+
+
 def feed_forward_of_windows(
     layer: nn.Module, states: Tensor, mask: Tensor | None, keep: Tensor | None, size: int
 ) -> Tensor:
@@ -40,5 +45,5 @@ def feed_forward_of_windows(
     mean: states (B, L, d), mask in the form of the attention implementation, keep (B, L) -> (B, L, d)."""
     attended = layer.attention(states, mask)[0]
     joined, _ = join_windows(attended, keep, size)
-    change = layer.output.dropout(layer.output.dense(layer.intermediate(joined)))
+    change = feed_forward_change(layer, joined)
     return layer.output.LayerNorm(separate_windows(change, size, states.shape[1]) + attended)
