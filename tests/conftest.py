@@ -68,6 +68,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "/training/" not in item.nodeid and "/distillation/" not in item.nodeid)
 
 
+def pytest_collection_finish(session):
+    """Each `Trainer.train` asks for a collection of garbage, which goes through whatever was imported: half of the time
+    of a short training. What tests make is not frozen: its garbage would stay, with all that it refers to."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU that torch can use")
@@ -128,14 +135,6 @@ def triton_device() -> torch.device:
     pytest.importorskip("triton", reason="the triton backend needs the package triton")
     with fastmux.backend("triton"):
         yield torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_there_stays():
-    """Each `Trainer.train` asks for a collection of garbage, which goes through whatever was ever imported: half of the
-    time of a short training."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_sessionfinish(session):
