@@ -8,9 +8,16 @@ import numpy as np
 
 #: So few rows may have one label by chance.
 _FEW = 100
+_OF_TEXTS = "texts: the original gives all {} that are kept apart {}; give text of all kinds that it tells apart"
 
 
-def majority_share(logits: np.ndarray, problem_type: str, names: Sequence[str], what: str = "rows") -> float:
+def majority_share(
+    logits: np.ndarray,
+    problem_type: str,
+    names: Sequence[str],
+    what: str = "rows",
+    message: str = _OF_TEXTS,
+) -> float:
     """The share of the rows that have the most frequent label, or set of labels.
 
     Args:
@@ -18,6 +25,7 @@ def majority_share(logits: np.ndarray, problem_type: str, names: Sequence[str], 
         problem_type: The kind of labels, as for `fastmux.passes.cascade.agrees`.
         names: The names of the labels.
         what: What has labels, for messages.
+        message: What is wrong where all have one label, of how many rows and of the label, and what helps.
 
     Raises:
         ValueError: All rows, a hundred or more, have one label: to agree with it means nothing.
@@ -37,8 +45,6 @@ def majority_share(logits: np.ndarray, problem_type: str, names: Sequence[str], 
         said = repr(names[labels[0]])
     share = float(np.bincount(labels).max() / len(labels))
     if share == 1.0 and len(labels) >= _FEW:
-        raise ValueError(
-            f"texts: the original gives all {len(labels):,} {what} that are kept apart one label, {said}: agreement "
-            "with it means nothing; give text of all kinds that it tells apart"
-        )
+        label = f"one label, {said}: agreement with it means nothing"
+        raise ValueError(message.format(f"{len(labels):,} {what}", label))
     return share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -115,7 +116,8 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (
             ["--candidates", "none"],
             "'none' is neither one of curves, embedding, embedding_12, embedding_narrow, levers, pairs, papers, "
-            "sequence, structures, token, winners, winners_words nor a file",
+            "papers_12, sequence, structures, token, winners, winners_long, winners_long_words, winners_words nor a "
+            "file",
         ),
     ],
 )
@@ -173,6 +175,29 @@ def test_a_wrong_candidate_is_refused(text, message, tmp_path):
         read_candidates(str(tmp_path / "own.yaml"), layers=4)
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["given", "trained"])
+def test_an_original_that_gives_all_rows_one_label_is_refused_before_anything_learns_from_it(given, files, tmp_path):
+    data, more = tmp_path / "data", ["--original_learning_rate", "100"]  # from which nothing is learnt
+    shutil.copytree(files, data)
+    rows = (data / "sst2" / "train.tsv").read_text().splitlines()
+    (data / "sst2" / "dev.tsv").write_text("\n".join([*rows, *rows[1:], ""]))
+    if given:
+        model = BertForSequenceClassification.from_pretrained(data / "encoder")
+        with torch.no_grad():
+            model.classifier.bias[1] = 100.0
+        model.save_pretrained(tmp_path / "original")
+        more = ["--original", str(tmp_path / "original")]
+    advice = (
+        "give one that was trained"
+        if given
+        else "train it in another folder with an --original_learning_rate below 100"
+    )
+    message = f"--original: it gives all 128 rows one label, '.*': agreement with it means nothing; {advice}"
+    with pytest.raises(ValueError, match=message):
+        front.main(arguments(data, "sst2", tmp_path / "out", *more))
+    assert not (tmp_path / "out" / "cut").exists() and not (tmp_path / "out" / "teacher").exists()
+
+
 def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
     (tmp_path / "own.yaml").write_text("n2: {num_instances: 2, join: positions, joined_layers: [1]}\n")
     weights = {}
@@ -189,9 +214,19 @@ def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
         assert 0 < max(apart) < 0.05, model
 
 
-@pytest.mark.parametrize("name", ["sequence", "pairs", "papers", "token", "winners", "winners_words"])
+@pytest.mark.parametrize(
+    "name", ["sequence", "pairs", "papers", "token", "winners", "winners_words", "winners_long", "winners_long_words"]
+)
 def test_the_files_that_come_along_suit_six_layers(name):
-    found = read_candidates(name, layers=6)
+    check_file(name, layers=6)
+
+
+def test_the_file_that_comes_along_suits_twelve_layers():
+    check_file("papers_12", layers=12)
+
+
+def check_file(name, layers):
+    found = read_candidates(name, layers)
     assert any(candidate.multiplexed for candidate in found) and not all(candidate.multiplexed for candidate in found)
 
 

@@ -11,8 +11,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from fastmux.configuration import TMuxConfig
-from fastmux.distillation.speed import plain_forward
+from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json, write_json
+from fastmux.labelling.majority import majority_share
 from fastmux.training.features import encode_rows
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
@@ -22,6 +23,9 @@ from fastmux.training.metrics import scores_of
 from fastmux.training.models import head_class, label_options
 from fastmux.training.stages import Stage
 from fastmux.training.tasks.base import Task
+
+#: Of the rows that are scored, so many show whether an original tells rows apart at all.
+_SOME_ROWS = 1000
 
 
 class TaskModels(Models):
@@ -65,10 +69,26 @@ class TaskModels(Models):
     @cached_property
     def original(self) -> PreTrainedModel:
         """The encoder with its head, trained on the task's labels."""
-        if self.options.original is not None:
-            return self._load("AutoModel", self.options.original)
-        print(f"== {ORIGINAL}", flush=True)
-        return self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
+        options = self.options
+        if options.original is not None:
+            found, advice = self._load("AutoModel", options.original), "give one that was trained on the task"
+        else:
+            print(f"== {ORIGINAL}", flush=True)
+            found = self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
+            advice = (
+                f"train it in another folder with an --original_learning_rate below {options.original_learning_rate:g}"
+            )
+            advice += f", or with more --original_epochs than {options.original_epochs:g}"
+        self._check_labels(found, advice)
+        return found
+
+    def _check_labels(self, original: PreTrainedModel, advice: str) -> None:
+        """Raise ValueError if it gives all rows one label, as an encoder does whose training came to nothing."""
+        runtime = (engine := engine_of(original, self.tokenizer)).runtime
+        rows = self.evaluation.select(range(min(_SOME_ROWS, len(self.evaluation))))
+        what = "words" if runtime.per_token else "rows"
+        message = f"--original: it gives all {{}} {{}}; {advice}"
+        majority_share(engine.run(tokens_of(rows)).logits, runtime.problem_type, list(self.labels), what, message)
 
     def load(self, folder: Path) -> PreTrainedModel:
         kind = read_json(folder / "config.json")["model_type"]
