@@ -60,6 +60,7 @@ SUBJECTS: dict[str, list[tuple[set[str], str, str]]] = {
         ({"few", "many", "beyond_the_model_bytes"}, "Memory in the number of rows", "bench.rows:section"),
         ({"formats", "baseline"}, "Rows in and out of one format", "bench.rows:baseline_section"),
         ({"imports", "loading"}, "Start-up", "bench.loading:section"),
+        ({"first_labels"}, "The first label", "bench.first_label:section"),
     ],
     "Training on text": [
         ({"task", "variants"}, "Training run", "fastmux.training.report:section"),
