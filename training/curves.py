@@ -112,8 +112,22 @@ def main(argv: list[str] | None = None) -> dict:
     for stop in run.stops:
         run.measure(stop)
         found = run.found()
+        options.points = with_earlier(options.points, found["curves"], options.per_device_train_batch_size)
         write_json(folder.path / "curves.json", folder.content(found))  # also of what is killed later
     return folder.write("curves", found, section)
+
+
+def with_earlier(points: list[int], curves: list[dict], batch: int) -> list[int]:
+    """The points that were asked for, and those of earlier calls: the command with these makes what the file has.
+
+    Example:
+        >>> from fastmux.training.curves import with_earlier
+        >>> with_earlier([1000], [{"points": [{"row_updates": 1020}, {"row_updates": 3000}]}], batch=60)
+        [1000, 3000]
+    """
+    asked = {Stop.at(n, batch).steps for n in points}
+    reached = {point["row_updates"] for curve in curves for point in curve["points"]}
+    return sorted({*points, *(n for n in reached if Stop.at(n, batch).steps not in asked)})
 
 
 def _chosen(options: CurveOptions, candidates: list[Candidate]) -> list[Candidate]:

@@ -86,7 +86,7 @@ class LabellingSettings(RowSettings):
         truncation: Cut rows that are longer than ``max_length``; without it they are rejected.
         copies: How many slots of a multiplexed model each row takes. More are slower and more accurate.
         min_confidence: Rows of which the model is less sure than this go through ``fallback``. By default what
-            ``calibrate`` has put into the model's folder.
+            `fastmux calibrate` has put into the model's folder.
     """
 
     pair_column: str | None = None

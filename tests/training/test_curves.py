@@ -147,6 +147,8 @@ def test_a_later_call_goes_on_with_further_points_seeds_and_students(files, tmp_
     curves.main(arguments(files, parts, "--students", "cut", "n2", "--seeds", "0", "1"))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert points_of(parts) == points_of(whole) and same_weights(weights_of(parts), weights_of(whole))
+    fewer = curves.main(arguments(files, parts, "--students", "cut", points="16"))
+    assert fewer["settings"]["points"] == [16, 32, 64], "the command that is said to make the file has all its points"
     with pytest.raises(ValueError, match="--points 24: cut, seed 0, stands at 56 row-updates, past the place"):
         curves.main(arguments(files, parts, "--students", "cut", points="24 64"))
     with pytest.raises(ValueError, match=r"holds work of other settings: learning_rate was 0\.0003, is 0\.001"):

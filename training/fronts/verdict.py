@@ -39,7 +39,7 @@ def margin(point: Point, plain: Sequence[Point]) -> tuple[float, Point | None]:
 
 
 def sentence(points: Sequence[Point]) -> str:
-    """Whether a T-MUX is on the front that the plain models draw, and by how much."""
+    """Which T-MUXes are beyond the front that the plain models draw, and by how much."""
     plain = [point for point in points if not point.multiplexed]
     muxes = [point for point in points if point.multiplexed]
     if not muxes:
@@ -49,15 +49,15 @@ def sentence(points: Sequence[Point]) -> str:
         nearest = max(muxes, key=lambda point: margin(point, plain)[0])
         lost, rival = margin(nearest, plain)
         return (
-            f"No T-MUX is on the front: the nearest, {_named(nearest)}, is {-100 * lost:.1f} points behind "
-            f"{_named(rival)}, which is as fast or faster."
+            f"No T-MUX is beyond the front of the plain models: the nearest, {_named(nearest)}, is {-100 * lost:.1f} "
+            f"points behind {_named(rival)}, which is as fast or faster."
         )
     parts = []
     for point in sorted(ahead, key=lambda point: point.rows_per_second):
         won, rival = margin(point, plain)
         than = "faster than every plain model" if rival is None else f"{100 * won:.1f} points above {_named(rival)}"
         parts.append(f"{_named(point)}, {than}")
-    return "On the front: " + "; ".join(parts) + "."
+    return "Beyond the front of the plain models: " + "; ".join(parts) + "."
 
 
 def _named(point: Point) -> str:
