@@ -132,7 +132,7 @@ def section(result: dict) -> Iterator[str]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = options_of(__doc__, "The folder for results. Default: bench/results/<device>.")
+    parser = options_of(__doc__, "The folder for results. Default: bench/results/<device>.", Path)
     add, data = parser.add_argument, os.environ.get("FASTMUX_DATA", "shared/data")
     help = f"What is run: {', '.join([*COMMANDS, *STEPS])}."
     add("--steps", nargs="+", choices=[*COMMANDS, *STEPS], default=["first"], metavar="STEP", help=help)

@@ -35,9 +35,12 @@ def replacing(path: Path, *, durable: bool = False, within: Path | None = None) 
     its target is replaced and the link stays.
 
     Args:
-        path: The file or folder to write.
+        path: The file or folder to write. A folder is replaced by a folder alone, never by a file.
         durable: Whether to wait until a file is on the disk, so that it is complete after a power cut, too.
         within: The folder of the temporary path, on the same file system. By default the folder of ``path``.
+
+    Raises:
+        IsADirectoryError: ``path`` is a folder, and a file was written.
     """
     path = Path(os.path.realpath(path))
     temporary = (within or path.parent) / f".{path.stem}.writing-{os.getpid()}{path.suffix}"
@@ -47,6 +50,8 @@ def replacing(path: Path, *, durable: bool = False, within: Path | None = None) 
         yield temporary
         if durable:
             _sync(temporary)
+        if path.is_dir() and not temporary.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, expected a file or a new name", str(path))
         if path.is_dir():
             # A folder that has content cannot be replaced in one step.
             former = path.with_name(f".{path.name}.former-{os.getpid()}")
@@ -141,7 +146,15 @@ def _finite(value: object) -> object:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a file of JSON says.
+
+    Raises:
+        json.JSONDecodeError: It is damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise json.JSONDecodeError(f"{path} is not JSON: {error.msg}", error.doc, error.pos) from error
 
 
 def changes(former: dict, now: dict, names: Iterable[str] | None = None) -> str:

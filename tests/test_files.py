@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fastmux.files import finish_replacing, replacing, replacing_files
+from fastmux.files import finish_replacing, read_json, replacing, replacing_files, write_json
 
 
 def weights_of(written, former):
@@ -63,6 +63,21 @@ with files.replacing_files(folder, lambda written, former: {"old"}) as staging:
     for name in ("config", "weights"):
         (staging / name).write_text("new")
 """
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    kept = tmp_path / "results" / "kept.txt"
+    kept.parent.mkdir()
+    kept.write_text("kept")
+    with pytest.raises(IsADirectoryError, match="it is a folder, expected a file or a new name"):
+        write_json(tmp_path / "results", {})
+    assert [path.name for path in tmp_path.rglob("*")] == ["results", "kept.txt"]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged\.json is not JSON: Expecting property name"):
+        read_json(tmp_path / "damaged.json")
 
 
 @pytest.mark.parametrize("step", range(7))

@@ -34,14 +34,44 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help or ''} Default: {said.replace('%', '%%')}.".strip()
 
 
+def file_to_write(text: str) -> Path:
+    """Reads the name of a file to write from the command line."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, expected a file or a new name")
+    if over := next((one for one in path.parents if one.exists() and not one.is_dir()), None):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {over} is a file")
+    return path
+
+
 def options_of(
-    description: str, output: str | None = "The JSON file to write. Default: one in bench/results/<device>.", **more
+    description: str,
+    output: str | None = "The JSON file to write. Default: one in bench/results/<device>.",
+    kind: Callable[[str], Path] = file_to_write,
+    **more,
 ) -> argparse.ArgumentParser:
-    """A parser whose help is the program's docstring; with the option ``--output`` if ``output`` is its help."""
+    """A parser whose help is the program's docstring; with the option ``--output`` if ``output`` is its help, of this
+    kind."""
     made = argparse.ArgumentParser(description=description, formatter_class=_Help, **more)
     if output is not None:
-        made.add_argument("--output", type=Path, help=output)
+        made.add_argument("--output", type=kind, help=output)
     return made
+
+
+def natural(text: str) -> int:
+    """Reads an integer of at least 0 from the command line."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}, expected an integer of at least 0")
+    return value
+
+
+def fraction(text: str) -> float:
+    """Reads a number above 0, up to 1, from the command line."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}, expected a number above 0, up to 1")
+    return value
 
 
 def positive(text: str) -> int:
@@ -82,8 +112,12 @@ def finish(result: dict, section: Callable[[dict], Iterator[str]], output: Path 
 
 
 def run_program(main: Callable[[], object]) -> None:
-    """Run a program. A ValueError, an OSError or a package that is not installed ends it with the message."""
+    """Run a program. A ValueError, an OSError or a package that is not installed ends it with the message; Ctrl-C with
+    130, as in a shell."""
     try:
         main()
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError, MissingExtraError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")

@@ -39,7 +39,7 @@ COMPILING = 0.4
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     output = "The folder for OP.json and ratios.json. Default: nothing is kept."
-    parser = options_of(__doc__, output, prog="python -m bench.ops")
+    parser = options_of(__doc__, output, Path, prog="python -m bench.ops")
     add_options(parser.add_argument)
     return parser.parse_args(argv)
 
