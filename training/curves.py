@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> dict:
     models = CurveModels(options, folder.path, task)
     run = CurveRun(options, models, candidates)
     run.check()
-    folder.begin()
+    folder.begin(models.digests("train", "evaluation"))
     run.prepare()
     for stop in run.stops:
         run.measure(stop)
@@ -147,7 +147,8 @@ def _chosen(options: CurveOptions, candidates: list[Candidate]) -> list[Candidat
         raise ValueError(f"--seeds is {options.seeds}, expected integers of at least 0")
     if bool(options.first_text) != bool(options.first_rows):
         raise ValueError("--first_text and --first_rows go together, but only one of them was given")
-    if options.first_rows >= Stop.at(options.points[0], batch).leave * batch > 0 or options.first_rows % batch:
+    most = Stop.at(options.points[0], batch).leave * batch
+    if options.first_rows and (options.first_rows >= most or options.first_rows % batch):
         raise ValueError(
             f"--first_rows is {options.first_rows}, expected a multiple of a step's {batch} rows, fewer than the first "
             f"point leaves after"

@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> dict:
     scorings = [kind(options.data_dir) for kind in SCORINGS]
     models = EmbeddingModels(options, folder.path, scorings)
     candidates = read_candidates(options.candidates, models.original.config.num_hidden_layers)
+    models.check(candidates)
     folder.begin()
     points, figures = models.measure(models.contestants(candidates))
     found = {

@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> dict:
     candidates = read_candidates(options.candidates or USUAL[task.kind], encoder.num_hidden_layers)
     folder = FrontFolder(options, f"front-{options.task}", _MEASURING)
     models = TaskModels(options, folder.path, task)
-    folder.begin()
+    models.check(candidates)
+    folder.begin(models.digests("train"))
     points, best = models.measure(models.contestants(candidates))
     rows = models.counts()
     found = {"task": task.name, "metric": task.metric, "rows": rows, "entries": [asdict(point) for point in points]}

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from fastmux.training.arguments import Settings
+from fastmux.training.encoders import read_encoder
 from fastmux.training.features import encode_rows, pack_rows
 from fastmux.training.tasks import make_task
 from fastmux.training.tasks.base import Task, texts_of
@@ -69,8 +70,9 @@ def prepare(settings: Settings) -> Inputs:
             f"the task has {len(data.train)} training rows, fewer than num_instances={recipe.num_instances}"
         )
     if options.encoder is not None:
-        # Heads read the first position: whatever the tokenizer was used for before, padding comes last.
-        tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
+        tokenizer, room = read_encoder(options.encoder)
+        if recipe.max_length > room:
+            raise ValueError(f"--max_length is {recipe.max_length}, but {options.encoder} has room for {room} tokens")
     else:
         tokenizer = train_tokenizer(data.text, recipe.vocab_size, recipe.max_length)
     encode = partial(encode_rows, task.kind, tokenizer, length=recipe.max_length)

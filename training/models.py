@@ -18,6 +18,7 @@ from transformers import (
 import fastmux
 import fastmux.training.custom_encoders
 from fastmux.distillation.embedding_student import EmbeddingStudent
+from fastmux.models.loading import read_pretrained
 from fastmux.training.recipe import Recipe
 from fastmux.training.starts import start_from_averages, start_from_neighbours
 
@@ -73,7 +74,7 @@ class ModelFactory:
         """The encoder without multiplexing, with a new head."""
         config = self._encoder_config(self.recipe.dropout, **label_options(self.labels, self.kind))
         if self.encoder is not None:
-            return head_class("AutoModel", self.kind).from_pretrained(self.encoder, config=config)
+            return read_pretrained(head_class("AutoModel", self.kind), self.encoder, "--encoder", config=config)
         return self._start(head_class("AutoModel", self.kind).from_config(config))
 
     def rival(self, variant: str) -> PreTrainedModel:
@@ -131,7 +132,7 @@ class ModelFactory:
             return head_class("AutoModel", self.kind).from_pretrained(self.start, config=config).base_model
         config = self._encoder_config(dropout)
         if self.encoder is not None:
-            return AutoModel.from_pretrained(self.encoder, config=config)
+            return read_pretrained(AutoModel, self.encoder, "--encoder", config=config)
         return self._start(AutoModel.from_config(config))
 
     def _start(self, model: PreTrainedModel) -> PreTrainedModel:

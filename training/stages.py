@@ -163,8 +163,9 @@ class Stage:
         if self.done:
             result = StageResult(**read_json(self.folder / _RESULT))
         else:
+            model = make_model()
             with write_errors(self.folder):
-                result = self._train(make_model())
+                result = self._train(model)
         if PartialState().is_main_process:
             for folder in self.folder.glob("checkpoint-*"):
                 remove(folder)

@@ -93,11 +93,14 @@ def main(argv: list[str] | None = None) -> dict:
         raise ValueError(f"--ways {unknown[0]!r}: {options.recipe} has {', '.join(recipe.ways)}")
     folder = Path(options.output_dir or f"runs/superposed-{Path(options.recipe).stem}")
     settings = {k: v for k, v in asdict(options).items() if k not in _FURTHER}
-    identity = {**settings, "recipe": asdict(recipe) | {"ways": None}}
-    check_folder(folder, identity)
+    if wrong := [seed for seed in options.seeds if not 0 <= seed < 2**32]:
+        raise ValueError(f"--seeds is {wrong[0]}, expected integers of at least 0, below 2**32")
     run = SuperposedRun(options, recipe, folder)
+    identity = {**settings, "recipe": asdict(recipe) | {"ways": None}, "rows": run.digest}
+    check_folder(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, identity)
+    run.check_ways()
     run.train()
     found = run.found()
     plot(folder / "superposed.png", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, set_seed
 
 from fastmux.distillation.texts import read_texts
-from fastmux.files import read_json, write_json
+from fastmux.files import changes, read_json, write_json
 from fastmux.modules.multiplexer import draw_signs
 from fastmux.training import formatting
 from fastmux.training.drawing import Line, Panel, draw
@@ -33,7 +34,7 @@ from fastmux.training.tokenization import train_tokenizer
 _FILES = {"train": ("wikitext-2.train.txt",), "validation": ("wikitext-2.valid.txt",)}
 #: Steps of each kind whose time is measured, the first of which warms up.
 _TIMED = 6
-_PLANS = "plans.json"
+_PLANS, _WAYS = "plans.json", "ways.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Plan:
         return cls(step_seconds, shared, max(1, round(left / step_seconds[1])), bf16)
 
 
+def _rows_of(way: Way) -> int:
+    """How many rows share a pass."""
+    return way.num_instances if way.join == "rows" else 1
+
+
 class SuperposedRun:
     """All ways, at all seeds.
 
@@ -96,9 +102,23 @@ class SuperposedRun:
         most = {"train": options.max_train_rows, "validation": options.max_evaluation_rows}
         rows = {name: pack_rows(self.tokenizer, own, recipe.max_length)["input_ids"] for name, own in texts.items()}
         self.rows = {name: np.array(own[: most[name]]) for name, own in rows.items()}
+        self.digest = hashlib.sha256(b"".join(own.tobytes() for own in self.rows.values())).hexdigest()[:16]
+        scored, shared = len(self.rows["validation"]), max(map(_rows_of, self.ways.values()))
+        if scored < shared:
+            raise ValueError(f"{scored} rows are scored, expected at least the {shared} that share a pass")
         for seed in options.seeds:
             for way in self.ways.values():
                 self._rows("train", seed).batch(0, way)  # raises what is wrong
+
+    def check_ways(self) -> None:
+        """Raise ValueError for a way of which the folder holds another one of its name; note the others."""
+        path = self.folder / _WAYS
+        before = read_json(path) if path.is_file() else {}
+        now = {name: asdict(way) for name, way in self.ways.items()}
+        for name, way in now.items():
+            if changed := changes(before.get(name, way), way):
+                raise ValueError(f"{self.folder} holds another {name}: {changed}. Give it another name, or a folder")
+        write_json(path, before | now)
 
     def _rows(self, split: str, seed: int) -> MaskedRows:
         return MaskedRows(self.rows[split], self.tokenizer, self.recipe.masked_share, self.recipe.sequences, seed)

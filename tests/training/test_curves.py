@@ -207,6 +207,10 @@ def test_every_student_has_states_at_every_position(files):
         (["--first_rows", "16", "--first_text", "pairs.tsv"], "--first_rows is 16, expected a multiple of a step's 8"),
         (["--first_rows", "9", "--first_text", "pairs.tsv"], "--first_rows is 9, expected a multiple of a step's 8"),
         (["--students", "n3"], "--students 'n3': .* has cut, narrow, n2, n2-index, n2-rows"),
+        (
+            ["--points", "8", "--first_text", "x.txt", "--first_rows", "8"],
+            "--first_rows is 8, expected a multiple of a step's 8 rows, fewer than the first point leaves after",
+        ),
         (["--points", "4"], r"--points is \[4\], expected numbers of row-updates of at least a step's 8"),
         (["--seeds", "-1"], r"--seeds is \[-1\], expected integers"),
         (["--per_device_train_batch_size", "9"], "is 9, expected a multiple of num_instances, which is 2 of n2"),

@@ -115,7 +115,7 @@ def test_a_front_has_every_candidate_and_is_measured_anew(task, files, tmp_path)
         (
             ["--candidates", "none"],
             "'none' is neither one of curves, embedding, embedding_12, embedding_narrow, levers, pairs, papers, "
-            "papers_12, sequence, structures, token, winners, winners_long, winners_long_words, winners_words nor a "
+            "papers_12, sequence, structures, token, winners, winners_long, winners_words nor a "
             "file",
         ),
     ],
@@ -190,9 +190,7 @@ def test_training_in_bfloat16_is_not_training_in_float32(files, tmp_path):
         assert 0 < max(apart) < 0.05, model
 
 
-@pytest.mark.parametrize(
-    "name", ["sequence", "pairs", "papers", "token", "winners", "winners_words", "winners_long", "winners_long_words"]
-)
+@pytest.mark.parametrize("name", ["sequence", "pairs", "papers", "token", "winners", "winners_words", "winners_long"])
 def test_the_files_that_come_along_suit_six_layers(name):
     check_file(name, layers=6)
 

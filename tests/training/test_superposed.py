@@ -183,6 +183,13 @@ def test_a_later_call_adds_seeds_and_keeps_what_is_there(files, tmp_path, same_t
     assert both["curves"]["rows-2"]["0"] == first["curves"]["rows-2"]["0"] and "positions-3" in both["gains"]
     with pytest.raises(ValueError, match=r"holds work of other settings: .*seconds was 8\.0, is 9\.0"):
         superposed.main(arguments(files, tmp_path / "out", "--seconds", "9"))
+    (tmp_path / "own.yaml").write_text(RECIPE.replace("rows-2: {num_instances: 2}", "rows-2: {num_instances: 4}"))
+    with pytest.raises(ValueError, match="out holds another rows-2: num_instances was 2, is 4"):
+        superposed.main(arguments(files, tmp_path / "out", "--recipe", str(tmp_path / "own.yaml")))
+    (tmp_path / "wikitext-2.train.txt").write_text((files / "wikitext-2.train.txt").read_text() + "word1 word2\n" * 9)
+    (tmp_path / "wikitext-2.valid.txt").write_text((files / "wikitext-2.valid.txt").read_text())
+    with pytest.raises(ValueError, match="holds work of other settings: rows was"):
+        superposed.main(arguments(files, tmp_path / "out", "--data_dir", str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +199,8 @@ def test_a_later_call_adds_seeds_and_keeps_what_is_there(files, tmp_path, same_t
         (RECIPE, ["--seconds", "0"], r"--seconds is 0\.0, expected a number above 0"),
         (RECIPE, ["--data_dir", "nowhere"], "wikitext-2.train.txt, wikitext-2.valid.txt missing in nowhere"),
         (RECIPE, ["--max_train_rows", "3"], "there are 3 rows to learn from, expected at least a step's 4"),
+        (RECIPE, ["--seeds", "-1"], "--seeds is -1, expected integers of at least 0, below"),
+        (RECIPE, ["--max_evaluation_rows", "1"], "1 rows are scored, expected at least the 2 that share a pass"),
         ("ways: {a: {}}", [], "ways must have an entry 'plain: {}'"),
         ("ways: {plain: {num_instances: 2}}", [], "ways must have an entry 'plain: {}'"),
         ("widths: 3", [], "there is no 'widths' in a recipe; the closest is"),

@@ -224,12 +224,6 @@ class CurveModels(TaskModels):
         folder = self.folder / "students" / name
         return folder if seed is None else folder / f"seed-{seed}"
 
-    @staticmethod
-    def entry(candidate: Candidate) -> dict:
-        """What makes a candidate what it is, as JSON has it."""
-        own = {name: value for name, value in asdict(candidate).items() if name not in ("int8", "cascade")}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
-
     def _measured(self, candidate: Candidate) -> Student:
         learner = self.learner(candidate, self.options.seed, False)
         student, batch = learner.model, self.options.per_device_train_batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fastmux.distillation.narrow import narrowed_for
 from fastmux.distillation.settings import WIDTHS, ConversionSettings
 from fastmux.distillation.speed import engine_of
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs
-from fastmux.files import read_json, remove, replacing, write_json
+from fastmux.files import changes, read_json, remove, replacing, write_json
 from fastmux.passes.engine import Engine
 from fastmux.searching.forms import INT8, exported, in_torch, why_not_exported
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate, settings_of
@@ -28,7 +28,7 @@ from fastmux.training.fronts.masked import learn_masked_words
 from fastmux.training.fronts.measure import Contestant
 from fastmux.training.starts import start_head
 
-SECONDS, TEACHER = "seconds.json", "teacher"
+SECONDS, ENTRY, TEACHER = "seconds.json", "entry.json", "teacher"
 #: How the names of tensors end of which there is one for each of the N.
 _OF_SLOTS = ("encoder.signs", "multiplexer.transforms", "prefix_tokens.weight")
 #: The program's arguments that are settings of a conversion.
@@ -67,6 +67,20 @@ class Models(ABC):
     @abstractmethod
     def save(self, student: Any, folder: Path) -> None:
         """Saves a student and its tokenizer to a folder."""
+
+    @staticmethod
+    def entry(candidate: Candidate) -> dict:
+        """What makes a candidate what it is, as JSON has it."""
+        own = {name: value for name, value in asdict(candidate).items() if name not in ("int8", "cascade")}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raise ValueError for a candidate whose folder holds one of another entry."""
+        for candidate in candidates:
+            path, now = self._place(candidate.name, self.settings.seed) / ENTRY, self.entry(candidate)
+            was = read_json(path) if path.is_file() else now
+            if changed := changes(was, now, {**was, **now}):
+                raise ValueError(f"{path.parent} is of another {candidate.name}: {changed}. Give it another name")
 
     def trained(self, candidate: Candidate) -> list[PreTrainedModel]:
         """The candidate, trained; of several seeds one each."""
@@ -131,6 +145,7 @@ class Models(ABC):
             student, _, seconds = distil(*given, state_weight=settings.state_weight)
             with replacing(folder / "model") as temporary:
                 self.save(student, temporary)
+            write_json(folder / ENTRY, self.entry(candidate))
             write_json(folder / SECONDS, seconds)
             remove(folder / "training")
         return self.load(folder / "model")

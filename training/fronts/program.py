@@ -15,7 +15,7 @@ import datasets
 import transformers
 from transformers import HfArgumentParser
 
-from fastmux.files import write_json
+from fastmux.files import read_json, write_json
 from fastmux.passes.timer import CLOCKS
 from fastmux.settings import integer, number, one_of
 from fastmux.training.folders import SETTINGS, check_folder
@@ -28,6 +28,8 @@ from fastmux.training.tasks import TASKS
 _PLACES = ("data_dir", "encoder", "original", "candidates", "output_dir", "static", "text", "first_text")
 #: Arguments of all programs that may differ when models are measured anew.
 _MEASURING = ("clock", "candidates", "output_dir", "data_dir", "max_rate_rows")
+#: The file with digests of rows.
+_DATA = "data.json"
 
 T = TypeVar("T")
 
@@ -137,10 +139,23 @@ class FrontFolder:
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
 
-    def begin(self) -> None:
-        """Write the settings, once all input is known to be good."""
+    def begin(self, digests: dict[str, str] | None = None) -> None:
+        """Write the settings, once all input is known to be good.
+
+        Args:
+            digests: Of the rows that the folder's models depend on.
+
+        Raises:
+            ValueError: The folder was begun with other rows.
+        """
+        digests, data = digests or {}, self.path / _DATA
+        before = read_json(data) if data.is_file() else digests
+        if other := [name for name, digest in digests.items() if before.get(name, digest) != digest]:
+            raise ValueError(f"--output_dir {self.path} holds work of other {other[0]} rows. Give another folder")
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / SETTINGS, self.identity)
+        if digests:
+            write_json(data, digests)
 
     def write(self, stem: str, found: dict, section: Callable[[dict], Iterator[str]]) -> dict:
         """Write ``STEM.json`` with what was found, print its section, and return the file's content."""

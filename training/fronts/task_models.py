@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from fastmux.configuration import TMuxConfig
 from fastmux.distillation.speed import engine_of, plain_forward, tokens_of
 from fastmux.files import read_json, write_json
 from fastmux.labelling.majority import majority_share
+from fastmux.models.loading import read_pretrained
+from fastmux.training.encoders import read_encoder
 from fastmux.training.features import encode_rows
 from fastmux.training.fronts.candidates import ORIGINAL, Candidate
 from fastmux.training.fronts.measure import Contestant, Measurement, Point
@@ -43,15 +46,20 @@ class TaskModels(Models):
     def __init__(self, options, folder: Path, task: Task):
         super().__init__(options, folder)
         self.task, self.kind, self.first_only = task, task.kind, task.kind != "token"
-        # Heads read the first position: whatever the tokenizer was used for before, padding comes last.
-        self.tokenizer = AutoTokenizer.from_pretrained(options.encoder, padding_side="right")
+        self.tokenizer, room = read_encoder(options.encoder)
         data = task.checked(options.data_dir)
         self.labels = data.labels
+        self._given = None if options.original is None else self._read_original(options.original)
         split = options.split or list(data.evaluation)[-1]
         if split not in data.evaluation:
             raise ValueError(f"--split {split!r}: {task.name} has {', '.join(data.evaluation)}")
         self.train = self._rows(data.train, options.max_train_rows)
         self.evaluation = self._rows(data.evaluation[split], options.max_evaluation_rows)
+        if (longest := max(max(rows["length"]) for rows in (self.train, self.evaluation))) > room:
+            raise ValueError(
+                f"--max_length is {options.max_length}, and a row has {longest} tokens, but {options.encoder} has room "
+                f"for {room}"
+            )
         self.metric = scores_of(task.kind, task.metric, self.labels, task.tag_scheme)
         names = ("input_ids", "attention_mask", "token_type_ids", "length")
         self.rows = self.train.select_columns([name for name in names if name in self.train.column_names])
@@ -70,8 +78,8 @@ class TaskModels(Models):
     def original(self) -> PreTrainedModel:
         """The encoder with its head, trained on the task's labels."""
         options = self.options
-        if options.original is not None:
-            found, advice = self._load("AutoModel", options.original), "give one that was trained on the task"
+        if self._given is not None:
+            found, advice = self._given, "give one that was trained on the task"
         else:
             print(f"== {ORIGINAL}", flush=True)
             found = self._labelled(ORIGINAL, lambda: copy.deepcopy(self._untrained), "AutoModel")
@@ -80,6 +88,29 @@ class TaskModels(Models):
             )
             advice += f", or with more --original_epochs than {options.original_epochs:g}"
         self._check_labels(found, advice)
+        return found
+
+    def _read_original(self, folder: str) -> PreTrainedModel:
+        """The classifier of ``--original``.
+
+        Raises:
+            ValueError: It has no head of the task's kind, or another number of labels.
+        """
+        kind, name = head_class("AutoModel", self.kind), self.task.name
+        model, info = read_pretrained(kind, folder, "--original", output_loading_info=True)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"--original {folder} has no {missing[0]}, expected --encoder with a head for {name}")
+        if (own := model.config.num_labels) != len(self.labels):
+            raise ValueError(f"--original {folder} has {own} labels, expected the {len(self.labels)} of {name}")
+        return model.eval()
+
+    def digests(self, *names: str) -> dict[str, str]:
+        """Of the rows that are learnt from, ``train``, or scored, ``evaluation``: what models of a folder depend on."""
+        found = {}
+        for name in names:
+            rows = getattr(self, name)
+            values = np.concatenate([np.ravel(own) for column in ("input_ids", "labels") for own in rows[column]])
+            found[name] = hashlib.sha256(values.astype(np.float64)).hexdigest()[:16]
         return found
 
     def _check_labels(self, original: PreTrainedModel, advice: str) -> None:
