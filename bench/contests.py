@@ -20,7 +20,11 @@ from fastmux.distillation.distil import distil, distillation_arguments
 from fastmux.distillation.settings import ConversionSettings
 from fastmux.distillation.teacher import TeacherOutputs, compute_teacher_outputs, padded
 from fastmux.distillation.texts import read_texts
+from fastmux.files import write_json
+from fastmux.joins import BERT_LIKE
 from fastmux.labelling.classifier import Classifier
+from fastmux.labelling.tokenized_model import room_of
+from fastmux.models.problems import Regression
 from fastmux.passes.timer import rates
 from fastmux.searching.levers import Source
 from fastmux.searching.rows import SearchRows
@@ -53,6 +57,23 @@ class Contest:
         given = (self.original, self.tokenizer, self.learning, folder / "teacher")
         self.teacher: TeacherOutputs = compute_teacher_outputs(*given, fingerprint="", first_only=self.first_only)
 
+    @classmethod
+    def check(cls, name: str, classifier: Classifier, options: argparse.Namespace) -> None:
+        """Raise ValueError for an original that has no such students.
+
+        Args:
+            name: What it was asked for by.
+            classifier: The original.
+            options: The program's.
+        """
+        kind = classifier.model.config.model_type
+        if kind not in BERT_LIKE or classifier.per_token or classifier.problem_type == Regression.name:
+            raise ValueError(
+                f"{name} is a {type(classifier.model).__name__}, expected a classifier of rows like BERT's"
+            )
+        if options.max_length > (room := room_of(classifier.model)):
+            raise ValueError(f"--max_length is {options.max_length}, but {name} has room for {room} tokens")
+
     def learnt(self, name: str, model: PreTrainedModel, **arguments) -> PreTrainedModel:
         """The model, once it learnt the original's answers.
 
@@ -66,6 +87,10 @@ class Contest:
         given |= {"disable_tqdm": True, "logging_strategy": "no", **arguments}
         made = distillation_arguments(self.folder / name, settings, given)
         return distil(model, self.tokenizer, self.learning, self.teacher, made)[0]
+
+    def __call__(self) -> dict:
+        """Runs the contest; returns what it found."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def seconds(self, further: Mapping[str, Callable]) -> dict[str, float]:
@@ -109,7 +134,7 @@ def contest_options(description: str | None, batch: int) -> argparse.ArgumentPar
 
 
 def run_contests(
-    kind: Callable[..., Callable[[], dict]],
+    kind: type[Contest],
     parser: argparse.ArgumentParser,
     argv: list[str] | None,
     section: Callable[[dict], Iterator[str]],
@@ -131,19 +156,26 @@ def run_contests(
         What each found, with its ``task``.
     """
     args = parser.parse_args(argv)
+    output = args.output or results_folder(CPU) / file
     transformers.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     asked = [(model, *rest.rpartition(":")[::2]) for model, _, rest in (one.partition("=") for one in args.models)]
     if missing := [path for *paths, _ in asked for path in paths if not Path(path or ".").exists()]:
         parser.error(f"{missing[0]} is not there; expected {_EXPECTED}")
-    found = []
+    if wrong := [columns for *_, columns in asked if not 1 <= len(list(filter(None, columns.split(",")))) <= 2]:
+        parser.error(f"the columns are {wrong[0]!r}; expected {_EXPECTED}")
+    read = []
     for model, table, columns in asked:
         classifier = Classifier.of(model, None)
+        kind.check(model, classifier, args)
         texts = read_texts([table], *columns.split(","))[: args.max_rows]
-        rows = SearchRows.of(texts, None, classifier, args.max_length, 0)
-        with tempfile.TemporaryDirectory() as folder:
-            found.append({"task": Path(table).name.split(".")[0], **kind(classifier, rows, args, Path(folder))()})
+        read.append((Path(table), classifier, SearchRows.of(texts, None, classifier, args.max_length, 0)))
     options = {name: value for name, value in vars(args).items() if name not in ("models", "output")}
+    found: list[dict] = []
     result = {"machine": machine_info(CPU), "options": options, key: found}
-    finish(result, section, args.output or results_folder(CPU) / file)
+    for table, classifier, rows in read:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append({"task": table.name.split(".")[0], **kind(classifier, rows, args, Path(folder))()})
+        write_json(output, result)  # also of what is interrupted later
+    finish(result, section, output)
     return found

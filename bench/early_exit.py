@@ -40,7 +40,10 @@ from fastmux.searching.levers import candidates_for
 from fastmux.searching.measure import Part
 from fastmux.searching.rows import SearchRows
 from fastmux.training.formatting import table
-from fastmux.training.programs import positive, run_program
+from fastmux.training.programs import fraction, positive, run_program
+
+#: What is tried where nothing else is asked for, as far as the model has it.
+_EXITS, _CASCADES = (1, 2, 3), ("cut-2", "cut-3", "cut-4", "narrow-0.25-3")
 
 
 class ExitContest(Contest):
@@ -74,6 +77,16 @@ class ExitContest(Contest):
             }
         )
 
+    @classmethod
+    def check(cls, name: str, classifier: Classifier, options: argparse.Namespace) -> None:
+        super().check(name, classifier, options)
+        layers, known = classifier.model.config.num_hidden_layers, candidates_for(classifier.model.config)
+        if deep := [exit for exit in options.exits or () if exit > layers - 2]:
+            raise ValueError(f"--exits is {deep[0]}, expected at most {layers - 2}, as {name} has {layers} layers")
+        names = [candidate.name for candidate in known]
+        if unknown := [one for one in options.cascades or () if one not in names]:
+            raise ValueError(f"--cascades is {unknown[0]!r}, expected some of {', '.join(names)}")
+
     def said(self, model: PreTrainedModel) -> list[tuple]:
         """How sure a model is of each row, and whether it gives it the original's label: of both parts of the rows."""
         return [p.sure_and_same(engine_of(model, self.tokenizer).run(p.tokens).logits) for p in self.parts]
@@ -103,7 +116,7 @@ class ExitContest(Contest):
         took = self.times()
         original = took["embeddings"] + self.layers * took["layer"]
         entries = []
-        for layers in self.options.exits:
+        for layers in self.options.exits or _EXITS:
             if layers < self.layers - 1:
                 model = self.learnt(f"exit-{layers}", self.exit_behind(layers))
                 cost = took["embeddings"] + layers * took["layer"] + took["head"]
@@ -111,7 +124,7 @@ class ExitContest(Contest):
                 entries.append({"name": f"exit {layers}", **self.figures(self.said(model), cost, rest, original)})
                 print(entries[-1], flush=True)
         candidates = {candidate.name: candidate for candidate in candidates_for(self.original.config)}
-        for name in self.options.cascades:
+        for name in self.options.cascades or _CASCADES:
             if name in candidates:
                 set_seed(0)
                 made = candidates[name].make(self.source)
@@ -146,11 +159,10 @@ def section(result: dict) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = contest_options(__doc__, batch=32)
-    parser.add_argument("--exits", type=positive, nargs="+", default=[1, 2, 3], help="Layers behind which rows leave.")
-    parser.add_argument(
-        "--cascades", nargs="+", default=["cut-2", "cut-3", "cut-4", "narrow-0.25-3"], help="Candidates of search."
-    )
-    parser.add_argument("--agreements", type=float, nargs="+", default=[0.98, 0.99], help="Of thresholds.")
+    parser.add_argument("--exits", type=positive, nargs="+", help="Layers behind which rows leave. Default: 1 2 3.")
+    default = f"Candidates of search. Default, of those that the model has: {' '.join(_CASCADES)}."
+    parser.add_argument("--cascades", nargs="+", help=default)
+    parser.add_argument("--agreements", type=fraction, nargs="+", default=[0.98, 0.99], help="Of thresholds.")
     return run_contests(ExitContest, parser, argv, section, key="early_exits", file="early_exit.json")
 
 

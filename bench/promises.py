@@ -16,6 +16,7 @@ that was interrupted, come together.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,9 +34,8 @@ from fastmux.distillation.texts import Row
 from fastmux.files import read_json, write_json
 from fastmux.passes.shares import Share
 from fastmux.searching.forms import INT8, SMALL_ORIGINAL
-from fastmux.searching.found import Found
 from fastmux.training.formatting import table
-from fastmux.training.programs import finish, options_of, run_program
+from fastmux.training.programs import finish, fraction, natural, options_of, run_program
 
 #: The share of the rows that no search sees, and the most of them.
 _ASIDE, _MOST_ASIDE = 0.2, 3000
@@ -79,22 +79,37 @@ def unseen(original: Path, found: Path, behind: str | None, texts: Sequence[Row]
     return Share.of(np.array(same, float), row if len(row) > len(expected) else None)
 
 
-def entry(found: Found, share: Share, asked: float) -> dict:
-    """What is recorded of a search."""
-    chosen = found.chosen
+def searched_for(model: Path, texts: Sequence[Row], folder: Path, options: dict) -> dict:
+    """What a search found, as its ``search.json`` says it; one that was finished is not made again.
+
+    Raises:
+        ValueError: It was interrupted.
+    """
+    record = folder / "search.json"
+    if not (record.is_file() and read_json(record)["finished"]):
+        print(fastmux.search(str(model), texts, folder, **options).sentence, flush=True)
+    found = read_json(record)
+    if not found["finished"]:
+        raise ValueError("interrupted: the same command goes on with this search")
+    return found
+
+
+def entry(found: dict, share: Share, asked: float) -> dict:
+    """What is recorded of a search, of which ``found`` is the ``search.json``."""
+    chosen = found["chosen"]
     low, high = share.interval()
     return {
-        "chosen": chosen.name,
-        "speed_up": chosen.speed_up,
-        "speed_up_forward": chosen.speed_up_forward,
-        "met": found.met,
-        "reported": chosen.agreement.mean,
+        "chosen": chosen["name"],
+        "speed_up": chosen["speed_up"],
+        "speed_up_forward": chosen["speed_up_forward"],
+        "met": found["met"],
+        "reported": chosen["agreement"]["mean"],
         "unseen": share.mean,
         "unseen_low": low,
         "unseen_high": high,
         "labels": share.count,
         "kept": share.mean >= asked - SLACK,
-        "steps": max((history[-1][0] for history in found.history.values() if history), default=0),
+        "steps": max((history[-1][0] for history in found["history"].values() if history), default=0),
     }
 
 
@@ -118,14 +133,34 @@ def section(result: dict) -> Iterator[str]:
     )
 
 
+def _recorded(output: Path) -> list[dict]:
+    """The entries of a file that this program wrote before.
+
+    Raises:
+        ValueError: Another one did.
+    """
+    entries = read_json(output).get("promises") if output.is_file() else []
+    if entries is None or any(set(_SEARCH) - set(one) for one in entries):
+        raise ValueError(f"--output {output} holds something else than searches of this program; give another file")
+    return entries
+
+
+def _digest(model: Path, texts: Sequence[Row]) -> str:
+    """Tells models and rows apart whose files have the same names."""
+    found = hashlib.sha256(repr(texts).encode())
+    for path in sorted(model.glob("*.safetensors")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
 def main(argv: list[str] | None = None) -> list[dict]:
     parser = options_of(__doc__)
     parser.add_argument("pairs", nargs="+", metavar="MODEL=ROWS", help="A classifier's folder, and a file of rows.")
     parser.add_argument("--column", help="The column of the text.")
     parser.add_argument("--pair_column", help="The column of the second text of a pair.")
-    parser.add_argument("--agreement", type=float, default=0.98, help="What is asked for.")
+    parser.add_argument("--agreement", type=fraction, default=0.98, help="What is asked for.")
     parser.add_argument("--minutes", type=float, default=10.0, help="How long each search takes.")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="One search each.")
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[0], help="One search each.")
     parser.add_argument("--work", type=Path, default=Path("runs/promises"), help="A folder for what is found.")
     args = parser.parse_args(argv)
     transformers.utils.logging.set_verbosity_error()
@@ -133,20 +168,23 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if missing := [path for pair in pairs for path in pair if not path.exists() or path == Path()]:
         parser.error(f"{missing[0]} is not there; expected MODEL=ROWS")
     output = args.output or results_folder(CPU) / "promises.json"
-    entries = read_json(output)["promises"] if output.is_file() else []
+    entries = _recorded(output)
     result = {"machine": machine_info(CPU), "promises": entries}
-    for model, file in pairs:
-        texts = fastmux.read_texts([file], args.column, args.pair_column)
+    for model, _ in pairs:
+        fastmux.Labeller(str(model), truncation=True)  # raises what is wrong, before the first search
+    read = {pair: fastmux.read_texts([pair[1]], args.column, args.pair_column) for pair in pairs}
+    for (model, file), texts in read.items():
         for seed in args.seeds:
             own = dict(zip(_SEARCH, (model.name, file.name, seed, args.agreement, args.minutes), strict=True))
-            if any(all(one[key] == own[key] for key in _SEARCH) for one in entries):
+            digest = _digest(model, texts)
+            if any(all(one[k] == own[k] for k in _SEARCH) and one.get("digest", digest) == digest for one in entries):
                 continue
+            own["digest"] = digest
             searched, aside = parted(texts, seed)
             folder = args.work / "-".join(map(str, own.values()))
             options = {"agreement": args.agreement, "minutes": args.minutes, "clock": "cpu", "seed": seed}
-            found = fastmux.search(str(model), searched, folder, **options)
-            print(found.sentence, flush=True)
-            share = unseen(model, folder, found.chosen.behind, aside)
+            found = searched_for(model, searched, folder, options)
+            share = unseen(model, folder, found["chosen"]["behind"], aside)
             entries.append(own | entry(found, share, args.agreement))
             write_json(output, result)
     finish(result, section, output)

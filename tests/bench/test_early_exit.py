@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 import torch
+from transformers import BertForTokenClassification
 
 from bench import early_exit
 from fastmux.labelling.classifier import Classifier
@@ -71,3 +72,33 @@ def test_a_table_of_exits_and_cascades(saved_classifier, tmp_path, capsys):
 def test_a_file_that_is_not_there(tmp_path, refusal):
     said = refusal(early_exit.main, [f"{tmp_path}={tmp_path / 'none.tsv'}:text"])
     assert "none.tsv is not there; expected MODEL=ROWS:COLUMN[,COLUMN]" in said
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--exits", "1", "2"], r"--exits is 2, expected at most 1, as .*model has 3 layers"),
+        (["--cascades", "cut-9"], "--cascades is 'cut-9', expected some of cut-2, "),
+        (["--max_length", "600"], r"--max_length is 600, but .*model has room for 512 tokens"),
+    ],
+)
+def test_what_the_model_has_not_is_refused_before_any_contest(options, message, saved_classifier, tmp_path):
+    model, rows = saved_classifier
+    with pytest.raises(ValueError, match=message):
+        early_exit.main([f"{model}={rows}:text", *options, "--output", str(tmp_path / "found.json")])
+    assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.parametrize("columns", ["", "a,b,c"])
+def test_a_row_has_one_text_or_two(columns, saved_classifier, refusal):
+    model, rows = saved_classifier
+    said = refusal(early_exit.main, [f"{model}={rows}:{columns}", "--agreements", "0.9"])
+    assert f"the columns are '{columns}'; expected MODEL=ROWS:COLUMN[,COLUMN]" in said
+    assert "98, expected a number above 0, up to 1" in refusal(early_exit.main, ["x=y:z", "--agreements", "98"])
+
+
+def test_another_kind_of_model_is_refused(saved_classifier, tmp_path):
+    model, rows = saved_classifier
+    BertForTokenClassification.from_pretrained(model).save_pretrained(model)
+    with pytest.raises(ValueError, match=r"is a BertForTokenClassification, expected a classifier of rows"):
+        early_exit.main([f"{model}={rows}:text", "--output", str(tmp_path / "found.json")])

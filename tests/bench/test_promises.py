@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 
 from bench import promises
+from fastmux.files import write_json
 from fastmux.passes.shares import Share
 from fastmux.searching.points import Point
 
@@ -76,7 +78,8 @@ def found(agreement: float = 0.98):
         precision="int8", multiplexed=False, choosing=share, agreement=share, score=None, rows_per_second=9.0,
         speed_up=9.0, speed_up_forward=20.0, went_on=None, min_confidence=None, behind=None,
     )  # fmt: skip
-    return SimpleNamespace(chosen=point, met=True, sentence="Found.", history={"cut-1": [[40, 0.9, 1.0]], "cut-2": []})
+    history = {"cut-1": [[40, 0.9, 1.0]], "cut-2": []}
+    return {"chosen": asdict(point), "met": True, "sentence": "Found.", "history": history, "finished": True}
 
 
 def test_half_a_point_is_chance_and_more_is_a_broken_promise():
@@ -87,11 +90,12 @@ def test_half_a_point_is_chance_and_more_is_a_broken_promise():
 def test_a_search_that_is_recorded_is_not_made_again(tmp_path, monkeypatch, labellers, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "rows.txt").write_text("\n".join(TEXTS))
-    made = []
+    made, finished = [], True
 
     def search(model, texts, folder, **options):
         made.append(options["seed"])
-        return found()
+        write_json(folder / "search.json", found() | {"finished": finished})
+        return SimpleNamespace(sentence="Found.")
 
     monkeypatch.setattr(promises.fastmux, "search", search)
     given = [f"{tmp_path / 'model'}={tmp_path / 'rows.txt'}", "--work", str(tmp_path / "work")]
@@ -101,6 +105,26 @@ def test_a_search_that_is_recorded_is_not_made_again(tmp_path, monkeypatch, labe
     assert made == [0, 1, 2] == [one["seed"] for one in entries]
     assert [one["unseen"] for one in entries] == [1.0, 1.0, 1.0] and entries[0]["steps"] == 40
     assert "**3 of the 3 searches" in capsys.readouterr().out
+    # Interrupted, it is no entry, and goes on; killed behind the search, only the rows aside are left to do.
+    finished = False
+    with pytest.raises(ValueError, match="interrupted: the same command goes on with this search"):
+        promises.main([*given, "--seeds", "3"])
+    finished = True
+    promises.main([*given, "--seeds", "3"])
+    (tmp_path / "promises.json").unlink()
+    promises.main([*given, "--seeds", "3"])
+    assert made == [0, 1, 2, 3, 3]
+    # Other rows in a file of the same name are another search.
+    (tmp_path / "rows.txt").write_text("\n".join(TEXTS[1:]))
+    assert len(promises.main([*given, "--seeds", "3"])) == 2 and made == [0, 1, 2, 3, 3, 3]
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path, labellers):
+    (tmp_path / "rows.txt").write_text("\n".join(TEXTS))
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"other\.json holds something else than searches of this program"):
+        promises.main([f"{tmp_path}={tmp_path / 'rows.txt'}", "--output", str(tmp_path / "other.json")])
+    assert (tmp_path / "other.json").read_text() == "{}" and labellers.made == []
 
 
 def test_what_found_nothing_promised_nothing():
