@@ -163,6 +163,7 @@ def test_a_folder_of_something_else_is_left_alone(files, tmp_path):
         ("a: {vectors: unit}", "vectors is 'unit', expected one of 'signs'"),
         ("a: {start: b}", "start is 'b', expected a candidate that comes before"),
         ("original: {}", "is the name of the original"),
+        ("a: {folder: ./nowhere}", "a: folder './nowhere' cannot be loaded: there is no such folder"),
         ("[1, 2]", "must have lines 'key: value'"),
         ("a: 3", "a must be of type dict, got 3"),
         ("a: [", "is not YAML"),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from fastmux.distillation.settings import STRUCTURE, WIDTHS, ConversionSettings
+from fastmux.models.loading import read_pretrained
 from fastmux.modules.demultiplexers import DEMULTIPLEXERS
 from fastmux.settings import check_fields, integer, number, one_of
 from fastmux.training.models import head_class
@@ -146,7 +147,7 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
 
     Raises:
         ValueError: there is no such file; a key is unknown (the message has the closest known one); a value is of
-            another type, or names a layer that the encoder lacks.
+            another type, names a layer that the encoder lacks, or a folder without a model.
     """
     path, entries = read_yaml(CANDIDATES, name, "candidates")
     if ORIGINAL in entries:
@@ -162,6 +163,8 @@ def read_candidates(name: str, layers: int) -> list[Candidate]:
                 f"{where}: the encoder has {layers} layers, of which joined_layers "
                 f"{list(candidate.joined_layers)} must lie between row_layers {first} and last_layers {last}"
             )
+        if candidate.folder is not None:
+            read_pretrained(AutoConfig, candidate.folder, f"{where}: folder")
         if candidate.start is not None and candidate.start not in candidates:
             raise ValueError(f"{where}: start is {candidate.start!r}, expected a candidate that comes before")
         candidates[candidate.name] = candidate
