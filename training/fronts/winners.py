@@ -14,6 +14,8 @@ from fastmux.training.run_result import Difference
 
 #: The lever of cascades, and that of the original itself: nothing else makes it faster than 8 bits.
 _BEHIND, _EIGHT = "original behind", "8 bits alone"
+#: The files of candidates that a table need not name.
+_USUAL = ("winners", "winners_words")
 #: The forms that are compared, by the word for them: all, or those of PyTorch in float32 alone.
 _FORMS = {"any runtime": None, "float32 in PyTorch": FLOAT32}
 
@@ -95,7 +97,9 @@ def _at(found: Sequence[dict], forms: str, speed: int) -> dict:
 
 
 def _title(result: dict) -> str:
-    return f"{result['task']}, {result['settings']['encoder']}"
+    settings = result["settings"]
+    file = "" if settings.get("candidates", _USUAL[0]) in _USUAL else f", {settings['candidates']}"
+    return f"{result['task']}, {settings['encoder']}{file}"
 
 
 def _own(result: dict) -> float:
