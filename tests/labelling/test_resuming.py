@@ -295,9 +295,14 @@ def test_a_signal_says_how_far_it_came_and_how_to_go_on(
 
     arguments = [str(folders["tmux"]), str(rows_file), "--output", str(output), "--num_workers", "0"]
     arguments += ["--rows_per_shard", "16"]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(ShardFolder, "commit", interrupted)
-        main(["predict", *arguments, "--disable_tqdm"])
+    # What a shell starts in the background ignores Ctrl-C.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(ShardFolder, "commit", interrupted)
+            main(["predict", *arguments, "--disable_tqdm"])
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert stopped.value.code == code
     assert f"fastmux predict: {said} after 16 rows, which are kept in {output}.parts" in capsys.readouterr().err
     main(["predict", *arguments])
