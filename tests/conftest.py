@@ -17,6 +17,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import importlib.util
+import time
 import zlib
 from pathlib import Path
 
@@ -24,6 +25,9 @@ import pytest
 
 import fastmux
 from fastmux.testing import quick_interpreter
+
+#: No test begins later than so many seconds after this file was read. Without the variable all run.
+_SECONDS, _BEGUN = float(os.environ.get("FASTMUX_TESTS_SECONDS", "inf")), time.monotonic()
 
 _empty, _empty_like, _new_empty = torch.empty, torch.empty_like, torch.Tensor.new_empty
 
@@ -76,6 +80,10 @@ def pytest_collection_finish(session):
 
 
 def pytest_runtest_setup(item):
+    if time.monotonic() - _BEGUN > _SECONDS:
+        pytest.skip(
+            f"{_SECONDS:.0f} s are over: FASTMUX_TESTS_SECONDS, which is for slow machines, begins no more tests"
+        )
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU that torch can use")
 
