@@ -58,12 +58,16 @@ def options_of(
     return made
 
 
+def _integer(text: str, least: int) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value}, expected an integer of at least {least}")
+    return value
+
+
 def natural(text: str) -> int:
     """Reads an integer of at least 0 from the command line."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value}, expected an integer of at least 0")
-    return value
+    return _integer(text, 0)
 
 
 def fraction(text: str) -> float:
@@ -76,10 +80,7 @@ def fraction(text: str) -> float:
 
 def positive(text: str) -> int:
     """Reads an integer of at least 1 from the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}, expected an integer of at least 1")
-    return value
+    return _integer(text, 1)
 
 
 def environment(device: torch.device | None = None) -> dict[str, object]:
